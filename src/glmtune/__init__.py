@@ -1,0 +1,60 @@
+"""Fine-tune ChatGLM3-6B and its family with LoRA: from a JSON file of instructions to a model that answers.
+
+Importing the package is instant. It makes transformers' Auto classes load `chatglm` folders natively from the moment
+transformers itself is imported, before or after.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from glmtune.errors import AdapterError, ConfigError, DataError, GlmtuneError, ModelError, TrainingError
+
+if TYPE_CHECKING:
+    from glmtune.api import load, merge, train
+    from glmtune.inference.chat import Chat
+    from glmtune.prompts import Conversation, Message
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdapterError",
+    "Chat",
+    "ConfigError",
+    "Conversation",
+    "DataError",
+    "GlmtuneError",
+    "Message",
+    "ModelError",
+    "TrainingError",
+    "__version__",
+    "load",
+    "merge",
+    "train",
+]
+
+_LAZY = {
+    "Chat": "glmtune.inference.chat",
+    "Conversation": "glmtune.prompts",
+    "Message": "glmtune.prompts",
+    "load": "glmtune.api",
+    "merge": "glmtune.api",
+    "train": "glmtune.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, since torch and transformers take seconds to import."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'glmtune' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+@wrapt.when_imported("transformers")
+def _register_auto_classes(_: Any) -> None:
+    from glmtune.models.chatglm import register_auto_classes
+
+    register_auto_classes()

@@ -1,0 +1,40 @@
+"""Data sets of the Hugging Face hub."""
+
+import re
+from typing import Any
+
+import datasets
+
+from glmtune.errors import DataError
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]:%+-]+)?")
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form `owner/name` or `owner/name:split`."""
+    return _NAME.fullmatch(name) is not None
+
+
+def load_hub_rows(name: str) -> list[dict[str, Any]]:
+    """Loads a data set from the hub, or from the cache of an earlier download.
+
+    Args:
+        name: `owner/name`, or `owner/name:split`; the split is `train` unless given, and may be a slice: `train[:100]`.
+
+    Returns:
+        The rows; keys whose value is null are left out.
+
+    Raises:
+        DataError: It cannot be reached or does not exist.
+    """
+    repository, _, split = name.partition(":")
+    try:
+        dataset = datasets.load_dataset(repository, split=split or "train")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{name}: there is no such file, and the hub data set cannot be loaded: {reason}. "
+            "Check the path; for the hub, check the network, the name and the split (owner/name:split), "
+            "or set HF_ENDPOINT to a mirror"
+        ) from error
+    return [{key: value for key, value in row.items() if value is not None} for row in dataset]

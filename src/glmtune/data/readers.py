@@ -1,0 +1,285 @@
+"""Reads rows from files, whatever they mean: JSON, JSON lines, CSV, Parquet, or a data set of the Hugging Face hub.
+
+A fault of a whole file (missing, empty, wrong encoding, ...) is raised; faults of single rows are returned, so that all
+of them can be shown at once.
+"""
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from glmtune.data.hub import is_hub_name, load_hub_rows
+from glmtune.errors import DataError
+
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a row stands.
+
+    Attributes:
+        path: The file, or the name of a hub data set, as it was given.
+        row: Number of the row, from 1.
+        line: Number of the line where the row starts, from 1, in files that have a row a line.
+    """
+
+    path: str
+    row: int
+    line: int | None = None
+
+    def __str__(self) -> str:
+        line = "" if self.line is None else f" (line {self.line})"
+        return f"{self.path}, row {self.row}{line}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file: column names and JSON values."""
+
+    source: Source
+    values: dict[str, Any]
+
+
+def read_rows(path: str | Path) -> tuple[list[Row], list[str]]:
+    """Reads all rows of one file or hub data set.
+
+    Args:
+        path: A file (`.json`, `.jsonl`, `.csv`, `.parquet`), or `owner/name` or `owner/name:split` of a data set on the
+            hub where no such file exists. JSON text is an array or has a row a line; which one is found by looking.
+
+    Returns:
+        The sound rows, and one sentence for each that is not.
+
+    Raises:
+        DataError: The file as a whole cannot be read, or holds no rows.
+    """
+    name = str(path)
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise DataError(f"{name}: expected a file, found a folder; {_files_in(file)}")
+    if not file.exists():
+        if is_hub_name(name) and file.suffix not in SUFFIXES:
+            return _numbered(name, load_hub_rows(name)), []
+        raise DataError(f"{name}: there is no such file. Check data.path; relative paths start from {Path.cwd()}")
+    if file.stat().st_size == 0:
+        raise DataError(f"{name}: the file is empty; expected at least one row")
+    if file.suffix.lower() == ".parquet":
+        rows, faults = _numbered(name, _read_parquet(file, name)), []
+    elif file.suffix.lower() == ".csv":
+        rows, faults = _read_csv(_decode(file, name), name)
+    else:
+        rows, faults = _read_json(_decode(file, name), name, has_lines=file.suffix.lower() == ".jsonl")
+    if not rows and not faults:
+        raise DataError(f"{name}: the file holds no rows; expected at least one")
+    return rows, faults
+
+
+def json_type(value: Any) -> str:
+    """What JSON calls a value, with its article: `a string`, `an array`, ..."""
+    if isinstance(value, bool):
+        return "true or false"
+    names = {str: "a string", dict: "an object", list: "an array", int: "a number", float: "a number"}
+    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
+
+
+def _files_in(folder: Path) -> str:
+    names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    return f"name files in it: {', '.join(names[:8])}" if names else f"it holds no {', '.join(SUFFIXES)}"
+
+
+def _numbered(name: str, rows: list[dict[str, Any]]) -> list[Row]:
+    return [Row(Source(name, number), values) for number, values in enumerate(rows, start=1)]
+
+
+def _decode(file: Path, name: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark."""
+    data = file.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(_encoding_fault(data, name, error)) from error
+    if not text.strip():
+        raise DataError(f"{name}: the file is empty; expected at least one row")
+    return text
+
+
+def _encoding_fault(data: bytes, name: str, error: UnicodeDecodeError) -> str:
+    line = data.count(b"\n", 0, error.start) + 1
+    guess = "UTF-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else _legacy_encoding(data)
+    advice = f"iconv -f {guess} -t UTF-8 {name} > utf8{Path(name).suffix}" if guess else "save it as UTF-8"
+    return (
+        f"{name}, line {line}: expected UTF-8, found byte 0x{data[error.start]:02x} at offset {error.start}"
+        f"{f'; it looks like {guess}' if guess else ''}. Convert the file: {advice}"
+    )
+
+
+def _legacy_encoding(data: bytes) -> str:
+    """GBK or its superset if the bytes can be read as such, else nothing."""
+    for encoding in ("GBK", "GB18030"):
+        try:
+            data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        return encoding
+    return ""
+
+
+def _read_parquet(file: Path, name: str) -> list[dict[str, Any]]:
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{name}: not a Parquet file, or a damaged one: {error}") from error
+    return [without_nulls(row) for row in table.to_pylist()]
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without keys that are null: columnar files give every row the keys of all the others."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _read_csv(text: str, name: str) -> tuple[list[Row], list[str]]:
+    """Rows of a CSV file with a heading; every cell stays a string."""
+    csv.field_size_limit(sys.maxsize)  # the default refuses texts beyond 128 KiB
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[Row] = []
+    faults: list[str] = []
+    columns: list[str] | None = None
+    line = 1
+    try:
+        for cells in reader:
+            if columns is None and cells:
+                columns = cells
+                faults += [f"{name}, line {line}: the column {column!r} occurs twice" for column in _repeated(cells)]
+            elif columns is not None and cells:
+                source = Source(name, len(rows) + 1, line)
+                if len(cells) != len(columns):
+                    faults.append(f"{source}: expected {len(columns)} cells as in the heading, found {len(cells)}")
+                rows.append(Row(source, dict(zip(columns, cells, strict=False))))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{name}, line {line}: not CSV: {error}. Check the quotes from that line on") from error
+    return ([], faults) if faults else (rows, [])
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _read_json(text: str, name: str, *, has_lines: bool) -> tuple[list[Row], list[str]]:
+    """Rows of JSON text. Files are often named .json and have a row a line, or the other way round."""
+    if text.lstrip().startswith("["):
+        return _read_array(text, name)
+    if has_lines or _is_object_a_line(text):
+        return _read_lines(text, name)
+    value, _ = _parse(text, name, first_line=1)
+    raise DataError(f"{name}: expected an array of rows at the top level, found {json_type(value)}{_advice(value)}")
+
+
+def _is_object_a_line(text: str) -> bool:
+    """Whether more than one line has text and the first such line is a JSON object by itself."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        return bool(rest) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _advice(value: Any) -> str:
+    if not isinstance(value, dict):
+        return ""
+    for key, item in value.items():
+        if isinstance(item, list) and item and isinstance(item[0], dict):
+            return f'; its "{key}" holds an array of {len(item)}. Write that array alone into the file'
+    return ". Put [ and ] around it, or name the file .jsonl if it has a row a line"
+
+
+def _read_array(text: str, name: str) -> tuple[list[Row], list[str]]:
+    values, repeated = _parse(text, name, first_line=1)
+    rows, faults = [], []
+    for number, value in enumerate(values, start=1):
+        source = Source(name, number)
+        faults += _row_faults(source, value, repeated)
+        if isinstance(value, dict):
+            rows.append(Row(source, value))
+    return rows, faults
+
+
+def _read_lines(text: str, name: str) -> tuple[list[Row], list[str]]:
+    rows, faults = [], []
+    number = 0
+    for line, content in enumerate(text.split("\n"), start=1):  # not splitlines: it also splits at U+2028 in a text
+        if not content.strip():
+            continue
+        number += 1
+        source = Source(name, number, line)
+        try:
+            value, repeated = _parse(content, f"{name}, row {number}", first_line=line)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        faults += _row_faults(source, value, repeated)
+        if isinstance(value, dict):
+            rows.append(Row(source, value))
+    return rows, faults
+
+
+def _row_faults(source: Source, value: Any, repeated: list[tuple[int, str]]) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"{source}: expected an object, found {json_type(value)}"]
+    if not repeated:
+        return []
+    inside = {id(item) for item in _objects_in(value)}
+    return [f'{source}: the key "{key}" occurs twice in one object' for owner, key in repeated if owner in inside]
+
+
+def _objects_in(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from _objects_in(item)
+
+
+def _parse(text: str, where: str, first_line: int) -> tuple[Any, list[tuple[int, str]]]:
+    """A JSON value, and the identity and key of each object in it that has a key twice."""
+    repeated: list[tuple[int, str]] = []
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            repeated.extend((id(value), key) for key in _repeated([key for key, _ in pairs]))
+        return value
+
+    try:
+        return json.loads(text, object_pairs_hook=build), repeated
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        hint = _syntax_hint(text, error)
+        raise DataError(f"{where}, line {line}, column {error.colno}: not JSON: {error.msg}{hint}") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: brackets are nested too deeply") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise DataError(f"{where}: not readable as JSON: {error}") from error
+
+
+def _syntax_hint(text: str, error: json.JSONDecodeError) -> str:
+    rest = text[error.pos :]
+    if not rest.strip():
+        return "; the text ends too early, as if cut off"
+    if rest[0] in "'“”‘’":
+        return f"; found {rest[0]}, where JSON has straight double quotes"
+    if re.match(r"\s*[}\]]", rest) and text[: error.pos].rstrip().endswith(","):
+        return "; there is a comma too many before it"
+    return f"; found {rest[:20].splitlines()[0]!r}" if rest.splitlines()[0] else ""

@@ -1,0 +1,125 @@
+"""A conversation with a model, in Python."""
+
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any, Literal
+
+from transformers import PreTrainedModel
+
+from glmtune.inference.generate import Reply, fit_prompt, generate_ids, prompt_room, read_reply
+from glmtune.inference.options import build_generation_config
+from glmtune.inference.streaming import stream_text
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.prompts import Conversation, Message, Template
+
+
+class Chat:
+    """A conversation that remembers.
+
+    Where it grows longer than the model can read, the oldest exchanges are left out of the prompt; the history keeps
+    them.
+
+        model, tokenizer = glmtune.load("output/ChatGLM")
+        chat = glmtune.Chat(model, tokenizer)
+        chat.ask("你是谁？")
+
+    Attributes:
+        history: The messages so far, without the system prompt. A tool call is an assistant's message with the tool's
+            name as its metadata; answer it with `ask(result, role="observation")`.
+        system: The system prompt; may be set at any time and holds from the next question on.
+        template: The prompt template.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: ChatGLMTokenizer,
+        template: Template | None = None,
+        system: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Starts a conversation.
+
+        Args:
+            model: A ChatGLM model, bare or within PEFT.
+            tokenizer: Its tokenizer. One that `glmtune.load` returned knows the run's template and system prompt.
+            template: The prompt template; None for the tokenizer's.
+            system: The system prompt; None for the tokenizer's, "" for none at all.
+            **options: Sampling options by their transformers names. Without any, replies are greedy.
+
+        Raises:
+            ConfigError: An option is unknown or out of range.
+        """
+        self.template: Template = template or tokenizer.init_kwargs.get("prompt_template") or "chatglm3"
+        self.system = tokenizer.init_kwargs.get("system_prompt") if system is None else system
+        self.history: list[Message] = []
+        self._model = model
+        self._tokenizer = tokenizer
+        self._generation = build_generation_config(tokenizer, model.config.seq_length, options)
+
+    def ask(self, text: str, role: Literal["user", "observation"] = "user") -> str:
+        """Asks and waits for the whole reply.
+
+        Args:
+            text: What to say.
+            role: `observation` where the text is a tool's result.
+
+        Returns:
+            The reply; of a tool call, its code. The messages are appended to `history`.
+
+        Raises:
+            DataError: The history with this message is in no sound order, or its template cannot express it.
+            ModelError: Memory ran out. The history stays as it was.
+        """
+        message = Message(role, text)
+        [token_ids] = generate_ids(self._model, [self._prompt(message)], self._generation)
+        return self._remember(message, token_ids).text
+
+    def stream(self, text: str, role: Literal["user", "observation"] = "user") -> Generator[str, None, None]:
+        """Asks and yields the reply while it is being made; joined, the pieces are what `ask` returns.
+
+        Closing the generator (or Ctrl-C) stops the model; what it had said by then stays in the history, and if that
+        was nothing, the question goes too.
+
+        Args:
+            text: What to say.
+            role: `observation` where the text is a tool's result.
+
+        Yields:
+            Pieces of text, none of them empty or ending within a character.
+
+        Raises:
+            ConfigError: The options ask for beam search, which cannot be streamed.
+            DataError: As for `ask`.
+            ModelError: As for `ask`.
+        """
+        message = Message(role, text)
+        token_ids: list[int] = []
+        pieces = stream_text(
+            self._model, self._tokenizer, self._prompt(message), self.template, self._generation, token_ids
+        )
+        try:
+            with closing(pieces):
+                yield from pieces
+        except (GeneratorExit, KeyboardInterrupt):
+            if self._read(token_ids).text:
+                self._remember(message, token_ids)
+            raise
+        self._remember(message, token_ids)
+
+    def reset(self) -> None:
+        """Forgets the history; the system prompt stays."""
+        self.history.clear()
+
+    def _prompt(self, message: Message) -> list[int]:
+        conversation = Conversation((*self.history, message)).with_system(self.system)
+        room = prompt_room(self._model, self._generation)
+        return fit_prompt(conversation, self._tokenizer, self.template, room).input_ids
+
+    def _read(self, token_ids: list[int]) -> Reply:
+        return read_reply(token_ids, self._tokenizer, self.template, self._generation)
+
+    def _remember(self, message: Message, token_ids: list[int]) -> Reply:
+        reply = self._read(token_ids)
+        self.history += [message, *reply.messages]
+        return reply

@@ -1,0 +1,282 @@
+"""Replies to many conversations: prompts through the one renderer, left-padded batches, replies in input order."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from glmtune.errors import ConfigError, DataError, ModelError, summarise_faults
+from glmtune.inference.options import build_generation_config
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.prompts import Conversation, Message, Template, check_turns, parse_reply, render_prompt
+
+_BATCHES_PER_WINDOW = 4  # sorted by length within a window only, so that replies are complete in order soon
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model answered.
+
+    Attributes:
+        messages: The assistant's messages; a tool call has the tool's name as metadata.
+        is_complete: Whether the model ended the reply itself, rather than `max_new_tokens`.
+    """
+
+    messages: tuple[Message, ...]
+    is_complete: bool
+
+    @property
+    def text(self) -> str:
+        """The contents of all messages, a line break between them."""
+        return "\n".join(message.content for message in self.messages if message.content)
+
+    @property
+    def metadata(self) -> str:
+        """The name of the tool that the last message calls; empty if it calls none."""
+        return self.messages[-1].metadata
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt.
+
+    Attributes:
+        input_ids: Token ids, the generation marker last.
+        num_cut_tokens: How many tokens had to go so that the model can read it.
+    """
+
+    input_ids: list[int]
+    num_cut_tokens: int = 0
+
+
+def fit_prompt(
+    conversation: Conversation, tokenizer: ChatGLMTokenizer, template: Template, max_length: int
+) -> Prompt:
+    """Renders a prompt and says what was cut from it to fit into `max_length` tokens.
+
+    Raises:
+        DataError: The order of turns is wrong, or the template cannot express the conversation.
+    """
+    if faults := check_turns(conversation, for_training=False):
+        raise DataError("; ".join(faults))
+    full = render_prompt(conversation, tokenizer, template)
+    if len(full) <= max_length:
+        return Prompt(full)
+    cut = render_prompt(conversation, tokenizer, template, max_length)
+    return Prompt(cut, len(full) - len(cut))
+
+
+def fit_prompts(
+    conversations: Sequence[Conversation],
+    tokenizer: ChatGLMTokenizer,
+    template: Template,
+    max_length: int,
+    source: str = "conversations",
+    first_number: int = 1,
+) -> list[Prompt]:
+    """Renders many prompts; those that had to be shortened are reported in one warning.
+
+    Args:
+        conversations: Each ends with the user's turn or an observation.
+        tokenizer: The tokenizer.
+        template: The prompt template.
+        max_length: Most tokens a prompt.
+        source: Where they come from, for messages: a file's name.
+        first_number: The number of the first one there.
+
+    Returns:
+        A prompt for each conversation.
+
+    Raises:
+        DataError: Some cannot be rendered; all of them are named.
+    """
+    prompts, faults, cut_numbers = [], [], []
+    for number, conversation in enumerate(conversations, start=first_number):
+        try:
+            prompt = fit_prompt(conversation, tokenizer, template, max_length)
+        except DataError as error:
+            faults.append(f"{source}, row {number}: {error}")
+            continue
+        prompts.append(prompt)
+        if prompt.num_cut_tokens:
+            cut_numbers.append(number)
+    if faults:
+        raise DataError(summarise_faults(source, faults))
+    if cut_numbers:
+        logger.warning(
+            "%s: %d of %d prompts are longer than %d tokens and were shortened: rows %s%s",
+            source,
+            len(cut_numbers),
+            len(prompts),
+            max_length,
+            ", ".join(map(str, cut_numbers[:10])),
+            " ..." if len(cut_numbers) > 10 else "",
+        )
+    return prompts
+
+
+def prompt_room(model: PreTrainedModel, generation: GenerationConfig) -> int:
+    """How many tokens a prompt may have so that the reply still fits into the model's `seq_length`."""
+    return int(model.config.seq_length) - int(generation.max_new_tokens)
+
+
+def generate_replies(
+    model: PreTrainedModel,
+    tokenizer: ChatGLMTokenizer,
+    conversations: Sequence[Conversation],
+    template: Template = "chatglm3",
+    batch_size: int = 8,
+    **options: Any,
+) -> list[Reply]:
+    """Answers conversations in batches.
+
+    Args:
+        model: A ChatGLM model, bare or within PEFT.
+        tokenizer: Its tokenizer.
+        conversations: Each ends with the user's turn or an observation.
+        template: The prompt template that the model was trained with.
+        batch_size: How many to answer at once; halved when memory runs out.
+        **options: Sampling options by their transformers names. Without any, replies are greedy.
+
+    Returns:
+        One reply a conversation, in the same order.
+
+    Raises:
+        ConfigError: An option or the batch size is wrong.
+        DataError: A conversation cannot be rendered.
+        ModelError: Memory does not suffice for a single prompt.
+    """
+    generation = build_generation_config(tokenizer, model.config.seq_length, options)
+    prompts = fit_prompts(conversations, tokenizer, template, prompt_room(model, generation))
+    replies: dict[int, Reply] = {}
+    for batch in generate_batches(model, [prompt.input_ids for prompt in prompts], generation, batch_size):
+        replies |= {index: read_reply(token_ids, tokenizer, template, generation) for index, token_ids in batch}
+    return [replies[index] for index in range(len(prompts))]
+
+
+def read_reply(
+    token_ids: Sequence[int], tokenizer: ChatGLMTokenizer, template: Template, generation: GenerationConfig
+) -> Reply:
+    """Reads generated ids, the one that ended them included."""
+    is_complete = bool(token_ids) and token_ids[-1] in generation.eos_token_id
+    content_ids = token_ids[:-1] if is_complete else token_ids
+    return Reply(tuple(parse_reply(content_ids, tokenizer, template)), is_complete)
+
+
+def generate_batches(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], generation: GenerationConfig, batch_size: int
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """Generates in batches of prompts of like length, and yields each batch when it is done.
+
+    When memory runs out, the batch is halved and stays so.
+
+    Args:
+        model: A ChatGLM model, bare or within PEFT.
+        prompts: Token ids.
+        generation: From `build_generation_config`.
+        batch_size: Most prompts at once.
+
+    Yields:
+        Pairs of a prompt's index and the ids that follow it.
+
+    Raises:
+        ConfigError: The batch size is not positive.
+        ModelError: Memory does not suffice for a single prompt.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size: expected a whole number of at least 1, found {batch_size}")
+    window = batch_size * _BATCHES_PER_WINDOW
+    order: list[int] = []
+    for start in range(0, len(prompts), window):
+        order += sorted(range(start, min(start + window, len(prompts))), key=lambda index: -len(prompts[index]))
+    start = 0
+    while start < len(order):
+        batch = order[start : start + batch_size]
+        replies = _generate_unless_out_of_memory(model, [prompts[index] for index in batch], generation)
+        if replies is None:
+            batch_size = len(batch) // 2
+            logger.warning("Out of memory with %d prompts at once; going on with %d.", len(batch), batch_size)
+            continue
+        yield list(zip(batch, replies, strict=True))
+        start += len(batch)
+
+
+def _generate_unless_out_of_memory(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], generation: GenerationConfig
+) -> list[list[int]] | None:
+    """New ids; None if there is no memory for several prompts at once. Nothing of the failed try stays alive."""
+    try:
+        return generate_ids(model, prompts, generation)
+    except ModelError:
+        if len(prompts) == 1:
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def generate_ids(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    generation: GenerationConfig,
+    streamer: BaseStreamer | None = None,
+    stopping: StoppingCriteria | None = None,
+) -> list[list[int]]:
+    """Generates once for a batch of prompts.
+
+    Args:
+        model: A ChatGLM model, bare or within PEFT; it is in evaluation mode meanwhile.
+        prompts: Token ids, of any lengths; padded on the left.
+        generation: From `build_generation_config`.
+        streamer: Receives the ids as they come.
+        stopping: A further reason to stop.
+
+    Returns:
+        The new ids of each prompt up to the one that ended them, which is included.
+
+    Raises:
+        ModelError: Memory ran out.
+    """
+    input_ids, attention_mask = _pad_left(prompts, generation.pad_token_id)
+    device = model.get_input_embeddings().weight.device
+    was_training = model.training
+    model.eval()
+    try:
+        output_ids = model.generate(
+            input_ids=input_ids.to(device),
+            attention_mask=attention_mask.to(device),
+            generation_config=generation,
+            streamer=streamer,
+            stopping_criteria=StoppingCriteriaList([] if stopping is None else [stopping]),
+        )
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"out of memory while generating for {len(prompts)} prompt(s) of up to {input_ids.shape[1]} tokens and"
+            f" {generation.max_new_tokens} new ones; lower max_new_tokens or shorten the prompts"
+        ) from error
+    finally:
+        model.train(was_training)
+    return [_until_stop(ids, generation.eos_token_id) for ids in output_ids[:, input_ids.shape[1] :].tolist()]
+
+
+def _pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask, both int64 [B, T], the prompts at the right edge."""
+    width = max(len(prompt) for prompt in prompts)
+    input_ids = torch.full((len(prompts), width), pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[row, width - len(prompt) :] = 1
+    return input_ids, attention_mask
+
+
+def _until_stop(token_ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    kept = list(takewhile(lambda token_id: token_id not in stop_ids, token_ids))
+    return token_ids[: len(kept) + 1]

@@ -1,0 +1,121 @@
+"""The chat in a terminal: a loop around `Chat`."""
+
+import difflib
+import re
+from collections.abc import Callable
+from contextlib import closing, suppress
+
+from rich.console import Console
+
+from glmtune.errors import GlmtuneError
+from glmtune.inference.chat import Chat
+
+with suppress(ImportError):  # not on Windows; where it is there, importing it gives `input` line editing and history
+    import readline  # noqa: F401
+
+_PROMPT = "用户 You> "
+_REPLY = "助手 GLM> "
+_HELP = """\
+/system TEXT   设定系统提示词（不带文字则显示）  set the system prompt (without text: show it)
+/reset         清空对话历史  forget the conversation
+/exit, /quit   退出（或 Ctrl-D）  leave (or Ctrl-D)
+/help          显示本帮助  show this
+Ctrl-C         停止当前回复  stop the reply
+以空格开头可发送以 / 开头的文字  begin with a space to send text that starts with a slash"""
+_COMMANDS = ("/system", "/reset", "/exit", "/quit", "/help")
+
+# A model may say anything; control characters could move the cursor or recolour the terminal.
+_CONTROL_CHARACTERS = dict.fromkeys([*range(0x00, 0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
+
+
+def run_terminal_chat(chat: Chat, console: Console, input_function: Callable[[str], str] = input) -> None:
+    """Chats until the user leaves.
+
+    Ctrl-C during a reply stops the reply; at the prompt, twice in a row, it leaves. Errors that the user can mend are
+    printed, and the chat goes on.
+
+    Args:
+        chat: The conversation.
+        console: Where to print.
+        input_function: Prints its argument, reads a line, and raises EOFError at the end of input, as `input` does.
+    """
+    _say(console, "输入 /help 查看命令，/exit 退出。 Type /help for commands, /exit to leave.")
+    was_interrupted = False
+    while True:
+        try:
+            line = _clean(input_function(_PROMPT))
+        except EOFError:
+            console.print()
+            return
+        except KeyboardInterrupt:
+            console.print()
+            if was_interrupted:
+                return
+            was_interrupted = True
+            _say(console, "再按一次 Ctrl-C 退出。 Press Ctrl-C again to leave.")
+            continue
+        except UnicodeDecodeError:
+            _say(console, "输入不是有效的 UTF-8，请检查终端编码。 The input is not UTF-8; check the terminal's encoding.")
+            continue
+        was_interrupted = False
+        if re.match(r"/\w*(\s|$)", line):
+            if not _run_command(chat, console, line):
+                return
+        elif line.strip():
+            _print_reply(chat, console, line.strip())
+
+
+def _clean(text: str) -> str:
+    """The text without halves of characters that a terminal of another encoding may have sent."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _run_command(chat: Chat, console: Console, line: str) -> bool:
+    """Runs a command; returns whether the chat goes on."""
+    command, _, argument = line.partition(" ")
+    command = command.strip().lower()
+    argument = argument.strip()
+    if command in ("/exit", "/quit"):
+        return False
+    if command == "/reset":
+        chat.reset()
+        _say(console, "对话历史已清空。 The conversation is forgotten.")
+    elif command == "/system":
+        if argument:
+            chat.system = argument
+        _say(console, f"系统提示词 System prompt: {chat.system or '（无 none）'}")
+    elif command == "/help":
+        _say(console, _HELP)
+    else:
+        nearest = difflib.get_close_matches(command, _COMMANDS, n=1)
+        hint = f"是否想输入 did you mean {nearest[0]}? " if nearest else ""
+        _say(console, f"未知命令 unknown command: {command}。 {hint}输入 /help 查看命令。 Type /help for commands.")
+    return True
+
+
+def _print_reply(chat: Chat, console: Console, text: str) -> None:
+    _write(console, _REPLY)
+    try:
+        with closing(chat.stream(text)) as pieces:
+            for piece in pieces:
+                _write(console, piece)
+        if chat.history and (tool := chat.history[-1].metadata):
+            _write(console, f"\n[工具调用 tool call: {tool}]")
+        console.print()
+    except KeyboardInterrupt:
+        console.print()
+        _say(console, "（已停止 stopped）")
+    except GlmtuneError as error:
+        console.print()
+        _say(console, f"错误 Error: {error}")
+
+
+def _write(console: Console, text: str) -> None:
+    """Writes text as it is: no markup, no emoji codes, no wrapping, no colours, and nothing held back."""
+    console.out(text.translate(_CONTROL_CHARACTERS), end="", highlight=False)
+    console.file.flush()
+
+
+def _say(console: Console, text: str) -> None:
+    """A message of the program itself."""
+    console.print(text.translate(_CONTROL_CHARACTERS), style="dim", markup=False, emoji=False, highlight=False)

@@ -1,0 +1,212 @@
+"""Checks a base model's folder from its file headers, before any weight is read.
+
+transformers only warns of missing and unexpected weights and leaves the missing ones random, which shows as a model
+that talks nonsense hours later. Here every fault is found first, and all of them are reported at once.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from glmtune.errors import ModelError, summarise_faults
+from glmtune.models.chatglm.configuration import ChatGLMConfig
+
+IGNORED_WEIGHT = "transformer.rotary_pos_emb.inv_freq"
+_FLOATING_DTYPES = {"F64", "F32", "F16", "BF16"}
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class WeightHeader:
+    """What a file's header says of one weight: the file's name, the shape, whether it is floating-point."""
+
+    file: str
+    shape: tuple[int, ...]
+    is_floating: bool
+
+
+def resolve_and_check(model_class: Any, name: str | Path, kwargs: MutableMapping[str, Any]) -> str | Path:
+    """Finds the folder that `from_pretrained` is to load, downloading a hub id, and checks its weights.
+
+    Args:
+        model_class: The model class that is being loaded.
+        name: A folder or a hub id.
+        kwargs: The keyword arguments of `from_pretrained`. Those that only concern a download are taken out of it once
+            that is done.
+
+    Returns:
+        The folder, or `name` itself where there is nothing here to check: weights given as `state_dict`, or a folder
+        with an adapter only, which transformers resolves to its base.
+
+    Raises:
+        ModelError: The folder does not exist, or its weights do not fit; all faults in one message.
+    """
+    if kwargs.get("state_dict") is not None or kwargs.get("gguf_file"):
+        return name
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = _download(str(name), kwargs)
+    root = folder / kwargs.get("subfolder", "")
+    if (root / "adapter_config.json").is_file() and not (root / "config.json").is_file():
+        return name
+    config = kwargs.get("config")
+    if not isinstance(config, ChatGLMConfig):
+        config = ChatGLMConfig.from_pretrained(root)
+    check_weights(model_class, config, root, prefer_safetensors=kwargs.get("use_safetensors") is not False)
+    return name if Path(name).is_dir() else folder
+
+
+def check_weights(model_class: Any, config: ChatGLMConfig, folder: Path, *, prefer_safetensors: bool = True) -> None:
+    """Compares the weights that the files' headers announce with those that the configuration asks for.
+
+    Args:
+        model_class: `ChatGLMForConditionalGeneration` or `ChatGLMModel`.
+        config: The configuration.
+        folder: The folder with `model.safetensors`, `pytorch_model.bin`, or shards of either and their index.
+        prefer_safetensors: Whether safetensors win where both are there.
+
+    Raises:
+        ModelError: Files or weights are missing, unexpected, of another shape, cut short, not floating-point, or not
+            safe to read; all faults in one message.
+    """
+    faults: list[str] = []
+    found: dict[str, WeightHeader] = {}
+    for file in _weight_files(folder, prefer_safetensors, faults):
+        read = _safetensors_headers if file.suffix == ".safetensors" else _torch_headers
+        try:
+            found.update(read(file))
+        except ModelError as error:
+            faults.append(str(error))
+    if not faults:
+        faults += _compare(_expected_shapes(model_class, config), found, config)
+    if faults:
+        raise ModelError(summarise_faults(f"{folder} cannot be loaded", faults))
+
+
+def _expected_shapes(model_class: Any, config: ChatGLMConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all parameters, with the names that a whole checkpoint has."""
+    with torch.device("meta"):
+        parameters = model_class(config).state_dict()
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    prefix = "" if any(name.startswith("transformer.") for name in shapes) else "transformer."
+    return {prefix + name: shape for name, shape in shapes.items()}
+
+
+def _compare(
+    expected: dict[str, tuple[int, ...]], found: dict[str, WeightHeader], config: ChatGLMConfig
+) -> Iterator[str]:
+    tied = {"transformer.output_layer.weight"} if config.tie_word_embeddings else set()
+    for name in sorted(expected.keys() - found.keys() - tied):
+        yield f"{name} is missing: no file holds it"
+    for name in sorted(found.keys() - expected.keys() - {IGNORED_WEIGHT}):
+        yield f"{found[name].file}: {name} is unexpected: a model of this config.json has no such weight"
+    for name in sorted(expected.keys() & found.keys()):
+        header = found[name]
+        if header.shape != expected[name]:
+            yield f"{header.file}: {name} has shape {list(header.shape)}, config.json asks for {list(expected[name])}"
+        elif not header.is_floating:
+            yield f"{header.file}: {name} is not floating-point; pre-quantised folders cannot be trained"
+
+
+def _weight_files(folder: Path, prefer_safetensors: bool, faults: list[str]) -> list[Path]:
+    """The files that hold the weights, in the order in which transformers looks for them."""
+    stems = [("model", "safetensors"), ("pytorch_model", "bin")]
+    for stem, suffix in stems if prefer_safetensors else reversed(stems):
+        single, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
+        if single.is_file():
+            return [single]
+        if index.is_file():
+            return _shards(index, faults)
+    faults.append(
+        f"{folder} holds no weights: expected model.safetensors, pytorch_model.bin, or shards with their index; "
+        f"found: {', '.join(sorted(path.name for path in folder.iterdir())[:12]) or 'nothing'}"
+    )
+    return []
+
+
+def _shards(index: Path, faults: list[str]) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        faults.append(f"{index.name} is no weight index: {error!r}")
+        return []
+    files = []
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or Path(name).suffix not in (".safetensors", ".bin"):
+            faults.append(f"{index.name}: {name!r} is no file name of a shard in this folder; it is not opened")
+        elif not (index.parent / name).is_file():
+            faults.append(f"{name} is missing: {index.name} names it; download it again")
+        else:
+            files.append(index.parent / name)
+    return files
+
+
+def _safetensors_headers(file: Path) -> dict[str, WeightHeader]:
+    _refuse_pointer(file)
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
+            return {
+                name: WeightHeader(file.name, tuple(part.get_shape()), part.get_dtype() in _FLOATING_DTYPES)
+                for name, part in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        size = file.stat().st_size
+        raise ModelError(f"{file.name} ({size:,} bytes) is cut short or damaged: {error}; download it again") from error
+
+
+def _torch_headers(file: Path) -> dict[str, WeightHeader]:
+    _refuse_pointer(file)
+    try:
+        tensors = torch.load(file, map_location="meta", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{file.name} holds more than weights, or is damaged, and is not opened: {reason}") from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        size, reason = file.stat().st_size, str(error).splitlines()[0]
+        raise ModelError(
+            f"{file.name} ({size:,} bytes) is cut short or damaged: {reason}; download it again"
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise ModelError(f"{file.name} is no dictionary of weights")
+    return {
+        name: WeightHeader(file.name, tuple(tensor.shape), tensor.is_floating_point())
+        for name, tensor in tensors.items()
+    }
+
+
+def _refuse_pointer(file: Path) -> None:
+    with file.open("rb") as stream:
+        if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise ModelError(f"{file.name} is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+
+
+def _download(repo_id: str, kwargs: MutableMapping[str, Any]) -> Path:
+    """Fetches a hub model into the local cache: safetensors where it has them, else `.bin`, and the small files."""
+    options = {
+        name: kwargs[name]
+        for name in ("revision", "cache_dir", "token", "local_files_only", "force_download")
+        if kwargs.get(name) is not None
+    }
+    for name in ("force_download", "local_files_only"):
+        kwargs.pop(name, None)
+    try:
+        small = ["*.json", "*.model", "*.txt"]
+        folder = Path(snapshot_download(repo_id, allow_patterns=[*small, "*.safetensors"], **options))
+        if not any(folder.rglob("*.safetensors")):
+            folder = Path(snapshot_download(repo_id, allow_patterns=[*small, "*.bin"], **options))
+        return folder
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"{repo_id!r} is no folder here and could not be had from the hub: {reason} "
+            "Check the path; behind a slow network set HF_ENDPOINT to a mirror, or download the folder first."
+        ) from error

@@ -1,0 +1,396 @@
+"""The ChatGLM2/3 tokenizer: sentencepiece for text, and special tokens that exist only as ids.
+
+Source: `tokenization_chatglm.py` of the official ChatGLM3-6B release.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
+
+from glmtune.errors import ModelError
+from glmtune.models.chatglm.chat_template import conversations_from_dicts
+from glmtune.prompts import render, render_prompt
+
+ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", *ROLE_TOKENS)
+_ROLE_PATTERN = re.compile("|".join(re.escape(token) for token in ROLE_TOKENS))
+
+
+class ChatGLMTokenizer(PreTrainedTokenizer):
+    """Gives the official ids.
+
+    Text is never searched for special tokens: `a</s>b` or `<|user|>` in a user's message are just letters. Special
+    tokens come from `get_command`, from the prefix `[gMASK] sop` that `add_special_tokens` puts in front, and from the
+    prompt renderer. Only with `encode_special_tokens=True` are the role tokens recognised in text, as officially.
+
+    Args:
+        vocab_file: Path of the sentencepiece model, `tokenizer.model`.
+        padding_side: Side that `pad` fills.
+        clean_up_tokenization_spaces: Must stay false; decoding is exact.
+        encode_special_tokens: Whether role tokens in text become ids.
+        **kwargs: As for transformers' `PreTrainedTokenizer`.
+
+    Raises:
+        ModelError: `vocab_file` is missing or no sentencepiece model.
+    """
+
+    vocab_files_names = {"vocab_file": "tokenizer.model"}
+    model_input_names = ["input_ids", "attention_mask"]
+    slow_tokenizer_class = None
+
+    def __init__(
+        self,
+        vocab_file: str,
+        padding_side: str = "left",
+        clean_up_tokenization_spaces: bool = False,
+        encode_special_tokens: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_file = vocab_file
+        self.encode_special_tokens = encode_special_tokens
+        self.sp_model = _load_sentencepiece(vocab_file)
+        first = self.sp_model.vocab_size()
+        self.special_tokens = {token: first + offset for offset, token in enumerate(COMMAND_TOKENS)}
+        self._special_names = {token_id: token for token, token_id in self.special_tokens.items()}
+        self._silent_ids = {self.sp_model.bos_id(), self.sp_model.eos_id(), self.sp_model.unk_id()}
+        for name in ("unk_token", "pad_token", "eos_token", "bos_token", "extra_special_tokens", "special_tokens"):
+            kwargs.pop(name, None)
+        super().__init__(
+            vocab_file=vocab_file,
+            padding_side=padding_side,
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            encode_special_tokens=encode_special_tokens,
+            unk_token="<unk>",
+            pad_token="<unk>",
+            eos_token="</s>",
+            **kwargs,
+        )
+
+    # ---- ids of text and of special tokens -------------------------------------------------------------------------
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text: no prefix, and no special token is ever recognised in it."""
+        return self.sp_model.encode(text)
+
+    def decode_text(self, token_ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+        return self.decode(list(token_ids), skip_special_tokens=True)
+
+    @property
+    def prefix_token_ids(self) -> list[int]:
+        """The ids of `[gMASK] sop`, which stand before every sequence."""
+        return [self.special_tokens["[gMASK]"], self.special_tokens["sop"]]
+
+    def get_prefix_tokens(self) -> list[int]:
+        """The official name of `prefix_token_ids`."""
+        return self.prefix_token_ids
+
+    def get_command(self, token: str) -> int:
+        """The id of a special token.
+
+        Args:
+            token: One of `[MASK] [gMASK] [sMASK] sop eop <|system|> <|user|> <|assistant|> <|observation|> </s>`.
+
+        Returns:
+            Its id.
+
+        Raises:
+            ModelError: There is no such special token.
+        """
+        if token == "</s>":
+            return self.eos_token_id
+        if token not in self.special_tokens:
+            raise ModelError(f"{token!r} is no special token; there are {', '.join(self.special_tokens)}")
+        return self.special_tokens[token]
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """The ids that end a reply: `</s>`, `<|user|>`, `<|observation|>`."""
+        return [self.eos_token_id, self.special_tokens["<|user|>"], self.special_tokens["<|observation|>"]]
+
+    # ---- chat ------------------------------------------------------------------------------------------------------
+
+    def build_single_message(self, role: str, metadata: str, message: str) -> list[int]:
+        """The ids of one message, as the official method of this name: role token, metadata line, content."""
+        return [
+            self.get_command(f"<|{role}|>"),
+            *self.encode_text(f"{metadata}\n"),
+            *self.encode_text(message),
+        ]
+
+    def build_chat_input(
+        self, query: str, history: Sequence[dict[str, Any]] | None = None, role: str = "user"
+    ) -> BatchEncoding:
+        """The official method: the prompt for a new message after a history, as a batch of one.
+
+        Args:
+            query: The new message.
+            history: Earlier messages: `role`, `content`, and where they apply `metadata` and `tools`.
+            role: Whose the new message is: `user` or `observation`.
+
+        Returns:
+            `input_ids` and `attention_mask`, int64 tensors of shape [1, T].
+        """
+        messages = [*(history or ()), {"role": role, "content": query}]
+        (conversation,) = conversations_from_dicts(messages)
+        ids = render_prompt(conversation, self)
+        return self.prepare_for_model(ids, add_special_tokens=False, return_tensors="pt", prepend_batch_axis=True)
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Sequence[Any],
+        tools: Sequence[dict[str, Any] | Callable] | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        return_dict: bool = True,
+        return_assistant_tokens_mask: bool = False,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Renders conversations with glmtune's one renderer; the arguments are transformers' own.
+
+        Args:
+            conversation: One conversation or a batch of them, each a list of `role`/`content` dictionaries (OpenAI
+                tool calls and `tool` results too).
+            tools: Tools to offer, as JSON schemas or annotated functions; they go into the system message.
+            add_generation_prompt: End with `<|assistant|>`. Without it, what training sees is returned, `</s>` included.
+            tokenize: Whether to return ids; otherwise text.
+            padding: As in `__call__`.
+            truncation: Whether to shorten to `max_length`, as `prompts.render` does.
+            max_length: Most tokens.
+            return_tensors: `pt`, `np` or None.
+            return_dict: Whether to return a `BatchEncoding`; otherwise the ids alone.
+            return_assistant_tokens_mask: Whether to add `assistant_masks`, 1 where the assistant's words are.
+            tokenizer_kwargs: More arguments for `pad`.
+            **kwargs: Refused; there is no Jinja template to pass them to.
+
+        Returns:
+            A `BatchEncoding`, ids, or text, for one conversation or a batch, as asked.
+
+        Raises:
+            DataError: A message or their order is wrong.
+            TypeError: An argument is unknown.
+        """
+        given = {name for name, value in kwargs.items() if value}  # transformers passes many as None or False
+        if given:
+            raise TypeError(f"apply_chat_template of ChatGLM does not take {', '.join(sorted(given))}")
+        is_batched = bool(conversation) and not isinstance(conversation[0], dict)
+        conversations = conversations_from_dicts(*(conversation if is_batched else [conversation]), tools=tools)
+        limit = max_length if truncation else None
+        encoded: dict[str, list[list[int]]] = {"input_ids": []}
+        for item in conversations:
+            if add_generation_prompt or item.messages[-1].role != "assistant":
+                ids = render_prompt(item, self, max_length=limit)
+                ids = ids if add_generation_prompt else ids[:-1]  # the marker is one token
+                mask = [0] * len(ids)
+            else:
+                rendered = render(item, self, max_length=limit)
+                ids, mask = rendered.input_ids, [int(learnt) for learnt in rendered.loss_mask]
+            encoded["input_ids"].append(ids)
+            if return_assistant_tokens_mask:
+                encoded.setdefault("assistant_masks", []).append(mask)
+        if not tokenize:
+            texts = [self.decode(ids) for ids in encoded["input_ids"]]
+            return texts if is_batched else texts[0]
+        return self._collect(
+            encoded, is_batched, return_dict, padding, max_length, return_tensors, **(tokenizer_kwargs or {})
+        )
+
+    def _collect(
+        self,
+        encoded: dict[str, list[list[int]]],
+        is_batched: bool,
+        return_dict: bool,
+        padding: bool | str,
+        max_length: int | None,
+        return_tensors: str | None,
+        **pad_kwargs: Any,
+    ) -> Any:
+        """Pads rendered conversations and hands them out in the form asked for."""
+        masks = encoded.pop("assistant_masks", None)
+        batch = self.pad(encoded, padding=padding, max_length=max_length, **pad_kwargs)
+        if masks is not None:
+            width = len(batch["input_ids"][0])
+            fill = [[0] * (len(ids) - len(mask)) for ids, mask in zip(batch["input_ids"], masks, strict=True)]
+            left = pad_kwargs.get("padding_side", self.padding_side) == "left" and width > 0
+            batch["assistant_masks"] = [
+                pad + mask if left else mask + pad for pad, mask in zip(fill, masks, strict=True)
+            ]
+        if not is_batched and return_tensors is None:
+            batch = BatchEncoding({name: rows[0] for name, rows in batch.items()})
+        else:
+            batch = BatchEncoding(dict(batch), tensor_type=return_tensors)
+        return batch if return_dict else batch["input_ids"]
+
+    # ---- what transformers asks of a tokenizer ---------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """All ids, special tokens included, as the official tokenizer counts."""
+        return self.sp_model.vocab_size() + len(self.special_tokens)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token and its id."""
+        pieces = {self.sp_model.id_to_piece(index): index for index in range(self.sp_model.vocab_size())}
+        return {**pieces, **self.special_tokens}
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids without text of their own: `<unk>`, `</s>`, `<s>` and the commands."""
+        return sorted({*self._silent_ids, *self._special_names})
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """`[gMASK] sop A`, or `[gMASK] sop A B </s>` for a pair."""
+        first = [*self.prefix_token_ids, *token_ids_0]
+        return first if token_ids_1 is None else [*first, *token_ids_1, self.eos_token_id]
+
+    def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:
+        if not isinstance(text, str):  # a batch, whose texts come back here one by one, or ids
+            return super()._encode_plus(text, text_pair, **kwargs)
+        # Ids are made here, by sentencepiece itself: going through pieces, as transformers does, would turn a piece
+        # that is spelt like a special token into that token.
+        pair_ids = self._text_ids(text_pair) if isinstance(text_pair, str) else text_pair
+        return self.prepare_for_model(
+            self._text_ids(text),
+            pair_ids,
+            padding=kwargs.pop("padding_strategy").value,
+            truncation=kwargs.pop("truncation_strategy").value,
+            prepend_batch_axis=True,
+            **kwargs,
+        )
+
+    def _text_ids(self, text: str) -> list[int]:
+        return [token_id for part in self._split_roles(text) for token_id in self._part_ids(part)]
+
+    def _split_roles(self, text: str) -> list[str]:
+        """Text around role tokens and the role tokens themselves, where those are to be recognised."""
+        if not self.encode_special_tokens:
+            return [text]
+        parts, last = [], 0
+        for match in _ROLE_PATTERN.finditer(text):
+            parts += [text[last : match.start()], match.group()]
+            last = match.end()
+        return [part for part in [*parts, text[last:]] if part]
+
+    def _part_ids(self, part: str) -> list[int]:
+        if self.encode_special_tokens and part in ROLE_TOKENS:
+            return [self.special_tokens[part]]
+        return self.encode_text(part)
+
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        """Pieces of text; role tokens stay whole where `encode_special_tokens` is on."""
+        return [self._convert_id_to_token(token_id) for token_id in self._text_ids(text)]
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self.special_tokens.get(token, self.sp_model.piece_to_id(token))
+
+    def _convert_id_to_token(self, index: int) -> str:
+        if index in self._special_names:
+            return self._special_names[index]
+        if 0 <= index < self.sp_model.vocab_size():
+            return self.sp_model.id_to_piece(index)
+        return ""
+
+    def _decode(
+        self,
+        token_ids: int | list[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> str:
+        ids = [token_ids] if isinstance(token_ids, int) else [int(token_id) for token_id in token_ids]
+        pieces = [
+            self._convert_id_to_token(token_id)
+            for token_id in ids
+            if token_id not in self._silent_ids and not (skip_special_tokens and token_id in self._special_names)
+        ]
+        return self.sp_model.decode_pieces(pieces)
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """The text of pieces."""
+        return self.sp_model.decode_pieces(tokens)
+
+    def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
+        """The vocabulary is fixed: the known special tokens are all there are, and embeddings are never resized."""
+        known = {**self.special_tokens, "<unk>": 0, "</s>": 0, "<s>": 0}
+        unknown = [str(token) for token in new_tokens if str(token) not in known]
+        if unknown:
+            raise ModelError(f"ChatGLM's vocabulary is fixed; tokens cannot be added: {', '.join(unknown)}")
+        return 0
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
+        """Copies `tokenizer.model` into a folder; returns its path there."""
+        name = self.vocab_files_names["vocab_file"]
+        target = Path(save_directory) / (f"{filename_prefix}-{name}" if filename_prefix else name)
+        if target.resolve() != Path(self.vocab_file).resolve():
+            shutil.copyfile(self.vocab_file, target)
+        return (str(target),)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "sp_model": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self.sp_model = _load_sentencepiece(self.vocab_file)
+
+
+class IncrementalDecoder:
+    """Decodes a reply as it grows, without ever showing half a character.
+
+    Characters outside the vocabulary are spelt as several byte tokens, and sentencepiece drops the space before the
+    first piece of whatever it decodes; so only the ids since the last settled text are decoded again, next to the
+    ids before them.
+
+    Args:
+        tokenizer: The tokenizer.
+    """
+
+    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._settled = 0  # ids whose text has been handed out
+        self._context = 0  # where the decoding of the next text starts
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """Takes new ids; returns the text that they complete, "" while a character is incomplete."""
+        self._ids.extend(int(token_id) for token_id in token_ids)
+        text = self._new_text()
+        if text.endswith("\ufffd"):
+            return ""
+        self._settle()
+        return text
+
+    def flush(self) -> str:
+        """Returns what is left at the end, an incomplete character as the replacement character."""
+        text = self._new_text()
+        self._settle()
+        return text
+
+    def _new_text(self) -> str:
+        before = self._tokenizer.decode_text(self._ids[self._context : self._settled])
+        return self._tokenizer.decode_text(self._ids[self._context :])[len(before) :]
+
+    def _settle(self) -> None:
+        self._context, self._settled = self._settled, len(self._ids)
+
+
+def _load_sentencepiece(vocab_file: str) -> Any:
+    if not vocab_file or not Path(vocab_file).is_file():
+        raise ModelError(f"tokenizer.model is missing: no file at {vocab_file}")
+    if Path(vocab_file).read_bytes()[:24].startswith(b"version https://git-lfs"):
+        raise ModelError(f"{vocab_file} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=vocab_file)
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"{vocab_file} is no sentencepiece model: {error}") from error
