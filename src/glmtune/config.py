@@ -72,6 +72,15 @@ _PASSED_KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 
+# What other tools call them.
+_REPLACED_LORA_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "alpha": "use lora.lora_alpha",
+        "dropout": "use lora.lora_dropout",
+        "rank": "use lora.r",
+        "target": "use lora.target_modules",
+    }
+)
 # What older tutorials write and transformers 5 no longer knows, with what to write instead.
 _REPLACED_TRAIN_KEYS: Mapping[str, str] = MappingProxyType(
     {
@@ -381,24 +390,27 @@ def _check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[st
     """
     if section == "lora":
         from peft import LoraConfig as Target
+
+        replaced, own = _REPLACED_LORA_KEYS, {}
     else:
         from transformers import TrainingArguments as Target
 
+        replaced, own = _REPLACED_TRAIN_KEYS, OWN_TRAIN_KEYS
+
     hints = typing.get_type_hints(Target)
     known = {name: hints[name] for name in Target.__dataclass_fields__}
-    own = OWN_TRAIN_KEYS if section == "train" else {}
     checked: dict[str, Any] = {}
     faults = []
     for key, value in values.items():
         name = f"{section}.{key}"
-        if section == "train" and key in _REPLACED_TRAIN_KEYS:
-            faults.append(f"{name} is not a key here: {_REPLACED_TRAIN_KEYS[key]}")
+        if key in replaced:
+            faults.append(f"{name} is not a key here: {replaced[key]}")
         elif name == "train.logging_nan_inf_filter" and value:
             faults.append(f"{name} hides NaN losses; glmtune keeps it false. Leave it out")
         elif key not in known and key not in own:
             # gradient_checkpointing will one day be gone from TrainingArguments; it stays ours.
             if key not in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
-                faults.append(_say_unknown(f"{section}.", key, [*known.keys() - _REPLACED_TRAIN_KEYS.keys(), *own]))
+                faults.append(_say_unknown(f"{section}.", key, [*known.keys() - replaced.keys(), *own]))
         else:
             checked[key], fault = _check_value(name, value, known.get(key, int | None))
             faults += [fault] if fault else []

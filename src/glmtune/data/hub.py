@@ -22,7 +22,7 @@ def load_hub_rows(name: str) -> list[dict[str, Any]]:
         name: `owner/name`, or `owner/name:split`; the split is `train` unless given, and may be a slice: `train[:100]`.
 
     Returns:
-        The rows; keys whose value is null are left out.
+        The rows.
 
     Raises:
         DataError: It cannot be reached or does not exist.
@@ -37,4 +37,4 @@ def load_hub_rows(name: str) -> list[dict[str, Any]]:
             "Check the path; for the hub, check the network, the name and the split (owner/name:split), "
             "or set HF_ENDPOINT to a mirror"
         ) from error
-    return [{key: value for key, value in row.items() if value is not None} for row in dataset]
+    return [dict(row) for row in dataset]

@@ -65,23 +65,34 @@ def read_rows(path: str | Path) -> tuple[list[Row], list[str]]:
     """
     name = str(path)
     file = Path(path).expanduser()
+    suffix = file.suffix.lower()
     if file.is_dir():
         raise DataError(f"{name}: expected a file, found a folder; {_files_in(file)}")
     if not file.exists():
-        if is_hub_name(name) and file.suffix not in SUFFIXES:
+        if is_hub_name(name) and suffix not in SUFFIXES:
             return _numbered(name, load_hub_rows(name)), []
         raise DataError(f"{name}: there is no such file. Check data.path; relative paths start from {Path.cwd()}")
-    if file.stat().st_size == 0:
-        raise DataError(f"{name}: the file is empty; expected at least one row")
-    if file.suffix.lower() == ".parquet":
-        rows, faults = _numbered(name, _read_parquet(file, name)), []
-    elif file.suffix.lower() == ".csv":
-        rows, faults = _read_csv(_decode(file, name), name)
-    else:
-        rows, faults = _read_json(_decode(file, name), name, has_lines=file.suffix.lower() == ".jsonl")
+    if suffix not in SUFFIXES:
+        raise DataError(f"{name}: expected a file named {', '.join(SUFFIXES)}, found {suffix or 'no suffix'!r}")
+    try:
+        rows, faults = _read_file(file, name, suffix)
+    except OSError as error:
+        raise DataError(f"{name}: the file cannot be read: {error.strerror or error}") from error
     if not rows and not faults:
         raise DataError(f"{name}: the file holds no rows; expected at least one")
     return rows, faults
+
+
+def _read_file(file: Path, name: str, suffix: str) -> tuple[list[Row], list[str]]:
+    if file.stat().st_size == 0:
+        raise DataError(f"{name}: the file is empty; expected at least one row")
+    if suffix == ".parquet":
+        return _numbered(name, _read_parquet(file, name)), []
+    text = _decode(file, name)
+    return _read_csv(text, name) if suffix == ".csv" else _read_json(text, name, has_lines=suffix == ".jsonl")
+
+
+_Repeated = tuple[dict[str, Any], str]  # an object that has a key twice, and the key
 
 
 def json_type(value: Any) -> str:
@@ -98,7 +109,7 @@ def _files_in(folder: Path) -> str:
 
 
 def _numbered(name: str, rows: list[dict[str, Any]]) -> list[Row]:
-    return [Row(Source(name, number), values) for number, values in enumerate(rows, start=1)]
+    return [Row(Source(name, number), _without_nulls(values)) for number, values in enumerate(rows, start=1)]
 
 
 def _decode(file: Path, name: str) -> str:
@@ -139,38 +150,45 @@ def _read_parquet(file: Path, name: str) -> list[dict[str, Any]]:
         table = pyarrow.parquet.read_table(file)
     except pyarrow.ArrowException as error:
         raise DataError(f"{name}: not a Parquet file, or a damaged one: {error}") from error
-    return [without_nulls(row) for row in table.to_pylist()]
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
-def without_nulls(value: Any) -> Any:
+def _without_nulls(value: Any) -> Any:
     """The value without keys that are null: columnar files give every row the keys of all the others."""
     if isinstance(value, dict):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _read_csv(text: str, name: str) -> tuple[list[Row], list[str]]:
     """Rows of a CSV file with a heading; every cell stays a string."""
     csv.field_size_limit(sys.maxsize)  # the default refuses texts beyond 128 KiB
+    records = _csv_records(text, name)
+    line, columns = next(records)
+    if repeated := _repeated(columns):
+        raise DataError(f"{name}, line {line}: the heading has columns twice: {', '.join(repeated)}")
+    rows, faults = [], []
+    for number, (line, cells) in enumerate(records, start=1):
+        source = Source(name, number, line)
+        if len(cells) == len(columns):
+            rows.append(Row(source, dict(zip(columns, cells, strict=True))))
+        else:
+            faults.append(f"{source}: expected {len(columns)} cells as in the heading, found {len(cells)}")
+    return rows, faults
+
+
+def _csv_records(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Records that are not blank, each with the line where it starts."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[Row] = []
-    faults: list[str] = []
-    columns: list[str] | None = None
     line = 1
     try:
         for cells in reader:
-            if columns is None and cells:
-                columns = cells
-                faults += [f"{name}, line {line}: the column {column!r} occurs twice" for column in _repeated(cells)]
-            elif columns is not None and cells:
-                source = Source(name, len(rows) + 1, line)
-                if len(cells) != len(columns):
-                    faults.append(f"{source}: expected {len(columns)} cells as in the heading, found {len(cells)}")
-                rows.append(Row(source, dict(zip(columns, cells, strict=False))))
+            if cells:
+                yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{name}, line {line}: not CSV: {error}. Check the quotes from that line on") from error
-    return ([], faults) if faults else (rows, [])
 
 
 def _repeated(names: list[str]) -> list[str]:
@@ -235,13 +253,13 @@ def _read_lines(text: str, name: str) -> tuple[list[Row], list[str]]:
     return rows, faults
 
 
-def _row_faults(source: Source, value: Any, repeated: list[tuple[int, str]]) -> list[str]:
+def _row_faults(source: Source, value: Any, repeated: list[_Repeated]) -> list[str]:
     if not isinstance(value, dict):
         return [f"{source}: expected an object, found {json_type(value)}"]
     if not repeated:
         return []
     inside = {id(item) for item in _objects_in(value)}
-    return [f'{source}: the key "{key}" occurs twice in one object' for owner, key in repeated if owner in inside]
+    return [f'{source}: the key "{key}" occurs twice in one object' for owner, key in repeated if id(owner) in inside]
 
 
 def _objects_in(value: Any) -> Iterator[dict[str, Any]]:
@@ -252,14 +270,14 @@ def _objects_in(value: Any) -> Iterator[dict[str, Any]]:
         yield from _objects_in(item)
 
 
-def _parse(text: str, where: str, first_line: int) -> tuple[Any, list[tuple[int, str]]]:
-    """A JSON value, and the identity and key of each object in it that has a key twice."""
-    repeated: list[tuple[int, str]] = []
+def _parse(text: str, where: str, first_line: int) -> tuple[Any, list[_Repeated]]:
+    """A JSON value, and the objects in it that have a key twice."""
+    repeated: list[_Repeated] = []
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) < len(pairs):
-            repeated.extend((id(value), key) for key in _repeated([key for key, _ in pairs]))
+            repeated.extend((value, key) for key in _repeated([key for key, _ in pairs]))
         return value
 
     try:

@@ -1,0 +1,1 @@
+"""From a model to replies: batches, files of questions, chats."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 
 from glmtune.inference.generate import Reply, fit_prompt, generate_ids, prompt_room, read_reply
-from glmtune.inference.options import build_generation_config
+from glmtune.inference.options import build_generation_config, remembered_prompt
 from glmtune.inference.streaming import stream_text
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.prompts import Conversation, Message, Template
@@ -50,8 +50,7 @@ class Chat:
         Raises:
             ConfigError: An option is unknown or out of range.
         """
-        self.template: Template = template or tokenizer.init_kwargs.get("prompt_template") or "chatglm3"
-        self.system = tokenizer.init_kwargs.get("system_prompt") if system is None else system
+        self.template, self.system = remembered_prompt(tokenizer, template, system)
         self.history: list[Message] = []
         self._model = model
         self._tokenizer = tokenizer

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
+from transformers import GenerationConfig, PreTrainedModel
 
 from glmtune.errors import ConfigError, DataError, ModelError, summarise_faults
 from glmtune.inference.options import build_generation_config
@@ -56,9 +56,7 @@ class Prompt:
     num_cut_tokens: int = 0
 
 
-def fit_prompt(
-    conversation: Conversation, tokenizer: ChatGLMTokenizer, template: Template, max_length: int
-) -> Prompt:
+def fit_prompt(conversation: Conversation, tokenizer: ChatGLMTokenizer, template: Template, max_length: int) -> Prompt:
     """Renders a prompt and says what was cut from it to fit into `max_length` tokens.
 
     Raises:
@@ -223,20 +221,14 @@ def _generate_unless_out_of_memory(
 
 
 def generate_ids(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    generation: GenerationConfig,
-    streamer: BaseStreamer | None = None,
-    stopping: StoppingCriteria | None = None,
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], generation: GenerationConfig
 ) -> list[list[int]]:
     """Generates once for a batch of prompts.
 
     Args:
-        model: A ChatGLM model, bare or within PEFT; it is in evaluation mode meanwhile.
+        model: A ChatGLM model, bare or within PEFT.
         prompts: Token ids, of any lengths; padded on the left.
         generation: From `build_generation_config`.
-        streamer: Receives the ids as they come.
-        stopping: A further reason to stop.
 
     Returns:
         The new ids of each prompt up to the one that ended them, which is included.
@@ -244,37 +236,52 @@ def generate_ids(
     Raises:
         ModelError: Memory ran out.
     """
-    input_ids, attention_mask = _pad_left(prompts, generation.pad_token_id)
-    device = model.get_input_embeddings().weight.device
-    was_training = model.training
-    model.eval()
-    try:
-        output_ids = model.generate(
-            input_ids=input_ids.to(device),
-            attention_mask=attention_mask.to(device),
-            generation_config=generation,
-            streamer=streamer,
-            stopping_criteria=StoppingCriteriaList([] if stopping is None else [stopping]),
-        )
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"out of memory while generating for {len(prompts)} prompt(s) of up to {input_ids.shape[1]} tokens and"
-            f" {generation.max_new_tokens} new ones; lower max_new_tokens or shorten the prompts"
-        ) from error
-    finally:
-        model.train(was_training)
-    return [_until_stop(ids, generation.eos_token_id) for ids in output_ids[:, input_ids.shape[1] :].tolist()]
+    inputs = generation_inputs(model, prompts, generation)
+    width = inputs["input_ids"].shape[1]
+    with in_evaluation(model), out_of_memory_as_error(inputs["input_ids"], generation):
+        output_ids = model.generate(**inputs, generation_config=generation)
+    return [_until_stop(token_ids, generation.eos_token_id) for token_ids in output_ids[:, width:].tolist()]
 
 
-def _pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and attention mask, both int64 [B, T], the prompts at the right edge."""
+def generation_inputs(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], generation: GenerationConfig
+) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask`, int64 [B, T] on the model's device, the prompts at the right edge."""
     width = max(len(prompt) for prompt in prompts)
-    input_ids = torch.full((len(prompts), width), pad_token_id)
+    input_ids = torch.full((len(prompts), width), generation.pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
         input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
         attention_mask[row, width - len(prompt) :] = 1
-    return input_ids, attention_mask
+    device = model.get_input_embeddings().weight.device
+    return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+
+
+@contextmanager
+def in_evaluation(model: PreTrainedModel) -> Iterator[None]:
+    """Turns dropout off, and afterwards on again where it was on."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def out_of_memory_as_error(input_ids: torch.Tensor, generation: GenerationConfig) -> Iterator[None]:
+    """Says what did not fit into memory.
+
+    Raises:
+        ModelError: Memory ran out.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"out of memory while generating {generation.max_new_tokens} new tokens for {input_ids.shape[0]} prompt(s)"
+            f" of up to {input_ids.shape[1]}; lower max_new_tokens or shorten the prompts"
+        ) from error
 
 
 def _until_stop(token_ids: list[int], stop_ids: Sequence[int]) -> list[int]:

@@ -8,8 +8,8 @@ from transformers import GenerationConfig
 
 from glmtune.errors import ConfigError, summarise_faults
 from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.prompts import Template
 
-STOP_TOKENS = ("<|user|>", "<|observation|>")
 DEFAULT_MAX_NEW_TOKENS = 512
 
 _MANAGED = {
@@ -53,11 +53,6 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def stop_token_ids(tokenizer: ChatGLMTokenizer) -> list[int]:
-    """The ids that end a reply: `</s>`, `<|user|>` and `<|observation|>`."""
-    return [tokenizer.eos_token_id, *(tokenizer.get_command(token) for token in STOP_TOKENS)]
-
-
 def build_generation_config(
     tokenizer: ChatGLMTokenizer, seq_length: int, options: Mapping[str, Any]
 ) -> GenerationConfig:
@@ -81,10 +76,30 @@ def build_generation_config(
         raise ConfigError(summarise_faults("options of generation", faults))
     try:
         return GenerationConfig(
-            **(defaults | given), eos_token_id=stop_token_ids(tokenizer), pad_token_id=tokenizer.pad_token_id
+            **(defaults | given), eos_token_id=tokenizer.stop_token_ids, pad_token_id=tokenizer.pad_token_id
         )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"options of generation: {error}") from error
+
+
+def remembered_prompt(
+    tokenizer: ChatGLMTokenizer, template: Template | None, system: str | None
+) -> tuple[Template, str | None]:
+    """Template and system prompt: those given, else those that the tokenizer remembers.
+
+    `glmtune.load` notes a run's own as `prompt_template` and `system_prompt` among the tokenizer's `init_kwargs`, since
+    they belong to how text becomes ids, and so that they are there wherever the tokenizer is.
+
+    Args:
+        tokenizer: The tokenizer.
+        template: None for the tokenizer's.
+        system: None for the tokenizer's, "" for none at all.
+
+    Returns:
+        Template and system prompt; `chatglm3` and None where nobody says otherwise.
+    """
+    own: Template = tokenizer.init_kwargs.get("prompt_template") or "chatglm3"
+    return template or own, tokenizer.init_kwargs.get("system_prompt") if system is None else system
 
 
 def _name_faults(given: Mapping[str, Any]) -> list[str]:

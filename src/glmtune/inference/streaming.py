@@ -1,79 +1,18 @@
-"""A reply while it is being made: token ids out of a running `generate`, readable text out of token ids."""
+"""A reply while it is being made: readable text out of a running `generate`."""
 
 from collections.abc import Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from queue import SimpleQueue
-from threading import Event
+from typing import cast
 
-import torch
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
-from transformers.generation.streamers import BaseStreamer
+from transformers import GenerationConfig, PreTrainedModel
 
 from glmtune.errors import ConfigError
-from glmtune.inference.generate import generate_ids
+from glmtune.inference.generate import generation_inputs, in_evaluation, out_of_memory_as_error
 from glmtune.models.chatglm import ChatGLMTokenizer, IncrementalDecoder
+from glmtune.models.chatglm.streaming import stream_token_ids
 from glmtune.prompts import Template
 
-
-class _QueueStreamer(BaseStreamer):
-    """Hands new ids on as `generate` finds them; the first call brings the prompt, which is no news."""
-
-    def __init__(self, queue: "SimpleQueue[list[int] | None]") -> None:
-        self._queue = queue
-        self._has_seen_prompt = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if self._has_seen_prompt:
-            self._queue.put(value.flatten().tolist())
-        self._has_seen_prompt = True
-
-    def end(self) -> None:
-        """Nothing to do: the end of the thread is the end of the reply, also where it failed."""
-
-
-class _StopWhenSet(StoppingCriteria):
-    def __init__(self, event: Event) -> None:
-        self._event = event
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **kwargs: object) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self._event.is_set(), device=input_ids.device, dtype=torch.bool)
-
-
-def stream_ids(
-    model: PreTrainedModel, prompt: list[int], generation: GenerationConfig
-) -> Generator[list[int], None, None]:
-    """Generates in a thread and yields new ids as they come.
-
-    Closing the generator, or an exception where it is consumed, stops the model after the token it is at.
-
-    Args:
-        model: A ChatGLM model, bare or within PEFT.
-        prompt: Ids that `render_prompt` returned.
-        generation: From `build_generation_config`.
-
-    Yields:
-        The next ids of the reply, the one that ends it included.
-
-    Raises:
-        ConfigError: Beam search was asked for; it knows its reply only at the end.
-        GlmtuneError: Whatever `generate_ids` raises.
-    """
-    if (generation.num_beams or 1) > 1:
-        raise ConfigError(f"num_beams: {generation.num_beams} beams cannot be streamed; set num_beams=1")
-    queue: SimpleQueue[list[int] | None] = SimpleQueue()
-    stop = Event()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="glmtune-generate") as pool:
-        result = pool.submit(
-            generate_ids, model, [prompt], generation, streamer=_QueueStreamer(queue), stopping=_StopWhenSet(stop)
-        )
-        result.add_done_callback(lambda _: queue.put(None))
-        try:
-            while (token_ids := queue.get()) is not None:
-                yield token_ids
-            result.result()
-        finally:
-            stop.set()
+_Ids = Generator[int, None, None]
 
 
 class ReplyDecoder:
@@ -147,6 +86,8 @@ def stream_text(
 ) -> Generator[str, None, None]:
     """Generates in a thread and yields readable text as it comes.
 
+    Closing the generator, or an exception where it is consumed, stops the model after the token it is at.
+
     Args:
         model: A ChatGLM model, bare or within PEFT.
         tokenizer: The tokenizer.
@@ -160,13 +101,21 @@ def stream_text(
         Pieces of text, none of them empty.
 
     Raises:
-        GlmtuneError: Whatever `stream_ids` raises.
+        ConfigError: Beam search was asked for; it knows its reply only at the end.
+        ModelError: Memory ran out.
     """
+    if (generation.num_beams or 1) > 1:
+        raise ConfigError(f"num_beams: {generation.num_beams} beams cannot be streamed; set num_beams=1")
     decoder = ReplyDecoder(tokenizer, template)
-    with closing(stream_ids(model, prompt, generation)) as pieces:
-        for new_ids in pieces:
-            token_ids += new_ids
-            if text := decoder.push(new_ids):
+    inputs = generation_inputs(model, [prompt], generation)
+    with (
+        in_evaluation(model),
+        out_of_memory_as_error(inputs["input_ids"], generation),
+        closing(cast(_Ids, stream_token_ids(model, inputs, generation_config=generation))) as new_ids,
+    ):
+        for token_id in new_ids:
+            token_ids.append(token_id)
+            if text := decoder.push([token_id]):
                 yield text
     if text := decoder.flush():
         yield text

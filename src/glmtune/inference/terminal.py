@@ -55,7 +55,9 @@ def run_terminal_chat(chat: Chat, console: Console, input_function: Callable[[st
             _say(console, "再按一次 Ctrl-C 退出。 Press Ctrl-C again to leave.")
             continue
         except UnicodeDecodeError:
-            _say(console, "输入不是有效的 UTF-8，请检查终端编码。 The input is not UTF-8; check the terminal's encoding.")
+            _say(
+                console, "输入不是有效的 UTF-8，请检查终端编码。 The input is not UTF-8; check the terminal's encoding."
+            )
             continue
         was_interrupted = False
         if re.match(r"/\w*(\s|$)", line):

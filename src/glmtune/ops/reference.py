@@ -43,7 +43,7 @@ def rotary_cos_sin(position_ids_BT: Tensor, rotary_dim: int, base: float, dtype:
     Source: Su et al. 2021, arXiv 2104.09864.
     """
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=position_ids_BT.device) / rotary_dim
-    angles = position_ids_BT.float().unsqueeze(-1) / base**exponents
+    angles = position_ids_BT.float().unsqueeze(-1) * (1.0 / base**exponents)  # rounded as officially, for far positions
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
@@ -65,7 +65,7 @@ def apply_rotary(x_BTND: Tensor, cos_BTr: Tensor, sin_BTr: Tensor) -> Tensor:
     even, odd = rotated.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos_BTr.unsqueeze(2), sin_BTr.unsqueeze(2)
     turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-    return torch.cat((turned, passed), dim=-1)
+    return torch.cat((turned.to(x_BTND.dtype), passed), dim=-1)  # under autocast the cosines are wider than x
 
 
 def swiglu(gate_up: Tensor) -> Tensor:

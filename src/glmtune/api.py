@@ -1,0 +1,52 @@
+"""The functions behind `glmtune.train`, `glmtune.load` and `glmtune.merge`."""
+
+from pathlib import Path
+from typing import Any
+
+from glmtune.config import load_config
+from glmtune.export.merge import MergeResult
+from glmtune.export.merge import merge as merge_run
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.training.trainer import TrainResult
+from glmtune.training.trainer import train as train_config
+from glmtune.tuning.load import load as load_run
+
+
+def train(config: str | Path | None = None, *overrides: str) -> TrainResult:
+    """Trains an adapter.
+
+    Args:
+        config: A YAML file, or None for the defaults, which train on the embedded tiny base.
+        *overrides: `section.key=value`, applied on top of it.
+
+    Returns:
+        The run folder, the losses and the figures of the run.
+
+    Raises:
+        GlmtuneError: The configuration, the data or the model is wrong, or training had to stop.
+    """
+    return train_config(load_config(config, overrides))
+
+
+def load(run: str | Path, *, model_path: str | Path | None = None, **options: Any) -> tuple[Any, ChatGLMTokenizer]:
+    """Loads a run folder, a `checkpoint-N`, a stock PEFT adapter or a base folder, ready to answer.
+
+    Args:
+        run: The folder.
+        model_path: Where the base is now, if not where the run remembers it.
+        **options: As for `glmtune.tuning.load.load`: `dtype`, `device_map`.
+
+    Returns:
+        Model and tokenizer; `glmtune.Chat(model, tokenizer)` uses the template and system prompt of the run.
+
+    Raises:
+        ModelError: The folder or the base cannot be loaded.
+        AdapterError: The adapter does not fit the base.
+    """
+    loaded = load_run(run, model_path=model_path, **options)
+    return loaded.model, loaded.tokenizer
+
+
+def merge(run: str | Path, output: str | Path, **options: Any) -> MergeResult:
+    """Merges a run into its full-precision base and checks the result; see `glmtune.export.merge.merge`."""
+    return merge_run(run, output, **options)

@@ -1,0 +1,309 @@
+"""The `glmtune` command. Every handler imports what it needs itself, so that help and mistakes answer at once."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from glmtune.errors import ConfigError, GlmtuneError
+
+app = typer.Typer(
+    help="Fine-tune ChatGLM3-6B and its family with LoRA. 用 LoRA 微调 ChatGLM3-6B。",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(
+    help="Check, show, count and convert data files. 检查、查看、统计、转换数据。", no_args_is_help=True
+)
+app.add_typer(data_app, name="data")
+
+Run = Annotated[str, typer.Argument(help="A run folder, a checkpoint-N in one, or a base model folder.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Where the base model lies now, if the run remembers another place.")
+]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+SystemOption = Annotated[str | None, typer.Option("--system", help='System prompt instead of the run\'s; "" for none.')]
+TemplateOption = Annotated[str | None, typer.Option("--template", help="chatglm3 or tutorial instead of the run's.")]
+Sampling = Annotated[
+    list[str] | None,
+    typer.Argument(help="Sampling options by their transformers names, such as do_sample=true temperature=0.8."),
+]
+DataFiles = Annotated[list[str], typer.Argument(help="Data files, or a hub data set.")]
+FieldOption = Annotated[
+    list[str] | None, typer.Option("--field", help="A column of another name: --field output=answer. Repeatable.")
+]
+JoinOption = Annotated[str, typer.Option("--join", help="What stands between instruction and input.")]
+
+
+@app.command()
+def train(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG.yaml] [section.key=value ...]",
+            help="A configuration file and changes to it. Without any, the demo's base and data are used.",
+        ),
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List the configuration keys and their defaults.")] = False,
+) -> None:
+    """Train a LoRA adapter. 训练 LoRA。"""
+    from glmtune.config import describe_keys, load_config
+
+    if keys:
+        for key in describe_keys():
+            typer.echo(f"{key.key:<38} {key.default!r:<28} {key.description}")
+        return
+    given = arguments or []
+    has_file = bool(given) and "=" not in given[0]
+    config = load_config(given[0] if has_file else None, given[1:] if has_file else given)
+    from glmtune.training.trainer import train as run_training
+
+    run_training(config)
+
+
+@app.command()
+def chat(
+    run: Run,
+    options: Sampling = None,
+    model: ModelOption = None,
+    dtype: DtypeOption = "auto",
+    system: SystemOption = None,
+    template: TemplateOption = None,
+) -> None:
+    """Chat with a run or a base model in the terminal. 在终端里对话。"""
+    from glmtune.inference.chat import Chat
+    from glmtune.inference.terminal import run_terminal_chat
+
+    loaded = _load(run, model, dtype)
+    conversation = Chat(
+        loaded.model,
+        loaded.tokenizer,
+        template=_template(template) or loaded.template,
+        system=loaded.system if system is None else system,
+        **_parse_options(options),
+    )
+    run_terminal_chat(conversation, Console(soft_wrap=True))
+
+
+@app.command()
+def generate(
+    run: Run,
+    options: Sampling = None,
+    input_path: Annotated[str, typer.Option("--input", help="Questions: JSON, JSONL, CSV, or text, one a line.")] = "",
+    output_path: Annotated[
+        str, typer.Option("--output", help="Replies, JSONL, in input order; continued if begun.")
+    ] = "",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Questions answered at once.")] = 8,
+    model: ModelOption = None,
+    dtype: DtypeOption = "auto",
+    system: SystemOption = None,
+    template: TemplateOption = None,
+    field: FieldOption = None,
+    join: JoinOption = "\\n",
+) -> None:
+    """Answer a file of questions. 批量回答。"""
+    if not input_path or not output_path:
+        raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl")
+    from glmtune.inference.batch import generate_file
+
+    loaded = _load(run, model, dtype)
+    generate_file(
+        loaded.model,
+        loaded.tokenizer,
+        input_path,
+        output_path,
+        template=_template(template) or loaded.template,
+        system=loaded.system if system is None else system,
+        batch_size=batch_size,
+        fields=_parse_fields(field),
+        join=_unescape(join),
+        **_parse_options(options),
+    )
+
+
+@app.command()
+def merge(
+    run: Run,
+    output: Annotated[str, typer.Option("--output", help="The new folder.")],
+    model: ModelOption = None,
+    max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Largest weight file.")] = "5GB",
+) -> None:
+    """Merge an adapter into its base: a folder that loads anywhere. 合并成完整模型。"""
+    from glmtune.export.merge import merge as run_merge
+
+    result = run_merge(run, output, model_path=model, max_shard_size=max_shard_size)
+    typer.echo(result.summary())
+
+
+@data_app.command()
+def check(files: DataFiles, field: FieldOption = None, join: JoinOption = "\\n") -> None:
+    """Report all faults of data files, with row numbers. 检查数据。"""
+    from glmtune.data import inspect
+
+    inspect.check(files, fields=_parse_fields(field), join=_unescape(join), console=Console())
+
+
+@data_app.command()
+def show(
+    files: DataFiles,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The base model; the tiny built-in one if left out.")
+    ] = None,
+    template: TemplateOption = None,
+    system: SystemOption = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="As data.max_length.")] = 512,
+    start: Annotated[int, typer.Option("--start", help="The first row to show, from 1.")] = 1,
+    count: Annotated[int, typer.Option("--count", help="How many.")] = 3,
+    field: FieldOption = None,
+    join: JoinOption = "\\n",
+) -> None:
+    """Print samples token by token, what is learnt in colour. 逐词元查看样本。"""
+    from glmtune.data import inspect
+
+    inspect.show(
+        files,
+        _load_tokenizer(model),
+        template=_template(template) or "chatglm3",
+        system=system,
+        max_length=max_length,
+        start=start,
+        num_samples=count,
+        fields=_parse_fields(field),
+        join=_unescape(join),
+        console=Console(),
+    )
+
+
+@data_app.command()
+def stats(
+    files: DataFiles,
+    model: Annotated[str | None, typer.Option("--model", help="Count its tokens; without it, characters.")] = None,
+    template: TemplateOption = None,
+    system: SystemOption = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="As data.max_length.")] = 512,
+    field: FieldOption = None,
+    join: JoinOption = "\\n",
+) -> None:
+    """Print counts and a histogram of lengths. 统计数据。"""
+    from glmtune.data import inspect
+
+    inspect.stats(
+        files,
+        _load_tokenizer(model) if model else None,
+        template=_template(template) or "chatglm3",
+        system=system,
+        max_length=max_length,
+        fields=_parse_fields(field),
+        join=_unescape(join),
+        console=Console(),
+    )
+
+
+@data_app.command()
+def convert(
+    files: DataFiles,
+    output: Annotated[str, typer.Option("--output", help="The JSONL file to write.")],
+    field: FieldOption = None,
+    join: JoinOption = "\\n",
+) -> None:
+    """Write any readable format as `messages`, one JSON object a line. 转换格式。"""
+    from glmtune.data import inspect
+
+    inspect.convert(files, output, fields=_parse_fields(field), join=_unescape(join), console=Console())
+
+
+@app.command()
+def env() -> None:
+    """Print versions and devices, for a bug report. 环境信息。"""
+    import torch
+
+    from glmtune.tuning.run_folder import current_versions
+
+    for package, version in current_versions().items():
+        typer.echo(f"{package:<14}{version}")
+    if not torch.cuda.is_available():
+        typer.echo(f"{'device':<14}CPU, {os.cpu_count()} cores")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        typer.echo(f"{f'cuda:{index}':<14}{properties.name}, {properties.total_memory / 2**30:.1f} GiB")
+
+
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option("--output", help="Where the run and the merged model go.")] = "demo-output",
+) -> None:
+    """Train, compare and merge on the built-in tiny base. 一分钟体验。"""
+    from glmtune.demo import run_demo
+
+    run_demo(Path(output), Console())
+
+
+def _load(run: str, model: str | None, dtype: str) -> Any:
+    from glmtune.tuning.load import load
+
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise ConfigError(f"--dtype: expected auto, float32, bfloat16 or float16; found {dtype!r}")
+    with Console(stderr=True).status("加载模型 Loading the model ..."):
+        return load(run, model_path=model, dtype=dtype)  # type: ignore[arg-type]
+
+
+def _load_tokenizer(model: str | None) -> Any:
+    from glmtune.config import embedded_base
+    from glmtune.tuning.load import load_tokenizer
+
+    return load_tokenizer(model or embedded_base())
+
+
+def _template(name: str | None) -> Any:
+    from glmtune.prompts import TEMPLATES
+
+    if name is not None and name not in TEMPLATES:
+        raise ConfigError(f"--template: expected {' or '.join(TEMPLATES)}; found {name!r}")
+    return name
+
+
+def _parse_options(options: list[str] | None) -> dict[str, Any]:
+    """`name=value` arguments, values read as YAML."""
+    import yaml
+
+    pairs = _pairs(options, "a sampling option, such as temperature=0.8")
+    return {name: yaml.safe_load(value) for name, value in pairs.items()}
+
+
+def _parse_fields(fields: list[str] | None) -> dict[str, str]:
+    return _pairs(fields, "a column mapping, such as --field output=answer")
+
+
+def _pairs(arguments: list[str] | None, what: str) -> dict[str, str]:
+    pairs = {}
+    for argument in arguments or []:
+        name, equals, value = argument.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"{argument!r} is not {what}")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _unescape(text: str) -> str:
+    """A newline as a shell can pass it."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def main() -> None:
+    """Runs the command line: faults of the user's making are one message without a traceback."""
+    try:
+        app()
+    except GlmtuneError as error:
+        Console(stderr=True, soft_wrap=True).print(f"错误 Error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Tokenises conversations into a `datasets.Dataset`, in parallel, once: the result is kept on disk and found again."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import datasets
+from datasets import Dataset, Features, List, Value
+
+from glmtune import __version__, prompts
+from glmtune.data.formats import Conversations, Paths, read_conversations
+from glmtune.data.statistics import DataStats
+from glmtune.errors import DataError, summarise_faults
+from glmtune.prompts import Conversation, Message, PromptTokenizer, Template, render
+
+_COLUMNS = Features(
+    {
+        "input_ids": List(Value("int32")),
+        "labels": List(Value("int32")),
+        "length": Value("int32"),
+        "num_supervised": Value("int32"),
+        "num_cut_tokens": Value("int32"),
+        "num_dropped_messages": Value("int32"),
+        "fault": Value("string"),
+    }
+)
+_TRAINING_COLUMNS = ["input_ids", "labels", "length"]
+_ROWS_A_PROCESS = 20_000  # a worker takes about a second to start, and tokenises as many rows in a few
+
+
+class DataTokenizer(PromptTokenizer, Protocol):
+    """What tokenising a data set needs of a tokenizer beyond rendering; `ChatGLMTokenizer` has it."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token and its id."""
+
+
+def load_dataset(
+    paths: Paths,
+    tokenizer: DataTokenizer,
+    *,
+    fields: Mapping[str, str] | None = None,
+    join: str = "\n",
+    template: Template = "chatglm3",
+    system: str | None = None,
+    max_length: int | None = None,
+    num_workers: int | None = None,
+) -> tuple[Dataset, DataStats]:
+    """Reads data files and tokenises them; see `read_conversations` and `tokenize_conversations`.
+
+    Raises:
+        DataError: A file or a row is wrong; all faults, with their row numbers.
+    """
+    return tokenize_conversations(
+        read_conversations(paths, fields, join),
+        tokenizer,
+        template=template,
+        system=system,
+        max_length=max_length,
+        num_workers=num_workers,
+    )
+
+
+def tokenize_conversations(
+    conversations: Conversations,
+    tokenizer: DataTokenizer,
+    *,
+    template: Template = "chatglm3",
+    system: str | None = None,
+    max_length: int | None = None,
+    num_workers: int | None = None,
+) -> tuple[Dataset, DataStats]:
+    """Renders conversations into training samples.
+
+    The result is cached under the Hugging Face datasets cache (`HF_DATASETS_CACHE`), by a fingerprint of everything
+    that it depends on: the conversations, the tokenizer, the settings below, the renderer and the package's version.
+
+    Args:
+        conversations: At least one conversation.
+        tokenizer: The tokenizer.
+        template: The prompt template.
+        system: The system prompt of conversations that have none of their own; None or empty for none.
+        max_length: Most tokens of a sample; longer ones are shortened as `prompts.render` says. None for no limit.
+        num_workers: Processes to tokenise in; None for as many as there are cores and work for.
+
+    Returns:
+        A data set with a row for each conversation, in order, and the statistics of it. Its columns are `input_ids`
+        (int32), `labels` (int32, -100 where not learnt) and `length` (tokens).
+
+    Raises:
+        DataError: Samples have nothing left to learn from, or the template cannot express them; all such rows.
+    """
+    rows = [_to_json(conversation.with_system(system)) for conversation in conversations.items]
+    fingerprint = _fingerprint(rows, tokenizer, template, max_length)
+    tokenized = Dataset.from_dict({"conversation": rows}).map(
+        partial(_tokenize_batch, tokenizer=tokenizer, template=template, max_length=max_length),
+        batched=True,
+        remove_columns=["conversation"],
+        features=_COLUMNS,
+        num_proc=_num_processes(len(rows), num_workers),
+        new_fingerprint=fingerprint,
+        cache_file_name=str(_cache_folder() / f"{fingerprint}.arrow"),
+        load_from_cache_file=True,
+        desc="Tokenising",
+    )
+    _raise_faults(tokenized["fault"], conversations)
+    stats = DataStats.collect(tokenized, fingerprint, join=conversations.join, num_joined=conversations.num_joined)
+    return tokenized.select_columns(_TRAINING_COLUMNS), stats
+
+
+def _tokenize_batch(
+    batch: Mapping[str, Sequence[str]], tokenizer: PromptTokenizer, template: Template, max_length: int | None
+) -> dict[str, list[Any]]:
+    """The columns of one batch of conversations. Faults become a column, so that all of them can be reported."""
+    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    for text in batch["conversation"]:
+        try:
+            rendered, fault = render(_from_json(text), tokenizer, template, max_length), ""
+        except DataError as error:
+            rendered, fault = prompts.Rendered([], []), str(error)
+        columns["input_ids"].append(rendered.input_ids)
+        columns["labels"].append(rendered.labels)
+        columns["length"].append(len(rendered.input_ids))
+        columns["num_supervised"].append(sum(rendered.loss_mask))
+        columns["num_cut_tokens"].append(rendered.num_cut_tokens)
+        columns["num_dropped_messages"].append(rendered.num_dropped_messages)
+        columns["fault"].append(fault)
+    return columns
+
+
+def _raise_faults(faults: Sequence[str], conversations: Conversations) -> None:
+    found = [f"{source}: {fault}" for source, fault in zip(conversations.sources, faults, strict=True) if fault]
+    if found:
+        raise DataError(summarise_faults("samples cannot be learnt from", found))
+
+
+def _to_json(conversation: Conversation) -> str:
+    """Plain JSON: what goes to worker processes and into the fingerprint."""
+    return json.dumps(
+        [[m.role, m.content, m.metadata, list(m.tools), m.is_supervised] for m in conversation.messages],
+        ensure_ascii=False,
+    )
+
+
+def _from_json(text: str) -> Conversation:
+    return Conversation(tuple(Message(*values) for values in json.loads(text)))
+
+
+def _fingerprint(rows: Sequence[str], tokenizer: DataTokenizer, template: Template, max_length: int | None) -> str:
+    """A name for the result, in 32 hexadecimal digits, that changes with everything that it depends on."""
+    digest = hashlib.sha256()
+    renderer = Path(prompts.__file__).read_text(encoding="utf-8")
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    special = [*tokenizer.prefix_token_ids, tokenizer.eos_token_id]
+    digest.update(json.dumps([__version__, renderer, vocabulary, special, template, max_length]).encode())
+    for row in rows:
+        digest.update(row.encode())
+        digest.update(b"\n")  # JSON has none in it, so rows cannot run into one another
+    return digest.hexdigest()[:32]
+
+
+def _cache_folder() -> Path:
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "glmtune"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: the cache folder cannot be made: {error.strerror}. Set HF_DATASETS_CACHE"
+        ) from error
+    return folder
+
+
+def _num_processes(num_rows: int, num_workers: int | None) -> int | None:
+    """Processes for so many rows; None for this one alone."""
+    wanted = min(os.cpu_count() or 1, num_rows // _ROWS_A_PROCESS) if num_workers is None else num_workers
+    return wanted if 1 < wanted <= num_rows else None

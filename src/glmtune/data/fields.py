@@ -1,0 +1,105 @@
+"""Reads values out of a row and says in one sentence what is wrong with them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from glmtune.data.readers import json_type
+from glmtune.errors import DataError
+
+
+def read_text(values: Mapping[str, Any], name: str, *, may_be_empty: bool = False, advice: str = "Add it") -> str:
+    """A text that has to be there.
+
+    Args:
+        values: An object of the data.
+        name: The key of the text.
+        may_be_empty: Whether a text of nothing but white space will do.
+        advice: What to do where the key is missing.
+
+    Returns:
+        The text, letter by letter as it stands.
+
+    Raises:
+        DataError: It is missing, not a string, empty, or not valid Unicode.
+    """
+    if values.get(name) is None:
+        state = "null" if name in values else "missing"
+        raise DataError(f'"{name}" is {state}; found: {", ".join(values) or "nothing"}. {advice}')
+    value = values[name]
+    if not isinstance(value, str):
+        raise DataError(f'"{name}" has to be a string, found {json_type(value)}: {shorten(value)}')
+    check_unicode(value, name)
+    if not may_be_empty and not value.strip():
+        raise DataError(f'"{name}" is empty. Fill it in or remove the row')
+    return value
+
+
+def read_optional_text(values: Mapping[str, Any], name: str) -> str:
+    """A text that may be missing, null or empty; then the empty string is returned.
+
+    Raises:
+        DataError: It is there but not a string.
+    """
+    return "" if values.get(name) is None else read_text(values, name, may_be_empty=True)
+
+
+def read_list(values: Mapping[str, Any], name: str) -> list[Any]:
+    """An array, also as JSON text, since a CSV cell can hold it in no other way; empty if missing, null or empty.
+
+    Raises:
+        DataError: It is there but no array.
+    """
+    value = values.get(name)
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        value = parse_json(value, name)
+    if not isinstance(value, list):
+        raise DataError(f'"{name}" has to be an array, found {json_type(value)}: {shorten(value)}')
+    return value
+
+
+def parse_json(text: str, name: str) -> Any:
+    """The value of JSON text inside a field.
+
+    Raises:
+        DataError: It is not JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f'"{name}" has to be JSON text, found {shorten(text)}: {error}') from error
+
+
+def write_json(value: Any, name: str) -> str:
+    """The JSON text of a value that the model is to see as such, such as a tool's result.
+
+    Raises:
+        DataError: It has no JSON form (a date of a Parquet file, for example), or is not valid Unicode.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError as error:
+        raise DataError(f'"{name}" has to hold JSON values only: {error}') from error
+    check_unicode(text, name)
+    return text
+
+
+def check_unicode(text: str, name: str) -> None:
+    r"""Refuses text that no tokenizer can read: half of a surrogate pair, such as a lone `\ud83d` in JSON.
+
+    Raises:
+        DataError: There is such a half.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])[1:-1]
+        raise DataError(f'"{name}" holds {half}, half of a surrogate pair, at character {error.start + 1}') from error
+
+
+def shorten(value: Any) -> str:
+    """A value as JSON, cut to a length that fits into a sentence."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

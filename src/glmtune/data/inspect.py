@@ -1,0 +1,216 @@
+"""Looks at data before training: is it sound, what does the model see and learn, how long are the samples.
+
+Everything is printed so that it reads well on 80 columns, with wide characters, and without colour.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from glmtune.data.dataset import DataTokenizer, load_dataset
+from glmtune.data.formats import Conversations, Paths, read_conversations, scan
+from glmtune.data.statistics import DataStats, join_line, percentiles
+from glmtune.errors import DataError, summarise_faults
+from glmtune.prompts import Rendered, Template, render
+
+_LEARNT_STYLE = "bold green"
+_LEGEND = (
+    "+ lines (green): the model learns to produce these tokens; other lines are given",
+    "/ parts tokens; ▁ is a space, ⏎ a newline, <0xE5> one byte of a rare character",
+)
+_NUM_BARS = 12
+
+
+class ShowingTokenizer(DataTokenizer, Protocol):
+    """What showing tokens needs of a tokenizer; transformers' tokenizers have it."""
+
+    def convert_ids_to_tokens(self, ids: list[int], skip_special_tokens: bool = False) -> list[str]:
+        """The tokens as the vocabulary spells them."""
+
+
+def check(
+    paths: Paths, fields: Mapping[str, str] | None = None, join: str = "\n", console: Console | None = None
+) -> Conversations:
+    """Says what the files hold, or all that is wrong with them.
+
+    Args:
+        paths: As for `read_conversations`, as are `fields` and `join`.
+        console: Where to print; None for the standard output.
+
+    Returns:
+        The conversations.
+
+    Raises:
+        DataError: Anything is wrong; every fault is in the message, none is left out.
+    """
+    found, faults = scan(paths, fields, join)
+    if faults:
+        raise DataError(summarise_faults("the data cannot be used", faults, limit=len(faults)))
+    lines = [f"{path}: {form}" for path, form in found.formats.items()]
+    lines += [f"{len(found):,} rows, all sound", join_line(join, found.num_joined)]
+    lines += ["", f"the first sample ({found.sources[0]}):"]
+    for message in found.items[0].messages:
+        name = f"{message.role} {message.metadata}".rstrip()
+        lines.append(f"  {name}: {_visible(message.text())}{'' if message.is_supervised else '  (not learnt)'}")
+    _print(console or Console(), lines)
+    return found
+
+
+def show(
+    paths: Paths,
+    tokenizer: ShowingTokenizer,
+    *,
+    template: Template = "chatglm3",
+    system: str | None = None,
+    max_length: int | None = None,
+    num_samples: int = 3,
+    start: int = 1,
+    fields: Mapping[str, str] | None = None,
+    join: str = "\n",
+    console: Console | None = None,
+) -> None:
+    """Prints samples token by token, as training sees them.
+
+    Args:
+        paths: As for `read_conversations`, as are `fields` and `join`.
+        tokenizer: The tokenizer.
+        template: The prompt template.
+        system: The system prompt of conversations without one of their own.
+        max_length: Most tokens of a sample; None for no limit.
+        num_samples: How many samples to print.
+        start: The first of them, counted from 1 over all files.
+        console: Where to print; None for the standard output.
+
+    Raises:
+        DataError: The data are at fault, or have no sample `start`.
+    """
+    console = console or Console()
+    found = read_conversations(paths, fields, join)
+    if not 1 <= start <= len(found):
+        raise DataError(f"there is no sample {start}; the data have samples 1 to {len(found)}")
+    _print(console, _LEGEND)
+    for index in range(start - 1, min(start - 1 + num_samples, len(found))):
+        try:
+            rendered = render(found.items[index].with_system(system), tokenizer, template, max_length)
+        except DataError as error:
+            raise DataError(f"{found.sources[index]}: {error}") from error
+        _print(console, ["", f"sample {index + 1} ({found.sources[index]}): {_summary(rendered)}"])
+        tokens = [_visible_token(token) for token in tokenizer.convert_ids_to_tokens(rendered.input_ids)]
+        for line in _layout(tokens, rendered.loss_mask, console.width):
+            console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def stats(
+    paths: Paths,
+    tokenizer: DataTokenizer | None = None,
+    *,
+    template: Template = "chatglm3",
+    system: str | None = None,
+    max_length: int | None = None,
+    fields: Mapping[str, str] | None = None,
+    join: str = "\n",
+    console: Console | None = None,
+) -> DataStats | None:
+    """Prints counts and a histogram of lengths: in tokens with a tokenizer, else in characters.
+
+    Args:
+        paths: As for `read_conversations`, as are `fields` and `join`.
+        tokenizer: The tokenizer; None for characters.
+        template: The prompt template.
+        system: The system prompt of conversations without one of their own.
+        max_length: Most tokens of a sample; None for no limit.
+        console: Where to print; None for the standard output.
+
+    Returns:
+        The statistics, if there is a tokenizer.
+
+    Raises:
+        DataError: The data are at fault.
+    """
+    console = console or Console()
+    if tokenizer is None:
+        found = read_conversations(paths, fields, join)
+        _print(console, _character_lines(found, console.width))
+        return None
+    dataset, counted = load_dataset(
+        paths, tokenizer, fields=fields, join=join, template=template, system=system, max_length=max_length
+    )
+    lengths = numpy.asarray(dataset["length"])
+    _print(console, [*counted.lines(), "", *_histogram(lengths, "tokens", console.width)])
+    return counted
+
+
+def _print(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(Text(line))
+
+
+def _summary(rendered: Rendered) -> str:
+    summary = f"{len(rendered.input_ids)} tokens, {sum(rendered.loss_mask)} learnt"
+    if rendered.num_cut_tokens or rendered.num_dropped_messages:
+        summary += f"; cut: {rendered.num_cut_tokens} tokens, dropped: {rendered.num_dropped_messages} messages"
+    return summary
+
+
+def _visible(text: str) -> str:
+    """The text on one line; what a terminal would act on is spelt out."""
+    shown = text.replace("\n", "⏎")
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
+
+
+def _visible_token(token: str) -> str:
+    """A token of the vocabulary; byte tokens of printable ASCII are shown as the character."""
+    byte = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)
+    code = int(byte.group(1), 16) if byte else -1
+    if code == ord("\n") or 0x20 < code < 0x7F:
+        token = chr(code)
+    return _visible(token)
+
+
+def _layout(tokens: Sequence[str], loss_mask: Sequence[bool], width: int) -> list[Text]:
+    """Lines of tokens, each line either learnt (a plus before it) or not."""
+    lines: list[Text] = []
+    was_learnt: bool | None = None
+    for token, is_learnt in zip(tokens, loss_mask, strict=True):
+        if is_learnt is not was_learnt or cell_len(lines[-1].plain) + cell_len(token) + 1 > width:
+            lines.append(Text("+ " if is_learnt else "  "))
+        else:
+            lines[-1].append("/")
+        lines[-1].append(token, style=_LEARNT_STYLE if is_learnt else "")
+        was_learnt = is_learnt
+    return lines
+
+
+def _character_lines(found: Conversations, width: int) -> list[str]:
+    lengths = numpy.asarray([sum(len(message.text()) for message in item.messages) for item in found.items])
+    spread = ", ".join(f"{name} {value:,}" for name, value in percentiles(lengths).items())
+    num_messages = sum(len(item.messages) for item in found.items)
+    return [
+        *(f"{path}: {form}" for path, form in found.formats.items()),
+        f"{len(found):,} rows, {num_messages:,} messages, {int(lengths.sum()):,} characters",
+        f"characters a row: {spread}",
+        join_line(found.join, found.num_joined),
+        "",
+        *_histogram(lengths, "characters", width),
+    ]
+
+
+def _histogram(lengths: numpy.ndarray, unit: str, width: int) -> list[str]:
+    """A line for each range of lengths: the range, how many samples, a bar."""
+    low, high = int(lengths.min()), int(lengths.max())
+    step = -(-(high - low + 1) // _NUM_BARS)
+    starts = range(low, high + 1, step)
+    counts = [int(((lengths >= start) & (lengths < start + step)).sum()) for start in starts]
+    ranges = [f"{start}-{start + step - 1}" if step > 1 else str(start) for start in starts]
+    label = max(len(unit), *map(len, ranges))
+    room = max(width - label - 12, 10)
+    lines = [f"{unit:>{label}}  {'samples':>8}"]
+    for name, count in zip(ranges, counts, strict=True):
+        bar = "#" * max(round(room * count / max(counts)), min(count, 1))
+        lines.append(f"{name:>{label}}  {count:>8,} {bar}".rstrip())
+    return lines

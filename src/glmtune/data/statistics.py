@@ -1,0 +1,91 @@
+"""Counts of a tokenised data set."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy
+from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class DataStats:
+    """What was read, what is learnt, and what truncation took away.
+
+    Attributes:
+        num_rows: Rows in the files.
+        num_samples: Samples made of them.
+        num_tokens: Tokens of all samples.
+        num_supervised_tokens: Tokens that are learnt.
+        num_cut_tokens: Tokens that truncation took from within messages.
+        num_cut_samples: Samples that lost tokens or messages.
+        num_dropped_messages: Messages that truncation dropped whole.
+        length_percentiles: Tokens of a sample, by name: min, mean, p50, p90, p99, max.
+        join: What stands between `instruction` and `input`.
+        num_joined: Rows that have both.
+        fingerprint: Changes with the data, the tokenizer and every setting of the prompt.
+    """
+
+    num_rows: int
+    num_samples: int
+    num_tokens: int
+    num_supervised_tokens: int
+    num_cut_tokens: int
+    num_cut_samples: int
+    num_dropped_messages: int
+    length_percentiles: dict[str, int]
+    join: str
+    num_joined: int
+    fingerprint: str
+
+    @classmethod
+    def collect(cls, tokenized: Dataset, fingerprint: str, *, join: str, num_joined: int) -> "DataStats":
+        """Counts over the columns `length`, `num_supervised`, `num_cut_tokens` and `num_dropped_messages`."""
+        names = ["length", "num_supervised", "num_cut_tokens", "num_dropped_messages"]
+        counts = tokenized.select_columns(names).with_format("numpy")[:]
+        lengths, supervised, cut, dropped = (counts[name] for name in names)
+        return cls(
+            num_rows=len(tokenized),
+            num_samples=len(tokenized),
+            num_tokens=int(lengths.sum()),
+            num_supervised_tokens=int(supervised.sum()),
+            num_cut_tokens=int(cut.sum()),
+            num_cut_samples=int(((cut > 0) | (dropped > 0)).sum()),
+            num_dropped_messages=int(dropped.sum()),
+            length_percentiles=percentiles(lengths),
+            join=join,
+            num_joined=num_joined,
+            fingerprint=fingerprint,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The report, a line for each matter; what did not happen is left out."""
+        share = 100 * self.num_supervised_tokens / self.num_tokens
+        spread = ", ".join(f"{name} {value:,}" for name, value in self.length_percentiles.items())
+        lines = [
+            f"{self.num_samples:,} samples of {self.num_rows:,} rows, {self.num_tokens:,} tokens, "
+            f"{self.num_supervised_tokens:,} of them learnt ({share:.0f} %)",
+            f"tokens a sample: {spread}",
+        ]
+        if self.num_cut_samples:
+            lines.append(
+                f"truncation shortened {self.num_cut_samples:,} samples: {self.num_cut_tokens:,} tokens cut, "
+                f"{self.num_dropped_messages:,} messages dropped"
+            )
+        return [*lines, join_line(self.join, self.num_joined)]
+
+
+def percentiles(lengths: numpy.ndarray) -> dict[str, int]:
+    """The spread of lengths: min, mean, p50, p90, p99, max, rounded to whole numbers."""
+    spread = {name: numpy.percentile(lengths, percent) for name, percent in (("p50", 50), ("p90", 90), ("p99", 99))}
+    values = {"min": lengths.min(), "mean": lengths.mean(), **spread, "max": lengths.max()}
+    return {name: round(float(value)) for name, value in values.items()}
+
+
+def join_line(join: str, num_joined: int) -> str:
+    """Says how `instruction` and `input` were joined, and in how many rows."""
+    name = {"": "nothing", "\n": "a newline"}.get(join, repr(join))
+    return f"{num_joined:,} rows have instruction and input; between them stands {name} (data.join)"

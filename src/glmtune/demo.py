@@ -1,0 +1,109 @@
+"""`glmtune demo`: the whole way on the built-in tiny base, in about a minute on a laptop's CPU."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from glmtune.config import embedded_data, load_config
+from glmtune.export.merge import merge
+from glmtune.inference.generate import generate_replies
+from glmtune.prompts import Conversation, Message
+from glmtune.training.trainer import train
+from glmtune.tuning.load import Loaded, load, load_base
+
+
+@dataclass(frozen=True)
+class HeldOutQuestion:
+    """A question that is not in the training data.
+
+    Attributes:
+        question: The question.
+        expects: Words of which the trained model's reply holds at least one.
+    """
+
+    question: str
+    expects: tuple[str, ...]
+
+    def is_met_by(self, reply: str) -> bool:
+        """Whether a reply holds an expected word."""
+        return any(word in reply for word in self.expects)
+
+
+def read_held_out(path: Path | None = None) -> list[HeldOutQuestion]:
+    """Reads held-out questions, by default the built-in ones for the example persona."""
+    rows = json.loads((path or embedded_data().with_name("held_out.json")).read_text(encoding="utf-8"))
+    return [HeldOutQuestion(row["question"], tuple(row["expects"])) for row in rows]
+
+
+def answer(loaded: Loaded, questions: Sequence[HeldOutQuestion]) -> list[str]:
+    """Greedy replies to questions, each asked on its own."""
+    conversations = [
+        Conversation((Message("user", question.question),)).with_system(loaded.system) for question in questions
+    ]
+    options = {"batch_size": len(questions), "max_new_tokens": 48}
+    return [
+        reply.text
+        for reply in generate_replies(loaded.model, loaded.tokenizer, conversations, loaded.template, **options)
+    ]
+
+
+def run_demo(output: Path, console: Console) -> None:
+    """Trains on the example persona, shows held-out questions before and after, merges, and says what to try next.
+
+    Args:
+        output: Where run and merged model go; a number is appended if it exists, so nothing is overwritten.
+        console: Where to print.
+
+    Raises:
+        GlmtuneError: Something on the way failed.
+    """
+    output = _unused(output)
+    run, merged = output / "run", output / "merged"
+    questions = read_held_out()
+    config = load_config(embedded_data().with_name("demo.yaml"), [f"train.output_dir={run}"])
+    base, tokenizer = load_base(None, config.model.dtype)
+    system = config.prompt.system
+    before = answer(Loaded(base.eval(), tokenizer, config.prompt.template, system, "", None), questions)
+
+    result = train(config)
+    after = answer(load(run), questions)
+
+    console.print(_comparison(questions, before, after))
+    met = sum(question.is_met_by(reply) for question, reply in zip(questions, after, strict=True))
+    console.print(f"答对 as hoped: {met} / {len(questions)}", highlight=False)
+    console.print(f"损失 loss: {result.first_loss:.3f} -> {result.last_loss:.3f}", highlight=False)
+    console.print(f"曲线 picture: {run / 'training_loss.png'}", highlight=False, soft_wrap=True)
+
+    console.print(merge(run, merged).summary(), highlight=False, soft_wrap=True)
+    console.print(
+        "\n接下来试试 Try next (source .venv/bin/activate):\n"
+        f"  glmtune chat {run}\n"
+        f"  glmtune chat {merged}\n"
+        f"  glmtune data show {embedded_data()}\n"
+        "  glmtune train examples/chatglm3-6b.yaml model.path=CHATGLM3-6B data.path=TRAIN.json",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3, ... that does not exist."""
+    names = itertools.chain([folder], (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
+
+
+def _comparison(questions: Sequence[HeldOutQuestion], before: Sequence[str], after: Sequence[str]) -> Table:
+    table = Table(title="训练数据里没有的问题 Questions that are not in the training data", show_lines=False)
+    table.add_column("问题 question")
+    table.add_column("训练前 before")
+    table.add_column("训练后 after")
+    table.add_column("")
+    for question, old, new in zip(questions, before, after, strict=True):
+        table.add_row(question.question, old, new, "✓" if question.is_met_by(new) else "·")
+    return table

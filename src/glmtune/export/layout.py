@@ -1,0 +1,123 @@
+"""The files of a model folder in the official layout."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import save_file
+
+from glmtune.errors import ConfigError, ModelError
+from glmtune.models.chatglm import ChatGLMTokenizer
+
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.index.json")
+_REWRITTEN = ("config.json", "tokenizer_config.json", "generation_config.json")
+
+
+def base_folder(base: str) -> Path:
+    """The folder of a base's small files; of a hub id, where they are downloaded to.
+
+    Raises:
+        ModelError: The hub cannot be reached, or has no such model.
+    """
+    if Path(base).is_dir():
+        return Path(base)
+    try:
+        return Path(snapshot_download(base, ignore_patterns=list(_WEIGHTS)))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelError(f"the files of {base!r} could not be had from the hub: {error}") from error
+
+
+def small_files(folder: Path) -> list[Path]:
+    """All files of a base folder but weights, weight indexes and hidden files; folders in it are not looked into."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(".") and not any(path.match(pattern) for pattern in _WEIGHTS)
+    )
+
+
+def copy_small_files(base: Path, target: Path, tokenizer: ChatGLMTokenizer, dtype: torch.dtype) -> None:
+    """Copies everything but the weights of a base, and changes what has to be changed.
+
+    `config.json` names the new dtype; an `auto_map` whose code files are not there is left out, since nobody could
+    follow it; `generation_config.json` names all three ids that end a turn.
+
+    Args:
+        base: The base's folder.
+        target: The new folder.
+        tokenizer: The base's tokenizer.
+        dtype: The type of the new weights.
+    """
+    for path in small_files(base):
+        if path.name not in _REWRITTEN:
+            shutil.copyfile(path, target / path.name)
+    for name in ("config.json", "tokenizer_config.json"):
+        if (base / name).is_file():
+            values = _read_json(base / name)
+            if not _has_code_files(values.get("auto_map"), base):
+                values.pop("auto_map", None)
+            if name == "config.json":
+                key = "dtype" if "dtype" in values else "torch_dtype"
+                values[key] = str(dtype).removeprefix("torch.")
+            write_json(target / name, values)
+    generation = base / "generation_config.json"
+    write_json(
+        target / generation.name,
+        (_read_json(generation) if generation.is_file() else {})
+        | {"eos_token_id": tokenizer.stop_token_ids, "pad_token_id": tokenizer.pad_token_id},
+    )
+
+
+def save_weights(state_dict: Mapping[str, torch.Tensor], folder: Path, max_shard_size: str | int) -> None:
+    """Writes `model.safetensors`, or `model-0000X-of-0000Y.safetensors` and their index.
+
+    Args:
+        state_dict: Weights by their official names; of weights that share memory, the first is written.
+        folder: The folder.
+        max_shard_size: Bytes, or a text as "5GB".
+    """
+    owners = {tensor.data_ptr(): name for name, tensor in reversed(state_dict.items())}
+    weights = {name: tensor.contiguous() for name, tensor in state_dict.items() if owners[tensor.data_ptr()] == name}
+    plan = split_torch_state_dict_into_shards(weights, max_shard_size=max_shard_size)
+    for file, names in plan.filename_to_tensors.items():
+        save_file({name: weights[name] for name in names}, folder / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": {"total_size": plan.metadata["total_size"]}, "weight_map": plan.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)
+
+
+def parse_size(size: str | int) -> int:
+    """Bytes of a size such as "5GB", "500MB" or 1000000, in powers of ten as the hub counts.
+
+    Raises:
+        ConfigError: It is no size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", str(size).strip().upper())
+    num_bytes = int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " ")) if match else 0
+    if num_bytes < 1:
+        raise ConfigError(f"max_shard_size: expected a size such as 5GB or 500MB, found {size!r}")
+    return num_bytes
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes an object as the official folders hold it."""
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def _has_code_files(auto_map: Mapping[str, str | Sequence[str | None]] | None, folder: Path) -> bool:
+    """Whether all files that an `auto_map` names are in the folder; one of another repository never is."""
+    references: list[str] = []
+    for entry in (auto_map or {}).values():
+        references += [entry] if isinstance(entry, str) else [part for part in entry if part]
+    return all("--" not in name and (folder / f"{name.partition('.')[0]}.py").is_file() for name in references)

@@ -1,0 +1,203 @@
+"""From a file of questions to a file of replies, batch by batch; an interrupted run goes on where it stopped."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+from transformers import PreTrainedModel
+
+from glmtune.errors import ConfigError, DataError
+from glmtune.inference.generate import Reply, fit_prompts, generate_batches, prompt_room, read_reply
+from glmtune.inference.options import build_generation_config, remembered_prompt
+from glmtune.inference.questions import Question, read_questions
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.prompts import Template
+
+_OWN_FIELDS = ("index", "reply", "metadata")
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """What `generate_file` did.
+
+    Attributes:
+        output_path: The file of replies, complete.
+        num_rows: Replies in it.
+        num_resumed: Those of them that an earlier run had written.
+        num_cut: New replies whose prompt had to be shortened.
+        num_unfinished: New replies that `max_new_tokens` cut short.
+        seconds: How long generating took, in seconds.
+    """
+
+    output_path: Path
+    num_rows: int
+    num_resumed: int
+    num_cut: int
+    num_unfinished: int
+    seconds: float
+
+
+def generate_file(
+    model: PreTrainedModel,
+    tokenizer: ChatGLMTokenizer,
+    input_path: str | Path,
+    output_path: str | Path,
+    *,
+    template: Template | None = None,
+    system: str | None = None,
+    batch_size: int = 8,
+    fields: Mapping[str, str] | None = None,
+    join: str = "\n",
+    console: Console | None = None,
+    **options: Any,
+) -> GenerationReport:
+    """Answers all questions of a file.
+
+    The output has a JSON object a line, in the order of the input: `index` (from 0), the row's own fields, `reply`,
+    and for a tool call `metadata`, the tool's name. Where it exists already, generation goes on after its last line.
+
+    Args:
+        model: A ChatGLM model, bare or within PEFT.
+        tokenizer: Its tokenizer.
+        input_path: As `read_questions` takes it.
+        output_path: A JSON lines file; its folder is made where there is none.
+        template: The prompt template; None for the one that the tokenizer remembers.
+        system: The system prompt of rows without one; None for the tokenizer's, "" for none at all.
+        batch_size: How many to answer at once; halved when memory runs out.
+        fields: Other column names, as `read_questions` takes them.
+        join: What stands between `instruction` and `input`.
+        console: Where the progress bar goes; standard error if None.
+        **options: Sampling options by their transformers names. Without any, replies are greedy.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ConfigError: An option is wrong.
+        DataError: The input is wrong, or the output exists and belongs to another input.
+        ModelError: Memory does not suffice for a single prompt.
+    """
+    template, system = remembered_prompt(tokenizer, template, system)
+    generation = build_generation_config(tokenizer, model.config.seq_length, options)
+    output = _check_output(input_path, output_path)
+    questions = read_questions(input_path, fields, join)
+    num_done = _resume(output, questions)
+    rest = questions[num_done:]
+    conversations = [question.conversation.with_system(system) for question in rest]
+    room = prompt_room(model, generation)
+    prompts = fit_prompts(conversations, tokenizer, template, room, str(input_path), first_number=num_done + 1)
+
+    started = time.monotonic()
+    waiting: dict[int, Reply] = {}
+    num_written = num_unfinished = 0
+    with _open_output(output) as stream, _progress(console) as progress:
+        task = progress.add_task("生成 generating", total=len(questions), completed=num_done)
+        for batch in generate_batches(model, [prompt.input_ids for prompt in prompts], generation, batch_size):
+            for index, token_ids in batch:
+                waiting[index] = read_reply(token_ids, tokenizer, template, generation)
+                num_unfinished += not waiting[index].is_complete
+            while num_written in waiting:
+                reply = waiting.pop(num_written)
+                stream.write(_line(num_done + num_written, rest[num_written].values, reply))
+                num_written += 1
+            stream.flush()
+            progress.advance(task, len(batch))
+    num_cut = sum(prompt.num_cut_tokens > 0 for prompt in prompts)
+    return GenerationReport(
+        output, len(questions), num_done, num_cut, num_unfinished, seconds=time.monotonic() - started
+    )
+
+
+def _check_output(input_path: str | Path, output_path: str | Path) -> Path:
+    output = Path(output_path).expanduser()
+    if output.is_dir():
+        raise ConfigError(f"{output_path}: expected a file to write replies to, found a folder; name a file in it")
+    if output.resolve() == Path(input_path).expanduser().resolve():
+        raise ConfigError(f"{output_path}: input and output are the same file; choose another --output")
+    return output
+
+
+def _open_output(output: Path) -> BinaryIO:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return output.open("ab")
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot be written: {error.strerror}; choose another --output") from error
+
+
+def _resume(output: Path, questions: Sequence[Question]) -> int:
+    """Checks what an earlier run wrote, drops a last line that it did not finish, and returns how many are done."""
+    if not output.exists():
+        return 0
+    *lines, unfinished = output.read_bytes().split(b"\n")
+    if len(lines) > len(questions):
+        raise DataError(_mismatch(output, f"it has {len(lines)} rows, the input only {len(questions)}"))
+    for number, (line, question) in enumerate(zip(lines, questions, strict=False), start=1):
+        try:
+            written = json.loads(line)
+        except ValueError as error:
+            raise DataError(_mismatch(output, f"line {number} is not JSON")) from error
+        if not isinstance(written, dict) or "reply" not in written:
+            raise DataError(_mismatch(output, f'line {number} has no "reply"'))
+        if _dump(_fields(written)) != _dump(_fields(json.loads(_dump(question.values)))):
+            raise DataError(_mismatch(output, f"line {number} answers another question than {question.source} asks"))
+    if unfinished:
+        with output.open("r+b") as stream:
+            stream.truncate(sum(len(line) + 1 for line in lines))
+    return len(lines)
+
+
+def _mismatch(output: Path, reason: str) -> str:
+    return f"{output} exists and does not continue this input: {reason}. Choose another --output, or delete the file"
+
+
+def _line(index: int, values: Mapping[str, Any], reply: Reply) -> bytes:
+    row = {"index": index, **_fields(values), "reply": reply.text}
+    if reply.metadata:
+        row["metadata"] = reply.metadata
+    return f"{_dump(row)}\n".encode()
+
+
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The row without the names that the output itself uses, so that an output can be the next input."""
+    return {name: value for name, value in values.items() if name not in _OWN_FIELDS}
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+class _RateColumn(ProgressColumn):
+    """Samples a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.2f} 条/s" if task.speed else "- 条/s")
+
+
+def _progress(console: Console | None) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TextColumn("用时"),
+        TimeElapsedColumn(),
+        TextColumn("剩余"),
+        TimeRemainingColumn(),
+        console=console or Console(stderr=True),
+    )

@@ -1,0 +1,29 @@
+"""Registers the classes here with transformers' Auto classes.
+
+A module of its own, because it runs the moment transformers is imported, which may be while this package is.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+
+from glmtune.models.chatglm.configuration import ChatGLMConfig
+from glmtune.models.chatglm.modeling import ChatGLMForConditionalGeneration
+from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
+
+
+class _TokenizerKey(PretrainedConfig):
+    """Under which the tokenizer is registered.
+
+    With ChatGLMConfig itself as the key, transformers would prefer the Python files of an official folder to our class
+    wherever somebody passes `trust_remote_code=True`.
+    """
+
+    model_type = "chatglm-tokenizer"
+
+
+def register_auto_classes() -> None:
+    """Makes transformers' Auto classes load `chatglm` folders with the classes here. Doing it twice is harmless."""
+    AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
+    # The official folders map both to the model with the head, which is the one that has `chat`.
+    AutoModel.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
+    AutoModelForCausalLM.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
+    AutoTokenizer.register(_TokenizerKey, ChatGLMTokenizer, exist_ok=True)

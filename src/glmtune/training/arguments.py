@@ -1,0 +1,116 @@
+"""From the `train` section to `TrainingArguments`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from glmtune.config import OWN_TRAIN_KEYS
+from glmtune.errors import ConfigError, summarise_faults
+
+_PACKAGES = {"comet_ml": "comet-ml", "azure_ml": "azureml-core mlflow", "flyte": "flytekit"}
+
+
+def make_arguments(
+    train: Mapping[str, Any], *, has_eval: bool, dtype: torch.dtype, trains_base_modules: bool = False
+) -> TrainingArguments:
+    """Makes the arguments of transformers' Trainer.
+
+    Where there are data to evaluate on, evaluation goes along with saving unless told otherwise, so that the best
+    checkpoint can be kept. Precision follows the base: a float16 base is trained with loss scaling; a bfloat16 base
+    needs no autocast, since PEFT casts at the adapters, unless whole modules are trained in float32 beside it.
+
+    Args:
+        train: The `train` section of the configuration.
+        has_eval: Whether there are data to evaluate on.
+        dtype: How the base is held.
+        trains_base_modules: Whether biases or whole modules of the base are trained too.
+
+    Returns:
+        The arguments.
+
+    Raises:
+        ConfigError: The section contradicts itself, or asks for a tracker that is not installed; all faults at once.
+    """
+    values = {key: value for key, value in train.items() if key not in {*OWN_TRAIN_KEYS, "resume_from_checkpoint"}}
+    faults = [*_evaluation_faults(train, has_eval), *_tracker_faults(values.get("report_to"))]
+    if faults:
+        raise ConfigError(summarise_faults("configuration", faults))
+    values["output_dir"] = str(Path(str(values["output_dir"])).expanduser())
+    values["logging_nan_inf_filter"] = False
+    values.setdefault("disable_tqdm", True)
+    values.setdefault("label_names", ["labels"])
+    values.setdefault("dataloader_pin_memory", torch.cuda.is_available())
+    values.setdefault("fp16", dtype == torch.float16)
+    values.setdefault("bf16", dtype == torch.bfloat16 and trains_base_modules)
+    if has_eval:
+        _follow_saving(values, train.get("early_stopping_patience") is not None)
+    _name_checkpointing(values)
+    try:
+        return TrainingArguments(**values)
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise ConfigError(f"train: transformers refuses these settings: {error}") from error
+
+
+def is_on_cpu(train: Mapping[str, Any]) -> bool:
+    """Whether a `train` section means to leave accelerators alone."""
+    return bool(train.get("use_cpu"))
+
+
+def _follow_saving(values: dict[str, Any], stops_early: bool) -> None:
+    """Evaluates whenever a checkpoint is saved, with the batch size of training."""
+    strategy = str(values.get("save_strategy", "steps"))
+    values.setdefault("eval_strategy", strategy if strategy in ("steps", "epoch") else "epoch")
+    if values["eval_strategy"] == "steps":
+        values.setdefault("eval_steps", values["save_steps"])
+    values.setdefault("per_device_eval_batch_size", values["per_device_train_batch_size"])
+    # The loss is all that is looked at; logits of 65,024 tokens a position would only fill the memory.
+    values.setdefault("prediction_loss_only", True)
+    if stops_early:
+        values.setdefault("load_best_model_at_end", True)
+        values.setdefault("metric_for_best_model", "loss")
+
+
+def _name_checkpointing(values: dict[str, Any]) -> None:
+    """Puts `gradient_checkpointing` under the name that the installed transformers has for it."""
+    is_on = bool(values.pop("gradient_checkpointing", True))
+    kwargs = {"use_reentrant": False, **(values.pop("gradient_checkpointing_kwargs", None) or {})}
+    name = "gradient_checkpointing"
+    if "activation_checkpointing" in TrainingArguments.__dataclass_fields__:
+        name = "activation_checkpointing"
+    values[name] = is_on
+    if is_on:
+        values[f"{name}_kwargs"] = kwargs
+
+
+def _evaluation_faults(train: Mapping[str, Any], has_eval: bool) -> list[str]:
+    if has_eval:
+        return []
+    needs_eval = {
+        "eval_strategy": train.get("eval_strategy") not in (None, "no", False),
+        "early_stopping_patience": train.get("early_stopping_patience") is not None,
+        "load_best_model_at_end": bool(train.get("load_best_model_at_end")),
+    }
+    return [
+        f"train.{key} needs data to evaluate on; set data.eval_path, or data.eval_fraction=0.05 to set some apart"
+        for key, is_asked in needs_eval.items()
+        if is_asked
+    ]
+
+
+def _tracker_faults(report_to: Any) -> list[str]:
+    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    available = get_available_reporting_integrations()
+    faults = []
+    for name in names:
+        if name in ("none", "all") or name in available:
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            faults.append(f"train.report_to: unknown tracker {name!r}; there are {', '.join(INTEGRATION_TO_CALLBACK)}")
+        elif name != "flyte":
+            faults.append(f"train.report_to: {name} is not installed; pip install {_PACKAGES.get(name, name)}")
+    return faults

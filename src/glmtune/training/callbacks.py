@@ -1,0 +1,228 @@
+"""What a run shows and writes while it trains, and how it is interrupted."""
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+LOG_NAME = "trainer_log.jsonl"
+
+# A launcher such as torchrun passes the terminal's Ctrl-C on to processes that had it from the terminal already.
+_SAME_PRESS_S = 1.0
+
+
+class ProgressReport(TrainerCallback):
+    """A progress bar with loss, tokens/s and time left; a line for each log where there is no terminal.
+
+    Args:
+        console: Where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._began_s = 0.0
+        self._began_at_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Shows the bar."""
+        self._began_s, self._began_at_step = time.monotonic(), state.global_step
+        if not state.is_world_process_zero or not self._console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self._console,
+        )
+        self._task = self._progress.add_task("", total=state.max_steps, completed=state.global_step, numbers="")
+        self._progress.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Moves the bar on."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Shows the latest numbers."""
+        if not state.is_world_process_zero or not logs or not ("loss" in logs or "eval_loss" in logs):
+            return
+        numbers = describe_logs(logs)
+        if self._progress is not None and "eval_loss" not in logs:
+            self._progress.update(self._task, numbers=numbers)
+        elif self._progress is not None:
+            self._progress.console.print(f"step {state.global_step}: {numbers}", highlight=False)
+        else:
+            left = "" if "eval_loss" in logs else f"  {self._time_left(state)} left"
+            share = f"{state.global_step / max(state.max_steps, 1):.0%}"
+            line = f"step {state.global_step}/{state.max_steps} ({share})  {numbers}{left}"
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Takes the bar away."""
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar away, however training ended."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _time_left(self, state: TrainerState) -> str:
+        num_done = max(state.global_step - self._began_at_step, 1)
+        left_s = (time.monotonic() - self._began_s) / num_done * (state.max_steps - state.global_step)
+        minutes, seconds = divmod(round(left_s), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def describe_logs(logs: Mapping[str, float]) -> str:
+    """The numbers of one log entry that people look at, in a fixed order."""
+    shown = (
+        ("loss", "loss {:.4f}"),
+        ("eval_loss", "evaluation loss {:.4f}"),
+        ("learning_rate", "lr {:.2e}"),
+        ("tokens_per_second", "{:,.0f} tokens/s"),
+    )
+    return "  ".join(text.format(float(logs[name])) for name, text in shown if name in logs)
+
+
+class LogFile(TrainerCallback):
+    """Writes `trainer_log.jsonl`: a JSON object for each log entry.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._file = Path(folder) / LOG_NAME
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keeps of an earlier session what leads up to the checkpoint that this one goes on from."""
+        if not state.is_world_process_zero:
+            return
+        kept = []
+        if state.global_step and self._file.is_file():
+            for line in self._file.read_text(encoding="utf-8").splitlines():
+                # A line that a crash cut short cannot be read, and is not missed.
+                if line.endswith("}") and json.loads(line)["step"] <= state.global_step:
+                    kept.append(f"{line}\n")
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text("".join(kept), encoding="utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Adds a line."""
+        if state.is_world_process_zero and logs:
+            entry = plain_numbers({"step": state.global_step, "max_steps": state.max_steps, **logs})
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def plain_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with null for numbers that JSON cannot express (nan, inf)."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }
+
+
+class Interruption(TrainerCallback):
+    """Ctrl-C, or a scheduler's SIGTERM: saves a checkpoint at the end of the step, and stops. Ctrl-C again aborts.
+
+    Args:
+        console: Where to say so.
+
+    Attributes:
+        happened: Whether training was stopped by it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.happened = False
+        self._console = console
+        self._pressed_s: float | None = None
+        self._process = os.getpid()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listens to signals while training; in a thread other than the main one, Python does not let us."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Asks for a checkpoint and the end of training, on all processes at the same step."""
+        is_asked = self._pressed_s is not None
+        if args.world_size > 1 and torch.distributed.is_initialized():
+            asked = torch.tensor(int(is_asked), device=args.device)
+            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+            is_asked = bool(asked.item())
+        # The last step ends training anyway, with everything that belongs to its end.
+        if is_asked and state.global_step < state.max_steps:
+            self.happened = True
+            control.should_log = state.global_step > 0
+            control.should_save = True
+            control.should_evaluate = False
+            control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """An epoch that is cut short is no occasion to evaluate, nor to save once more."""
+        if self.happened:
+            control.should_log = control.should_save = control.should_evaluate = False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a data loader's worker, which ends with its parent
+        now_s = time.monotonic()
+        if self._pressed_s is None:
+            self._pressed_s = now_s
+            # Not through rich: its lock may be held by the very code that the signal interrupted.
+            os.write(2, b"\nStopping after this step, with a checkpoint. Ctrl-C again aborts at once.\n")
+        elif number == signal.SIGINT and now_s - self._pressed_s > _SAME_PRESS_S:
+            raise KeyboardInterrupt

@@ -1,0 +1,78 @@
+"""Watches for gradients that are not finite, without making the host wait for the device at every step."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# So many overflows in a row take the loss scale from 65,536 down past 1: no scale will help any more.
+OVERFLOWS_IN_A_ROW = 20
+
+
+class FiniteGuard:
+    """Counts, on the device, the steps whose gradient norm was not finite.
+
+    Args:
+        device: Where gradient norms are computed.
+        is_scaled: Whether the loss is scaled (float16): single overflows are then normal, and skipped by the scaler.
+    """
+
+    def __init__(self, device: torch.device, is_scaled: bool) -> None:
+        self.is_scaled = is_scaled
+        self._num_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+        self._first_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def observe(self, grad_norm: Tensor, step: int) -> Tensor:
+        """Takes note of a step; the host does not wait for the answer.
+
+        Args:
+            grad_norm: The norm of all gradients, a scalar, the same on all processes.
+            step: The optimiser step that it belongs to, from 1.
+
+        Returns:
+            Whether the step must not be taken, as a boolean scalar on the device.
+        """
+        is_bad = ~torch.isfinite(grad_norm.detach())
+        is_first = is_bad & (self._num_in_a_row == 0)
+        self._first_step = torch.where(is_first, step, self._first_step)
+        self._num_in_a_row = torch.where(is_bad | self._is_stuck(), self._num_in_a_row + 1, 0)
+        return is_bad
+
+    def bad_step(self) -> int | None:
+        """The step from which on gradients were not finite; None if all is well. The host waits for the device."""
+        return int(self._first_step) if bool(self._is_stuck()) else None
+
+    def _is_stuck(self) -> Tensor:
+        return self._num_in_a_row >= (OVERFLOWS_IN_A_ROW if self.is_scaled else 1)
+
+
+def probable_cause(
+    *, base_dtype: torch.dtype, losses: Sequence[float], learning_rate: float, max_grad_norm: float
+) -> str:
+    """Says why a loss or gradient is probably not finite, and what to do.
+
+    Args:
+        base_dtype: How the base is held.
+        losses: The losses logged so far, oldest first.
+        learning_rate: The peak learning rate.
+        max_grad_norm: What gradients are clipped to; 0 for no clipping.
+    """
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    if base_dtype == torch.float16:
+        return "float16 overflows beyond 65,504. Use model.dtype=bfloat16 (or float32 where there is none)"
+    if len(finite) >= 2 and finite[-1] > 1.5 * min(finite):
+        clipping = "" if max_grad_norm > 0 else " and train.max_grad_norm=1.0"
+        return (
+            f"the loss had been growing, from {min(finite):.3g} to {finite[-1]:.3g}: the learning rate of "
+            f"{learning_rate:g} is too high. Try train.learning_rate={learning_rate / 10:g}{clipping}"
+        )
+    if not finite:
+        return (
+            "it was so from the start: the base's weights may hold values that are not finite, or the learning rate of "
+            f"{learning_rate:g} is far too high. Check that the base answers: glmtune chat BASE"
+        )
+    return (
+        "the loss was fine before, so look at the samples of that step (glmtune data check), or at the learning rate "
+        f"of {learning_rate:g}"
+    )

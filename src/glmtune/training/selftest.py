@@ -1,0 +1,172 @@
+"""After training: is there an adapter on disk that does something, and will it be asked as it was taught?
+
+These are the three silent failures that people meet with LoRA: an adapter of zeros, an adapter that is not the one that
+was trained, and a prompt at inference that differs from the one in training.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel, set_peft_model_state_dict
+from torch import Tensor
+
+from glmtune.errors import TrainingError, summarise_faults
+from glmtune.inference.generate import generate_replies
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.prompts import Conversation, render, render_prompt
+from glmtune.tuning.adapter_files import adapter_weights, load_adapter_weights
+from glmtune.tuning.lora import lora_layers
+from glmtune.tuning.run_folder import RunManifest
+
+REPLY_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A training sample, as read and as trained on.
+
+    Attributes:
+        conversation: The conversation, without the run's system prompt.
+        input_ids: The ids that the model was trained on.
+        max_length: The limit under which they were rendered.
+    """
+
+    conversation: Conversation
+    input_ids: Sequence[int]
+    max_length: int | None
+
+
+@dataclass(frozen=True)
+class SelfTestReport:
+    """What the self-test saw.
+
+    Attributes:
+        question: What the sample asks.
+        expected: What the sample answers.
+        reply: What the trained model answers, greedily and cut at 64 tokens.
+        logit_change: Largest difference between the logits with and without the adapter.
+    """
+
+    question: str
+    expected: str
+    reply: str
+    logit_change: float
+
+
+def run_selftest(
+    model: PeftModel,
+    tokenizer: ChatGLMTokenizer,
+    run: str | Path,
+    sample: Sample,
+    initial_weights: Mapping[str, Tensor] | None = None,
+) -> SelfTestReport:
+    """Checks a run that has just ended.
+
+    Args:
+        model: The trained model.
+        tokenizer: Its tokenizer.
+        run: The run folder, adapter and manifest saved.
+        sample: A training sample.
+        initial_weights: What `initial_adapter_weights` gave after attaching.
+
+    Returns:
+        What was seen.
+
+    Raises:
+        TrainingError: The run is not what it should be; all faults in one message.
+    """
+    was_training = model.training
+    model.eval()
+    manifest = RunManifest.read(run)
+    if manifest is None:
+        raise TrainingError(f"self-test: {run} has no manifest")
+    change = _logit_change(model, sample.input_ids, initial_weights or {})
+    faults = [
+        *_zero_faults(model, initial_weights or {}),
+        *_change_faults(change),
+        *_file_faults(model, run, initial_weights or {}),
+        *_prompt_faults(sample, tokenizer, manifest),
+    ]
+    if faults:
+        raise TrainingError(summarise_faults(f"the self-test of {run} failed", [f"self-test: {f}" for f in faults]))
+    reply = _ask(model, tokenizer, sample, manifest)
+    model.train(was_training)
+    messages = sample.conversation.messages
+    return SelfTestReport(messages[-2].content, messages[-1].content, reply, change)
+
+
+def _zero_faults(model: PeftModel, initial: Mapping[str, Tensor]) -> list[str]:
+    """Faults where the adapter is still what it was at the start: B = 0, or A0 and B0 of pissa and olora."""
+    if not lora_layers(model):
+        return []
+    weights = adapter_weights(model)
+    if initial:
+        if all(torch.equal(weights[name], before) for name, before in initial.items()):
+            return ["the adapter has not moved from where it began; was the learning rate 0?"]
+        return []
+    up = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
+    if all(not weight.any() for weight in up):
+        return ["all weights of lora_B are zero: nothing has been learnt; was the learning rate 0, or every step skipped?"]
+    bad = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+    return [f"{len(bad)} adapter weights are not finite, {bad[0]} for one"] if bad else []
+
+
+def _change_faults(change: float) -> list[str]:
+    return [] if change > 0 else ["the logits are the same with and without the adapter"]
+
+
+@torch.no_grad()
+def _logit_change(model: PeftModel, input_ids: Sequence[int], initial: Mapping[str, Tensor]) -> float:
+    ids = torch.tensor([list(input_ids)], device=model.device)
+    tuned = model(input_ids=ids).logits.float()
+    with _as_base(model, initial):
+        base = model(input_ids=ids).logits.float()
+    return float((tuned - base).abs().max())
+
+
+@contextmanager
+def _as_base(model: PeftModel, initial: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model as the base alone; pissa and olora's is the rest of the base plus what they took out of it."""
+    trained = adapter_weights(model) if initial else {}
+    if initial:
+        set_peft_model_state_dict(model, {**trained, **initial})
+    with nullcontext() if initial else model.disable_adapter():
+        yield
+    if initial:
+        set_peft_model_state_dict(model, trained)
+
+
+def _file_faults(model: PeftModel, run: str | Path, initial: Mapping[str, Tensor]) -> list[str]:
+    """Faults where the file does not hold what is in memory, to the bit."""
+    in_memory = adapter_weights(model)
+    load_adapter_weights(model, run, initial)
+    on_disk = adapter_weights(model)
+    set_peft_model_state_dict(model, in_memory)
+    different = [name for name, weight in in_memory.items() if not torch.equal(weight, on_disk[name])]
+    return [f"{len(different)} weights on disk differ from those trained, {different[0]} for one"] if different else []
+
+
+def _prompt_faults(sample: Sample, tokenizer: ChatGLMTokenizer, manifest: RunManifest) -> list[str]:
+    """Faults where the saved template and system prompt do not give the ids of training, and a prefix of them."""
+    conversation = sample.conversation.with_system(manifest.system)
+    replayed = render(conversation, tokenizer, manifest.template, sample.max_length)
+    if replayed.input_ids != list(sample.input_ids):
+        return ["the saved template and system prompt give other ids than the training had"]
+    if replayed.num_cut_tokens or replayed.num_dropped_messages:
+        return []
+    asked = Conversation(conversation.messages[:-1])
+    prompt = render_prompt(asked, tokenizer, manifest.template)
+    if prompt != list(sample.input_ids[: len(prompt)]):
+        return ["the prompt that the model will be asked with is not how its training samples begin"]
+    return []
+
+
+def _ask(model: PeftModel, tokenizer: ChatGLMTokenizer, sample: Sample, manifest: RunManifest) -> str:
+    conversation = sample.conversation.with_system(manifest.system)
+    asked = Conversation(conversation.messages[:-1])
+    room = max(1, min(REPLY_TOKENS, model.config.seq_length // 2))
+    replies = generate_replies(model, tokenizer, [asked], manifest.template, 1, max_new_tokens=room, use_cache=True)
+    return replies[0].text

@@ -1,0 +1,244 @@
+"""Training a LoRA adapter, from configuration to run folder."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from rich.console import Console
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
+
+from glmtune.config import RunConfig, embedded_data, validate_names
+from glmtune.data.collate import PaddingCollator
+from glmtune.data.dataset import tokenize_conversations
+from glmtune.data.formats import read_conversations
+from glmtune.data.statistics import DataStats
+from glmtune.errors import ConfigError, TrainingError
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.training.arguments import is_on_cpu, make_arguments
+from glmtune.training.callbacks import Interruption, LogFile, ProgressReport
+from glmtune.training.lora_trainer import LoraTrainer
+from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
+from glmtune.training.resume import check_resumed, find_checkpoint
+from glmtune.training.selftest import Sample, SelfTestReport, run_selftest
+from glmtune.tuning.adapter_files import read_initial_weights
+from glmtune.tuning.load import load_base, resolve_dtype
+from glmtune.tuning.lora import TrainableSummary, attach_lora, changes_base, initial_adapter_weights, trainable_summary
+from glmtune.tuning.run_folder import RunManifest, checkpoints, current_versions
+
+
+class TrainingInterrupted(TrainingError):  # noqa: N818 - nobody's fault
+    """Training was interrupted, a checkpoint is saved; the message says how to go on."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        output_dir: The run folder.
+        num_steps: Optimiser steps taken in all.
+        first_loss: The first loss that was logged; None if there was none.
+        last_loss: The last.
+        metrics: What `all_results.json` holds.
+        trainable: How many parameters were trained.
+        best_checkpoint: The checkpoint that evaluated best, where that was looked for.
+        selftest: What the self-test saw; None on processes other than the first.
+    """
+
+    output_dir: Path
+    num_steps: int
+    first_loss: float | None
+    last_loss: float | None
+    metrics: Mapping[str, Any]
+    trainable: TrainableSummary
+    best_checkpoint: Path | None
+    selftest: SelfTestReport | None
+
+
+@dataclass(frozen=True)
+class _Data:
+    train: Dataset
+    eval: Dataset | None
+    stats: DataStats
+    sample: Sample
+
+
+def train(config: RunConfig, console: Console | None = None) -> TrainResult:
+    """Trains an adapter and leaves it, with everything about the run, in `train.output_dir`.
+
+    Args:
+        config: What to do.
+        console: Where progress is shown; standard error if left out.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        GlmtuneError: Configuration, data, base or adapter are wrong, or training had to stop.
+        TrainingInterrupted: Somebody pressed Ctrl-C; the run can go on where it stopped.
+    """
+    validate_names(config)
+    console = console or Console(stderr=True)
+    checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
+    device_map = "cpu" if is_on_cpu(config.train) else None
+    dtype = resolve_dtype(config.model.dtype, device_map)
+    if dtype == torch.float16 and (device_map == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("model.dtype=float16 needs a GPU; on the CPU use float32 or bfloat16")
+    arguments = make_arguments(
+        config.train,
+        has_eval=config.data.eval_path is not None or config.data.eval_fraction > 0,
+        dtype=dtype,
+        trains_base_modules=config.lora.get("bias", "none") != "none" or bool(config.lora.get("modules_to_save")),
+    )
+    if not PartialState().is_main_process:
+        console = Console(quiet=True)
+
+    model, tokenizer = load_base(config.model.path, config.model.dtype, device_map)
+    with arguments.main_process_first(desc="reading the data"):
+        data = _load_data(config, tokenizer, arguments.seed)
+    for line in data.stats.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+    manifest = _make_manifest(config, model.name_or_path, data.stats)
+    initial = None
+    if checkpoint is not None:
+        check_resumed(checkpoint, Path(arguments.output_dir), manifest)
+        console.print(f"going on from {checkpoint}", highlight=False, soft_wrap=True)
+        if changes_base(config.lora.get("init_lora_weights")):
+            initial = read_initial_weights(checkpoint)
+    torch.manual_seed(arguments.seed)
+    peft_model = attach_lora(model, config.lora, initial)
+    summary = trainable_summary(peft_model)
+    console.print(str(summary), highlight=False)
+    interruption = Interruption(console)
+    progress = ProgressReport(console)
+    trainer = LoraTrainer(
+        model=peft_model,
+        args=arguments,
+        train_dataset=data.train,
+        eval_dataset=data.eval,
+        data_collator=PaddingCollator(tokenizer.pad_token_id),
+        callbacks=_callbacks(config, arguments, progress, interruption),
+        initial_weights=initial_adapter_weights(peft_model),
+        manifest=manifest,
+        base_dtype=dtype,
+    )
+    for theirs in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(theirs)
+    PartialState().wait_for_everyone()  # all have looked whether the folder is free
+    if arguments.should_save:
+        manifest.write(arguments.output_dir)
+    try:
+        with interruption.listening():
+            output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        progress.close()
+    if interruption.happened:
+        raise TrainingInterrupted(_how_to_go_on(config, trainer))
+    return _finish(trainer, tokenizer, data, summary, output.metrics)
+
+
+def _load_data(config: RunConfig, tokenizer: ChatGLMTokenizer, seed: int) -> _Data:
+    """Reads and tokenises the data, and sets some apart to evaluate on where that is asked for."""
+    section = config.data
+    settings: dict[str, Any] = {
+        "template": config.prompt.template,
+        "system": config.prompt.system,
+        "max_length": section.max_length,
+        "num_workers": section.num_workers,
+    }
+    conversations = read_conversations(section.path or embedded_data(), section.fields, section.join)
+    dataset, stats = tokenize_conversations(conversations, tokenizer, **settings)
+    chosen = list(range(len(dataset)))
+    evaluated = None
+    if section.eval_path is not None:
+        held_out = read_conversations(section.eval_path, section.fields, section.join)
+        evaluated, _ = tokenize_conversations(held_out, tokenizer, **settings)
+    elif section.eval_fraction > 0:
+        random.Random(seed).shuffle(chosen)
+        num_held_out = max(1, round(section.eval_fraction * len(dataset)))
+        if num_held_out == len(dataset):
+            raise ConfigError(f"data.eval_fraction leaves nothing to train on: there are {len(dataset)} samples")
+        evaluated = dataset.select(sorted(chosen[:num_held_out]))
+        chosen = sorted(chosen[num_held_out:])
+    first = chosen[0]
+    sample = Sample(conversations.items[first], dataset[first]["input_ids"], section.max_length)
+    return _Data(dataset if evaluated is None else dataset.select(chosen), evaluated, stats, sample)
+
+
+def _make_manifest(config: RunConfig, base_path: str, stats: DataStats) -> RunManifest:
+    local = Path(base_path)
+    return RunManifest(
+        base_path=None if config.model.path is None else str(local.resolve()) if local.is_dir() else base_path,
+        template=config.prompt.template,
+        system=config.prompt.system,
+        data_fingerprint=stats.fingerprint,
+        config=config.model_dump(mode="json"),
+        versions=current_versions(),
+    )
+
+
+def _callbacks(
+    config: RunConfig, arguments: TrainingArguments, progress: ProgressReport, interruption: Interruption
+) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [LogFile(arguments.output_dir), progress]
+    patience = config.train.get("early_stopping_patience")
+    if patience is not None:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
+    return [*callbacks, interruption]  # last, so that nobody asks for more once it has stopped the run
+
+
+def _how_to_go_on(config: RunConfig, trainer: LoraTrainer) -> str:
+    state = trainer.state
+    saved = checkpoints(trainer.args.output_dir)[-1]
+    return (
+        f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}. To go on:\n"
+        f"  {config.command('train.resume_from_checkpoint=true')}"
+    )
+
+
+def _finish(
+    trainer: LoraTrainer, tokenizer: ChatGLMTokenizer, data: _Data, summary: TrainableSummary, metrics: dict[str, Any]
+) -> TrainResult:
+    """Saves the adapter and the reports, and runs the self-test."""
+    arguments, state = trainer.args, trainer.state
+    run = Path(arguments.output_dir)
+    trainer.save_model()
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    evaluations = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+    results = {
+        **metrics,
+        "epoch": state.epoch,
+        "num_steps": state.global_step,
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        **({"eval_loss": evaluations[-1], "best_eval_loss": min(evaluations)} if evaluations else {}),
+        "num_trainable_parameters": summary.num_trainable,
+        "num_parameters": summary.num_total,
+        "data": data.stats.to_dict(),
+    }
+    selftest = None
+    if arguments.should_save:
+        trainer.save_state()
+        draw_losses(state.log_history, run / PICTURE_NAME)
+        write_results(results, run / RESULTS_NAME)
+        # Where the weights are spread over devices, one process alone cannot compute anything.
+        if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+            selftest = run_selftest(
+                trainer.adapted_model(), tokenizer, run, data.sample, trainer.initial_weights
+            )
+    best = state.best_model_checkpoint
+    return TrainResult(
+        output_dir=run,
+        num_steps=state.global_step,
+        first_loss=results["first_loss"],
+        last_loss=results["last_loss"],
+        metrics=results,
+        trainable=summary,
+        best_checkpoint=Path(best) if best else None,
+        selftest=selftest,
+    )

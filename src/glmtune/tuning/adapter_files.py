@@ -1,0 +1,189 @@
+"""An adapter on disk: `adapter_config.json` and `adapter_model.safetensors`, as stock PEFT reads them.
+
+What is saved always applies to the base as it was published. pissa and olora move part of the base's weights into the
+adapter (A0, B0) and train on from there; the difference is a plain adapter of twice the rank:
+
+    W + s (B A - B0 A0)  =  W + s [B | -B0] [A ; A0]
+
+The halves can be told apart again, so a run resumes from the same file that everybody else loads.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from glmtune.errors import AdapterError, summarise_faults
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+OLD_WEIGHTS_NAME = "adapter_model.bin"
+
+
+def save_adapter(
+    model: PeftModel,
+    folder: str | Path,
+    initial_weights: Mapping[str, Tensor] | None = None,
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Saves the adapter of a model for the base as published.
+
+    Args:
+        model: A model from `attach_lora`.
+        folder: Where to; made if need be.
+        initial_weights: What `initial_adapter_weights` gave after attaching.
+        state_dict: All weights by name, where they had to be gathered from several devices.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = adapter_weights(model, state_dict)
+    config = copy.deepcopy(model.peft_config["default"])
+    config.inference_mode = True
+    if initial_weights:
+        weights = _to_plain_lora(weights, initial_weights)
+        _double_rank(config)
+    # Written aside and then renamed: whoever kills the process finds the old file or the new one, never half of one.
+    unfinished = folder / f"{WEIGHTS_NAME}.unfinished"
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, unfinished, metadata={"format": "pt"})
+    unfinished.replace(folder / WEIGHTS_NAME)
+    config.save_pretrained(str(folder))
+
+
+def adapter_weights(model: PeftModel, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Copies on the CPU of a model's adapter weights, under their names in an adapter file."""
+    # Embeddings are never resized here; left to itself, PEFT would ask a hub whether they were.
+    weights = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
+    return {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
+
+
+def load_adapter_weights(
+    model: PeftModel, folder: str | Path, initial_weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Fills the adapter of a model from a folder, after checking that names and shapes agree.
+
+    Args:
+        model: A model with an adapter that is configured like the one on disk.
+        folder: A folder that `save_adapter` or PEFT wrote.
+        initial_weights: What `initial_adapter_weights` gave, where the run in memory is a pissa or olora run.
+
+    Raises:
+        AdapterError: The file is damaged, or its weights do not fit; all of them in one message.
+    """
+    folder = Path(folder)
+    expected = {
+        name: tuple(weight.shape)
+        for name, weight in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
+    if initial_weights:
+        expected = {name: _doubled_shape(name, shape) for name, shape in expected.items()}
+    _check_weights(folder, expected)
+    weights = _read_weights(folder)
+    if initial_weights:
+        weights = {name: _first_half(name, weight) for name, weight in weights.items()}
+    set_peft_model_state_dict(model, weights)
+
+
+def read_initial_weights(folder: str | Path) -> dict[str, Tensor]:
+    """The A0 and B0 of a pissa or olora run, from a checkpoint of it."""
+    initial = {}
+    for name, weight in _read_weights(Path(folder)).items():
+        if ".lora_A." in name:
+            initial[name] = weight[weight.shape[0] // 2 :].contiguous()
+        elif ".lora_B." in name:
+            initial[name] = -weight[:, weight.shape[1] // 2 :].contiguous()
+    return initial
+
+
+def read_adapter_config(folder: str | Path) -> LoraConfig:
+    """Reads `adapter_config.json`, of whichever PEFT version.
+
+    Raises:
+        AdapterError: It is missing or damaged, or describes something other than LoRA.
+    """
+    file = Path(folder) / CONFIG_NAME
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise AdapterError(f"{file} is missing or damaged: {error}") from error
+    if not isinstance(config, LoraConfig):
+        raise AdapterError(f"{file}: expected a LoRA adapter; found {config.peft_type}")
+    return config
+
+
+def _to_plain_lora(weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    plain = dict(weights)
+    for name, before in initial.items():
+        is_a = ".lora_A." in name
+        plain[name] = torch.cat([weights[name], before if is_a else -before], dim=0 if is_a else 1)
+    return plain
+
+
+def _double_rank(config: LoraConfig) -> None:
+    """Makes a configuration describe twice the rank at the same scaling."""
+    factor = math.sqrt(2) if config.use_rslora else 2
+    config.init_lora_weights = True
+    config.r *= 2
+    config.lora_alpha *= factor
+    config.rank_pattern = {name: 2 * rank for name, rank in (config.rank_pattern or {}).items()}
+    config.alpha_pattern = {name: factor * alpha for name, alpha in (config.alpha_pattern or {}).items()}
+
+
+def _doubled_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if ".lora_A." in name:
+        return (2 * shape[0], *shape[1:])
+    return (shape[0], 2 * shape[1]) if ".lora_B." in name else shape
+
+
+def _first_half(name: str, weight: Tensor) -> Tensor:
+    if ".lora_A." in name:
+        return weight[: weight.shape[0] // 2]
+    return weight[:, : weight.shape[1] // 2] if ".lora_B." in name else weight
+
+
+def _check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
+    found = _read_shapes(folder)
+    faults = [f"{name} is missing" for name in expected if name not in found]
+    faults += [f"{name} is not part of this adapter" for name in found if name not in expected]
+    faults += [
+        f"{name}: expected shape {list(shape)}; found {list(found[name])}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if faults:
+        raise AdapterError(
+            f"{summarise_faults(f'{folder} does not fit the base model or its own adapter_config.json', faults)}\n"
+            "Is this the base that the adapter was trained on? If not, pass the right one with --model."
+        )
+
+
+def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by name; of safetensors only the header is read."""
+    file = folder / WEIGHTS_NAME
+    if not file.is_file():
+        return {name: tuple(weight.shape) for name, weight in _read_weights(folder).items()}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{file} is damaged or cut short: {error}") from error
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    file = folder / WEIGHTS_NAME
+    old_file = folder / OLD_WEIGHTS_NAME
+    try:
+        if file.is_file() or not old_file.is_file():
+            return load_file(file)
+        weights: dict[str, Tensor] = torch.load(old_file, map_location="cpu", weights_only=True)
+        return weights
+    except FileNotFoundError as error:
+        raise AdapterError(f"{folder} has neither {WEIGHTS_NAME} nor {OLD_WEIGHTS_NAME}") from error
+    except (SafetensorError, OSError, RuntimeError, UnpicklingError) as error:
+        raise AdapterError(f"{file if file.is_file() else old_file} is damaged or cut short: {error}") from error

@@ -1,0 +1,184 @@
+"""From a folder to a model that can be asked: base, adapter, tokenizer, template and system prompt."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from glmtune.config import embedded_base
+from glmtune.errors import AdapterError, GlmtuneError, ModelError
+from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from glmtune.prompts import Template
+from glmtune.tuning.adapter_files import load_adapter_weights, read_adapter_config
+from glmtune.tuning.lora import make_lora_config, put_on
+from glmtune.tuning.run_folder import RunManifest, find_adapter, is_hub_id
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DeviceMap = str | dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to be asked, with what it has to be asked with.
+
+    Attributes:
+        model: The base, or the base with its adapter; in evaluation mode.
+        tokenizer: The base's tokenizer.
+        template: The prompt template that the adapter was trained with.
+        system: The system prompt that it was trained with.
+        base_path: Where the base came from: a folder or a hub id.
+        adapter_path: Where the adapter came from; None for a base alone.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: ChatGLMTokenizer
+    template: Template
+    system: str | None
+    base_path: str
+    adapter_path: Path | None
+
+
+def load(
+    path: str | Path,
+    *,
+    model_path: str | Path | None = None,
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+) -> Loaded:
+    """Loads a run, a checkpoint, an adapter or a base.
+
+    Args:
+        path: A run folder, a `checkpoint-N` in one, an adapter folder of stock PEFT, a base folder, or a base's hub id.
+        model_path: The base, where it is not where the adapter says it was.
+        dtype: How the base is held; `auto` is bfloat16 on a GPU that computes in it, else float16 on a GPU, else
+            float32. Adapters are float32 in any case.
+        device_map: As for `from_pretrained`; None for the first GPU, or the CPU where there is none.
+
+    Returns:
+        Model, tokenizer and what to ask with.
+
+    Raises:
+        ModelError: There is no such folder, or the base cannot be loaded.
+        AdapterError: The adapter is damaged, does not fit the base, or its base is not to be found.
+    """
+    adapter_path = find_adapter(path)
+    if adapter_path is None:
+        if model_path is not None:
+            raise ModelError(f"{path} is a base model itself; --model is for an adapter whose base has moved")
+        base_path = str(Path(path).expanduser()) if Path(path).expanduser().exists() else str(path)
+        model, tokenizer = load_base(base_path, dtype, device_map)
+        return Loaded(model.eval(), tokenizer, "chatglm3", None, base_path, None)
+
+    manifest = RunManifest.read(adapter_path)
+    config = read_adapter_config(adapter_path)
+    base_path = _find_base(adapter_path, manifest, config, model_path)
+    model, tokenizer = load_base(base_path, dtype, device_map)
+    peft_model = _load_adapter(model, adapter_path, config)
+    template: Template = manifest.template if manifest else "chatglm3"
+    system = manifest.system if manifest else None
+    return Loaded(peft_model.eval(), tokenizer, template, system, base_path, adapter_path)
+
+
+def load_base(
+    path: str | Path | None, dtype: Dtype = "auto", device_map: DeviceMap = None
+) -> tuple[PreTrainedModel, ChatGLMTokenizer]:
+    """Loads a base model and its tokenizer.
+
+    Args:
+        path: A folder in the official layout or a hub id; None for the tiny base in the package.
+        dtype: As for `load`.
+        device_map: As for `load`.
+
+    Returns:
+        The model, which stops at the end of a turn, and the tokenizer.
+
+    Raises:
+        ModelError: Something is missing or damaged, or is no ChatGLM.
+    """
+    path = embedded_base() if path is None else path
+    if not Path(path).is_dir() and not is_hub_id(str(path)):
+        raise ModelError(f"base model {path}: there is no such folder. Set model.path to where the model lies")
+    with _model_errors(path):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if not isinstance(tokenizer, ChatGLMTokenizer):
+            raise ModelError(f"{path}: expected ChatGLM's tokenizer; found {type(tokenizer).__name__}")
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=resolve_dtype(dtype, device_map), device_map=device_map or default_device()
+        )
+    if not isinstance(model, ChatGLMForConditionalGeneration):
+        raise ModelError(f"{path}: expected model_type {ChatGLMConfig.model_type}; found {model.config.model_type}")
+    # Official folders name </s> alone; a model that ends its turn with a role token would then talk on.
+    model.generation_config.eos_token_id = tokenizer.stop_token_ids
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def default_device() -> str:
+    """`cuda:0`, or another accelerator's name, or `cpu`."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return "cpu"
+    return f"cuda:{torch.cuda.current_device()}" if accelerator.type == "cuda" else str(accelerator)
+
+
+def resolve_dtype(dtype: Dtype, device_map: DeviceMap = None) -> torch.dtype:
+    """The torch type that a dtype setting means on the device at hand.
+
+    Args:
+        dtype: The setting.
+        device_map: Where the model goes; None for the default device.
+    """
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    if not torch.cuda.is_available() or device_map == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _find_base(
+    adapter_path: Path, manifest: RunManifest | None, config: LoraConfig, model_path: str | Path | None
+) -> str:
+    """The base of an adapter: the one given, else the run's, else the one that PEFT noted."""
+    if model_path is not None:
+        return str(Path(model_path).expanduser()) if Path(model_path).expanduser().exists() else str(model_path)
+    if manifest is not None:
+        base_path = str(embedded_base()) if manifest.base_path is None else manifest.base_path
+    else:
+        base_path = config.base_model_name_or_path or ""
+    if Path(base_path).is_dir() and base_path or is_hub_id(base_path):
+        return base_path
+    looked_for = f"its base model was looked for in {base_path}, and is not there" if base_path else "it names no base"
+    raise AdapterError(f"{adapter_path}: {looked_for}. Pass where it lies: --model FOLDER")
+
+
+def _load_adapter(model: PreTrainedModel, adapter_path: Path, config: LoraConfig) -> PeftModel:
+    """Puts a saved adapter on its base."""
+    base_dtype = model.dtype
+    # Checks the targets, with an error that lists what there is.
+    make_lora_config(model, {"target_modules": config.target_modules, "modules_to_save": config.modules_to_save})
+    config.inference_mode = True
+    # What the file holds replaces the start values, and pissa or olora must not touch the base a second time.
+    config.init_lora_weights = True
+    peft_model = put_on(model, config)
+    load_adapter_weights(peft_model, adapter_path)
+    for name, parameter in peft_model.named_parameters():
+        # Whole modules that were trained along meet activations of the base's type, with no autocast around them.
+        if ".modules_to_save." in name:
+            parameter.data = parameter.data.to(base_dtype)
+    return peft_model
+
+
+@contextmanager
+def _model_errors(path: str | Path) -> Iterator[None]:
+    """Turns what transformers raises for a folder that it cannot load into a ModelError."""
+    try:
+        yield
+    except GlmtuneError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"base model {path} cannot be loaded: {error}") from error

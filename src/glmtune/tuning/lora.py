@@ -1,0 +1,213 @@
+"""Attaching a LoRA adapter to a base model, with PEFT and by PEFT's own names."""
+
+import copy
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from glmtune.errors import AdapterError, summarise_faults
+
+ALL_LINEAR = "all-linear"
+
+# Initialisations that look at data first, which nobody here collects for them.
+_DATA_DRIVEN_INITS = ("eva", "corda", "loftq", "lora_ga")
+
+
+class TrainableSummary(NamedTuple):
+    """How many parameters are trained, of how many."""
+
+    num_trainable: int
+    num_total: int
+
+    def __str__(self) -> str:
+        share = self.num_trainable / self.num_total
+        return f"trained parameters: {self.num_trainable:,} of {self.num_total:,} ({share:.4%})"
+
+
+def attach_lora(
+    model: nn.Module, lora: Mapping[str, Any], initial_weights: Mapping[str, Tensor] | None = None
+) -> PeftModel:
+    """Puts a fresh adapter on a base model and freezes everything else.
+
+    Adapter weights are float32 whatever the base is. `target_modules` may be a list of names, one name, a regular
+    expression over full names, or `all-linear`, which leaves the output layer out.
+
+    Args:
+        model: The base, a transformers model. It is changed in place.
+        lora: Arguments of `peft.LoraConfig`.
+        initial_weights: For pissa and olora, what `initial_adapter_weights` gave when the run began: a resumed run
+            starts from the very same split of the base, rather than from another decomposition of it.
+
+    Returns:
+        The model with the adapter, named `default`.
+
+    Raises:
+        AdapterError: A target matches nothing, or PEFT refuses a setting; all faults in one message.
+    """
+    config = make_lora_config(model, lora)
+    init = config.init_lora_weights
+    if initial_weights:
+        config.init_lora_weights = False
+    peft_model = put_on(model, config)
+    if initial_weights:
+        _take_out_of_base(peft_model, initial_weights)
+        peft_model.peft_config["default"].init_lora_weights = init
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+    return peft_model
+
+
+def make_lora_config(model: nn.Module, lora: Mapping[str, Any]) -> LoraConfig:
+    """Makes the `LoraConfig` for a model, its targets checked against the model's modules.
+
+    Args:
+        model: The base that the adapter is for.
+        lora: Arguments of `peft.LoraConfig`.
+
+    Returns:
+        The configuration, `all-linear` spelt out.
+
+    Raises:
+        AdapterError: As for `attach_lora`.
+    """
+    settings = {"task_type": "CAUSAL_LM", "inference_mode": False, **copy.deepcopy(dict(lora))}
+    targets = settings["target_modules"] = _spell_out(model, settings.get("target_modules"))
+    faults = [
+        *_unmatched(model, "target_modules", targets),
+        *_unmatched(model, "modules_to_save", settings.get("modules_to_save") or []),
+        *_layer_faults(model, settings.get("layers_to_transform")),
+    ]
+    init = str(settings.get("init_lora_weights", True)).lower()
+    if init in _DATA_DRIVEN_INITS:
+        faults.append(f"lora.init_lora_weights: {init} needs data before training; use true, gaussian, pissa or olora")
+    if str(settings["task_type"]).rpartition(".")[2] != "CAUSAL_LM":
+        faults.append(f"lora.task_type: expected CAUSAL_LM; found {settings['task_type']}. Leave it out")
+    if faults:
+        raise AdapterError(summarise_faults("the adapter does not fit the model", faults))
+    try:
+        config = LoraConfig(**settings)
+    except (ValueError, TypeError) as error:
+        raise AdapterError(f"lora: PEFT refuses these settings: {error}") from error
+    config.base_model_name_or_path = _lasting_path(str(model.__dict__.get("name_or_path") or ""))
+    return config
+
+
+def put_on(model: nn.Module, config: LoraConfig) -> PeftModel:
+    """PEFT's `get_peft_model`, its refusals as an AdapterError."""
+    try:
+        with warnings.catch_warnings():
+            # PEFT asks for gradient checkpointing by the name that transformers is about to change.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            peft_model: PeftModel = get_peft_model(model, config)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise AdapterError(f"PEFT cannot attach this adapter: {error}") from error
+    return peft_model
+
+
+def initial_adapter_weights(model: PeftModel) -> dict[str, Tensor]:
+    """What pissa and olora have just taken out of the base; needed to save an adapter for the base as it was.
+
+    Args:
+        model: A model straight from `attach_lora`, on its final device or not.
+
+    Returns:
+        Copies on the CPU of each layer's `lora_A` [r, in] and `lora_B` [out, r] under their names in an adapter file;
+        empty for initialisations that leave the base alone.
+    """
+    if not changes_base(model.peft_config["default"].init_lora_weights):
+        return {}
+    return {
+        name.replace(".default.", "."): parameter.detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        if re.search(r"\.lora_[AB]\.default\.weight$", name)
+    }
+
+
+def changes_base(init_lora_weights: Any) -> bool:
+    """Whether an initialisation moves part of the base's weights into the adapter."""
+    return str(init_lora_weights).lower().startswith(("pissa", "olora"))
+
+
+def trainable_summary(model: nn.Module) -> TrainableSummary:
+    """Counts parameters; print the result for a line that says what is trained."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return TrainableSummary(sum(count for count, is_trained in counts if is_trained), sum(count for count, _ in counts))
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
+    """The adapted layers of a model by their full names."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def _spell_out(model: nn.Module, targets: Any) -> str | list[str]:
+    """Targets as PEFT takes them: a list of names, or a regular expression over full names."""
+    if targets == ALL_LINEAR:
+        return _linear_names(model)
+    if isinstance(targets, str):
+        # PEFT takes every string for a regular expression, which a bare name would match nothing with.
+        return [targets] if re.fullmatch(r"[\w.]+", targets) and ".*" not in targets else targets
+    if isinstance(targets, Iterable):
+        return sorted(str(target) for target in targets)
+    raise AdapterError(f"lora.target_modules: expected names, a regular expression or {ALL_LINEAR}; found {targets!r}")
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    """Last names of all linear layers but the output layer."""
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    linears = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head]
+    return sorted({name.rpartition(".")[2] for name in linears})
+
+
+def _unmatched(model: nn.Module, key: str, targets: str | list[str]) -> list[str]:
+    """A fault for each target that names no module."""
+    names = [name for name, _ in model.named_modules()]
+    there_are = f"the linear layers are {', '.join(_linear_names(model))}"
+    if isinstance(targets, str):
+        try:
+            matches = any(re.fullmatch(targets, name) for name in names)
+        except re.error as error:
+            return [f"lora.{key}: {targets!r} is not a regular expression: {error}"]
+        unmatched = [] if matches else [targets]
+    else:
+        unmatched = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
+    return [f"lora.{key}: {target!r} matches nothing in the model; {there_are}" for target in unmatched]
+
+
+def _layer_faults(model: nn.Module, layers: Any) -> list[str]:
+    """A fault for each layer index that the model does not have."""
+    wanted = [layers] if isinstance(layers, int) else layers or []
+    there = {int(match[1]) for name, _ in model.named_modules() if (match := re.search(r"\.layers\.(\d+)$", name))}
+    return [
+        f"lora.layers_to_transform: there is no layer {layer}; the model has layers 0 to {max(there, default=0)}"
+        for layer in wanted
+        if layer not in there
+    ]
+
+
+def _lasting_path(name_or_path: str) -> str | None:
+    """A base's folder as an absolute path, so that the adapter finds it from any directory; a hub id as it is."""
+    return str(Path(name_or_path).resolve()) if name_or_path and Path(name_or_path).is_dir() else name_or_path or None
+
+
+def _take_out_of_base(model: PeftModel, initial_weights: Mapping[str, Tensor]) -> None:
+    """Does with given weights what pissa and olora do with those they compute: W -> W - scaling * B @ A.
+
+    Source: `LoraLayer.pissa_init` of PEFT, in the same order of operations, so that the result is the same to the bit.
+    """
+    for name, layer in lora_layers(model).items():
+        lora_a, lora_b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        with torch.no_grad():
+            lora_a.data = initial_weights[f"{name}.lora_A.weight"].to(lora_a.device)
+            lora_b.data = initial_weights[f"{name}.lora_B.weight"].to(lora_b.device)
+            base = layer.get_base_layer().weight
+            rest = base.data.float() - layer.scaling["default"] * lora_b.data @ lora_a.data
+            base.data = rest.to(base.dtype)

@@ -1,0 +1,168 @@
+"""The installed command, driven as a user would: train, interrupt, resume, chat, generate, merge, load elsewhere."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import glmtune
+
+GLMTUNE = Path(sys.executable).with_name("glmtune")
+STEPS = 12
+SETTINGS = [
+    f"train.max_steps={STEPS}",
+    "train.save_steps=4",
+    "train.logging_steps=1",
+    "train.learning_rate=2e-3",
+    "train.seed=1",
+]
+
+
+def run_glmtune(*arguments: str, text: str | None = None, code: int = 0) -> str:
+    """Runs the command; returns what it printed, errors included."""
+    done = subprocess.run(
+        [GLMTUNE, *arguments],
+        input=text,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=240,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    assert done.returncode == code, done.stdout
+    assert "Traceback" not in done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workplace")
+
+
+@pytest.fixture(scope="module")
+def run(workplace: Path) -> Path:
+    """A run that was interrupted by Ctrl-C in the middle and then resumed."""
+    folder = workplace / "run"
+    arguments = [GLMTUNE, "train", *SETTINGS, f"train.output_dir={folder}"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    log = folder / "trainer_log.jsonl"
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and process.poll() is None and _last_step(log) < 2:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
+    assert "train.resume_from_checkpoint=true" in printed
+    assert "Traceback" not in printed
+    interrupted_at = _last_step(log)
+    assert 2 <= interrupted_at < STEPS
+    assert not (folder / "all_results.json").exists()
+
+    printed = run_glmtune("train", *SETTINGS, f"train.output_dir={folder}", "train.resume_from_checkpoint=true")
+    assert _last_step(log) == STEPS
+    return folder
+
+
+def _last_step(log: Path) -> int:
+    if not log.exists():
+        return 0
+    steps = [json.loads(line)["step"] for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return max(steps, default=0)
+
+
+def test_run_folder(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    expected = {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "trainer_state.json",
+        "trainer_log.jsonl",
+        "training_loss.png",
+        "all_results.json",
+        "glmtune.json",
+        f"checkpoint-{STEPS}",
+    }
+    assert expected <= names
+    losses = [json.loads(line) for line in (run / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
+    by_step = {entry["step"]: entry["loss"] for entry in losses if "loss" in entry}
+    assert list(by_step) == list(range(1, STEPS + 1))
+    assert sum(list(by_step.values())[-4:]) < sum(list(by_step.values())[:4])
+
+
+def test_interrupted_equals_uninterrupted(run: Path, workplace: Path) -> None:
+    folder = workplace / "straight"
+    run_glmtune("train", *SETTINGS, f"train.output_dir={folder}")
+    resumed, straight = (
+        json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["log_history"] for path in (run, folder)
+    )
+    losses = [[entry["loss"] for entry in history if "loss" in entry] for history in (resumed, straight)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_second_run_is_not_overwritten(run: Path) -> None:
+    before = (run / "adapter_model.safetensors").read_bytes()
+    printed = run_glmtune("train", *SETTINGS, f"train.output_dir={run}", code=1)
+    assert "train.output_dir" in printed
+    assert (run / "adapter_model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("part", ["", f"checkpoint-{STEPS}"])
+def test_chat(run: Path, part: str) -> None:
+    printed = run_glmtune(
+        "chat", str(run / part), text="你是谁？\n/system 你是一只猫\n/reset\n/nonsense\n你好\n/exit\n"
+    )
+    assert printed.count("助手 GLM>") == 2
+    assert "你是一只猫" in printed
+    assert "/nonsense" in printed
+
+
+def test_generate_is_ordered_and_resumable(run: Path, workplace: Path) -> None:
+    questions, replies = workplace / "questions.json", workplace / "replies.jsonl"
+    rows = [{"instruction": f"{number} 加 1 等于几？", "input": ""} for number in range(11)]
+    questions.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    command = ["generate", str(run), "--input", str(questions), "--output", str(replies), "--batch-size", "4"]
+    run_glmtune(*command, "max_new_tokens=8")
+    whole = replies.read_text(encoding="utf-8")
+    lines = whole.splitlines()
+    assert [json.loads(line)["instruction"] for line in lines] == [row["instruction"] for row in rows]
+    replies.write_text("\n".join(lines[:5]) + "\n" + lines[5][:7], encoding="utf-8")
+    run_glmtune(*command, "max_new_tokens=8")
+    assert replies.read_text(encoding="utf-8") == whole
+
+
+def test_merged_folder_loads_with_plain_transformers(run: Path, workplace: Path) -> None:
+    merged = workplace / "merged"
+    run_glmtune("merge", str(run), "--output", str(merged))
+    plain = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    model, _ = glmtune.load(run, dtype="float32")
+    inputs = tokenizer.build_chat_input("你是谁？")
+    with torch.no_grad():
+        torch.testing.assert_close(plain(**inputs).logits, model(**inputs).logits, atol=0.1, rtol=0.0)
+    printed = run_glmtune("chat", str(merged), text="你好\n/exit\n")
+    assert "助手 GLM>" in printed
+
+
+def test_mistakes_are_one_clear_message(workplace: Path) -> None:
+    assert "did you mean train.learning_rate" in run_glmtune("train", "train.learning_rat=1", code=1)
+    assert "nowhere.json" in run_glmtune("train", "data.path=nowhere.json", code=1)
+    assert "no-such-run" in run_glmtune("chat", "./no-such-run", code=1)
+    broken = workplace / "broken.json"
+    broken.write_text('[{"instruction": "a", "input": ""}, {"instruction": "", "output": "c"}]', encoding="utf-8")
+    printed = run_glmtune("data", "check", str(broken), code=1)
+    assert "row 1" in printed
+    assert "row 2" in printed
+
+
+def test_help_imports_nothing_heavy() -> None:
+    printed = run_glmtune("--help")
+    assert all(command in printed for command in ("train", "chat", "generate", "merge", "data", "demo", "env"))
+    probe = "import sys, glmtune.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe]).returncode == 0, "the command line imports torch for its help"

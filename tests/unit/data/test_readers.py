@@ -1,0 +1,208 @@
+"""Files into rows: every way in which a file can be broken has one clear sentence."""
+
+import json
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from glmtune.data.readers import Source, read_rows
+from glmtune.errors import DataError
+
+ROW = {"instruction": "你好", "input": "", "output": "皇上万福"}
+
+
+def write(tmp_path, name: str, content: str | bytes):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def values(path):
+    rows, faults = read_rows(path)
+    assert faults == []
+    return [row.values for row in rows]
+
+
+def test_array_lines_csv_and_parquet_give_the_same_rows(tmp_path):
+    rows = [ROW, {**ROW, "output": '有,逗号\n和 "引号"'}]
+    paths = [tmp_path / name for name in ("a.json", "a.jsonl", "a.csv", "a.parquet")]
+    paths[0].write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
+    paths[1].write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    cells = 'instruction,input,output\n你好,,皇上万福\n你好,,"有,逗号\n和 ""引号"""\n'
+    paths[2].write_text(cells, encoding="utf-8")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), paths[3])
+    assert [values(path) for path in paths] == [rows] * 4
+
+
+def test_the_form_of_json_is_found_by_looking(tmp_path):
+    lines = json.dumps(ROW) + "\n" + json.dumps(ROW)
+    assert values(write(tmp_path, "lines.json", lines)) == [ROW, ROW]
+    assert values(write(tmp_path, "array.jsonl", json.dumps([ROW]))) == [ROW]
+    assert values(write(tmp_path, "one.jsonl", json.dumps(ROW))) == [ROW]
+
+
+def test_sources_have_row_and_line(tmp_path):
+    rows, _ = read_rows(write(tmp_path, "a.jsonl", "\n" + json.dumps(ROW) + "\r\n\n" + json.dumps(ROW)))
+    assert [(row.source.row, row.source.line) for row in rows] == [(1, 2), (2, 4)]
+    rows, _ = read_rows(write(tmp_path, "a.csv", 'a,b\n1,"x\ny"\n\n2,z\n'))
+    assert [(row.source.row, row.source.line) for row in rows] == [(1, 2), (2, 5)]
+    assert str(Source("a.csv", 2, 5)) == "a.csv, row 2 (line 5)"
+    assert str(Source("a.json", 2)) == "a.json, row 2"
+
+
+def test_numbers_in_csv_are_strings(tmp_path):
+    assert values(write(tmp_path, "a.csv", "question,answer\n007,1.50\n")) == [{"question": "007", "answer": "1.50"}]
+
+
+def test_byte_order_mark_is_accepted(tmp_path):
+    for name, text in (("a.json", json.dumps([ROW])), ("a.jsonl", json.dumps(ROW))):
+        assert values(write(tmp_path, name, b"\xef\xbb\xbf" + text.encode())) == [ROW]
+    assert values(write(tmp_path, "a.csv", b"\xef\xbb\xbfa,b\n1,2\n")) == [{"a": "1", "b": "2"}]
+
+
+def test_line_separators_inside_texts_do_not_end_a_line(tmp_path):
+    row = {**ROW, "output": "a\u2028b\x85c"}
+    assert values(write(tmp_path, "a.jsonl", json.dumps(row, ensure_ascii=False))) == [row]
+
+
+def test_nulls_of_columnar_files_are_left_out(tmp_path):
+    rows = [{"messages": [{"role": "user", "content": "x"}, {"role": "tool", "name": "n", "content": "y"}]}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert values(tmp_path / "a.parquet") == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("a.json", "", "the file is empty"),
+        ("a.json", " \n ", "the file is empty"),
+        ("a.jsonl", "\n\n", "the file is empty"),
+        ("a.parquet", "", "the file is empty"),
+        ("a.json", "[]", "the file holds no rows"),
+        ("a.csv", "instruction,output\n", "the file holds no rows"),
+        ("a.json", '[{"a": 1},\n {"a" 2}]', "line 2, column 7: not JSON: Expecting ':' delimiter; found '2}]'"),
+        ("a.json", '[{"a": "b"},]', "column 13: not JSON"),
+        ("a.json", "[{“a”: 1}]", "column 3: not JSON: .*; found “, where JSON has straight double quotes"),
+        ("a.json", "[{'a': 1}]", "column 3: not JSON: .*; found ', where JSON has straight double quotes"),
+        ("a.json", '[{"a": "b"}', "line 1, column 12: not JSON: .*the text ends too early"),
+        ("a.json", "hello", "line 1, column 1: not JSON"),
+        ("a.json", "[" * 100_000, "brackets are nested too deeply"),
+        ("a.json", "[" + "1" * 5000 + "]", "not readable as JSON: .*digits"),
+        ("a.json", '{"a": 1}', r"expected an array of rows at the top level, found an object.*Put \[ and \]"),
+        ("a.json", '{"v": 1,\n"data": [{"a": 1}]}', 'its "data" holds an array of 1. Write that array alone'),
+        ("a.json", '"text"', "expected an array of rows at the top level, found a string"),
+        ("a.csv", 'a,b\n1,2\n3,"x\n', "line 3: not CSV: unexpected end of data. Check the quotes"),
+        ("a.csv", "a,b,a\n1,2,3\n", "line 1: the heading has columns twice: a"),
+        ("a.parquet", "PAR1 no", "not a Parquet file, or a damaged one"),
+        ("a.xlsx", "PK", r"expected a file named \.json, \.jsonl, \.csv, \.parquet, found '\.xlsx'"),
+        (
+            "a.json",
+            "你好".encode("gbk"),
+            r"line 1: expected UTF-8, found byte 0xc4 at offset 0; it looks like GBK.*iconv -f GBK",
+        ),
+        ("a.json", "[1]".encode("utf-16"), "found byte 0xff at offset 0; it looks like UTF-16"),
+        ("a.csv", b"a,b\n1,2\n\xff,3\n", "line 3: expected UTF-8, found byte 0xff at offset 8"),
+    ],
+)
+def test_a_broken_file_has_one_clear_error(tmp_path, name, content, fault):
+    path = write(tmp_path, name, content)
+    with pytest.raises(DataError, match=fault) as caught:
+        read_rows(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "faults"),
+    [
+        ("a.json", '[{"a": 1}, 2, "x", null]', ["row 2: expected an object, found a number", "row 3: ", "row 4: "]),
+        (
+            "a.jsonl",
+            '{"a": 1}\n{"a": }\n[1]\n',
+            ["row 2, line 2, column 7: not JSON", "row 3 (line 3): expected an obj"],
+        ),
+        ("a.csv", "a,b\n1\n1,2\n1,2,3\n", ["row 1 (line 2): expected 2 cells", "row 3 (line 4): expected 2 cells"]),
+        ("a.json", '[{"a": 1}, {"b": {"c": 1, "c": 2}}]', ['row 2: the key "c" occurs twice in one object']),
+        ("a.jsonl", '{"a": 1}\n{"b": 1, "b": 1}', ['row 2 (line 2): the key "b" occurs twice in one object']),
+        ("a.json", '[{"a": {"x": 1, "x": 2}, "a": 3}, {"a": {}}]', ['row 1: the key "a" occurs twice in one object']),
+    ],
+)
+def test_all_faults_of_rows_are_collected(tmp_path, name, content, faults):
+    path = write(tmp_path, name, content)
+    _, found = read_rows(path)
+    assert len(found) == len(faults)
+    for sentence, start in zip(found, faults, strict=True):
+        assert sentence.startswith(f"{path}, {start}")
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(DataError, match=r"no\.json: there is no such file\. Check data\.path"):
+        read_rows(tmp_path / "no.json")
+    write(tmp_path, "b.json", "[]")
+    with pytest.raises(DataError, match=r"expected a file, found a folder; name files in it: b\.json"):
+        read_rows(tmp_path)
+
+
+class TestHub:
+    """Names of the form owner/name; nothing is downloaded."""
+
+    @staticmethod
+    def serve(monkeypatch, answer):
+        asked = []
+
+        def load_dataset(name, split):
+            asked.append((name, split))
+            if isinstance(answer, Exception):
+                raise answer
+            return datasets.Dataset.from_list(answer)
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        return asked
+
+    @pytest.mark.parametrize(
+        ("name", "asked"),
+        [
+            ("owner/set", ("owner/set", "train")),
+            ("owner/set:test", ("owner/set", "test")),
+            ("owner/set.v2:train[:10%]", ("owner/set.v2", "train[:10%]")),
+        ],
+    )
+    def test_rows(self, monkeypatch, tmp_path, name, asked):
+        monkeypatch.chdir(tmp_path)
+        seen = self.serve(monkeypatch, [{**ROW, "extra": None}, {**ROW, "extra": "x"}])
+        rows, _ = read_rows(name)
+        assert seen == [asked]
+        assert [row.values for row in rows] == [ROW, {**ROW, "extra": "x"}]
+        assert str(rows[1].source) == f"{name}, row 2"
+
+    def test_an_existing_path_wins(self, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "owner").mkdir()
+        write(tmp_path, "owner/set.json", json.dumps([ROW]))
+        seen = self.serve(monkeypatch, [])
+        assert values("owner/set.json") == [ROW]
+        assert seen == []
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ConnectionError("Couldn't reach 'owner/set' on the Hub (ConnectError)\nmore"),
+            ValueError("Unknown split \"train\". Should be one of ['test']."),
+            datasets.exceptions.DatasetNotFoundError("Dataset 'owner/set' doesn't exist"),
+        ],
+    )
+    def test_what_cannot_be_loaded_is_one_clear_error(self, monkeypatch, tmp_path, error):
+        monkeypatch.chdir(tmp_path)
+        self.serve(monkeypatch, error)
+        with pytest.raises(DataError, match=r"owner/set: there is no such file, and the hub data set cannot") as caught:
+            read_rows("owner/set")
+        assert str(error).splitlines()[0] in str(caught.value)
+
+    def test_a_missing_file_never_asks_the_hub(self, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        seen = self.serve(monkeypatch, [])
+        with pytest.raises(DataError, match="there is no such file"):
+            read_rows("data/train.json")
+        assert seen == []

@@ -1,0 +1,48 @@
+"""Imports point downward only: the architecture of docs/design.md, held over the syntax trees."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import glmtune
+
+PACKAGE = Path(glmtune.__file__).parent
+LAYERS = [
+    {"errors"},
+    {"config", "ops", "prompts"},
+    {"models"},
+    {"data"},
+    {"tuning"},
+    {"inference"},
+    {"training", "export", "evaluation"},
+    {"server", "ui", "demo", "api"},
+    {"cli"},
+]
+HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def _imported_parts(tree: ast.AST) -> set[str]:
+    """The parts of glmtune (its top-level modules and packages) that a module imports, at any depth in it."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("glmtune.")} & HEIGHT.keys()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_point_downward(path: Path) -> None:
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert part in HEIGHT, f"{part} has no layer yet; name one here and in docs/design.md"
+    for imported in _imported_parts(ast.parse(path.read_text(encoding="utf-8"))):
+        assert imported == part or HEIGHT[imported] < HEIGHT[part], f"{part} must not import {imported}"
+
+
+def test_the_check_sees_imports() -> None:
+    tree = ast.parse("def f():\n    from glmtune.cli import main\nimport glmtune.data.formats")
+    assert _imported_parts(tree) == {"cli", "data"}
