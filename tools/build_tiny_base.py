@@ -17,7 +17,6 @@ TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent / "src")]
 
 import torch  # noqa: E402
-import transformers  # noqa: E402, F401  (before glmtune's model, whose classes it registers)
 from safetensors.torch import save_file  # noqa: E402
 from tiny_base import corpus, training, vocabulary  # noqa: E402
 
@@ -58,6 +57,7 @@ CONFIG = {
     "seq_length": MAX_LENGTH,
     "use_cache": True,
     "torch_dtype": "float32",
+    "transformers_version": "4.30.2",
     "tie_word_embeddings": False,
     "eos_token_id": 2,
     "pad_token_id": 0,
@@ -73,8 +73,8 @@ TOKENIZER_CONFIG = {
     "tokenizer_class": "ChatGLMTokenizer",
 }
 SAMPLE_QUESTIONS = (
-    "你好", "你是谁？", "你叫什么名字？", "你住在哪里？", "3+5等于几？", "“大”的反义词是什么？", "请重复：春江花月夜", "苹果是水果吗？",
-    "中国的首都是哪里？", "Hello!", "What is your name?", "谢谢你", "再见",
+    "你好", "你是谁？", "你叫什么名字？", "你住在哪里？", "3+5等于几？", "“大”的反义词是什么？",
+    "请重复：春江花月夜", "苹果是水果吗？", "中国的首都是哪里？", "Hello!", "What is your name?", "谢谢你", "再见",
 )  # fmt: skip
 
 
@@ -147,7 +147,9 @@ def report(folder: Path, held_out: list[str]) -> None:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder to write into; files of the same names are replaced")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder to write into; files of the same names are replaced"
+    )
     build(parser.parse_args().output, "cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -1,6 +1,7 @@
 """The `glmtune` command. Every handler imports what it needs itself, so that help and mistakes answer at once."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,9 +62,15 @@ def train(
     given = arguments or []
     has_file = bool(given) and "=" not in given[0]
     config = load_config(given[0] if has_file else None, given[1:] if has_file else given)
+    from glmtune.training.trainer import TrainingInterrupted
     from glmtune.training.trainer import train as run_training
 
-    run_training(config)
+    try:
+        result = run_training(config)
+    except TrainingInterrupted as interruption:
+        typer.echo(str(interruption), err=True)
+        raise typer.Exit(130) from interruption
+    typer.echo(f"完成 Done: {result.output_dir}\n  glmtune chat {shlex.quote(str(result.output_dir))}")
 
 
 @app.command()

@@ -141,9 +141,9 @@ class ModelSection(_Section):
         dtype: How the frozen base is held; `auto` is bfloat16 or float16 on a GPU, float32 on the CPU.
     """
 
-    path: str | None = Field(None, description="Base model: a folder or a hub id; the tiny built-in base if left out.")
+    path: str | None = Field(default=None, description="Base model: a folder or a hub id; the tiny built-in base if left out.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of the frozen base: auto, float32, bfloat16 or float16."
+        default="auto", description="Type of the frozen base: auto, float32, bfloat16 or float16."
     )
 
 
@@ -161,16 +161,16 @@ class DataSection(_Section):
     """
 
     path: str | list[str] | None = Field(
-        None, description="Data file or files, or a hub data set; the built-in example persona if left out."
+        default=None, description="Data file or files, or a hub data set; the built-in example persona if left out."
     )
-    eval_path: str | list[str] | None = Field(None, description="Data to evaluate on.")
+    eval_path: str | list[str] | None = Field(default=None, description="Data to evaluate on.")
     eval_fraction: float = Field(
-        0.0, ge=0.0, lt=1.0, description="Share of the samples to set apart and evaluate on, such as 0.05."
+        default=0.0, ge=0.0, lt=1.0, description="Share of the samples to set apart and evaluate on, such as 0.05."
     )
-    max_length: int | None = Field(512, ge=8, description="Most tokens a sample may have; longer ones are shortened.")
-    fields: dict[str, str] = Field({}, description="Your column names: data.fields.output=answer.")
-    join: str = Field("\n", description="What stands between instruction and input.")
-    num_workers: int | None = Field(None, ge=1, description="Processes that read and tokenise the data.")
+    max_length: int | None = Field(default=512, ge=8, description="Most tokens a sample may have; longer ones are shortened.")
+    fields: dict[str, str] = Field(default={}, description="Your column names: data.fields.output=answer.")
+    join: str = Field(default="\n", description="What stands between instruction and input.")
+    num_workers: int | None = Field(default=None, ge=1, description="Processes that read and tokenise the data.")
 
     @field_validator("join", mode="before")
     @classmethod
@@ -189,8 +189,8 @@ class PromptSection(_Section):
         system: System prompt put before every conversation that has none of its own.
     """
 
-    template: Template = Field("chatglm3", description="Prompt format: chatglm3 (official) or tutorial.")
-    system: str | None = Field(None, description="System prompt for conversations that have none.")
+    template: Template = Field(default="chatglm3", description="Prompt format: chatglm3 (official) or tutorial.")
+    system: str | None = Field(default=None, description="System prompt for conversations that have none.")
 
 
 class RunConfig(_Section):
@@ -207,8 +207,8 @@ class RunConfig(_Section):
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     prompt: PromptSection = PromptSection()
-    lora: dict[str, Any] = Field({}, validate_default=True)
-    train: dict[str, Any] = Field({}, validate_default=True)
+    lora: dict[str, Any] = Field(default={}, validate_default=True)
+    train: dict[str, Any] = Field(default={}, validate_default=True)
     _arguments: tuple[str, ...] = PrivateAttr(())
 
     @field_validator("lora")
@@ -244,9 +244,7 @@ def describe_keys() -> list[KeyDescription]:
         for key, field in section.model_fields.items()
     ]
     for name, defaults in (("lora", LORA_DEFAULTS), ("train", TRAIN_DEFAULTS)):
-        described += [
-            KeyDescription(f"{name}.{key}", defaults[key], text) for key, text in _PASSED_KEYS[name].items()
-        ]
+        described += [KeyDescription(f"{name}.{key}", defaults[key], text) for key, text in _PASSED_KEYS[name].items()]
     return described + [KeyDescription(f"train.{key}", None, text) for key, text in OWN_TRAIN_KEYS.items()]
 
 
@@ -369,8 +367,8 @@ def _say(fault: Mapping[str, Any]) -> str:
         return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}; found {fault['input']!r}"
     if len(location) == 1:
         return _say_unknown("", location[0], RunConfig.model_fields)
-    section = {"model": ModelSection, "data": DataSection, "prompt": PromptSection}[location[0]]
-    return _say_unknown(f"{location[0]}.", location[1], section.model_fields)
+    sections: dict[str, type[BaseModel]] = {"model": ModelSection, "data": DataSection, "prompt": PromptSection}
+    return _say_unknown(f"{location[0]}.", location[1], sections[location[0]].model_fields)
 
 
 def _say_unknown(prefix: str, key: str, known: Iterable[str]) -> str:
@@ -391,12 +389,11 @@ def _check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[st
     if section == "lora":
         from peft import LoraConfig as Target
 
-        replaced, own = _REPLACED_LORA_KEYS, {}
     else:
         from transformers import TrainingArguments as Target
 
-        replaced, own = _REPLACED_TRAIN_KEYS, OWN_TRAIN_KEYS
-
+    replaced = {"lora": _REPLACED_LORA_KEYS, "train": _REPLACED_TRAIN_KEYS}[section]
+    own: Mapping[str, str] = OWN_TRAIN_KEYS if section == "train" else {}
     hints = typing.get_type_hints(Target)
     known = {name: hints[name] for name in Target.__dataclass_fields__}
     checked: dict[str, Any] = {}

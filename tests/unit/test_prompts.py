@@ -84,11 +84,11 @@ def test_labels_are_the_ids_where_learnt(letters):
     assert rendered.labels == [i if m else -100 for i, m in zip(rendered.input_ids, rendered.loss_mask, strict=True)]
 
 
-@pytest.mark.parametrize("template", ["chatglm3", "tutorial"])
-@pytest.mark.parametrize("conversation", [SINGLE, MULTI, TOOLS], ids=["single", "multi", "tools"])
-def test_the_prompt_of_every_turn_is_an_exact_prefix(conversation, template, letters):
-    if template == "tutorial" and conversation is TOOLS:
-        pytest.skip("the tutorial template has no tools")
+@pytest.mark.parametrize(
+    ("template", "conversation"),
+    [("chatglm3", SINGLE), ("chatglm3", MULTI), ("chatglm3", TOOLS), ("tutorial", SINGLE), ("tutorial", MULTI)],
+)
+def test_the_prompt_of_every_turn_is_an_exact_prefix(template, conversation, letters):
     for stop, message in enumerate(conversation.messages):
         if message.role != "assistant" or conversation.messages[stop - 1].role == "assistant":
             continue
@@ -148,7 +148,7 @@ def test_truncation_drops_the_oldest_exchange_first_and_counts(letters):
 
 def test_truncation_cuts_the_longest_contents_to_one_length(letters):
     rendered = render(LONG, letters, max_length=9 + 30 + 40 + 40)  # 9 tokens of structure
-    text = letters.spell(rendered.input_ids)
+    text = letters.spell(rendered.input_ids).removeprefix("[gMASK]sop")
     assert [text.count(letter) for letter in "QA"] == [40, 40]
     assert "s" * 30 in text
     assert rendered.num_cut_tokens == 60 + 10
@@ -211,7 +211,7 @@ def test_tutorial_has_no_tools(message, letters):
         (["system", "assistant"], "message 2 is the assistant's, but nobody has asked anything yet"),
         (["user", "user", "assistant"], "message 2 is the user's, but the user's before it has no answer"),
         (["user", "observation", "assistant"], "message 2 is an observation, but no tool call"),
-        (["user", "system", "assistant"], "message 2 is a system message"),
+        (["user", "assistant", "system", "user", "assistant"], "message 3 is a system message"),
         (["user", "assistant", "observation", "user", "assistant"], "message 4 is the user's, but the observation's"),
         (["user", "assistant", "user"], "the last message is the user's"),
     ],

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
 import numpy as np
-import transformers  # noqa: F401  (before glmtune's model, whose classes it registers)
 
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.prompts import Conversation, render
+from tiny_base.dialogues import memory_conversation, skill_conversation, tool_conversation
 from tiny_base.personas import persona_conversation, plain_conversation
-from tiny_base.skills import memory_conversation, skill_conversation, tool_conversation
 
 MIXTURE: tuple[tuple[Callable[[random.Random], Conversation], int], ...] = (
     (persona_conversation, 44),

@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Mapping
 from string import Formatter
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
@@ -19,6 +20,6 @@ def slots(template: str) -> set[str]:
     return {name for _, name, _, _ in Formatter().parse(template) if name}
 
 
-def fill(template: str, values: dict[str, str], rng: random.Random) -> str:
+def fill(template: str, values: Mapping[str, str], rng: random.Random) -> str:
     """Expands the choices, then fills the slots."""
     return expand(template, rng).format(**values)

@@ -36,7 +36,7 @@ class Recipe:
 
 
 RECIPES = {
-    "cuda": Recipe(num_conversations=600_000, num_epochs=4, batch_tokens=32_768, learning_rate=2e-3),
+    "cuda": Recipe(num_conversations=500_000, num_epochs=4, batch_tokens=16_384, learning_rate=2e-3),
     "cpu": Recipe(num_conversations=120_000, num_epochs=1, batch_tokens=4_096, learning_rate=2e-3),
 }
 """The shipped base is made on a GPU; the CPU's recipe makes a weaker one in about an hour on two cores."""
@@ -95,7 +95,7 @@ def train(model: ChatGLMForConditionalGeneration, samples: Samples, recipe: Reci
         fused=device == "cuda",
     )
     num_steps = recipe.num_epochs * sum(1 for _ in batches(samples, recipe.batch_tokens, seed))
-    warmup = max(50, num_steps // 50)
+    warmup = max(1, num_steps // 50)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, max(0.0, (num_steps - step) / (num_steps - warmup)))
     )

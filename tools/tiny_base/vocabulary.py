@@ -6,7 +6,7 @@ from pathlib import Path
 import sentencepiece
 
 from glmtune.prompts import Conversation
-from tiny_base import words
+from tiny_base.words import COMMON_HANZI
 
 NUM_PIECES = 4343
 """Bytes, the 3,755 common characters, and some 200 pieces of several; with 9 special tokens it is 34 x 128."""
@@ -26,7 +26,7 @@ def train_tokenizer(conversations: Iterable[Conversation], output_file: Path) ->
             vocab_size=NUM_PIECES,
             byte_fallback=True,
             character_coverage=1.0,
-            required_chars="".join(words.COMMON_HANZI),
+            required_chars="".join(COMMON_HANZI),
             normalization_rule_name="identity",
             add_dummy_prefix=True,
             remove_extra_whitespaces=False,

@@ -1,44 +1,38 @@
 """Writes conversations of any readable form as one: JSON lines of `messages`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from glmtune.data.formats import Paths, read_conversations
 from glmtune.errors import DataError
 from glmtune.prompts import Conversation, Message
 
 
-def convert(paths: Paths, output: str | Path, fields: Mapping[str, str] | None = None, join: str = "\n") -> int:
-    """Converts data files; reading the result gives the same conversations.
+def write_messages(conversations: Iterable[Conversation], output: str | Path) -> None:
+    """Writes conversations to a file; reading it with `read_conversations` gives the same ones.
 
     A line is `{"messages": [{"role": ..., "content": ...}, ...]}` with ChatGLM3's own roles: system (with `tools` where
     there are any), user, assistant (`metadata` is the name of the tool it calls; `weight` 0 if it is not learnt) and
     observation.
 
     Args:
-        paths: As for `read_conversations`, as are `fields` and `join`.
+        conversations: What to write.
         output: The `.jsonl` file to write; its folder is made. An existing file is replaced.
 
-    Returns:
-        The number of conversations written.
-
     Raises:
-        DataError: The data are at fault, or `output` cannot be written.
+        DataError: `output` has another suffix or cannot be written.
     """
     target = Path(output).expanduser()
     if target.suffix.lower() != ".jsonl":
         raise DataError(f"{output}: expected a file named .jsonl to write to, found {target.suffix or 'no suffix'!r}")
-    found = read_conversations(paths, fields, join)  # whole, before writing: output may be one of the paths
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("w", encoding="utf-8", newline="\n") as file:
-            for conversation in found.items:
+            for conversation in conversations:
                 file.write(json.dumps(to_row(conversation), ensure_ascii=False) + "\n")
     except OSError as error:
         raise DataError(f"{output}: cannot be written: {error.strerror or error}") from error
-    return len(found)
 
 
 def to_row(conversation: Conversation) -> dict[str, Any]:

@@ -177,4 +177,5 @@ def _cache_folder() -> Path:
 def _num_processes(num_rows: int, num_workers: int | None) -> int | None:
     """Processes for so many rows; None for this one alone."""
     wanted = min(os.cpu_count() or 1, num_rows // _ROWS_A_PROCESS) if num_workers is None else num_workers
-    return wanted if 1 < wanted <= num_rows else None
+    wanted = min(wanted, num_rows)
+    return wanted if wanted > 1 else None

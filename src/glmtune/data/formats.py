@@ -93,32 +93,42 @@ def scan(paths: Paths, fields: Mapping[str, str] | None = None, join: str = "\n"
     """Like `read_conversations`, but returns the faults, one sentence each, beside the sound rows."""
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     found = Conversations(join=join)
+    fields = fields or {}
     faults = [
         f"data.fields.{name} is no known column; expected one of {', '.join(STANDARD_NAMES)}"
-        for name in fields or ()
+        for name in fields
         if name not in STANDARD_NAMES
     ]
+    if faults:
+        return found, faults
     if not paths:
         faults.append("no data file is given. Set data.path")
     for path in paths:
         try:
             rows, row_faults = read_rows(path)
-            rows = [_rename(row, fields or {}) for row in rows]
             faults += row_faults
             if rows:
-                faults += _read_file_rows(str(path), rows, found)
+                faults += _read_file_rows(str(path), _rename(str(path), rows, fields), found)
         except DataError as error:
             faults.append(str(error))
     return found, faults
 
 
-def _rename(row: Row, fields: Mapping[str, str]) -> Row:
-    """The row under standard names. A column that `fields` names is found under its standard name only."""
-    if not fields:
-        return row
-    values = {key: value for key, value in row.values.items() if key not in fields and key not in fields.values()}
-    values |= {name: row.values[column] for name, column in fields.items() if column in row.values}
-    return Row(row.source, values)
+def _rename(path: str, rows: Sequence[Row], fields: Mapping[str, str]) -> list[Row]:
+    """The rows under standard names. A column that `fields` names is found under its standard name only."""
+    columns = dict.fromkeys(column for row in rows for column in row.values)
+    missing = [f'"{column}" (data.fields.{name})' for name, column in fields.items() if column not in columns]
+    if missing:
+        raise DataError(f"{path}: no row has {', '.join(missing)}; found: {', '.join(columns)}")
+    mapped = {*fields, *fields.values()}
+    return [
+        Row(
+            row.source,
+            {key: value for key, value in row.values.items() if key not in mapped}
+            | {name: row.values[column] for name, column in fields.items() if column in row.values},
+        )
+        for row in rows
+    ]
 
 
 def _read_file_rows(path: str, rows: Sequence[Row], found: Conversations) -> list[str]:

@@ -5,6 +5,7 @@ Everything is printed so that it reads well on 80 columns, with wide characters,
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy
@@ -12,6 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from glmtune.data.convert import write_messages
 from glmtune.data.dataset import DataTokenizer, load_dataset
 from glmtune.data.formats import Conversations, Paths, read_conversations, scan
 from glmtune.data.statistics import DataStats, join_line, percentiles
@@ -143,6 +145,28 @@ def stats(
     lengths = numpy.asarray(dataset["length"])
     _print(console, [*counted.lines(), "", *_histogram(lengths, "tokens", console.width)])
     return counted
+
+
+def convert(
+    paths: Paths,
+    output: str | Path,
+    fields: Mapping[str, str] | None = None,
+    join: str = "\n",
+    console: Console | None = None,
+) -> None:
+    """Writes data of any readable form as JSON lines of `messages`; see `write_messages`.
+
+    Args:
+        paths: As for `read_conversations`, as are `fields` and `join`.
+        output: The `.jsonl` file to write; it may be one of `paths`, which are read whole before.
+        console: Where to say what was written; None for the standard output.
+
+    Raises:
+        DataError: The data are at fault, and then nothing is written, or `output` cannot be written.
+    """
+    found = read_conversations(paths, fields, join)
+    write_messages(found.items, output)
+    _print(console or Console(), [f"{len(found):,} conversations written to {output}"])
 
 
 def _print(console: Console, lines: Iterable[str]) -> None:

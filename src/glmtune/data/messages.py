@@ -56,7 +56,8 @@ def read_chat(values: Mapping[str, Any], key: str) -> tuple[Conversation, list[s
         key: The name of the list: `messages` or `conversations`.
 
     Returns:
-        The conversation, and one sentence for each fault in it.
+        The conversation, and one sentence for each fault in it. Where only the order of turns is at fault the
+        conversation is there nevertheless; otherwise it is empty.
     """
     turns: list[_Turn] = []
     faults: list[str] = []

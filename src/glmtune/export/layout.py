@@ -15,7 +15,18 @@ from safetensors.torch import save_file
 from glmtune.errors import ConfigError, ModelError
 from glmtune.models.chatglm import ChatGLMTokenizer
 
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.index.json")
+_WEIGHTS = (
+    "*.safetensors",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.h5",
+    "*.msgpack",
+    "*.gguf",
+    "*.onnx",
+    "*.index.json",
+)
 _REWRITTEN = ("config.json", "tokenizer_config.json", "generation_config.json")
 
 
@@ -74,22 +85,28 @@ def copy_small_files(base: Path, target: Path, tokenizer: ChatGLMTokenizer, dtyp
     )
 
 
-def save_weights(state_dict: Mapping[str, torch.Tensor], folder: Path, max_shard_size: str | int) -> None:
+def save_weights(state_dict: Mapping[str, torch.Tensor], folder: Path, max_shard_bytes: int) -> int:
     """Writes `model.safetensors`, or `model-0000X-of-0000Y.safetensors` and their index.
 
     Args:
         state_dict: Weights by their official names; of weights that share memory, the first is written.
         folder: The folder.
-        max_shard_size: Bytes, or a text as "5GB".
+        max_shard_bytes: Largest file; a weight that is larger has a file of its own.
+
+    Returns:
+        The size of all weights in bytes.
     """
-    owners = {tensor.data_ptr(): name for name, tensor in reversed(state_dict.items())}
-    weights = {name: tensor.contiguous() for name, tensor in state_dict.items() if owners[tensor.data_ptr()] == name}
-    plan = split_torch_state_dict_into_shards(weights, max_shard_size=max_shard_size)
+    owners: dict[int, str] = {}
+    for name, tensor in state_dict.items():
+        owners.setdefault(tensor.data_ptr(), name)
+    weights = {name: state_dict[name].contiguous() for name in owners.values()}
+    plan = split_torch_state_dict_into_shards(weights, max_shard_size=max_shard_bytes)
     for file, names in plan.filename_to_tensors.items():
         save_file({name: weights[name] for name in names}, folder / file, metadata={"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": {"total_size": plan.metadata["total_size"]}, "weight_map": plan.tensor_to_filename}
         write_json(folder / "model.safetensors.index.json", index)
+    return int(plan.metadata["total_size"])
 
 
 def parse_size(size: str | int) -> int:

@@ -1,9 +1,8 @@
 """Merges an adapter into its full-precision base: a folder in the official layout that needs no adapter any more."""
 
-import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +11,16 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from glmtune.config import embedded_base
 from glmtune.errors import AdapterError, ConfigError, ModelError
 from glmtune.export.layout import base_folder, copy_small_files, parse_size, save_weights, small_files
-from glmtune.models.chatglm import ChatGLMConfig, ChatGLMTokenizer
-from glmtune.prompts import Conversation, Message, Template, render_prompt
+from glmtune.export.verify import compare_folder, probe_logits, probe_prompts
+from glmtune.models.chatglm import ChatGLMConfig
 from glmtune.tuning.adapter_files import read_adapter_config
 from glmtune.tuning.load import Dtype, load, resolve_dtype
 from glmtune.tuning.run_folder import RunManifest, find_adapter, is_hub_id
-
-_PROBES = ("你是谁？", "请用一句话介绍你自己。", "Hello! What can you do for me?")
 
 
 @dataclass(frozen=True)
@@ -35,13 +31,15 @@ class MergeResult:
         output_dir: Its folder.
         dtype: The type of its weights.
         num_bytes: Size of its weights.
-        difference: Largest difference of its logits from those of base and adapter.
+        effect: Largest change that the adapter makes to the base's logits.
+        difference: Largest difference of the merged model's logits from those of base and adapter.
         tolerance: The difference that was allowed.
     """
 
     output_dir: Path
     dtype: torch.dtype
     num_bytes: int
+    effect: float
     difference: float
     tolerance: float
 
@@ -49,8 +47,9 @@ class MergeResult:
         """What was made, in one line."""
         name = str(self.dtype).removeprefix("torch.")
         return (
-            f"{self.output_dir}: {self.num_bytes / 1e9:.3g} GB of {name} weights; loaded back, its logits differ from "
-            f"base + adapter by at most {self.difference:.2g} (allowed: {self.tolerance:.2g})"
+            f"{self.output_dir}: {self.num_bytes / 1e9:.3g} GB of {name} weights. Loaded back, its logits differ from "
+            f"base + adapter by at most {self.difference:.2g} (allowed: {self.tolerance:.2g}; the adapter itself moves "
+            f"them by up to {self.effect:.2g})."
         )
 
 
@@ -93,20 +92,110 @@ def merge(
     base_dtype = _own_dtype(base)
     loaded = load(run, model_path=model_path, dtype=base_dtype, device_map="cpu")
     merged_dtype = resolve_dtype(base_dtype if dtype == "auto" else dtype)
-    num_bytes = sum(parameter.numel() for parameter in loaded.model.get_base_model().parameters()) * merged_dtype.itemsize
     folder = base_folder(loaded.base_path)
-    _check_space(output, num_bytes + sum(path.stat().st_size for path in small_files(folder)))
+    _check_space(output, loaded.model, merged_dtype, small_files(folder))
 
-    probes = _probes(loaded.tokenizer, loaded.template, loaded.system)
-    expected = _logits(loaded.model, probes)
-    num_merged = sum(isinstance(module, BaseTunerLayer) for module in loaded.model.modules())
+    prompts = probe_prompts(loaded.tokenizer)
+    expected = probe_logits(loaded.model, prompts)
+    with loaded.model.disable_adapter():
+        effect = max(
+            float((with_adapter - without).abs().max())
+            for with_adapter, without in zip(expected, probe_logits(loaded.model, prompts), strict=True)
+        )
+    num_rounded = _num_rounded(loaded.model, merged_dtype)
     model = _merge_in_place(loaded.model, merged_dtype)
-    num_rounded = num_merged if resolve_dtype(base_dtype) == merged_dtype else len(list(model.parameters()))
     with _written_aside(output) as unfinished:
         copy_small_files(folder, unfinished, loaded.tokenizer, merged_dtype)
         if manifest := RunManifest.read(adapter_path):
             manifest.write(unfinished)
-        save_weights(model.state_dict(), unfinished, shard_bytes)
-        del loaded, model  # before the merged model is loaded beside it
-        difference, tolerance = _compare(unfinished, probes, expected, merged_dtype, num_rounded)
-    return MergeResult(output, merged_dtype, num_bytes, difference, tolerance)
+        num_bytes = save_weights(model.state_dict(), unfinished, shard_bytes)
+        del loaded, model  # or there would be two of them in memory next
+        difference, tolerance = compare_folder(unfinished, prompts, expected, num_rounded)
+    return MergeResult(output, merged_dtype, num_bytes, effect, difference, tolerance)
+
+
+def _find_base(adapter_path: Path, model_path: str | Path | None) -> str:
+    """Where `load` is going to look for the base."""
+    if model_path is not None:
+        return str(Path(model_path).expanduser())
+    if manifest := RunManifest.read(adapter_path):
+        return manifest.base_path or str(embedded_base())
+    return read_adapter_config(adapter_path).base_model_name_or_path or ""
+
+
+def _own_dtype(base: str) -> Dtype:
+    """The type that a base's own config.json names; float32 where it names none. `load` reports a base that is none."""
+    if not (Path(base) / "config.json").is_file() and not is_hub_id(base):
+        return "float32"
+    try:
+        dtype = ChatGLMConfig.from_pretrained(base).dtype
+    except (OSError, ValueError) as error:
+        raise ModelError(f"base model {base}: config.json cannot be read: {error}") from error
+    names: dict[torch.dtype | None, Dtype] = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
+    return names.get(dtype, "float32")
+
+
+def _check_output(output: Path, sources: Collection[Path]) -> Path:
+    """The output folder, if it may be written to."""
+    if output.resolve() in {source.expanduser().resolve() for source in sources}:
+        raise ConfigError(f"{output}: the output folder is the run or the base itself; choose another --output")
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output}: expected a new folder, found a file; choose another --output")
+    if output.is_dir() and any(output.iterdir()):
+        raise ConfigError(f"{output}: the output folder is not empty; delete it or choose another --output")
+    return output
+
+
+def _check_space(output: Path, model: PreTrainedModel, dtype: torch.dtype, others: Collection[Path]) -> None:
+    num_bytes = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    num_bytes += sum(path.stat().st_size for path in others)
+    place = next(parent for parent in output.absolute().parents if parent.is_dir())
+    free_bytes = shutil.disk_usage(place).free
+    if free_bytes < num_bytes:
+        raise ConfigError(
+            f"{output}: the merged model needs {num_bytes / 1e9:.3g} GB, the disk has {free_bytes / 1e9:.3g} GB left; "
+            "free some, or choose an --output on another disk"
+        )
+
+
+def _tuner_layers(model: PeftModel) -> list[tuple[str, BaseTunerLayer]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _num_rounded(model: PeftModel, dtype: torch.dtype) -> int:
+    """How many weight matrices merging rounds to `dtype`: those with an adapter, or all where the type changes."""
+    if model.dtype == dtype:
+        return len(_tuner_layers(model))
+    return sum(parameter.dim() > 1 for parameter in model.get_base_model().parameters())
+
+
+def _merge_in_place(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The base with its adapter merged in, all of it in `dtype`; one weight at a time is in float32."""
+    for name, layer in _tuner_layers(model):
+        base_layer = layer.get_base_layer()
+        base_layer.to(torch.float32)
+        layer.merge()
+        base_layer.to(dtype)
+        if not torch.isfinite(base_layer.weight).all():
+            raise AdapterError(f"{name}: the merged weight is not finite in {dtype}; try another dtype")
+    merged: PreTrainedModel = model.base_model.unload()
+    return merged.to(dtype)
+
+
+@contextmanager
+def _written_aside(output: Path) -> Iterator[Path]:
+    """A new folder beside `output` that takes its place at the end, or vanishes if anything goes wrong."""
+    unfinished = output.absolute().parent / f".{output.name}.{os.getpid()}.unfinished"
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot be written: {error.strerror}; choose another --output") from error
+    try:
+        yield unfinished
+        if output.is_dir():
+            output.rmdir()  # empty, as was checked; Windows renames onto nothing that exists
+        unfinished.rename(output)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{output}: the merged model could not be written: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -51,6 +51,13 @@ class GenerationReport:
     num_unfinished: int
     seconds: float
 
+    def summary(self) -> str:
+        """What was done, in one line."""
+        new = self.num_rows - self.num_resumed
+        line = f"{self.output_path}: {self.num_rows} replies, {new} of them new, in {self.seconds:.1f} s"
+        line += f"; {self.num_cut} prompts were shortened" if self.num_cut else ""
+        return line + (f"; {self.num_unfinished} replies were cut at max_new_tokens" if self.num_unfinished else "")
+
 
 def generate_file(
     model: PreTrainedModel,

@@ -26,6 +26,7 @@ class ReplyDecoder:
         self._tokenizer = tokenizer
         self._has_headers = template == "chatglm3"
         self._turn_id = tokenizer.get_command("<|assistant|>")
+        self._silent_ids = frozenset(tokenizer.all_special_ids)
         self._has_said_something = False
         self._start_turn()
 
@@ -36,7 +37,7 @@ class ReplyDecoder:
             if self._has_headers and token_id == self._turn_id:
                 text += self._end_turn()
                 self._start_turn()
-            else:
+            elif token_id not in self._silent_ids:
                 text += self._take(self._decoder.push([token_id]))
         return text
 

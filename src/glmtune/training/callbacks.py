@@ -56,9 +56,7 @@ class ProgressReport(TrainerCallback):
         self._task = self._progress.add_task("", total=state.max_steps, completed=state.global_step, numbers="")
         self._progress.start()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Moves the bar on."""
         if self._progress is not None:
             self._progress.update(self._task, completed=state.global_step)
@@ -192,9 +190,7 @@ class Interruption(TrainerCallback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Asks for a checkpoint and the end of training, on all processes at the same step."""
         is_asked = self._pressed_s is not None
         if args.world_size > 1 and torch.distributed.is_initialized():

@@ -134,7 +134,10 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         manifest.write(arguments.output_dir)
     try:
         with interruption.listening():
-            output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            output = trainer.train(
+                resume_from_checkpoint=str(checkpoint) if checkpoint else None,
+                ignore_keys_for_eval=["past_key_values"],
+            )
     finally:
         progress.close()
     if interruption.happened:
@@ -228,9 +231,8 @@ def _finish(
         write_results(results, run / RESULTS_NAME)
         # Where the weights are spread over devices, one process alone cannot compute anything.
         if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-            selftest = run_selftest(
-                trainer.adapted_model(), tokenizer, run, data.sample, trainer.initial_weights
-            )
+            with trainer.accelerator.autocast():
+                selftest = run_selftest(trainer.adapted_model(), tokenizer, run, data.sample, trainer.initial_weights)
     best = state.best_model_checkpoint
     return TrainResult(
         output_dir=run,

@@ -1,0 +1,1 @@
+"""Adapters on a base model: attaching, saving, loading, and what a run folder remembers."""

@@ -150,7 +150,7 @@ def _find_base(
         base_path = str(embedded_base()) if manifest.base_path is None else manifest.base_path
     else:
         base_path = config.base_model_name_or_path or ""
-    if Path(base_path).is_dir() and base_path or is_hub_id(base_path):
+    if (Path(base_path).is_dir() and base_path) or is_hub_id(base_path):
         return base_path
     looked_for = f"its base model was looked for in {base_path}, and is not there" if base_path else "it names no base"
     raise AdapterError(f"{adapter_path}: {looked_for}. Pass where it lies: --model FOLDER")

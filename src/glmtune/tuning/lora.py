@@ -97,12 +97,13 @@ def make_lora_config(model: nn.Module, lora: Mapping[str, Any]) -> LoraConfig:
         config = LoraConfig(**settings)
     except (ValueError, TypeError) as error:
         raise AdapterError(f"lora: PEFT refuses these settings: {error}") from error
-    config.base_model_name_or_path = _lasting_path(str(model.__dict__.get("name_or_path") or ""))
     return config
 
 
 def put_on(model: nn.Module, config: LoraConfig) -> PeftModel:
-    """PEFT's `get_peft_model`, its refusals as an AdapterError."""
+    """PEFT's `get_peft_model`, its refusals as an AdapterError; the adapter notes where its base lies."""
+    name_or_path = str(model.__dict__.get("name_or_path") or "")
+    config.base_model_name_or_path = name_or_path  # a base that has moved is nothing to be warned of here
     try:
         with warnings.catch_warnings():
             # PEFT asks for gradient checkpointing by the name that transformers is about to change.
@@ -110,6 +111,7 @@ def put_on(model: nn.Module, config: LoraConfig) -> PeftModel:
             peft_model: PeftModel = get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise AdapterError(f"PEFT cannot attach this adapter: {error}") from error
+    config.base_model_name_or_path = _lasting_path(name_or_path)
     return peft_model
 
 

@@ -1,8 +1,8 @@
 """What lies in a run folder, and what it remembers: `glmtune.json`.
 
-    RUN/  adapter_config.json  adapter_model.safetensors    the adapter, as stock PEFT reads it
-          checkpoint-N/                                     the same after N steps, with what resuming needs
-          glmtune.json                                      the manifest below; checkpoints have a copy
+RUN/  adapter_config.json  adapter_model.safetensors    the adapter, as stock PEFT reads it
+      checkpoint-N/                                     the same after N steps, with what resuming needs
+      glmtune.json                                      the manifest below; checkpoints have a copy
 """
 
 import json

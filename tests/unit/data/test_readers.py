@@ -100,7 +100,7 @@ def test_nulls_of_columnar_files_are_left_out(tmp_path):
         (
             "a.json",
             "你好".encode("gbk"),
-            r"line 1: expected UTF-8, found byte 0xc4 at offset 0; it looks like GBK.*iconv -f GBK",
+            "found byte 0xc4 at offset 0; it looks like GBK.*iconv -f GBK -t UTF-8",
         ),
         ("a.json", "[1]".encode("utf-16"), "found byte 0xff at offset 0; it looks like UTF-16"),
         ("a.csv", b"a,b\n1,2\n\xff,3\n", "line 3: expected UTF-8, found byte 0xff at offset 8"),
@@ -121,7 +121,7 @@ def test_a_broken_file_has_one_clear_error(tmp_path, name, content, fault):
         (
             "a.jsonl",
             '{"a": 1}\n{"a": }\n[1]\n',
-            ["row 2, line 2, column 7: not JSON", "row 3 (line 3): expected an obj"],
+            ["row 2, line 2, column 7: not JSON", "row 3 (line 3): expected"],
         ),
         ("a.csv", "a,b\n1\n1,2\n1,2,3\n", ["row 1 (line 2): expected 2 cells", "row 3 (line 4): expected 2 cells"]),
         ("a.json", '[{"a": 1}, {"b": {"c": 1, "c": 2}}]', ['row 2: the key "c" occurs twice in one object']),

@@ -1,5 +1,7 @@
 """Samples packed into one row, and padded rows, give what each sample gives alone."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,13 @@ from transformers import DynamicCache, StaticCache
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 ATTENTION = ["sdpa", "eager", "flex_attention"]
 ROWS = [[5, 9, 3, 2], [8, 1, 10]]  # lengths of the samples in each row; both make 19
+
+
+@pytest.fixture(autouse=True)
+def uncompiled_flex() -> Iterator[None]:
+    """Compiling flex attention for the CPU takes half a minute a shape; the masks are the same without."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ that talks nonsense hours later. Here every fault is found first, and all of the
 
 import json
 import pickle
-from collections.abc import Iterator, MutableMapping
+import zipfile
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def resolve_and_check(model_class: Any, name: str | Path, kwargs: MutableMapping
     if kwargs.get("state_dict") is not None or kwargs.get("gguf_file"):
         return name
     folder = Path(name)
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file; give the folder that it lies in")
     if not folder.is_dir():
         folder = _download(str(name), kwargs)
     root = folder / kwargs.get("subfolder", "")
@@ -59,19 +62,39 @@ def resolve_and_check(model_class: Any, name: str | Path, kwargs: MutableMapping
         return name
     config = kwargs.get("config")
     if not isinstance(config, ChatGLMConfig):
-        config = ChatGLMConfig.from_pretrained(root)
-    check_weights(model_class, config, root, prefer_safetensors=kwargs.get("use_safetensors") is not False)
+        config = read_config(root)
+    check_weights(model_class, config, root, kwargs.get("use_safetensors"))
     return name if Path(name).is_dir() else folder
 
 
-def check_weights(model_class: Any, config: ChatGLMConfig, folder: Path, *, prefer_safetensors: bool = True) -> None:
+def read_config(folder: Path) -> ChatGLMConfig:
+    """Reads a folder's `config.json`.
+
+    Raises:
+        ModelError: There is none, it is no JSON object, it is another architecture's, or its values cannot be.
+    """
+    file = folder / "config.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}; a base model folder has one") from error
+    except ValueError as error:
+        raise ModelError(f"{file} is not JSON: {error}; download it again") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{file} is no JSON object, found {type(values).__name__}; download it again")
+    if values.get("model_type") != ChatGLMConfig.model_type:
+        raise ModelError(f"{file}: model_type is {values.get('model_type')!r}, expected 'chatglm'")
+    return ChatGLMConfig.from_dict(values)
+
+
+def check_weights(model_class: Any, config: ChatGLMConfig, folder: Path, use_safetensors: bool | None = None) -> None:
     """Compares the weights that the files' headers announce with those that the configuration asks for.
 
     Args:
         model_class: `ChatGLMForConditionalGeneration` or `ChatGLMModel`.
         config: The configuration.
         folder: The folder with `model.safetensors`, `pytorch_model.bin`, or shards of either and their index.
-        prefer_safetensors: Whether safetensors win where both are there.
+        use_safetensors: Whether to look for safetensors only (True), `.bin` only (False), or for safetensors first.
 
     Raises:
         ModelError: Files or weights are missing, unexpected, of another shape, cut short, not floating-point, or not
@@ -79,14 +102,19 @@ def check_weights(model_class: Any, config: ChatGLMConfig, folder: Path, *, pref
     """
     faults: list[str] = []
     found: dict[str, WeightHeader] = {}
-    for file in _weight_files(folder, prefer_safetensors, faults):
+    files, shard_names = _weight_files(folder, use_safetensors, faults)
+    for file in files:
         read = _safetensors_headers if file.suffix == ".safetensors" else _torch_headers
         try:
-            found.update(read(file))
+            headers = read(file)
         except ModelError as error:
             faults.append(str(error))
+            continue
+        for name in sorted(headers.keys() & found.keys()):
+            faults.append(f"{file.name}: {name} is in {found[name].file} too, and only one of them can be meant")
+        found.update(headers)
     if not faults:
-        faults += _compare(_expected_shapes(model_class, config), found, config)
+        faults += _compare(_expected_shapes(model_class, config), found, shard_names, config)
     if faults:
         raise ModelError(summarise_faults(f"{folder} cannot be loaded", faults))
 
@@ -101,11 +129,17 @@ def _expected_shapes(model_class: Any, config: ChatGLMConfig) -> dict[str, tuple
 
 
 def _compare(
-    expected: dict[str, tuple[int, ...]], found: dict[str, WeightHeader], config: ChatGLMConfig
+    expected: dict[str, tuple[int, ...]],
+    found: dict[str, WeightHeader],
+    shard_names: dict[str, str],
+    config: ChatGLMConfig,
 ) -> Iterator[str]:
     tied = {"transformer.output_layer.weight"} if config.tie_word_embeddings else set()
     for name in sorted(expected.keys() - found.keys() - tied):
-        yield f"{name} is missing: no file holds it"
+        if name in shard_names:
+            yield f"{shard_names[name]}: {name} is missing, though the index says that it is in this file"
+        else:
+            yield f"{name} is missing: no file holds it"
     for name in sorted(found.keys() - expected.keys() - {IGNORED_WEIGHT}):
         yield f"{found[name].file}: {name} is unexpected: a model of this config.json has no such weight"
     for name in sorted(expected.keys() & found.keys()):
@@ -116,28 +150,31 @@ def _compare(
             yield f"{header.file}: {name} is not floating-point; pre-quantised folders cannot be trained"
 
 
-def _weight_files(folder: Path, prefer_safetensors: bool, faults: list[str]) -> list[Path]:
-    """The files that hold the weights, in the order in which transformers looks for them."""
-    stems = [("model", "safetensors"), ("pytorch_model", "bin")]
-    for stem, suffix in stems if prefer_safetensors else reversed(stems):
-        single, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
-        if single.is_file():
-            return [single]
-        if index.is_file():
-            return _shards(index, faults)
+def _weight_files(
+    folder: Path, use_safetensors: bool | None, faults: list[str]
+) -> tuple[Sequence[Path], dict[str, str]]:
+    """The files that hold the weights, where transformers looks for them, and which shard an index says holds what."""
+    formats = {"model.safetensors": use_safetensors is not False, "pytorch_model.bin": use_safetensors is not True}
+    wanted = [name for name, is_wanted in formats.items() if is_wanted]
+    for name in wanted:
+        if (folder / name).is_file():
+            return [folder / name], {}
+        if (folder / f"{name}.index.json").is_file():
+            return _shards(folder / f"{name}.index.json", faults)
+    present = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
     faults.append(
-        f"{folder} holds no weights: expected model.safetensors, pytorch_model.bin, or shards with their index; "
-        f"found: {', '.join(sorted(path.name for path in folder.iterdir())[:12]) or 'nothing'}"
+        f"{folder} holds no weights: expected {' or '.join(wanted)}, or shards with their index; found: {present}"
     )
-    return []
+    return [], {}
 
 
-def _shards(index: Path, faults: list[str]) -> list[Path]:
+def _shards(index: Path, faults: list[str]) -> tuple[Sequence[Path], dict[str, str]]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()), key=str)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        faults.append(f"{index.name} is no weight index: {error!r}")
-        return []
+        faults.append(f"{index.name} is no weight index: {error!r}; download it again")
+        return [], {}
     files = []
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or Path(name).suffix not in (".safetensors", ".bin"):
@@ -146,7 +183,7 @@ def _shards(index: Path, faults: list[str]) -> list[Path]:
             faults.append(f"{name} is missing: {index.name} names it; download it again")
         else:
             files.append(index.parent / name)
-    return files
+    return files, weight_map
 
 
 def _safetensors_headers(file: Path) -> dict[str, WeightHeader]:
@@ -165,17 +202,21 @@ def _safetensors_headers(file: Path) -> dict[str, WeightHeader]:
 
 def _torch_headers(file: Path) -> dict[str, WeightHeader]:
     _refuse_pointer(file)
-    try:
-        tensors = torch.load(file, map_location="meta", mmap=True, weights_only=True)
+    try:  # files older than torch 1.6 are no zip archives, which alone can be mapped
+        tensors = torch.load(file, map_location="meta", mmap=zipfile.is_zipfile(file), weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{file.name} holds more than weights, or is damaged, and is not opened: {reason}") from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        size, reason = file.stat().st_size, str(error).splitlines()[0]
         raise ModelError(
-            f"{file.name} ({size:,} bytes) is cut short or damaged: {reason}; download it again"
+            f"{file.name} holds more than weights, or is damaged, and is not opened: {_first_line(error)}; "
+            "download it again"
         ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{file.name} ({file.stat().st_size:,} bytes) is cut short or damaged: {_first_line(error)}; "
+            "download it again"
+        ) from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
+    ):
         raise ModelError(f"{file.name} is no dictionary of weights")
     return {
         name: WeightHeader(file.name, tuple(tensor.shape), tensor.is_floating_point())
@@ -187,6 +228,10 @@ def _refuse_pointer(file: Path) -> None:
     with file.open("rb") as stream:
         if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise ModelError(f"{file.name} is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _download(repo_id: str, kwargs: MutableMapping[str, Any]) -> Path:
@@ -205,8 +250,7 @@ def _download(repo_id: str, kwargs: MutableMapping[str, Any]) -> Path:
             folder = Path(snapshot_download(repo_id, allow_patterns=[*small, "*.bin"], **options))
         return folder
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise ModelError(
-            f"{repo_id!r} is no folder here and could not be had from the hub: {reason} "
+            f"{repo_id!r} is no folder here and could not be had from the hub: {_first_line(error)} "
             "Check the path; behind a slow network set HF_ENDPOINT to a mirror, or download the folder first."
         ) from error

@@ -68,7 +68,7 @@ class ChatGLMConfig(PretrainedConfig):
     seq_length: int = 2048
     hidden_dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
-    layernorm_epsilon: float = 1e-5
+    layernorm_epsilon: float | int = 1e-5
     rmsnorm: bool = True
     apply_residual_connection_post_layernorm: bool = False
     post_layer_norm: bool = True
@@ -110,8 +110,12 @@ class ChatGLMConfig(PretrainedConfig):
             faults.append(
                 f"kv_channels is {self.kv_channels}, expected a multiple of 4 (half of it is rotated in pairs)"
             )
-        if self.rope_ratio <= 0:
-            faults.append(f"rope_ratio is {self.rope_ratio}, expected a positive number")
+        for name in ("rope_ratio", "layernorm_epsilon"):
+            if values[name] <= 0:
+                faults.append(f"{name} is {values[name]}, expected a positive number")
+        for name in ("hidden_dropout", "attention_dropout"):
+            if not 0 <= values[name] < 1:
+                faults.append(f"{name} is {values[name]}, expected a probability below 1")
         if self.quantization_bit:
             faults.append(
                 f"quantization_bit is {self.quantization_bit}: pre-quantised folders cannot be trained; "

@@ -17,6 +17,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from glmtune.errors import ModelError
 from glmtune.models.chatglm.chat import ChatMixin
 from glmtune.models.chatglm.checkpoint import resolve_and_check
 from glmtune.models.chatglm.configuration import ChatGLMConfig
@@ -56,6 +57,20 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
         # A hub id, not its place in the cache, is the name that adapters remember their base by.
         model.name_or_path = model.config._name_or_path = str(pretrained_model_name_or_path)
         return loaded
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Returns the token embedding as it is: the vocabulary is fixed.
+
+        Raises:
+            ModelError: Another size than the present one is asked for.
+        """
+        present = self.config.padded_vocab_size
+        if new_num_tokens not in (None, present):
+            raise ModelError(
+                f"resize_token_embeddings({new_num_tokens}): ChatGLM's vocabulary is fixed at {present}; leave the call "
+                "out (special tokens such as <|user|> are in it already)"
+            )
+        return self.get_input_embeddings()
 
 
 class ChatGLMModel(ChatGLMPreTrainedModel):

@@ -1,0 +1,107 @@
+"""Compares a merged model with the base and adapter that it came from.
+
+Both compute in float32 whatever type they are stored in, a layer at a time, so that what differs between them is what
+merging has changed: the rounding of the merged weights, and nothing else.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from glmtune.errors import AdapterError
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.chatglm.layers import GLMBlock
+from glmtune.prompts import Conversation, Message, render_prompt
+
+_PROBES = ("你是谁？", "请用一句话介绍你自己。", "Hello! What can you do for me?")
+_FLOAT32_TOLERANCE = 1e-4
+# Rounding moves a weight by about 0.4 units, and the largest of millions of normally distributed errors lies 5 to 6
+# standard deviations out; the rest is margin for errors that add up rather than average out.
+_ROUNDING_MARGIN = 4.0
+
+
+def probe_prompts(tokenizer: ChatGLMTokenizer) -> list[list[int]]:
+    """Fixed prompts, as token ids."""
+    return [render_prompt(Conversation((Message("user", probe),)), tokenizer) for probe in _PROBES]
+
+
+@torch.inference_mode()
+def probe_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Logits of each prompt, float32 [T, V], computed in float32."""
+    with _computing_in_float32(model):
+        return [model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0].float() for prompt in prompts]
+
+
+def compare_folder(
+    folder: Path, prompts: Sequence[Sequence[int]], expected: Sequence[Tensor], num_rounded: int
+) -> tuple[float, float]:
+    """Loads a merged folder with plain transformers and compares its logits.
+
+    The tolerance is 1e-4 in float32. A 16-bit weight is off by up to half its type's epsilon, independently of the
+    others; over n weight matrices such errors add up to a relative error of the logits of about sqrt(n) times that.
+
+    Args:
+        folder: The merged model.
+        prompts: From `probe_prompts`.
+        expected: What base and adapter gave in `probe_logits`.
+        num_rounded: How many weight matrices were rounded to 16 bits.
+
+    Returns:
+        The largest difference, and the largest that was allowed.
+
+    Raises:
+        AdapterError: The difference is larger, or not a number.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map="cpu").eval()
+    found = probe_logits(model, prompts)
+    scale = max(1.0, float(torch.cat(list(expected)).square().mean().sqrt()))
+    tolerance = _FLOAT32_TOLERANCE * scale
+    if model.dtype != torch.float32:
+        tolerance += _ROUNDING_MARGIN * torch.finfo(model.dtype).eps / 2 * math.sqrt(num_rounded) * scale
+    difference = max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
+    if not difference <= tolerance:  # also where it is not a number
+        raise AdapterError(
+            f"the merged model does not compute what base and adapter compute: logits differ by {difference:.3g}, "
+            f"allowed are {tolerance:.3g}. Nothing was kept. Please report this with the run's adapter_config.json"
+        )
+    return difference, tolerance
+
+
+@contextmanager
+def _computing_in_float32(model: nn.Module) -> Iterator[None]:
+    """Widens the weights of each layer while it runs, and puts the stored ones back after it."""
+    stored: dict[nn.Parameter, Tensor] = {}
+
+    def widen(module: nn.Module, _: object) -> None:
+        for parameter in module.parameters():
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                stored[parameter] = parameter.data
+                parameter.data = parameter.data.float()
+
+    def restore(module: nn.Module, _: object, __: object) -> None:
+        for parameter in module.parameters():
+            if parameter in stored:
+                parameter.data = stored.pop(parameter)
+
+    layers = _layers(model)
+    handles = [layer.register_forward_pre_hook(widen) for layer in layers]
+    handles += [layer.register_forward_hook(restore) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, data in stored.items():
+            parameter.data = data
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """The parts that are widened as a whole: transformer blocks, and the modules outside that own weights."""
+    blocks = [module for module in model.modules() if isinstance(module, GLMBlock)]
+    inside = {part for block in blocks for part in block.modules()}
+    return blocks + [m for m in model.modules() if m not in inside and any(True for _ in m.parameters(recurse=False))]

@@ -1,0 +1,193 @@
+"""Conversations into token ids: through the one renderer, once, and with everything counted."""
+
+import json
+
+import datasets
+import pytest
+from transformers import AutoTokenizer
+
+from glmtune.data import dataset as dataset_module
+from glmtune.data.dataset import load_dataset, tokenize_conversations
+from glmtune.data.formats import Conversations
+from glmtune.data.readers import Source
+from glmtune.errors import DataError
+from glmtune.prompts import Conversation, Message, render
+
+NUM_STRUCTURE = 7  # [gMASK] sop <|user|> newline <|assistant|> newline </s>
+TEXTS = [("你是谁", "我是"), ("q" * 50, "a" * 30), ("1", "2")]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache for each test."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def count_renders(monkeypatch):
+    """Counts how many samples are rendered anew."""
+    counted = []
+
+    def counting(conversation, *arguments):
+        counted.append(conversation)
+        return render(conversation, *arguments)
+
+    monkeypatch.setattr(dataset_module, "render", counting)
+    return counted
+
+
+def conversations(texts=TEXTS, **more) -> Conversations:
+    items = [Conversation((Message("user", q), Message("assistant", a))) for q, a in texts]
+    return Conversations(items, [Source("train.json", row) for row in range(1, len(items) + 1)], **more)
+
+
+def test_columns_are_what_the_renderer_gives(letters):
+    tokenized, _ = tokenize_conversations(conversations(), letters, system="S")
+    assert tokenized.column_names == ["input_ids", "labels", "length"]
+    for row, item in zip(tokenized, conversations().items, strict=True):
+        rendered = render(item.with_system("S"), letters)
+        assert row == {"input_ids": rendered.input_ids, "labels": rendered.labels, "length": len(rendered.input_ids)}
+    assert tokenized.features["input_ids"].feature.dtype == tokenized.features["labels"].feature.dtype == "int32"
+
+
+def test_messages_survive_the_way_to_the_workers(letters):
+    messages = (
+        Message("system", "S", tools=({"name": "t"},)),
+        Message("user", "q\u2028\n"),
+        Message("assistant", "no", is_supervised=False),
+        Message("assistant", "tool_call()", metadata="t"),
+        Message("observation", ""),
+        Message("assistant", "a"),
+    )
+    data = Conversations([Conversation(messages)], [Source("x", 1)])
+    tokenized, _ = tokenize_conversations(data, letters)
+    assert tokenized[0]["labels"] == render(Conversation(messages), letters).labels
+
+
+def test_statistics(letters):
+    tokenized, stats = tokenize_conversations(conversations(join="", num_joined=2), letters, max_length=40)
+    lengths = tokenized["length"]
+    assert max(lengths) == 39  # contents are cut to one length: 16 letters each
+    assert (stats.num_rows, stats.num_samples, stats.num_tokens) == (3, 3, sum(lengths))
+    assert stats.num_supervised_tokens == sum(label != -100 for labels in tokenized["labels"] for label in labels)
+    assert (stats.num_cut_samples, stats.num_cut_tokens) == (1, NUM_STRUCTURE + 80 - 39)
+    assert stats.num_dropped_messages == 0
+    assert (stats.length_percentiles["min"], stats.length_percentiles["max"]) == (min(lengths), 39)
+    report = "\n".join(stats.lines())
+    assert "truncation shortened 1 samples: 48 tokens cut" in report
+    assert "2 rows have instruction and input; between them stands nothing (data.join)" in report
+    assert stats.to_dict()["fingerprint"] == stats.fingerprint
+
+
+def test_dropped_messages_are_counted(letters):
+    first = [Message("user", "q" * 20), Message("assistant", "a" * 20)]
+    data = Conversations([Conversation((*first, Message("user", "Q"), Message("assistant", "A")))], [Source("x", 1)])
+    _, stats = tokenize_conversations(data, letters, max_length=20)
+    assert (stats.num_dropped_messages, stats.num_cut_tokens, stats.num_cut_samples) == (2, 0, 1)
+
+
+def test_a_second_run_tokenises_nothing(letters, count_renders, cache):
+    first, first_stats = tokenize_conversations(conversations(), letters, max_length=40)
+    assert len(count_renders) == len(TEXTS)
+    assert [path.suffix for path in (cache / "glmtune").iterdir()] == [".arrow"]
+    second, second_stats = tokenize_conversations(conversations(), letters, max_length=40)
+    assert len(count_renders) == len(TEXTS)
+    assert second.to_dict() == first.to_dict()
+    assert second_stats == first_stats
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"texts": [*TEXTS[:2], ("1", "3")]},
+        {"texts": [TEXTS[1], TEXTS[0], TEXTS[2]]},
+        {"texts": [("你", "是谁我是"), *TEXTS[1:]]},
+        {"system": "S"},
+        {"template": "tutorial"},
+        {"max_length": 60},
+        {"version": "9.9"},
+        {"vocabulary": {"other": 1}},
+    ],
+)
+def test_a_run_with_anything_changed_tokenises_again(letters, count_renders, monkeypatch, changed):
+    _, before = tokenize_conversations(conversations(), letters)
+    settings = dict(changed)
+    data = conversations(settings.pop("texts", TEXTS))
+    if "version" in settings:
+        monkeypatch.setattr(dataset_module, "__version__", settings.pop("version"))
+    if "vocabulary" in settings:
+        vocabulary = settings.pop("vocabulary")
+        monkeypatch.setattr(letters, "get_vocab", lambda: vocabulary)
+    _, after = tokenize_conversations(data, letters, **settings)
+    assert len(count_renders) == 2 * len(TEXTS)
+    assert after.fingerprint != before.fingerprint
+
+
+def test_samples_with_nothing_left_are_all_named(letters):
+    data = conversations()
+    data.items[2] = Conversation((Message("user", "q"), Message("assistant", "a", is_supervised=False)))
+    with pytest.raises(DataError) as caught:
+        tokenize_conversations(data, letters)
+    assert (
+        str(caught.value) == "train.json, row 3: there is nothing to learn from: no turn of the assistant is supervised"
+    )
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(DataError, match="samples cannot be learnt from: 3 faults") as caught:
+            tokenize_conversations(data, letters, max_length=7)
+        assert [line[4:21] for line in str(caught.value).splitlines()[1:]] == [
+            f"train.json, row {n}" for n in (1, 2, 3)
+        ]
+
+
+def test_what_the_template_cannot_express_is_a_fault(letters):
+    data = conversations()
+    data.items[1] = Conversation((Message("system", "S", tools=("t",)), *data.items[1].messages))
+    with pytest.raises(DataError, match=r"train\.json, row 2: the tutorial template has no tools"):
+        tokenize_conversations(data, letters, template="tutorial")
+
+
+def test_a_cache_that_cannot_be_written_is_a_clear_error(letters, cache):
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(DataError, match=r"the cache folder cannot be made: .*Set HF_DATASETS_CACHE"):
+        tokenize_conversations(conversations(), letters)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_workers", "cores", "processes"),
+    [
+        (100, None, 8, None),
+        (45_000, None, 8, 2),
+        (10**6, None, 8, 8),
+        (10**6, None, 1, None),
+        (10, 4, 8, 4),
+        (10, 1, 8, None),
+        (3, 4, 8, 3),
+    ],
+)
+def test_processes_only_where_they_pay(monkeypatch, num_rows, num_workers, cores, processes):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert dataset_module._num_processes(num_rows, num_workers) == processes
+
+
+def test_two_processes_with_the_real_tokenizer_give_the_same(golden):
+    tokenizer = AutoTokenizer.from_pretrained(golden)
+    one, _ = tokenize_conversations(conversations(), tokenizer)
+    datasets.config.HF_DATASETS_CACHE /= "other"
+    two, _ = tokenize_conversations(conversations(), tokenizer, num_workers=2)
+    assert two.to_dict() == one.to_dict()
+
+
+def test_the_tutorial_cases_come_out_of_a_file(golden, tmp_path):
+    cases = json.loads((golden / "tokenizer_cases.json").read_text(encoding="utf-8"))["tutorial"]
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(cases), encoding="utf-8")  # instruction, input, output beside the expected columns
+    tokenized, _ = load_dataset(
+        path,
+        AutoTokenizer.from_pretrained(golden),
+        join="",
+        template="tutorial",
+        system="现在你要扮演皇帝身边的女人--甄嬛",
+    )
+    assert tokenized["input_ids"][:] == [case["input_ids"] for case in cases]
+    assert tokenized["labels"][:] == [case["labels"] for case in cases]

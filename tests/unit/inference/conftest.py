@@ -1,0 +1,24 @@
+"""The tiny golden model, loaded once."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from glmtune.models.chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer, register_auto_classes
+
+
+class Tiny(NamedTuple):
+    model: ChatGLMForConditionalGeneration
+    tokenizer: ChatGLMTokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny(shared: Path) -> Tiny:
+    """A random model: it talks nonsense, and never stops by itself."""
+    register_auto_classes()
+    folder = shared / "golden" / "chatglm3-tiny"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return Tiny(model, AutoTokenizer.from_pretrained(folder))

@@ -1,0 +1,149 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glmtune.config import LORA_DEFAULTS, TRAIN_DEFAULTS, RunConfig, describe_keys, load_config, validate_names
+from glmtune.errors import ConfigError
+
+
+def test_defaults_are_the_tutorials() -> None:
+    config = load_config()
+    assert config.lora == dict(LORA_DEFAULTS)
+    assert config.train == dict(TRAIN_DEFAULTS)
+    assert (config.model.path, config.data.path, config.prompt.system) == (None, None, None)
+    assert (config.data.join, config.data.max_length, config.prompt.template) == ("\n", 512, "chatglm3")
+
+
+def test_file_then_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {path: base}\nlora:\ntrain: {learning_rate: 1e-4, max_steps: 3}\n", encoding="utf-8")
+    config = load_config(file, ["train.max_steps=5", "data.fields.output=answer", "lora.target_modules=[dense]"])
+    assert config.model.path == "base"
+    assert config.train["learning_rate"] == 1e-4
+    assert config.train["max_steps"] == 5
+    assert config.data.fields == {"output": "answer"}
+    assert config.lora == {**LORA_DEFAULTS, "target_modules": ["dense"]}
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "'1e-4'", "0.0001"])
+def test_numbers_as_people_write_them(text: str) -> None:
+    assert load_config(None, [f"train.learning_rate={text}"]).train["learning_rate"] == 1e-4
+
+
+@pytest.mark.parametrize(("text", "join"), [("", ""), ("\\n", "\n"), ('"\\n\\n"', "\n\n"), ("' '", " ")])
+def test_join(text: str, join: str) -> None:
+    assert load_config(None, [f"data.join={text}"]).data.join == join
+
+
+def test_all_faults_at_once() -> None:
+    overrides = [
+        "train.learning_rat=1",
+        "train.logging_steps=often",
+        "lora.rank=4",
+        "lora.dropuot=0",
+        "data.max_len=5",
+        "data.max_length=long",
+        "modle.path=x",
+        "prompt.template=alpaca",
+        "nonsense",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides)
+    message = str(caught.value)
+    for expected in (
+        f"{len(overrides)} faults",
+        "did you mean train.learning_rate?",
+        "train.logging_steps: expected float; found 'often'",
+        "lora.rank is not a key here: use lora.r",
+        "did you mean lora.lora_dropout?",
+        "did you mean data.max_length?",
+        "data.max_length: input should be a valid integer",
+        "did you mean model?",
+        "'chatglm3' or 'tutorial'",
+        "'nonsense' is not an override",
+    ):
+        assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        ("evaluation_strategy", "train.eval_strategy"),
+        ("warmup_ratio", "train.warmup_steps"),
+        ("no_cuda", "train.use_cpu"),
+        ("per_gpu_train_batch_size", "train.per_device_train_batch_size"),
+        ("group_by_length", "train.train_sampling_strategy=group_by_length"),
+        ("overwrite_output_dir", "never overwritten"),
+        ("logging_dir", "TENSORBOARD_LOGGING_DIR"),
+        ("activation_checkpointing", "train.gradient_checkpointing"),
+    ],
+)
+def test_names_of_older_transformers(key: str, advice: str) -> None:
+    with pytest.raises(ConfigError, match=f"train.{key} is not a key here") as caught:
+        load_config(None, [f"train.{key}=1"])
+    assert advice in str(caught.value)
+
+
+def test_replaced_names_are_not_in_transformers_any_more() -> None:
+    from transformers import TrainingArguments
+
+    from glmtune.config import _REPLACED_TRAIN_KEYS
+
+    known = set(TrainingArguments.__dataclass_fields__)
+    still_there = known & set(_REPLACED_TRAIN_KEYS)
+    assert still_there <= {"activation_checkpointing", "activation_checkpointing_kwargs"}
+
+
+def test_names_of_the_tutorial_are_known() -> None:
+    load_config(None, ["lora.task_type=CAUSAL_LM", "lora.inference_mode=false", "train.gradient_checkpointing=false"])
+
+
+def test_nan_filter_cannot_be_switched_on() -> None:
+    with pytest.raises(ConfigError, match="hides NaN"):
+        load_config(None, ["train.logging_nan_inf_filter=true"])
+
+
+def test_validate_names_of_a_config_made_in_python() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean train\.max_steps"):
+        validate_names(RunConfig(train={"max_step": 3}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n", "expected sections"),
+        ("model: {\n", "not YAML"),
+        ("train: {max_steps: 1, max_steps: 2}\n", '"max_steps" is given twice'),
+        ("model: base\n", "model: input should be a valid dictionary"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_config(file)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_command_replaces_what_it_repeats() -> None:
+    config = load_config(None, ["train.max_steps=5", "prompt.system=a b", "train.resume_from_checkpoint=false"])
+    command = config.command("train.resume_from_checkpoint=true")
+    assert command == "glmtune train train.max_steps=5 'prompt.system=a b' train.resume_from_checkpoint=true"
+
+
+def test_every_own_key_is_described() -> None:
+    described = {entry.key: entry.description for entry in describe_keys()}
+    assert all(described.values())
+    for section, defaults in (("lora", LORA_DEFAULTS), ("train", TRAIN_DEFAULTS)):
+        assert {f"{section}.{key}" for key in defaults} <= described.keys()
+
+
+def test_importing_is_cheap() -> None:
+    code = "import sys, glmtune.config; assert not {'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,54 @@
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from glmtune.config import load_config
+from glmtune.training.trainer import TrainResult, train
+
+Run = Callable[..., TrainResult]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture
+def data_file(tmp_path: Path) -> Path:
+    rows = [{"instruction": f"第{n}个问题？", "output": f"这是第{n}个回答，没有别的。"} for n in range(24)]
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def console() -> Console:
+    """Collects what is shown, as on no terminal."""
+    return Console(record=True, force_terminal=False, width=160, file=io.StringIO())
+
+
+@pytest.fixture
+def run(shared: Path, data_file: Path, tmp_path: Path, console: Console) -> Run:
+    """Trains the golden model on the CPU: 6 steps of 4 samples, checkpoints after 3 and 6."""
+
+    def run(*overrides: str, name: str = "run") -> TrainResult:
+        defaults = [
+            f"model.path={shared / 'golden' / 'chatglm3-tiny'}",
+            f"data.path={data_file}",
+            f"train.output_dir={tmp_path / name}",
+            "train.use_cpu=true",
+            "train.num_train_epochs=1",
+            "train.per_device_train_batch_size=2",
+            "train.logging_steps=1",
+            "train.save_steps=3",
+            "train.learning_rate=0.01",
+        ]
+        return train(load_config(None, [*defaults, *overrides]), console)
+
+    return run

@@ -1,0 +1,137 @@
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from glmtune.errors import AdapterError
+from glmtune.tuning.adapter_files import (
+    adapter_weights,
+    load_adapter_weights,
+    read_adapter_config,
+    read_initial_weights,
+    save_adapter,
+)
+from glmtune.tuning.lora import attach_lora, initial_adapter_weights
+
+
+def train_a_little(model: PeftModel) -> None:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"init_lora_weights": True},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "pissa_niter_4"},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": "pissa", "use_rslora": True, "rank_pattern": {"dense": 2}, "alpha_pattern": {"dense": 5}},
+        {"init_lora_weights": "olora", "use_dora": True, "modules_to_save": ["output_layer"]},
+    ],
+)
+def test_what_is_saved_applies_to_the_published_base(
+    base: nn.Module, input_ids: torch.Tensor, tmp_path: Path, extra: dict[str, Any]
+) -> None:
+    published = copy.deepcopy(base)
+    model = attach_lora(base, {"r": 4, "target_modules": ["query_key_value", "dense"], **extra})
+    initial = initial_adapter_weights(model)
+    train_a_little(model)
+    save_adapter(model, tmp_path, initial)
+
+    with torch.no_grad():
+        expected = model.eval()(input_ids=input_ids).logits
+        untrained = published(input_ids=input_ids).logits
+        stock = PeftModel.from_pretrained(copy.deepcopy(published), str(tmp_path)).eval()
+        found = stock(input_ids=input_ids).logits
+    assert (expected - untrained).abs().max() > 0.01
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("init", [True, "pissa", "olora"])
+def test_saved_weights_fill_the_run_again(base: nn.Module, tmp_path: Path, init: Any) -> None:
+    lora = {"r": 4, "target_modules": "all-linear", "init_lora_weights": init}
+    model = attach_lora(base, lora)
+    initial = initial_adapter_weights(model)
+    train_a_little(model)
+    trained = adapter_weights(model)
+    save_adapter(model, tmp_path, initial)
+    train_a_little(model)
+    load_adapter_weights(model, tmp_path, initial)
+    again = adapter_weights(model)
+    assert again.keys() == trained.keys()
+    assert all(torch.equal(again[name], trained[name]) for name in trained)
+    if initial:
+        from_file = read_initial_weights(tmp_path)
+        assert from_file.keys() == initial.keys()
+        assert all(torch.equal(from_file[name], initial[name]) for name in initial)
+
+
+def test_no_embeddings_and_no_hub(base: nn.Module, tmp_path: Path) -> None:
+    base.name_or_path = "owner/unreachable"
+    model = attach_lora(base, {"target_modules": ["dense"]})
+    save_adapter(model, tmp_path)
+    assert all(".lora_" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "owner/unreachable"
+    assert config["inference_mode"] is True
+    assert config["task_type"] == "CAUSAL_LM"
+
+
+def test_all_weights_that_do_not_fit_are_named(base: nn.Module, tmp_path: Path) -> None:
+    model = attach_lora(base, {"r": 4, "target_modules": ["dense"]})
+    save_adapter(model, tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    weights = load_file(file)
+    first, second, third, _ = sorted(weights)
+    weights[first] = torch.zeros(5, 32)
+    weights["surplus"] = weights.pop(second)
+    weights[third] = torch.zeros(3, 3)
+    save_file(weights, file)
+    with pytest.raises(AdapterError) as caught:
+        load_adapter_weights(model, tmp_path)
+    message = str(caught.value)
+    assert "4 faults" in message
+    assert f"{first}: expected shape [4, 32]; found [5, 32]" in message
+    assert f"{second} is missing" in message
+    assert "surplus is not part" in message
+    assert f"{third}: expected" in message
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_damaged_files(base: nn.Module, tmp_path: Path, damage: str) -> None:
+    model = attach_lora(base, {"target_modules": ["dense"]})
+    save_adapter(model, tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        file.unlink()
+    with pytest.raises(AdapterError, match=r"cut short|neither"):
+        load_adapter_weights(model, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", '{"peft_type": "IA3"}', "[]", ""])
+def test_damaged_configuration(tmp_path: Path, text: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
+        read_adapter_config(tmp_path)
+
+
+def test_old_bin_files(base: nn.Module, tmp_path: Path) -> None:
+    model = attach_lora(base, {"target_modules": ["dense"]})
+    train_a_little(model)
+    trained = adapter_weights(model)
+    torch.save(trained, tmp_path / "adapter_model.bin")
+    train_a_little(model)
+    load_adapter_weights(model, tmp_path)
+    assert all(torch.equal(weight, trained[name]) for name, weight in adapter_weights(model).items())
