@@ -24,7 +24,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError, field_validator
 
 from glmtune.errors import ConfigError, summarise_faults
-from glmtune.prompts import Template
 
 LORA_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"r": 8, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": ["query_key_value"]}
@@ -141,7 +140,9 @@ class ModelSection(_Section):
         dtype: How the frozen base is held; `auto` is bfloat16 or float16 on a GPU, float32 on the CPU.
     """
 
-    path: str | None = Field(default=None, description="Base model: a folder or a hub id; the tiny built-in base if left out.")
+    path: str | None = Field(
+        default=None, description="Base model: folder or hub id; the tiny built-in base if left out."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Type of the frozen base: auto, float32, bfloat16 or float16."
     )
@@ -167,7 +168,7 @@ class DataSection(_Section):
     eval_fraction: float = Field(
         default=0.0, ge=0.0, lt=1.0, description="Share of the samples to set apart and evaluate on, such as 0.05."
     )
-    max_length: int | None = Field(default=512, ge=8, description="Most tokens a sample may have; longer ones are shortened.")
+    max_length: int | None = Field(default=512, ge=8, description="Most tokens a sample may have; longer ones are cut.")
     fields: dict[str, str] = Field(default={}, description="Your column names: data.fields.output=answer.")
     join: str = Field(default="\n", description="What stands between instruction and input.")
     num_workers: int | None = Field(default=None, ge=1, description="Processes that read and tokenise the data.")
@@ -189,7 +190,9 @@ class PromptSection(_Section):
         system: System prompt put before every conversation that has none of its own.
     """
 
-    template: Template = Field(default="chatglm3", description="Prompt format: chatglm3 (official) or tutorial.")
+    template: Literal["chatglm3", "tutorial"] = Field(
+        default="chatglm3", description="Prompt format: chatglm3 (official) or tutorial."
+    )
     system: str | None = Field(default=None, description="System prompt for conversations that have none.")
 
 

@@ -15,8 +15,11 @@ LoRA tutorial for the `tutorial` template.
 """
 
 import ast
+import bisect
+import functools
 import json
-from collections.abc import Mapping, Sequence
+import keyword
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -26,6 +29,8 @@ Role = Literal["system", "user", "assistant", "observation"]
 ROLES: tuple[Role, ...] = get_args(Role)
 Template = Literal["chatglm3", "tutorial"]
 TEMPLATES: tuple[Template, ...] = get_args(Template)
+
+Encode = Callable[[str], list[int]]
 
 DEFAULT_TOOL_SYSTEM_PROMPT = (
     "Answer the following questions as best as you can. You have access to the following tools:"
@@ -230,28 +235,33 @@ def _fit(
     """Pieces that fit into `max_length`, the messages dropped and the tokens cut for it."""
     split = {"chatglm3": _chatglm3_pieces, "tutorial": _tutorial_pieces}[template]
     messages = conversation.messages
-    pieces = split(messages, tokenizer, for_training)
+    encode = functools.cache(tokenizer.encode_text)  # no text is encoded again for each exchange that is dropped
+    pieces = split(messages, tokenizer, encode, for_training)
     if max_length is None:
         return pieces, 0, 0
     while sum(len(piece.ids) for piece in pieces) > max_length and (shorter := _without_oldest_exchange(messages)):
         messages = shorter
-        pieces = split(messages, tokenizer, for_training)
+        pieces = split(messages, tokenizer, encode, for_training)
     return pieces, len(conversation.messages) - len(messages), _shorten_contents(pieces, max_length)
 
 
-def _chatglm3_pieces(messages: Sequence[Message], tokenizer: PromptTokenizer, for_training: bool) -> list[_Piece]:
+def _chatglm3_pieces(
+    messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
+) -> list[_Piece]:
     pieces = [_Piece(tokenizer.prefix_token_ids)]
     is_learnt = False  # whether the turn before is; its end is the next role token
     for message in messages:
         pieces.append(_Piece([tokenizer.get_command(f"<|{message.role}|>")], is_learnt))
         is_learnt = message.role == "assistant" and message.is_supervised
-        pieces.append(_Piece(tokenizer.encode_text(f"{message.metadata}\n"), is_learnt))
-        pieces.append(_Piece(tokenizer.encode_text(message.text()), is_learnt, is_content=True))
+        pieces.append(_Piece(encode(f"{message.metadata}\n"), is_learnt))
+        pieces.append(_Piece(encode(message.text()), is_learnt, is_content=True))
     end = tokenizer.eos_token_id if for_training else tokenizer.get_command("<|assistant|>")
     return [*pieces, _Piece([end], is_learnt)]
 
 
-def _tutorial_pieces(messages: Sequence[Message], tokenizer: PromptTokenizer, for_training: bool) -> list[_Piece]:
+def _tutorial_pieces(
+    messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
+) -> list[_Piece]:
     """The tutorial encodes system prompt, user text and marker as one text; roles are plain letters in it."""
     pieces = [_Piece(tokenizer.prefix_token_ids)]
     head = ""
@@ -263,14 +273,14 @@ def _tutorial_pieces(messages: Sequence[Message], tokenizer: PromptTokenizer, fo
             head = f"<|system|>\n{message.content}\n"
         elif message.role == "user":
             head += "<|user|>\n"
-            ids = tokenizer.encode_text(head + message.content + marker)
-            start = _common_prefix(ids, tokenizer.encode_text(head))
-            stop = len(ids) - _common_prefix(ids[start:][::-1], tokenizer.encode_text(marker)[::-1])
+            ids = encode(head + message.content + marker)
+            start = _common_prefix(ids, encode(head))
+            stop = len(ids) - _common_prefix(ids[start:][::-1], encode(marker)[::-1])
             pieces += [_Piece(ids[:start]), _Piece(ids[start:stop], is_content=True), _Piece(ids[stop:])]
             head = ""
         else:
             is_learnt = message.is_supervised
-            pieces.append(_Piece(tokenizer.encode_text(message.content), is_learnt, is_content=True))
+            pieces.append(_Piece(encode(message.content), is_learnt, is_content=True))
             pieces.append(_Piece([tokenizer.eos_token_id], is_learnt))
     return pieces
 
@@ -297,9 +307,8 @@ def _shorten_contents(pieces: Sequence[_Piece], max_length: int) -> int:
     room = max_length - sum(len(piece.ids) for piece in pieces if not piece.is_content)
     if sum(lengths) <= room:
         return 0
-    level = max(lengths)
-    while level > 0 and sum(min(length, level) for length in lengths) > room:
-        level -= 1
+    levels = range(1, max(lengths))
+    level = bisect.bisect_right(levels, room, key=lambda each: sum(min(length, each) for length in lengths))
     if level == 0:
         raise DataError(
             f"nothing is left after truncation to {max_length} tokens: role and end tokens alone take "
@@ -307,7 +316,7 @@ def _shorten_contents(pieces: Sequence[_Piece], max_length: int) -> int:
         )
     for piece in pieces:
         if piece.is_content:
-            del piece.ids[level:]
+            piece.ids = piece.ids[:level]
     return sum(max(length - level, 0) for length in lengths)
 
 
@@ -341,7 +350,10 @@ def parse_reply(token_ids: Sequence[int], tokenizer: PromptTokenizer, template: 
 
 def format_tool_call(arguments: Mapping[str, Any]) -> str:
     """The content of a tool call in ChatGLM3's form: a fenced `tool_call(name=value, ...)`."""
-    values = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    if all(name.isidentifier() and not keyword.iskeyword(name) for name in arguments):
+        values = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    else:
+        values = f"**{dict(arguments)!r}"
     return f"```python\ntool_call({values})\n```"
 
 
@@ -362,6 +374,10 @@ def parse_tool_call(content: str) -> dict[str, Any]:
         call = ast.parse(code, mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError
-        return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError) as error:
+        arguments: dict[str, Any] = {}
+        for argument in call.keywords:
+            value = ast.literal_eval(argument.value)
+            arguments |= {argument.arg: value} if argument.arg else value
+        return arguments
+    except (SyntaxError, ValueError, TypeError) as error:
         raise DataError(f"not a tool call with literal arguments: {content!r}") from error

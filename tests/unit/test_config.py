@@ -147,3 +147,10 @@ def test_every_own_key_is_described() -> None:
 def test_importing_is_cheap() -> None:
     code = "import sys, glmtune.config; assert not {'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_templates_are_those_of_the_renderer() -> None:
+    from glmtune.config import PromptSection
+    from glmtune.prompts import TEMPLATES
+
+    assert [PromptSection(template=name).template for name in TEMPLATES] == list(TEMPLATES)

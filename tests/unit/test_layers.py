@@ -10,7 +10,8 @@ import glmtune
 PACKAGE = Path(glmtune.__file__).parent
 LAYERS = [
     {"errors"},
-    {"config", "ops", "prompts"},
+    {"ops", "prompts"},
+    {"config"},
     {"models"},
     {"data"},
     {"tuning"},

@@ -109,9 +109,7 @@ def _zero_faults(model: PeftModel, initial: Mapping[str, Tensor]) -> list[str]:
         return []
     up = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
     if all(not weight.any() for weight in up):
-        return [
-            "all weights of lora_B are zero: nothing was learnt; was the learning rate 0?"
-        ]
+        return ["all weights of lora_B are zero: nothing was learnt; was the learning rate 0?"]
     bad = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
     return [f"{len(bad)} adapter weights are not finite, {bad[0]} for one"] if bad else []
 

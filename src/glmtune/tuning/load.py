@@ -70,18 +70,44 @@ def load(
     if adapter_path is None:
         if model_path is not None:
             raise ModelError(f"{path} is a base model itself; --model is for an adapter whose base has moved")
-        base_path = str(Path(path).expanduser()) if Path(path).expanduser().exists() else str(path)
+        base_path = _expand(path)
+        # A merged folder remembers the run that it came from.
+        manifest = RunManifest.read(base_path) if Path(base_path).is_dir() else None
         model, tokenizer = load_base(base_path, dtype, device_map)
-        return Loaded(model.eval(), tokenizer, "chatglm3", None, base_path, None)
+        return _loaded(model, tokenizer, manifest, base_path, None)
 
     manifest = RunManifest.read(adapter_path)
     config = read_adapter_config(adapter_path)
     base_path = _find_base(adapter_path, manifest, config, model_path)
-    model, tokenizer = load_base(base_path, dtype, device_map)
-    peft_model = _load_adapter(model, adapter_path, config)
+    try:
+        model, tokenizer = load_base(base_path, dtype, device_map)
+    except ModelError as error:
+        if Path(base_path).is_dir():
+            raise
+        raise AdapterError(
+            f"{adapter_path}: its base model {base_path} is no folder here, and as a hub id it cannot be had: {error}. "
+            "Pass where it lies: --model FOLDER"
+        ) from error
+    return _loaded(_load_adapter(model, adapter_path, config), tokenizer, manifest, base_path, adapter_path)
+
+
+def _loaded(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: ChatGLMTokenizer,
+    manifest: RunManifest | None,
+    base_path: str,
+    adapter_path: Path | None,
+) -> Loaded:
     template: Template = manifest.template if manifest else "chatglm3"
     system = manifest.system if manifest else None
-    return Loaded(peft_model.eval(), tokenizer, template, system, base_path, adapter_path)
+    # They belong to how text becomes ids, and are to be there wherever the tokenizer is.
+    tokenizer.init_kwargs |= {"prompt_template": template, "system_prompt": system}
+    return Loaded(model.eval(), tokenizer, template, system, base_path, adapter_path)
+
+
+def _expand(path: str | Path) -> str:
+    """A folder with its ~ replaced; a hub id as it is."""
+    return str(Path(path).expanduser()) if Path(path).expanduser().exists() else str(path)
 
 
 def load_base(
@@ -101,12 +127,8 @@ def load_base(
         ModelError: Something is missing or damaged, or is no ChatGLM.
     """
     path = embedded_base() if path is None else path
-    if not Path(path).is_dir() and not is_hub_id(str(path)):
-        raise ModelError(f"base model {path}: there is no such folder. Set model.path to where the model lies")
+    tokenizer = load_tokenizer(path)
     with _model_errors(path):
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        if not isinstance(tokenizer, ChatGLMTokenizer):
-            raise ModelError(f"{path}: expected ChatGLM's tokenizer; found {type(tokenizer).__name__}")
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=resolve_dtype(dtype, device_map), device_map=device_map or default_device()
         )
@@ -116,6 +138,24 @@ def load_base(
     model.generation_config.eos_token_id = tokenizer.stop_token_ids
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def load_tokenizer(path: str | Path) -> ChatGLMTokenizer:
+    """Loads the tokenizer of a base model.
+
+    Args:
+        path: A folder in the official layout or a hub id.
+
+    Raises:
+        ModelError: It is missing or damaged, or is not ChatGLM's.
+    """
+    if not Path(path).is_dir() and not is_hub_id(str(path)):
+        raise ModelError(f"base model {path}: there is no such folder. Set model.path to where the model lies")
+    with _model_errors(path):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if not isinstance(tokenizer, ChatGLMTokenizer):
+        raise ModelError(f"{path}: expected ChatGLM's tokenizer; found {type(tokenizer).__name__}")
+    return tokenizer
 
 
 def default_device() -> str:
@@ -145,7 +185,7 @@ def _find_base(
 ) -> str:
     """The base of an adapter: the one given, else the run's, else the one that PEFT noted."""
     if model_path is not None:
-        return str(Path(model_path).expanduser()) if Path(model_path).expanduser().exists() else str(model_path)
+        return _expand(model_path)
     if manifest is not None:
         base_path = str(embedded_base()) if manifest.base_path is None else manifest.base_path
     else:

@@ -102,7 +102,7 @@ def make_lora_config(model: nn.Module, lora: Mapping[str, Any]) -> LoraConfig:
 
 def put_on(model: nn.Module, config: LoraConfig) -> PeftModel:
     """PEFT's `get_peft_model`, its refusals as an AdapterError; the adapter notes where its base lies."""
-    name_or_path = str(model.__dict__.get("name_or_path") or "")
+    name_or_path = model.__dict__.get("name_or_path")
     config.base_model_name_or_path = name_or_path  # a base that has moved is nothing to be warned of here
     try:
         with warnings.catch_warnings():
@@ -195,7 +195,7 @@ def _layer_faults(model: nn.Module, layers: Any) -> list[str]:
     ]
 
 
-def _lasting_path(name_or_path: str) -> str | None:
+def _lasting_path(name_or_path: str | None) -> str | None:
     """A base's folder as an absolute path, so that the adapter finds it from any directory; a hub id as it is."""
     return str(Path(name_or_path).resolve()) if name_or_path and Path(name_or_path).is_dir() else name_or_path or None
 

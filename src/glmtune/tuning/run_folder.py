@@ -137,18 +137,19 @@ def find_adapter(path: str | Path) -> Path | None:
     if saved := checkpoints(folder):
         _logger.warning("%s was interrupted before it ended; using its newest checkpoint, %s", path, saved[-1].name)
         return saved[-1]
+    is_half_a_run = (folder / "adapter_config.json").is_file() or (folder / MANIFEST_NAME).is_file()
+    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        return None  # a merged folder is a base that has a manifest too
     found = sorted(entry.name for entry in folder.iterdir())
     listing = ", ".join(found[:12]) + (", ..." if len(found) > 12 else "") if found else "nothing"
-    if (folder / "adapter_config.json").is_file() or (folder / MANIFEST_NAME).is_file():
+    if is_half_a_run:
         raise AdapterError(
             f"{path} has no adapter weights (adapter_model.safetensors) and no complete checkpoint; found: {listing}"
         )
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{path} is no run folder, checkpoint, adapter or base model: there is neither adapter_config.json nor "
-            f"config.json in it; found: {listing}"
-        )
-    return None
+    raise ModelError(
+        f"{path} is no run folder, checkpoint, adapter or base model: there is neither adapter_config.json nor "
+        f"config.json in it; found: {listing}"
+    )
 
 
 def is_hub_id(path: str) -> bool:

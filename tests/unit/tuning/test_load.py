@@ -39,10 +39,24 @@ def test_base_where_the_run_says(golden: Path, tmp_path: Path) -> None:
     RunManifest(str(base), "tutorial", "你是甄嬛").write(run)
     loaded = load(run)
     assert (loaded.base_path, loaded.template, loaded.system) == (str(base), "tutorial", "你是甄嬛")
+    assert loaded.tokenizer.init_kwargs["prompt_template"] == "tutorial"
+    assert loaded.tokenizer.init_kwargs["system_prompt"] == "你是甄嬛"
     base.rename(tmp_path / "moved")
     with pytest.raises(AdapterError, match=f"looked for in {base}.*--model"):
         load(run)
     assert isinstance(load(run, model_path=tmp_path / "moved").model, PeftModel)
+
+
+def test_a_merged_folder_remembers_its_run(golden: Path, tmp_path: Path) -> None:
+    merged = shutil.copytree(golden, tmp_path / "merged", ignore=shutil.ignore_patterns("adapter_*"))
+    RunManifest(None, "tutorial", "你是甄嬛").write(merged)
+    loaded = load(merged)
+    assert (loaded.template, loaded.system, loaded.adapter_path) == ("tutorial", "你是甄嬛", None)
+
+
+def test_base_that_is_on_no_hub(golden: Path) -> None:
+    with pytest.raises(AdapterError, match=r"its base model golden/chatglm\d is no folder here.*(.|\n)*--model"):
+        load(golden / "adapter_final")
 
 
 def test_adapter_for_another_base(shared: Path) -> None:

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from glmtune.config import TRAIN_DEFAULTS
+from glmtune.errors import ConfigError
+from glmtune.training.arguments import make_arguments
+
+TRAIN = {**TRAIN_DEFAULTS, "use_cpu": True}
+
+
+def test_the_nan_filter_is_off_and_nothing_is_reported() -> None:
+    arguments = make_arguments(TRAIN, has_eval=False, dtype=torch.float32)
+    assert arguments.logging_nan_inf_filter is False
+    assert arguments.report_to == []
+    assert (arguments.fp16, arguments.bf16) == (False, False)
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+@pytest.mark.parametrize("is_on", [True, False])
+def test_gradient_checkpointing_by_any_name(is_on: bool) -> None:
+    arguments = make_arguments({**TRAIN, "gradient_checkpointing": is_on}, has_eval=False, dtype=torch.float32)
+    assert arguments.gradient_checkpointing is is_on
+    if is_on:
+        assert arguments.gradient_checkpointing_kwargs == {"use_reentrant": False}
+
+
+def test_evaluation_goes_along_with_saving() -> None:
+    train = {**TRAIN, "save_steps": 7, "early_stopping_patience": 3}
+    arguments = make_arguments(train, has_eval=True, dtype=torch.float32)
+    assert (arguments.eval_strategy, arguments.eval_steps) == ("steps", 7)
+    assert arguments.load_best_model_at_end
+    assert arguments.per_device_eval_batch_size == 4
+    by_epoch = make_arguments({**TRAIN, "save_strategy": "epoch"}, has_eval=True, dtype=torch.float32)
+    assert by_epoch.eval_strategy == "epoch"
+    assert not by_epoch.load_best_model_at_end
+
+
+def test_a_bfloat16_base_needs_autocast_only_beside_whole_modules() -> None:
+    assert not make_arguments(TRAIN, has_eval=False, dtype=torch.bfloat16).bf16
+    assert make_arguments(TRAIN, has_eval=False, dtype=torch.bfloat16, trains_base_modules=True).bf16
+
+
+def test_all_contradictions_at_once() -> None:
+    train = {**TRAIN, "eval_strategy": "steps", "load_best_model_at_end": True, "report_to": "nothing"}
+    with pytest.raises(ConfigError, match="3 faults"):
+        make_arguments(train, has_eval=False, dtype=torch.float32)

@@ -1,0 +1,44 @@
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from glmtune.training.callbacks import LogFile, ProgressReport, describe_logs
+
+
+def test_describe_logs() -> None:
+    logs = {"epoch": 1, "tokens_per_second": 12345.6, "learning_rate": 1e-4, "loss": 2.5}
+    assert describe_logs(logs) == "loss 2.5000  lr 1.00e-04  12,346 tokens/s"
+    assert describe_logs({"eval_loss": 1.0}) == "evaluation loss 1.0000"
+
+
+def test_a_resumed_log_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "trainer_log.jsonl"
+    file.write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo')
+    arguments, control = TrainingArguments(str(tmp_path), use_cpu=True), TrainerControl()
+    state = TrainerState(global_step=1, max_steps=9)
+    log = LogFile(tmp_path)
+    log.on_train_begin(arguments, state, control)
+    state.global_step = 2
+    log.on_log(arguments, state, control, logs={"loss": 1.5, "grad_norm": float("nan")})
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    assert entries == [{"step": 1, "loss": 3}, {"step": 2, "max_steps": 9, "loss": 1.5, "grad_norm": None}]
+
+
+def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    report = ProgressReport(Console(file=shown, force_terminal=True, width=120))
+    arguments, control = TrainingArguments(str(tmp_path), use_cpu=True), TrainerControl()
+    state = TrainerState(max_steps=4)
+    report.on_train_begin(arguments, state, control)
+    state.global_step = 2
+    report.on_step_end(arguments, state, control)
+    report.on_log(arguments, state, control, logs={"loss": 2.5, "tokens_per_second": 100})
+    report.on_log(arguments, state, control, logs={"eval_loss": 2.0})
+    report.on_train_end(arguments, state, control)
+    text = shown.getvalue()
+    assert "2/4" in text
+    assert "loss 2.5000  100 tokens/s" in text
+    assert "step 2: evaluation loss 2.0000" in text

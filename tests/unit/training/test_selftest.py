@@ -1,0 +1,67 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from glmtune.errors import TrainingError
+from glmtune.prompts import Conversation, Message, render
+from glmtune.training.selftest import Sample, run_selftest
+from glmtune.tuning.adapter_files import save_adapter
+from glmtune.tuning.load import load_base
+from glmtune.tuning.lora import attach_lora, initial_adapter_weights
+from glmtune.tuning.run_folder import RunManifest
+
+
+@pytest.fixture
+def trained(shared: Path, tmp_path: Path) -> Callable[..., Any]:
+    def make(init: Any = True, *, is_zero: bool = False) -> tuple[Any, ...]:
+        base, tokenizer = load_base(shared / "golden" / "chatglm3-tiny", device_map="cpu")
+        model = attach_lora(base, {"target_modules": ["query_key_value"], "init_lora_weights": init})
+        initial = initial_adapter_weights(model)
+        if not is_zero:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter += 0.01
+        save_adapter(model, tmp_path, initial)
+        RunManifest(None, system="你是甄嬛").write(tmp_path)
+        conversation = Conversation((Message("user", "你好"), Message("assistant", "嬛嬛在此。")))
+        ids = render(conversation.with_system("你是甄嬛"), tokenizer).input_ids
+        return model, tokenizer, tmp_path, Sample(conversation, ids, None), initial
+
+    return make
+
+
+@pytest.mark.parametrize("init", [True, "pissa", "olora"])
+def test_a_sound_run(trained: Callable[..., Any], init: Any) -> None:
+    model, *rest = trained(init)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    report = run_selftest(model, *rest)
+    assert (report.question, report.expected) == ("你好", "嬛嬛在此。")
+    assert report.logit_change > 0
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+@pytest.mark.parametrize(("init", "message"), [(True, "lora_B are zero"), ("pissa", "has not moved")])
+def test_an_adapter_that_learnt_nothing(trained: Callable[..., Any], init: Any, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        run_selftest(*trained(init, is_zero=True))
+
+
+def test_a_file_that_is_not_what_was_trained(trained: Callable[..., Any]) -> None:
+    model, *rest = trained()
+    with torch.no_grad():
+        next(p for p in model.parameters() if p.requires_grad).add_(1)
+    with pytest.raises(TrainingError, match="on disk differ"):
+        run_selftest(model, *rest)
+
+
+def test_another_prompt_than_in_training(trained: Callable[..., Any]) -> None:
+    arguments = trained()
+    file = arguments[2] / "glmtune.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "system": "别人"}))
+    with pytest.raises(TrainingError, match="give other ids than the training had"):
+        run_selftest(*arguments)
