@@ -366,7 +366,7 @@ class IncrementalDecoder:
         """Takes new ids; returns the text that they complete, "" while a character is incomplete."""
         self._ids.extend(int(token_id) for token_id in token_ids)
         text = self._new_text()
-        if text.endswith("\ufffd"):
+        if not text or text.endswith("\ufffd"):
             return ""
         self._settle()
         return text
