@@ -19,7 +19,7 @@ demo: $(STAMP)
 	$(BIN)/glmtune demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu" --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" --numprocesses 2
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu

@@ -65,6 +65,7 @@ def train(
     from glmtune.training.trainer import TrainingInterrupted
     from glmtune.training.trainer import train as run_training
 
+    _hide_loading_bars()
     try:
         result = run_training(config)
     except TrainingInterrupted as interruption:
@@ -143,7 +144,9 @@ def merge(
     """Merge an adapter into its base: a folder that loads anywhere. 合并成完整模型。"""
     from glmtune.export.merge import merge as run_merge
 
-    result = run_merge(run, output, model_path=model, max_shard_size=max_shard_size)
+    _hide_loading_bars()
+    with Console(stderr=True).status("合并并核对 Merging and checking ..."):
+        result = run_merge(run, output, model_path=model, max_shard_size=max_shard_size)
     typer.echo(result.summary())
 
 
@@ -247,7 +250,15 @@ def demo(
     """Train, compare and merge on the built-in tiny base. 一分钟体验。"""
     from glmtune.demo import run_demo
 
+    _hide_loading_bars()
     run_demo(Path(output), Console())
+
+
+def _hide_loading_bars() -> None:
+    """transformers draws a bar for every load; ours say what is being loaded."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _load(run: str, model: str | None, dtype: str) -> Any:
@@ -255,6 +266,7 @@ def _load(run: str, model: str | None, dtype: str) -> Any:
 
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise ConfigError(f"--dtype: expected auto, float32, bfloat16 or float16; found {dtype!r}")
+    _hide_loading_bars()
     with Console(stderr=True).status("加载模型 Loading the model ..."):
         return load(run, model_path=model, dtype=dtype)  # type: ignore[arg-type]
 

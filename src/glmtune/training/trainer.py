@@ -98,7 +98,8 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     if not PartialState().is_main_process:
         console = Console(quiet=True)
 
-    model, tokenizer = load_base(config.model.path, config.model.dtype, device_map)
+    with console.status("loading the base model ..."):
+        model, tokenizer = load_base(config.model.path, config.model.dtype, device_map)
     with arguments.main_process_first(desc="reading the data"):
         data = _load_data(config, tokenizer, arguments.seed)
     for line in data.stats.lines():

@@ -92,7 +92,9 @@ def test_prefill_in_two_parts_keeps_seeing_the_first(make_model, samples) -> Non
     whole = torch.cat(samples[0], dim=1)
     cache = DynamicCache(config=model.config)
     positions = torch.arange(whole.shape[1]).unsqueeze(0)
-    parts = [model(whole[:, s], position_ids=positions[:, s], past_key_values=cache) for s in (slice(11), slice(11, 19))]
+    parts = [
+        model(whole[:, s], position_ids=positions[:, s], past_key_values=cache) for s in (slice(11), slice(11, 19))
+    ]
     assert_close(torch.cat([part.logits for part in parts], dim=1), model(whole).logits, **CLOSE)
 
 

@@ -137,7 +137,13 @@ def _prompts(input_ids: torch.Tensor) -> tuple[dict[str, torch.Tensor], list[tor
 def test_a_batch_generates_what_each_prompt_alone_does(make_model, input_ids, cache, attention, options) -> None:
     model = make_model(attention)
     batch, prompts = _prompts(input_ids)
-    options = {"max_new_tokens": 12, "do_sample": False, "cache_implementation": cache, "disable_compile": True, **options}
+    options = {
+        "max_new_tokens": 12,
+        "do_sample": False,
+        "cache_implementation": cache,
+        "disable_compile": True,
+        **options,
+    }
     together = model.generate(**batch, **options)[:, 19:]
     for row, prompt in zip(together, prompts, strict=True):
         alone = model.generate(prompt, **{**options, "cache_implementation": None})[0, prompt.shape[1] :]

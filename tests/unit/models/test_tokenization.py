@@ -161,7 +161,9 @@ def test_decoding_special_tokens(tokenizer) -> None:
 
 def test_ids_beyond_the_tokenizer_have_no_text(tokenizer) -> None:
     """The embedding has more rows than there are tokens; an untrained model may name one of them."""
-    assert tokenizer.decode([*tokenizer.encode_text(SHORT), tokenizer.vocab_size + 3], skip_special_tokens=True) == SHORT
+    assert (
+        tokenizer.decode([*tokenizer.encode_text(SHORT), tokenizer.vocab_size + 3], skip_special_tokens=True) == SHORT
+    )
 
 
 @pytest.mark.parametrize("text", TEXTS)

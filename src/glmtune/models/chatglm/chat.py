@@ -6,10 +6,12 @@ Source: `modeling_chatglm.py` of the official ChatGLM3-6B release.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 
+from glmtune.errors import DataError
 from glmtune.models.chatglm.streaming import stream_token_ids
 from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
 from glmtune.prompts import Message, parse_reply, parse_tool_call
@@ -31,15 +33,16 @@ class ChatMixin:
 
         Returns:
             The last message's text, or for a tool call its `name` and `parameters` (its `content` where the system
-            message offers no tools); and the new history.
+            message offers no tools, or the call is no `tool_call` with literal arguments); and the new history.
         """
         replies = [{"role": "assistant", "metadata": m.metadata, "content": m.content} for m in messages]
         last = messages[-1]
         response: str | dict[str, Any] = last.content
-        if last.metadata and history and history[0].get("tools"):
-            response = {"name": last.metadata, "parameters": parse_tool_call(last.content)}
-        elif last.metadata:
+        if last.metadata:
             response = {"name": last.metadata, "content": last.content}
+            if history and history[0].get("tools"):
+                with suppress(DataError):  # a call that the model got wrong is handed over as it is
+                    response = {"name": last.metadata, "parameters": parse_tool_call(last.content)}
         return response, [*history, *replies]
 
     @torch.inference_mode()

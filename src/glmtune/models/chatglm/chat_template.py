@@ -56,12 +56,23 @@ def _messages(row: dict[str, Any], number: int) -> list[Message]:
     if content or not calls:
         tools = tuple(_tool_definition(tool) for tool in row.get("tools") or ())
         messages.append(Message(role, content or "", row.get("metadata", ""), tools))
-    for call in calls:
-        function = call.get("function", call)
-        arguments = function["arguments"]
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-        messages.append(Message("assistant", format_tool_call(arguments), function["name"]))
-    return messages
+    return [*messages, *(_tool_call(call, number) for call in calls)]
+
+
+def _tool_call(call: Any, number: int) -> Message:
+    """The assistant's message that an entry of OpenAI's `tool_calls` stands for."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or "arguments" not in function:
+        raise DataError(f"message {number}: a tool call needs a function with name and arguments, found {call!r}")
+    arguments = function["arguments"]
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError as error:
+            raise DataError(f"message {number}: the arguments of {function['name']} are not JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise DataError(f"message {number}: the arguments of {function['name']} are no JSON object: {arguments!r}")
+    return Message("assistant", format_tool_call(arguments), function["name"])
 
 
 def _tool_definition(tool: dict[str, Any] | Callable) -> Any:

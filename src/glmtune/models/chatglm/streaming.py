@@ -63,7 +63,7 @@ def stream_token_ids(model: Any, inputs: Mapping[str, Tensor], **options: Any) -
         except BaseException as error:  # handed to the reader, who raises it
             streamer.items.put(error)
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=run, name="glmtune-stream", daemon=True)
     thread.start()
     try:
         while (item := streamer.items.get()) is not None:

@@ -366,23 +366,21 @@ class IncrementalDecoder:
         """Takes new ids; returns the text that they complete, "" while a character is incomplete."""
         self._ids.extend(int(token_id) for token_id in token_ids)
         text = self._new_text()
-        if not text or text.endswith("\ufffd"):
-            return ""
-        self._settle()
-        return text
+        return "" if text.endswith("\ufffd") else self._settle(text)
 
     def flush(self) -> str:
         """Returns what is left at the end, an incomplete character as the replacement character."""
-        text = self._new_text()
-        self._settle()
-        return text
+        return self._settle(self._new_text())
 
     def _new_text(self) -> str:
         before = self._tokenizer.decode_text(self._ids[self._context : self._settled])
         return self._tokenizer.decode_text(self._ids[self._context :])[len(before) :]
 
-    def _settle(self) -> None:
-        self._context, self._settled = self._settled, len(self._ids)
+    def _settle(self, text: str) -> str:
+        if text:  # ids without text, such as a role token, are no context: the space after them would be dropped
+            self._context = self._settled
+        self._settled = len(self._ids)
+        return text
 
 
 def _load_sentencepiece(vocab_file: str) -> Any:

@@ -1,0 +1,169 @@
+import json
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from glmtune.errors import AdapterError, ConfigError, GlmtuneError
+from glmtune.export.merge import merge
+from glmtune.tuning.run_folder import RunManifest
+
+PROMPT = torch.tensor([[3, 5, 100, 200, 300, 17]])
+
+
+@torch.no_grad()
+def logits(model):
+    return model(input_ids=PROMPT).logits
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_dora": True},
+        {"use_rslora": True, "target_modules": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]},
+        {"modules_to_save": ["output_layer"]},
+        {"bias": "lora_only"},
+    ],
+    ids=["plain", "dora", "all linear", "modules_to_save", "bias"],
+)
+def test_equals_base_with_adapter(base, make_adapter, tmp_path, settings):
+    """Against stock PEFT on stock transformers, in float32."""
+    adapter = make_adapter(**settings)
+    result = merge(adapter, tmp_path / "merged", model_path=base, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    before = logits(model)
+    expected = logits(PeftModel.from_pretrained(model, adapter).eval())
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
+    assert merged.dtype == torch.float32
+    assert (expected - before).abs().max() > 0.01
+    # load() keeps modules_to_save in the base's float16, hence the tolerance there.
+    torch.testing.assert_close(logits(merged), expected, atol=2e-3 if "modules_to_save" in settings else 1e-4, rtol=0)
+    assert result.difference < 1e-4 < result.effect
+
+
+def test_rounds_once_to_the_type_of_the_base(base, make_adapter, tmp_path):
+    adapter = make_adapter()
+    result = merge(adapter, tmp_path / "merged", model_path=base)
+    assert result.dtype == torch.float16
+    assert 0 < result.difference < result.tolerance < result.effect
+    assert "float16" in result.summary()
+    merged, old = load_file(tmp_path / "merged/model.safetensors"), load_file(base / "model.safetensors")
+    exact = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
+    for name, weight in exact.merge_and_unload().state_dict().items():
+        assert merged[name].dtype == torch.float16
+        torch.testing.assert_close(merged[name], weight.half(), atol=0, rtol=0)
+        assert torch.equal(merged[name], old[name]) == ("query_key_value.weight" not in name)
+
+
+def test_layout_is_the_official_one(base, make_adapter, tmp_path):
+    result = merge(make_adapter(), tmp_path / "merged", model_path=base, max_shard_size="0.5MB")
+    files = {path.name for path in result.output_dir.iterdir()}
+    shards = {name for name in files if name.endswith(".safetensors")}
+    index = json.loads((result.output_dir / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    old = load_file(base / "model.safetensors")
+    assert len(shards) > 1
+    assert shards == set(index["weight_map"].values())
+    assert f"model-00001-of-{len(shards):05}.safetensors" in shards
+    assert set(index["weight_map"]) == set(old)
+    assert index["metadata"]["total_size"] == result.num_bytes == sum(weight.nbytes for weight in old.values())
+    others = {"config.json", "tokenizer_config.json", "generation_config.json", "tokenizer.model", "README.md"}
+    others |= {"configuration_chatglm.py", "modeling_chatglm.py", "MODEL_LICENSE", "model.safetensors.index.json"}
+    assert files == shards | others
+    assert json.loads((result.output_dir / "config.json").read_text()) == json.loads((base / "config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(result.output_dir)
+    generation = json.loads((result.output_dir / "generation_config.json").read_text(encoding="utf-8"))
+    assert generation == {"eos_token_id": tokenizer.stop_token_ids, "pad_token_id": 0}
+    # tokenization_chatglm.py is not in the base, so nobody could follow the tokenizer's auto_map
+    assert "auto_map" not in json.loads((result.output_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
+
+
+def test_auto_map_goes_with_its_files_and_dtype_is_named(base, make_adapter, tmp_path):
+    (base / "modeling_chatglm.py").unlink()
+    (base / "generation_config.json").write_text('{"eos_token_id": 2, "top_p": 0.8}', encoding="utf-8")
+    merge(make_adapter(), tmp_path / "merged", model_path=base, dtype="bfloat16")
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (base, tmp_path / "merged"))
+    del before["auto_map"]
+    assert after == before | {"torch_dtype": "bfloat16"}
+    generation = json.loads((tmp_path / "merged/generation_config.json").read_text(encoding="utf-8"))
+    assert generation["top_p"] == 0.8
+    assert len(generation["eos_token_id"]) == 3
+
+
+def test_run_folder_brings_base_template_and_system(base, make_adapter, tmp_path):
+    run = make_adapter()
+    RunManifest(str(base), template="tutorial", system="你是甄嬛").write(run)
+    merge(run, tmp_path / "merged")
+    manifest = RunManifest.read(tmp_path / "merged")
+    assert (manifest.template, manifest.system) == ("tutorial", "你是甄嬛")
+
+
+def test_unusable_outputs(base, make_adapter, tmp_path):
+    adapter = make_adapter()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("x")
+    for output, message in [
+        (base, "base itself"),
+        (adapter, "run or the base"),
+        (tmp_path / "file", "found a file"),
+        (tmp_path / "full", "not empty"),
+    ]:
+        before = sorted(output.iterdir()) if output.is_dir() else None
+        with pytest.raises(ConfigError, match=message):
+            merge(adapter, output, model_path=base)
+        assert before == (sorted(output.iterdir()) if output.is_dir() else None)
+    with pytest.raises(ConfigError, match="max_shard_size"):
+        merge(adapter, tmp_path / "merged", model_path=base, max_shard_size="huge")
+    with pytest.raises(AdapterError, match="base model"):
+        merge(base, tmp_path / "merged")
+    with pytest.raises(GlmtuneError, match="nowhere"):
+        merge(adapter, tmp_path / "merged", model_path=tmp_path / "nowhere")
+
+
+def test_empty_output_folder_will_do(base, make_adapter, tmp_path):
+    (tmp_path / "merged").mkdir()
+    merge(make_adapter(), tmp_path / "merged", model_path=base)
+    assert (tmp_path / "merged/model.safetensors").is_file()
+
+
+def test_full_disk(base, make_adapter, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(ConfigError, match="on another disk"):
+        merge(make_adapter(), tmp_path / "new/merged", model_path=base)
+    assert not (tmp_path / "new").exists()
+
+
+def test_wrong_result_is_not_kept(base, make_adapter, tmp_path, monkeypatch):
+    """Saves weights that were not merged, as a bug might."""
+    adapter, unmerged = make_adapter(), load_file(base / "model.safetensors")
+    monkeypatch.setattr("glmtune.export.merge.save_weights", _saving(unmerged))
+    with pytest.raises(AdapterError, match="does not compute"):
+        merge(adapter, tmp_path / "out/merged", model_path=base)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("No space left on device")])
+def test_failure_leaves_nothing(base, make_adapter, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("glmtune.export.merge.save_weights", fail)
+    with pytest.raises((KeyboardInterrupt, GlmtuneError)):
+        merge(make_adapter(), tmp_path / "out/merged", model_path=base)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_overflow_is_named(base, make_adapter, tmp_path):
+    with pytest.raises(AdapterError, match=r"layers\.0.*not finite in torch.float16"):
+        merge(make_adapter(lora_alpha=1e9), tmp_path / "merged", model_path=base)
+
+
+def _saving(weights):
+    from glmtune.export.layout import save_weights
+
+    return lambda _, folder, size: save_weights(weights, folder, size)

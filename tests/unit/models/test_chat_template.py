@@ -1,0 +1,177 @@
+"""`apply_chat_template` with transformers' current signature gives what the one renderer gives."""
+
+import json
+
+import pytest
+import torch
+
+from glmtune.errors import DataError
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.prompts import Conversation, Message, render, render_prompt
+
+ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "你好"}]
+ANSWERED = [*ASKED, {"role": "assistant", "content": "你好，我是助手。"}]
+SCHEMA = {
+    "name": "get_weather",
+    "description": "The weather of a city.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+
+
+def get_weather(city: str) -> str:
+    """The weather of a city.
+
+    Args:
+        city: The city's name.
+    """
+    return city
+
+
+def _conversation(messages: list[dict]) -> Conversation:
+    return Conversation(tuple(Message(**message) for message in messages))
+
+
+def test_generation_prompt(tokenizer) -> None:
+    expected = render_prompt(_conversation(ASKED), tokenizer)
+    assert tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False) == expected
+    encoded = tokenizer.apply_chat_template(ASKED, add_generation_prompt=True)
+    assert encoded["input_ids"] == expected
+    assert encoded["attention_mask"] == [1] * len(expected)
+    assert tokenizer.apply_chat_template(ASKED)["input_ids"] == expected[:-1]
+
+
+def test_an_answered_conversation_is_what_training_sees(tokenizer) -> None:
+    rendered = render(_conversation(ANSWERED), tokenizer)
+    encoded = tokenizer.apply_chat_template(ANSWERED, return_assistant_tokens_mask=True)
+    assert encoded["input_ids"] == rendered.input_ids
+    assert encoded["assistant_masks"] == [int(learnt) for learnt in rendered.loss_mask]
+    assert 1 in encoded["assistant_masks"]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_batch(tokenizer, side) -> None:
+    longer = [*ANSWERED, {"role": "user", "content": "今天天气怎么样？"}, {"role": "assistant", "content": "很好。"}]
+    batch = tokenizer.apply_chat_template(
+        [ANSWERED, longer],
+        padding=True,
+        return_tensors="pt",
+        return_assistant_tokens_mask=True,
+        tokenizer_kwargs={"padding_side": side},
+    )
+    for row, messages in enumerate((ANSWERED, longer)):
+        rendered = render(_conversation(messages), tokenizer)
+        is_token = batch["attention_mask"][row] == 1
+        assert batch["input_ids"][row][is_token].tolist() == rendered.input_ids
+        assert batch["assistant_masks"][row][is_token].tolist() == [int(learnt) for learnt in rendered.loss_mask]
+        assert batch["assistant_masks"][row][~is_token].sum() == 0
+    assert batch["attention_mask"][0, 0] == (0 if side == "left" else 1)
+
+
+def test_tensors_of_one_conversation_are_a_batch(tokenizer) -> None:
+    encoded = tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_tensors="pt")
+    expected = render_prompt(_conversation(ASKED), tokenizer)
+    assert encoded["input_ids"].tolist() == [expected]
+    ids = tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_tensors="pt", return_dict=False)
+    assert isinstance(ids, torch.Tensor)
+    assert ids.tolist() == [expected]
+    batch = tokenizer.apply_chat_template([ASKED], add_generation_prompt=True)
+    assert batch["input_ids"] == [expected]
+
+
+def test_padding_to_a_length(tokenizer) -> None:
+    encoded = tokenizer.apply_chat_template(ANSWERED, padding="max_length", max_length=64, return_tensors="pt")
+    assert encoded["input_ids"].shape == (1, 64)
+
+
+def test_truncation_is_the_renderer_s(tokenizer) -> None:
+    encoded = tokenizer.apply_chat_template(ANSWERED, truncation=True, max_length=16)
+    assert encoded["input_ids"] == render(_conversation(ANSWERED), tokenizer, max_length=16).input_ids
+    assert len(encoded["input_ids"]) <= 16
+    assert encoded["input_ids"][-1] == tokenizer.eos_token_id
+
+
+def test_text(tokenizer) -> None:
+    text = tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, tokenize=False)
+    assert text.startswith("[gMASK]")
+    assert text.rstrip().endswith("<|assistant|>")
+    assert tokenizer.apply_chat_template([ASKED, ASKED], add_generation_prompt=True, tokenize=False) == [text, text]
+
+
+@pytest.mark.parametrize(
+    "tool", [SCHEMA, {"type": "function", "function": SCHEMA}, get_weather], ids=["bare", "openai", "function"]
+)
+def test_tools(tokenizer, tool) -> None:
+    ids = tokenizer.apply_chat_template(ASKED, tools=[tool], add_generation_prompt=True)["input_ids"]
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    shown = json.loads(text[text.index("[") : text.rindex("]") + 1])
+    assert shown[0]["name"] == "get_weather"
+    assert shown[0]["parameters"]["required"] == ["city"]
+    system = Message("system", "Be brief.", tools=tuple(shown))
+    assert ids == render_prompt(Conversation((system, Message("user", "你好"))), tokenizer)
+
+
+def test_tools_without_a_system_message(tokenizer) -> None:
+    ids = tokenizer.apply_chat_template(ASKED[1:], tools=[SCHEMA], add_generation_prompt=True)["input_ids"]
+    assert "You have access to the following tools" in tokenizer.decode(ids)
+
+
+def test_a_tool_call_in_openai_s_form(tokenizer) -> None:
+    call = {"type": "function", "function": {"name": "get_weather", "arguments": '{"city": "北京"}'}}
+    messages = [
+        *ASKED,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "晴"},
+    ]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    called = Message("assistant", "```python\ntool_call(city='北京')\n```", "get_weather")
+    conversation = Conversation((*_conversation(ASKED).messages, called, Message("observation", "晴")))
+    assert ids == render_prompt(conversation, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ({"function": {"name": "f", "arguments": "{"}}, "not JSON"),
+        ({"function": {"name": "f", "arguments": "[1]"}}, "JSON object"),
+        ({"function": {"name": "f"}}, "arguments"),
+        ({"function": {"arguments": "{}"}}, "name"),
+        ("f()", "tool call needs"),
+    ],
+    ids=str,
+)
+def test_a_malformed_tool_call(tokenizer, call, expected) -> None:
+    messages = [*ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "x"}]
+    with pytest.raises(DataError, match=f"message 3.*{expected}"):
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([], "no messages"),
+        ([{"role": "robot", "content": "x"}], "message 1: unknown role 'robot'"),
+        ([{"role": "user"}], "message 1: content must be text, found NoneType"),
+        ([{"content": "x"}], "unknown role None"),
+        ([*ASKED, *ASKED[1:]], "has no answer"),
+    ],
+    ids=["none", "role", "no content", "no role", "order"],
+)
+def test_malformed_conversations(tokenizer, messages, expected) -> None:
+    with pytest.raises(DataError, match=expected):
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("name", ["continue_final_message", "chat_template", "documents", "enable_thinking"])
+def test_what_a_template_would_take_is_refused(tokenizer, name) -> None:
+    with pytest.raises(TypeError, match=name):
+        tokenizer.apply_chat_template(ASKED, **{name: "yes"})
+    tokenizer.apply_chat_template(ASKED, **{name: None})
+
+
+def test_the_official_method(tokenizer: ChatGLMTokenizer) -> None:
+    inputs = tokenizer.build_chat_input("你好", history=ANSWERED)
+    expected = render_prompt(_conversation([*ANSWERED, {"role": "user", "content": "你好"}]), tokenizer)
+    assert inputs["input_ids"].tolist() == [expected]
+    assert inputs["attention_mask"].tolist() == [[1] * len(expected)]
+    assert inputs.to("cpu")["input_ids"].dtype == torch.int64
+    assert len(ANSWERED) == 3

@@ -1,0 +1,44 @@
+"""`import glmtune` is instant and registers the Auto classes, whichever of it and transformers comes first."""
+
+import subprocess
+import sys
+
+import pytest
+
+import glmtune
+
+
+def _run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'peft', 'datasets', 'pydantic', 'sentencepiece', 'numpy'}"
+    assert _run(f"import sys, glmtune, glmtune.errors; print({heavy} & set(sys.modules))") == "set()"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import glmtune; import transformers",
+        "import transformers; import glmtune",
+        "from glmtune.models.chatglm.configuration import ChatGLMConfig",
+    ],
+)
+def test_the_auto_classes_know_chatglm(imports) -> None:
+    code = """
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+config = AutoConfig.for_model("chatglm", num_layers=1, hidden_size=8, ffn_hidden_size=8, kv_channels=4,
+                              num_attention_heads=2, padded_vocab_size=16)
+for auto_class in (AutoModel, AutoModelForCausalLM):
+    print(type(auto_class.from_config(config)).__module__)
+"""
+    assert _run(f"{imports}\n{code}").split() == ["glmtune.models.chatglm.modeling"] * 2
+
+
+def test_public_names() -> None:
+    assert sorted(glmtune.__all__, key=str.lower) == sorted(set(glmtune.__all__), key=str.lower)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = glmtune.nothing
+    for name in ("Conversation", "Message", "GlmtuneError", "ModelError"):
+        assert getattr(glmtune, name).__module__.startswith("glmtune.")
