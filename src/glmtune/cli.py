@@ -112,7 +112,9 @@ def generate(
     system: SystemOption = None,
     template: TemplateOption = None,
     field: FieldOption = None,
-    join: JoinOption = "\\n",
+    join: Annotated[
+        str | None, typer.Option("--join", help="What stands between instruction and input, if not what the run had.")
+    ] = None,
 ) -> None:
     """Answer a file of questions. 批量回答。"""
     if not input_path or not output_path:
@@ -120,7 +122,7 @@ def generate(
     from glmtune.inference.batch import generate_file
 
     loaded = _load(run, model, dtype)
-    generate_file(
+    report = generate_file(
         loaded.model,
         loaded.tokenizer,
         input_path,
@@ -129,9 +131,10 @@ def generate(
         system=loaded.system if system is None else system,
         batch_size=batch_size,
         fields=_parse_fields(field),
-        join=_unescape(join),
+        join=loaded.join if join is None else _unescape(join),
         **_parse_options(options),
     )
+    typer.echo(report.summary())
 
 
 @app.command()

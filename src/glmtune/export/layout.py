@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from glmtune.errors import ConfigError, ModelError
 from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.chatglm.checkpoint import IGNORED_WEIGHT
 
 _WEIGHTS = (
     "*.safetensors",
@@ -107,6 +110,25 @@ def save_weights(state_dict: Mapping[str, torch.Tensor], folder: Path, max_shard
         index = {"metadata": {"total_size": plan.metadata["total_size"]}, "weight_map": plan.tensor_to_filename}
         write_json(folder / "model.safetensors.index.json", index)
     return int(plan.metadata["total_size"])
+
+
+def read_rotary_buffer(base: Path) -> dict[str, torch.Tensor]:
+    """The buffer that official weights hold beside the parameters, if the base has it.
+
+    The model here has no use for it. The official code takes the type and device of its rotary table from it, so
+    folders for that code need it.
+    """
+    for file in sorted(base.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            if IGNORED_WEIGHT in tensors.keys():  # noqa: SIM118  (no mapping)
+                return {IGNORED_WEIGHT: tensors.get_tensor(IGNORED_WEIGHT)}
+    if not any(base.glob("model*.safetensors")):
+        for file in sorted(base.glob("pytorch_model*.bin")):
+            # Files older than torch 1.6 are no zip archives, which alone can be mapped.
+            weights = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
+            if IGNORED_WEIGHT in weights:
+                return {IGNORED_WEIGHT: weights[IGNORED_WEIGHT].clone()}
+    return {}
 
 
 def parse_size(size: str | int) -> int:

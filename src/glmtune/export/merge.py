@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,19 @@ from transformers import PreTrainedModel
 
 from glmtune.config import embedded_base
 from glmtune.errors import AdapterError, ConfigError, ModelError
-from glmtune.export.layout import base_folder, copy_small_files, parse_size, save_weights, small_files
-from glmtune.export.verify import compare_folder, probe_logits, probe_prompts
+from glmtune.export.layout import (
+    base_folder,
+    copy_small_files,
+    parse_size,
+    read_rotary_buffer,
+    save_weights,
+    small_files,
+)
+from glmtune.export.verify import compare_folder, largest_difference, probe_logits, probe_prompts
 from glmtune.models.chatglm import ChatGLMConfig
 from glmtune.tuning.adapter_files import read_adapter_config
 from glmtune.tuning.load import Dtype, load, resolve_dtype
-from glmtune.tuning.run_folder import RunManifest, find_adapter, is_hub_id
+from glmtune.tuning.run_folder import RunManifest, find_adapter
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class MergeResult:
         output_dir: Its folder.
         dtype: The type of its weights.
         num_bytes: Size of its weights.
-        effect: Largest change that the adapter makes to the base's logits.
+        effect: Largest change that the adapter, trained biases apart, makes to the base's logits.
         difference: Largest difference of the merged model's logits from those of base and adapter.
         tolerance: The difference that was allowed.
     """
@@ -90,25 +98,22 @@ def merge(
     output = _check_output(Path(output_dir).expanduser(), {Path(run), adapter_path, Path(base)})
 
     base_dtype = _own_dtype(base)
-    loaded = load(run, model_path=model_path, dtype=base_dtype, device_map="cpu")
+    loaded = load(adapter_path, model_path=model_path, dtype=base_dtype, device_map="cpu")
     merged_dtype = resolve_dtype(base_dtype if dtype == "auto" else dtype)
     folder = base_folder(loaded.base_path)
     _check_space(output, loaded.model, merged_dtype, small_files(folder))
 
     prompts = probe_prompts(loaded.tokenizer)
     expected = probe_logits(loaded.model, prompts)
-    with loaded.model.disable_adapter():
-        effect = max(
-            float((with_adapter - without).abs().max())
-            for with_adapter, without in zip(expected, probe_logits(loaded.model, prompts), strict=True)
-        )
+    effect = _effect(loaded.model, prompts, expected)
     num_rounded = _num_rounded(loaded.model, merged_dtype)
     model = _merge_in_place(loaded.model, merged_dtype)
     with _written_aside(output) as unfinished:
         copy_small_files(folder, unfinished, loaded.tokenizer, merged_dtype)
         if manifest := RunManifest.read(adapter_path):
             manifest.write(unfinished)
-        num_bytes = save_weights(model.state_dict(), unfinished, shard_bytes)
+        rotary = {name: buffer.to(merged_dtype) for name, buffer in read_rotary_buffer(folder).items()}
+        num_bytes = save_weights(model.state_dict() | rotary, unfinished, shard_bytes)
         del loaded, model  # or there would be two of them in memory next
         difference, tolerance = compare_folder(unfinished, prompts, expected, num_rounded)
     return MergeResult(output, merged_dtype, num_bytes, effect, difference, tolerance)
@@ -125,12 +130,10 @@ def _find_base(adapter_path: Path, model_path: str | Path | None) -> str:
 
 def _own_dtype(base: str) -> Dtype:
     """The type that a base's own config.json names; float32 where it names none. `load` reports a base that is none."""
-    if not (Path(base) / "config.json").is_file() and not is_hub_id(base):
-        return "float32"
     try:
         dtype = ChatGLMConfig.from_pretrained(base).dtype
-    except (OSError, ValueError) as error:
-        raise ModelError(f"base model {base}: config.json cannot be read: {error}") from error
+    except (OSError, ValueError):
+        return "float32"
     names: dict[torch.dtype | None, Dtype] = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
     return names.get(dtype, "float32")
 
@@ -149,7 +152,7 @@ def _check_output(output: Path, sources: Collection[Path]) -> Path:
 def _check_space(output: Path, model: PreTrainedModel, dtype: torch.dtype, others: Collection[Path]) -> None:
     num_bytes = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
     num_bytes += sum(path.stat().st_size for path in others)
-    place = next(parent for parent in output.absolute().parents if parent.is_dir())
+    place = next(parent for parent in output.resolve().parents if parent.is_dir())
     free_bytes = shutil.disk_usage(place).free
     if free_bytes < num_bytes:
         raise ConfigError(
@@ -160,6 +163,15 @@ def _check_space(output: Path, model: PreTrainedModel, dtype: torch.dtype, other
 
 def _tuner_layers(model: PeftModel) -> list[tuple[str, BaseTunerLayer]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _effect(model: PeftModel, prompts: list[list[int]], expected: list[torch.Tensor]) -> float:
+    """How far the adapter moves the base's logits at most, trained biases apart: PEFT cannot take those away."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Careful, disabling adapter layers with bias")
+        with model.disable_adapter():
+            without_adapter = probe_logits(model, prompts)
+    return largest_difference(expected, without_adapter)
 
 
 def _num_rounded(model: PeftModel, dtype: torch.dtype) -> int:
@@ -185,16 +197,17 @@ def _merge_in_place(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
 @contextmanager
 def _written_aside(output: Path) -> Iterator[Path]:
     """A new folder beside `output` that takes its place at the end, or vanishes if anything goes wrong."""
-    unfinished = output.absolute().parent / f".{output.name}.{os.getpid()}.unfinished"
+    place = output.resolve()  # of a link to a folder on another disk: there, not beside the link
+    unfinished = place.parent / f".{place.name}.{os.getpid()}.unfinished"
     try:
         unfinished.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written: {error.strerror}; choose another --output") from error
     try:
         yield unfinished
-        if output.is_dir():
-            output.rmdir()  # empty, as was checked; Windows renames onto nothing that exists
-        unfinished.rename(output)
+        if place.is_dir():
+            place.rmdir()  # empty, as was checked; Windows renames onto nothing that exists
+        unfinished.rename(place)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{output}: the merged model could not be written: {error}") from error
     finally:

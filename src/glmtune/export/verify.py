@@ -37,6 +37,11 @@ def probe_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> li
         return [model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0].float() for prompt in prompts]
 
 
+def largest_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """The largest absolute difference of logits; not a number if any of them is none, which `max` would hide."""
+    return float(torch.stack([(one - other).abs().max() for one, other in zip(first, second, strict=True)]).max())
+
+
 def compare_folder(
     folder: Path, prompts: Sequence[Sequence[int]], expected: Sequence[Tensor], num_rounded: int
 ) -> tuple[float, float]:
@@ -63,7 +68,7 @@ def compare_folder(
     tolerance = _FLOAT32_TOLERANCE * scale
     if model.dtype != torch.float32:
         tolerance += _ROUNDING_MARGIN * torch.finfo(model.dtype).eps / 2 * math.sqrt(num_rounded) * scale
-    difference = max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
+    difference = largest_difference(found, expected)
     if not difference <= tolerance:  # also where it is not a number
         raise AdapterError(
             f"the merged model does not compute what base and adapter compute: logits differ by {difference:.3g}, "

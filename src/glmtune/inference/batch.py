@@ -22,7 +22,7 @@ from rich.text import Text
 from transformers import PreTrainedModel
 
 from glmtune.errors import ConfigError, DataError
-from glmtune.inference.generate import Reply, fit_prompts, generate_batches, prompt_room, read_reply
+from glmtune.inference.generate import Reply, check_batch_size, fit_prompts, generate_batches, prompt_room, read_reply
 from glmtune.inference.options import build_generation_config, remembered_prompt
 from glmtune.inference.questions import Question, read_questions
 from glmtune.models.chatglm import ChatGLMTokenizer
@@ -88,22 +88,31 @@ def generate_file(
         batch_size: How many to answer at once; halved when memory runs out.
         fields: Other column names, as `read_questions` takes them.
         join: What stands between `instruction` and `input`.
-        console: Where the progress bar goes; standard error if None.
+        console: Where notes and the progress bar go; standard error if None.
         **options: Sampling options by their transformers names. Without any, replies are greedy.
 
     Returns:
         What was done.
 
     Raises:
-        ConfigError: An option is wrong.
+        ConfigError: An option or the batch size is wrong, or the output cannot be written.
         DataError: The input is wrong, or the output exists and belongs to another input.
         ModelError: Memory does not suffice for a single prompt.
     """
     template, system = remembered_prompt(tokenizer, template, system)
     generation = build_generation_config(tokenizer, model.config.seq_length, options)
+    check_batch_size(batch_size)
     output = _check_output(input_path, output_path)
     questions = read_questions(input_path, fields, join)
     num_done = _resume(output, questions)
+    console = console or Console(stderr=True)
+    if num_done:
+        console.print(
+            f"{output}: 保留已有的 {num_done} 条回答；换了模型或参数请另选输出文件。 {num_done} replies are there and kept; "
+            "for another model or other options choose another file.",
+            markup=False,
+            highlight=False,
+        )
     rest = questions[num_done:]
     conversations = [question.conversation.with_system(system) for question in rest]
     room = prompt_room(model, generation)
@@ -164,9 +173,17 @@ def _resume(output: Path, questions: Sequence[Question]) -> int:
         if _dump(_fields(written)) != _dump(_fields(json.loads(_dump(question.values)))):
             raise DataError(_mismatch(output, f"line {number} answers another question than {question.source} asks"))
     if unfinished:
+        if not any(_may_begin(unfinished, len(lines), question) for question in questions[len(lines) :][:1]):
+            raise DataError(_mismatch(output, "its last line is not the beginning of the next reply"))
         with output.open("r+b") as stream:
             stream.truncate(sum(len(line) + 1 for line in lines))
     return len(lines)
+
+
+def _may_begin(unfinished: bytes, index: int, question: Question) -> bool:
+    """Whether bytes are how the line of a question begins, so that only what this program wrote is ever cut off."""
+    start = _encode({"index": index, **_fields(question.values), "reply": ""}).removesuffix(b'"}\n')
+    return unfinished.startswith(start) or start.startswith(unfinished)
 
 
 def _mismatch(output: Path, reason: str) -> str:
@@ -177,7 +194,12 @@ def _line(index: int, values: Mapping[str, Any], reply: Reply) -> bytes:
     row = {"index": index, **_fields(values), "reply": reply.text}
     if reply.metadata:
         row["metadata"] = reply.metadata
-    return f"{_dump(row)}\n".encode()
+    return _encode(row)
+
+
+def _encode(row: Mapping[str, Any]) -> bytes:
+    """A line of the output. Half a surrogate pair, which UTF-8 cannot hold, stays the escape that JSON has for it."""
+    return f"{_dump(row)}\n".encode(errors="backslashreplace")
 
 
 def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +218,7 @@ class _RateColumn(ProgressColumn):
         return Text(f"{task.speed:.2f} 条/s" if task.speed else "- 条/s")
 
 
-def _progress(console: Console | None) -> Progress:
+def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -206,5 +228,5 @@ def _progress(console: Console | None) -> Progress:
         TimeElapsedColumn(),
         TextColumn("剩余"),
         TimeRemainingColumn(),
-        console=console or Console(stderr=True),
+        console=console,
     )

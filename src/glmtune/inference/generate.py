@@ -188,8 +188,7 @@ def generate_batches(
         ConfigError: The batch size is not positive.
         ModelError: Memory does not suffice for a single prompt.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size: expected a whole number of at least 1, found {batch_size}")
+    check_batch_size(batch_size)
     window = batch_size * _BATCHES_PER_WINDOW
     order: list[int] = []
     for start in range(0, len(prompts), window):
@@ -204,6 +203,16 @@ def generate_batches(
             continue
         yield list(zip(batch, replies, strict=True))
         start += len(batch)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuses a batch size that is not positive.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size: expected a whole number of at least 1, found {batch_size}")
 
 
 def _generate_unless_out_of_memory(

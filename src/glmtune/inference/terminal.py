@@ -114,10 +114,15 @@ def _print_reply(chat: Chat, console: Console, text: str) -> None:
 
 def _write(console: Console, text: str) -> None:
     """Writes text as it is: no markup, no emoji codes, no wrapping, no colours, and nothing held back."""
-    console.out(text.translate(_CONTROL_CHARACTERS), end="", highlight=False)
+    console.out(_printable(console, text), end="", highlight=False)
     console.file.flush()
 
 
 def _say(console: Console, text: str) -> None:
     """A message of the program itself."""
-    console.print(text.translate(_CONTROL_CHARACTERS), style="dim", markup=False, emoji=False, highlight=False)
+    console.print(_printable(console, text), style="dim", markup=False, emoji=False, highlight=False)
+
+
+def _printable(console: Console, text: str) -> str:
+    """The text without control characters, and with ? for what the terminal's encoding lacks, as GBK lacks emoji."""
+    return text.translate(_CONTROL_CHARACTERS).encode(console.encoding, "replace").decode(console.encoding)

@@ -36,7 +36,9 @@ def draw_losses(history: Sequence[Mapping[str, Any]], file: str | Path) -> bool:
     axes.plot(steps, losses, color="tab:blue", alpha=0.35, linewidth=1, marker="." if len(train) < 3 else "")
     axes.lines[0].set_label("training")
     if len(train) >= 3:
-        axes.plot(steps, smooth(losses), color="tab:blue", linewidth=2, label="training, smoothed")
+        # The more points, the more of them a point of the smooth line stands for.
+        weight = len(losses) / (len(losses) + 20)
+        axes.plot(steps, smooth(losses, weight), color="tab:blue", linewidth=2, label="training, smoothed")
     if evaluated:
         axes.plot(*zip(*evaluated, strict=True), color="tab:orange", marker="o", linewidth=1.5, label="evaluation")
     axes.set_xlabel("optimiser step")
@@ -47,12 +49,12 @@ def draw_losses(history: Sequence[Mapping[str, Any]], file: str | Path) -> bool:
     return True
 
 
-def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
+def smooth(values: Sequence[float], weight: float) -> list[float]:
     """An exponential moving average that is fair to the first values.
 
     Args:
         values: At least one number.
-        weight: Share of the past in each step of the average.
+        weight: Share of the past in each step of the average, from 0 to below 1.
     """
     smoothed = []
     average = total = 0.0

@@ -33,6 +33,7 @@ class Loaded:
         system: The system prompt that it was trained with.
         base_path: Where the base came from: a folder or a hub id.
         adapter_path: Where the adapter came from; None for a base alone.
+        join: What stood between `instruction` and `input` in training.
     """
 
     model: PreTrainedModel | PeftModel
@@ -41,6 +42,7 @@ class Loaded:
     system: str | None
     base_path: str
     adapter_path: Path | None
+    join: str = "\n"
 
 
 def load(
@@ -102,7 +104,8 @@ def _loaded(
     system = manifest.system if manifest else None
     # They belong to how text becomes ids, and are to be there wherever the tokenizer is.
     tokenizer.init_kwargs |= {"prompt_template": template, "system_prompt": system}
-    return Loaded(model.eval(), tokenizer, template, system, base_path, adapter_path)
+    join = manifest.config.get("data", {}).get("join", "\n") if manifest else "\n"
+    return Loaded(model.eval(), tokenizer, template, system, base_path, adapter_path, join)
 
 
 def _expand(path: str | Path) -> str:

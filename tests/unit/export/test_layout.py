@@ -8,7 +8,7 @@ from glmtune.export.layout import parse_size, save_weights
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [("5GB", 5 * 10**9), ("500 mb", 5 * 10**8), ("1.5KB", 1500), ("12", 12), (12, 12), ("2G", 2 * 10**9)],
+    [("5GB", 5 * 10**9), ("500 mb", 5 * 10**8), ("1.5KB", 1500), ("12", 12), (12, 12), ("2G", 2e9)],
 )
 def test_sizes(size, expected):
     assert parse_size(size) == expected

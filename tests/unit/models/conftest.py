@@ -33,6 +33,7 @@ CORPUS = [
     "小姐，别的秀女都在求中选，唯有咱们小姐想被撂牌子，菩萨一定记得真真儿的——",
     "嘘——都说许愿说破是不灵的。",
     "Hello, I am an assistant. What is the weather like in Beijing today? The quick brown fox jumps over the lazy dog.",
+    "asop bsop csop dsop esop fsop 1sop 2sop",  # "sop" becomes a piece, which is not the token sop
     "def tool_call(**kwargs): return kwargs  # 0123456789",
 ]
 

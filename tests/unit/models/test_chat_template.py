@@ -128,6 +128,50 @@ def test_a_tool_call_in_openai_s_form(tokenizer) -> None:
     assert ids == render_prompt(conversation, tokenizer)
 
 
+def _asked_at_once(*result_ids: str | None) -> list[dict]:
+    """Two tools called at once, and as many results as there are ids, each of which says whose it is."""
+    calls = [{"id": f"c{n}", "function": {"name": f"tool{n}", "arguments": {"n": n}}} for n in (1, 2)]
+    results = [{"role": "tool", "content": f"result {n}"} for n in (1, 2)]
+    if result_ids == ("c2", "c1"):
+        results.reverse()
+    results = [{**result, "tool_call_id": call_id} for result, call_id in zip(results, result_ids, strict=False)]
+    return [*ASKED, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
+
+
+@pytest.mark.parametrize("result_ids", [("c1", "c2"), ("c2", "c1"), (None, None)], ids=str)
+def test_tools_called_at_once_are_called_one_after_the_other(tokenizer, result_ids) -> None:
+    ids = tokenizer.apply_chat_template(_asked_at_once(*result_ids), add_generation_prompt=True)["input_ids"]
+    turns = []
+    for n in (1, 2):
+        turns += [Message("assistant", f"```python\ntool_call(n={n})\n```", f"tool{n}")]
+        turns += [Message("observation", f"result {n}")]
+    assert ids == render_prompt(Conversation((*_conversation(ASKED).messages, *turns)), tokenizer)
+
+
+def test_calls_that_wait_for_their_results_end_a_conversation(tokenizer) -> None:
+    ids = tokenizer.apply_chat_template(_asked_at_once())["input_ids"]
+    assert ids.count(tokenizer.get_command("<|assistant|>")) == 2
+    assert ids[-1] == tokenizer.eos_token_id
+
+
+def test_a_result_too_few(tokenizer) -> None:
+    with pytest.raises(DataError, match="2 tools are called at once, but 1 results follow"):
+        tokenizer.apply_chat_template(_asked_at_once("c1"), add_generation_prompt=True)
+
+
+def test_content_in_parts(tokenizer) -> None:
+    parts = [{"type": "text", "text": "你"}, {"type": "text", "text": "好"}]
+    asked = [ASKED[0], {"role": "user", "content": parts, "metadata": None}]
+    assert tokenizer.apply_chat_template(asked) == tokenizer.apply_chat_template(ASKED)
+
+
+def test_a_call_without_arguments(tokenizer) -> None:
+    for arguments in ("", "{}", {}):
+        call = {"function": {"name": "now", "arguments": arguments}}
+        ids = tokenizer.apply_chat_template([*ASKED, {"role": "assistant", "tool_calls": [call]}])["input_ids"]
+        assert "tool_call()" in tokenizer.decode(ids)
+
+
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
@@ -152,9 +196,16 @@ def test_a_malformed_tool_call(tokenizer, call, expected) -> None:
         ([{"role": "robot", "content": "x"}], "message 1: unknown role 'robot'"),
         ([{"role": "user"}], "message 1: content must be text, found NoneType"),
         ([{"content": "x"}], "unknown role None"),
+        ([{"role": ["user"], "content": "x"}], "unknown role"),
+        ([{"role": "user", "content": [{"type": "image", "url": "x"}]}], "message 1: content may only have parts"),
+        ([{"role": "user", "content": ["x"]}], "message 1: content may only have parts"),
+        ([{"role": "user", "content": "x", "metadata": 1}], "message 1: metadata must be text, found int"),
+        ([{"role": "system", "content": "x", "tools": "[]"}], "message 1: tools must be a list, found str"),
+        ([*ASKED, {"role": "assistant", "tool_calls": {"a": 1}}], "message 3: tool_calls must be a list, found dict"),
+        ([ASKED[0], "你好"], "message 2: expected a dictionary, found str"),
         ([*ASKED, *ASKED[1:]], "has no answer"),
     ],
-    ids=["none", "role", "no content", "no role", "order"],
+    ids=str,
 )
 def test_malformed_conversations(tokenizer, messages, expected) -> None:
     with pytest.raises(DataError, match=expected):

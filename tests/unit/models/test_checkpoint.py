@@ -71,7 +71,7 @@ def _fault(folder: Path, **options) -> str:
     return messages[0]
 
 
-# ---- good folders ------------------------------------------------------------------------------------------------------
+# ---- good folders ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
@@ -127,7 +127,7 @@ def test_options_reach_the_model(folder, weights) -> None:
     assert not model.training
 
 
-# ---- bad weights -------------------------------------------------------------------------------------------------------
+# ---- bad weights -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
@@ -256,7 +256,7 @@ def test_the_format_asked_for_is_not_there(folder, weights, use_safetensors, kin
     assert "holds no weights" in _fault(folder, use_safetensors=use_safetensors)
 
 
-# ---- bad configurations and places -------------------------------------------------------------------------------------
+# ---- bad configurations and places -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_file_instead_of_a_folder(folder, weights) -> None:
         ChatGLMForConditionalGeneration.from_pretrained(file)
 
 
-# ---- the hub -----------------------------------------------------------------------------------------------------------
+# ---- the hub ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

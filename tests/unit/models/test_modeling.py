@@ -20,7 +20,7 @@ def input_ids() -> torch.Tensor:
     return torch.randint(3, 640, (2, 19), generator=torch.Generator().manual_seed(3))
 
 
-# ---- outputs -----------------------------------------------------------------------------------------------------------
+# ---- outputs ---------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ def test_the_model_without_its_head(make_model, input_ids) -> None:
         )
 
 
-# ---- gradients ---------------------------------------------------------------------------------------------------------
+# ---- gradients -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -120,7 +120,7 @@ def test_dropout_is_only_for_training(make_model, input_ids) -> None:
         assert not torch.equal(model(input_ids).logits, model(input_ids).logits)
 
 
-# ---- generation --------------------------------------------------------------------------------------------------------
+# ---- generation ------------------------------------------------------------------------------------------------------
 
 
 def _prompts(input_ids: torch.Tensor) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
@@ -188,7 +188,7 @@ def test_a_second_turn_over_the_cache_of_the_first(make_model, input_ids) -> Non
     assert again.tolist() == model.generate(longer, max_new_tokens=4, do_sample=False).tolist()
 
 
-# ---- the published layout ----------------------------------------------------------------------------------------------
+# ---- the published layout --------------------------------------------------------------------------------------------
 
 
 def test_chatglm3_6b_on_the_meta_device(shared: Path) -> None:

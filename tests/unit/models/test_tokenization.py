@@ -1,4 +1,4 @@
-"""The tokenizer as transformers and its users know tokenizers. Its ids are compared with the official ones in golden."""
+"""The tokenizer as transformers and its users know tokenizers; the golden tests compare its ids with the official."""
 
 import json
 import multiprocessing
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import glmtune  # noqa: F401  (registers the Auto classes)
 from glmtune.errors import ModelError
@@ -27,7 +27,7 @@ TEXTS = [
 ]
 
 
-# ---- encoding ----------------------------------------------------------------------------------------------------------
+# ---- encoding --------------------------------------------------------------------------------------------------------
 
 
 def test_prefix(tokenizer) -> None:
@@ -44,7 +44,22 @@ def test_special_tokens_in_text_stay_text(tokenizer, text) -> None:
     assert not set(ids) & set(tokenizer.all_special_ids)
     assert tokenizer.decode(ids) == text
     assert tokenizer([text], add_special_tokens=False)["input_ids"] == [ids]
-    assert tokenizer.convert_tokens_to_ids(tokenizer.tokenize("a" + text)) == tokenizer.encode_text("a" + text)
+
+
+def test_pieces(tokenizer) -> None:
+    assert tokenizer.convert_tokens_to_ids(tokenizer.tokenize(LONG)) == tokenizer.encode_text(LONG)
+
+
+def test_a_piece_that_is_spelt_like_a_command(tokenizer) -> None:
+    piece = tokenizer.sp_model.piece_to_id("sop")
+    assert piece != tokenizer.sp_model.unk_id()
+    assert piece in tokenizer.encode_text("qsop")
+    for ids in (tokenizer("qsop"), tokenizer(["qsop"])):
+        assert ids["input_ids"] in (tokenizer.encode("qsop"), [tokenizer.encode("qsop")])
+    assert tokenizer.encode("qsop", add_special_tokens=False) == tokenizer.encode_text("qsop")
+    assert tokenizer(["qsop", "a"], is_split_into_words=True)["input_ids"].count(tokenizer.get_command("sop")) == 1
+    pair = tokenizer(["qsop"], ["qsop"], is_split_into_words=True)["input_ids"]
+    assert pair == tokenizer("qsop", "qsop")["input_ids"]
 
 
 def test_role_tokens_are_recognised_only_when_asked_for(tokenizer_folder) -> None:
@@ -127,15 +142,15 @@ def test_commands(tokenizer) -> None:
 
 
 def test_the_vocabulary_is_fixed(tokenizer) -> None:
-    assert len(tokenizer) == tokenizer.vocab_size == len(tokenizer.get_vocab())
+    assert len(tokenizer) == tokenizer.vocab_size == 1 + max(tokenizer.get_vocab().values())
     for add in (tokenizer.add_tokens, lambda tokens: tokenizer.add_special_tokens({"extra_special_tokens": tokens})):
-        with pytest.raises(ModelError, match="vocabulary is fixed.*<new>"):
+        with pytest.raises(ModelError, match=r"vocabulary is fixed.*<new>"):
             add(["<new>"])
     assert tokenizer.add_tokens(["<|user|>", "</s>"]) == 0
     assert len(tokenizer) == tokenizer.vocab_size
 
 
-# ---- decoding ----------------------------------------------------------------------------------------------------------
+# ---- decoding --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -198,7 +213,7 @@ def test_incremental_decoding_across_special_tokens(tokenizer) -> None:
         assert "".join(decoder.push([i]) for i in ids) + decoder.flush() == tokenizer.decode_text(ids)
 
 
-# ---- saving and loading ------------------------------------------------------------------------------------------------
+# ---- saving and loading ----------------------------------------------------------------------------------------------
 
 
 def test_save_and_reload(tokenizer, tmp_path) -> None:
@@ -239,7 +254,8 @@ def test_code_files_in_the_folder_are_never_run(official_folder, tmp_path, trust
     options = {} if trust_remote_code is None else {"trust_remote_code": trust_remote_code}
     assert type(AutoConfig.from_pretrained(tmp_path, **options)).__module__.startswith("glmtune.")
     assert type(AutoTokenizer.from_pretrained(tmp_path, **options)) is ChatGLMTokenizer
-    assert type(AutoModelForCausalLM.from_pretrained(tmp_path, **options)) is ChatGLMForConditionalGeneration
+    for auto_class in (AutoModel, AutoModelForCausalLM):
+        assert type(auto_class.from_pretrained(tmp_path, **options)) is ChatGLMForConditionalGeneration
     assert not hasattr(sys, "chatglm_trap")
 
 

@@ -26,8 +26,9 @@ ROWS = [
 
 def process_func(example: dict, tokenizer) -> dict:
     """The tutorial's preprocessing."""
+    question = example["instruction"] + example["input"]
     instruction = tokenizer.encode(
-        f"<|system|>\n现在你要扮演皇帝身边的女人--甄嬛\n<|user|>\n{example['instruction'] + example['input']}<|assistant|>\n",
+        f"<|system|>\n现在你要扮演皇帝身边的女人--甄嬛\n<|user|>\n{question}<|assistant|>\n",
         add_special_tokens=True,
         truncation=True,
         max_length=512,
@@ -59,6 +60,8 @@ def adapter(official_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             gradient_accumulation_steps=1,
             logging_steps=1,
             max_steps=2,
+            eval_strategy="steps",
+            eval_steps=1,
             gradient_checkpointing=True,
             learning_rate=1e-2,
             save_on_each_node=True,
@@ -67,12 +70,16 @@ def adapter(official_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             disable_tqdm=True,
         ),
         train_dataset=dataset,
+        eval_dataset=dataset.select(range(3)),
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=None, label_pad_token_id=-100, padding=True),
     )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 2
     assert all(loss > 0 for loss in losses)
+    first, last = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert last < first
+    assert trainer.predict(dataset.select(range(3))).predictions.shape[0::2] == (3, model.config.padded_vocab_size)
     trainer.save_model()
     return output_dir, _reply(model.eval(), tokenizer)
 

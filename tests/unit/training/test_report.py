@@ -20,7 +20,7 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
 
 
 def test_smoothing_is_fair_to_the_first_values() -> None:
-    assert smooth([4.0, 4.0, 4.0]) == pytest.approx([4.0, 4.0, 4.0])
+    assert smooth([4.0, 4.0, 4.0], weight=0.9) == pytest.approx([4.0, 4.0, 4.0])
     assert smooth([0.0, 1.0], weight=0.5) == pytest.approx([0.0, 2 / 3])
 
 

@@ -5,7 +5,7 @@ New code uses `glmtune.Chat`; both go through the same renderer and the same par
 Source: `modeling_chatglm.py` of the official ChatGLM3-6B release.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +21,9 @@ History = list[dict[str, Any]]
 
 class ChatMixin:
     """Adds `chat` and `stream_chat` to a model that has `generate`."""
+
+    device: torch.device
+    generate: Callable[..., Any]
 
     def process_response(
         self, messages: Sequence[Message], history: Sequence[dict[str, Any]]

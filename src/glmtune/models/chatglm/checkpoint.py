@@ -5,6 +5,7 @@ that talks nonsense hours later. Here every fault is found first, and all of the
 """
 
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -34,7 +35,9 @@ class WeightHeader:
     is_floating: bool
 
 
-def resolve_and_check(model_class: Any, name: str | Path, kwargs: MutableMapping[str, Any]) -> str | Path:
+def resolve_and_check(
+    model_class: Any, name: str | os.PathLike[str], kwargs: MutableMapping[str, Any]
+) -> str | os.PathLike[str]:
     """Finds the folder that `from_pretrained` is to load, downloading a hub id, and checks its weights.
 
     Args:

@@ -67,8 +67,8 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
         present = self.config.padded_vocab_size
         if new_num_tokens not in (None, present):
             raise ModelError(
-                f"resize_token_embeddings({new_num_tokens}): ChatGLM's vocabulary is fixed at {present}; leave the call "
-                "out (special tokens such as <|user|> are in it already)"
+                f"resize_token_embeddings({new_num_tokens}): ChatGLM's vocabulary is fixed at {present}; leave the "
+                "call out (special tokens such as <|user|> are in it already)"
             )
         return self.get_input_embeddings()
 
@@ -84,11 +84,11 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         """The token embedding."""
         return self.embedding.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replaces the token embedding."""
         self.embedding.word_embeddings = value
 
@@ -167,19 +167,19 @@ class ChatGLMForConditionalGeneration(ChatMixin, ChatGLMPreTrainedModel, Generat
         self.transformer = ChatGLMModel(config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         """The token embedding."""
         return self.transformer.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replaces the token embedding."""
         self.transformer.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Linear:
         """The output layer."""
         return self.transformer.output_layer
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replaces the output layer."""
         self.transformer.output_layer = new_embeddings
 

@@ -162,7 +162,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             conversation: One conversation or a batch of them, each a list of `role`/`content` dictionaries (OpenAI
                 tool calls and `tool` results too).
             tools: Tools to offer, as JSON schemas or annotated functions; they go into the system message.
-            add_generation_prompt: End with `<|assistant|>`. Without it, what training sees is returned, `</s>` included.
+            add_generation_prompt: End with `<|assistant|>`. Without it, what training sees, `</s>` included.
             tokenize: Whether to return ids; otherwise text.
             padding: As in `__call__`.
             truncation: Whether to shorten to `max_length`, as `prompts.render` does.
@@ -238,6 +238,10 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         """All ids, special tokens included, as the official tokenizer counts."""
         return self.sp_model.vocab_size() + len(self.special_tokens)
 
+    def __len__(self) -> int:
+        # transformers would count distinct spellings, and there may be a plain piece that is spelt "sop".
+        return self.vocab_size
+
     def get_vocab(self) -> dict[str, int]:
         """Every token and its id."""
         pieces = {self.sp_model.id_to_piece(index): index for index in range(self.sp_model.vocab_size())}
@@ -256,19 +260,24 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return first if token_ids_1 is None else [*first, *token_ids_1, self.eos_token_id]
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:
-        if not isinstance(text, str):  # a batch, whose texts come back here one by one, or ids
+        is_words = kwargs.get("is_split_into_words", False) and bool(text) and isinstance(text[0], str)
+        if not isinstance(text, str) and not is_words:  # a batch, whose texts come back here one by one, or ids
             return super()._encode_plus(text, text_pair, **kwargs)
         # Ids are made here, by sentencepiece itself: going through pieces, as transformers does, would turn a piece
         # that is spelt like a special token into that token.
-        pair_ids = self._text_ids(text_pair) if isinstance(text_pair, str) else text_pair
         return self.prepare_for_model(
-            self._text_ids(text),
-            pair_ids,
+            self._sequence_ids(text),
+            None if text_pair is None else self._sequence_ids(text_pair),
             padding=kwargs.pop("padding_strategy").value,
             truncation=kwargs.pop("truncation_strategy").value,
             prepend_batch_axis=True,
             **kwargs,
         )
+
+    def _sequence_ids(self, sequence: str | Sequence[str] | Sequence[int]) -> list[int]:
+        """Ids of a text, of words one after the other, or ids as they are."""
+        parts = [sequence] if isinstance(sequence, str) else sequence
+        return [i for part in parts for i in (self._text_ids(part) if isinstance(part, str) else [part])]
 
     def _text_ids(self, text: str) -> list[int]:
         return [token_id for part in self._split_roles(text) for token_id in self._part_ids(part)]
@@ -343,44 +352,6 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state
         self.sp_model = _load_sentencepiece(self.vocab_file)
-
-
-class IncrementalDecoder:
-    """Decodes a reply as it grows, without ever showing half a character.
-
-    Characters outside the vocabulary are spelt as several byte tokens, and sentencepiece drops the space before the
-    first piece of whatever it decodes; so only the ids since the last settled text are decoded again, next to the
-    ids before them.
-
-    Args:
-        tokenizer: The tokenizer.
-    """
-
-    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._settled = 0  # ids whose text has been handed out
-        self._context = 0  # where the decoding of the next text starts
-
-    def push(self, token_ids: Sequence[int]) -> str:
-        """Takes new ids; returns the text that they complete, "" while a character is incomplete."""
-        self._ids.extend(int(token_id) for token_id in token_ids)
-        text = self._new_text()
-        return "" if text.endswith("\ufffd") else self._settle(text)
-
-    def flush(self) -> str:
-        """Returns what is left at the end, an incomplete character as the replacement character."""
-        return self._settle(self._new_text())
-
-    def _new_text(self) -> str:
-        before = self._tokenizer.decode_text(self._ids[self._context : self._settled])
-        return self._tokenizer.decode_text(self._ids[self._context :])[len(before) :]
-
-    def _settle(self, text: str) -> str:
-        if text:  # ids without text, such as a role token, are no context: the space after them would be dropped
-            self._context = self._settled
-        self._settled = len(self._ids)
-        return text
 
 
 def _load_sentencepiece(vocab_file: str) -> Any:
