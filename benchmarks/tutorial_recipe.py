@@ -79,7 +79,7 @@ def main() -> None:
         }
         is_new = not arguments.results.exists()
         with arguments.results.open("a", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(row))
+            writer = csv.DictWriter(stream, fieldnames=list(row), lineterminator="\n")
             if is_new:
                 writer.writeheader()
             writer.writerow(row)

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
@@ -150,7 +151,9 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help="folder to write into; files of the same names are replaced"
     )
-    build(parser.parse_args().output, "cuda" if torch.cuda.is_available() else "cpu")
+    output = parser.parse_args().output
+    vocabulary.check_sentencepiece(version("sentencepiece"))
+    build(output, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The `glmtune` command. Every handler imports what it needs itself, so that help and mistakes answer at once."""
 
+import io
 import os
 import shlex
 import sys
@@ -318,6 +319,9 @@ def _unescape(text: str) -> str:
 
 def main() -> None:
     """Runs the command line: faults of the user's making are one message without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows ? for what it cannot
+            stream.reconfigure(errors="replace")
     try:
         app()
     except GlmtuneError as error:

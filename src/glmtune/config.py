@@ -48,6 +48,29 @@ OWN_TRAIN_KEYS: Mapping[str, str] = MappingProxyType(
     {"early_stopping_patience": "Stop after this many evaluations in a row without a better metric."}
 )
 
+# The least that a number under `train` may be.
+_LEAST: Mapping[str, int] = MappingProxyType(
+    {
+        "per_device_train_batch_size": 1,
+        "per_device_eval_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "eval_accumulation_steps": 1,
+        "early_stopping_patience": 1,
+        "save_total_limit": 1,
+        "dataloader_num_workers": 0,
+    }
+)
+# Numbers of steps, or a share of all steps where they are below 1.
+_ABOVE_ZERO = ("logging_steps", "save_steps", "eval_steps", "num_train_epochs")
+
+# Flags that must not be set.
+_REFUSED_FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "train.logging_nan_inf_filter": "hides NaN losses; glmtune keeps it false",
+        "lora.inference_mode": "freezes the adapter, so that nothing is trained",
+    }
+)
+
 _PASSED_KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "lora": {
@@ -311,7 +334,18 @@ def validate_names(config: RunConfig) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: `1e-4` is a number, and a key given twice is an error."""
+    """YAML as people write it.
+
+    `1e-4` is a number; only true and false are booleans, so that `eval_strategy: no` is a word; a date is text; and a
+    key given twice is an error.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
+        letter: [
+            (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))
+        ]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
@@ -324,6 +358,28 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?i:true|false)$"), list("tTfF"))
+
+# What constructing a value can raise besides YAMLError: `!!int x`, `!!bool x`, brackets by the thousand.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, RecursionError)
+
+
+def parse_value(text: str) -> Any:
+    """Reads a value from a command line as `load_config` does: YAML in which only true and false are booleans.
+
+    Args:
+        text: The value as typed.
+
+    Returns:
+        A number, boolean, text, list or dictionary; None for an empty text.
+
+    Raises:
+        ConfigError: It is no YAML value; the message names the text.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except _YAML_ERRORS as error:
+        raise ConfigError(f"{text!r} is not a YAML value; put it in quotes") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -331,7 +387,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _YAML_ERRORS as error:
         raise ConfigError(f"{path}: not YAML in UTF-8: {error}") from error
     if values is None:
         return {}
@@ -342,14 +398,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _apply_override(values: dict[str, Any], override: str) -> str | None:
     """Sets one `section.key=value` in place; returns the fault where that cannot be done."""
+    if not _is_text(override):
+        return f"{override!r} has bytes that are not UTF-8; set the terminal to UTF-8, or use a YAML file"
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or len(parts) < 2 or not all(parts):
         return f"{override!r} is not an override; write section.key=value, such as train.max_steps=10"
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        return f"{key}: {text!r} is not a YAML value; put it in quotes"
+        value = parse_value(text)
+    except ConfigError as error:
+        return f"{key}: {error}"
     section = values
     for part in parts[:-1]:
         if section.get(part) is None:
@@ -359,6 +417,11 @@ def _apply_override(values: dict[str, Any], override: str) -> str | None:
             return f"{key}: {part} is a value, not a section"
     section[parts[-1]] = value
     return None
+
+
+def _is_text(text: str) -> bool:
+    """Whether a text is whole: Python puts lone surrogates for bytes of an argument that it could not decode."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _say(fault: Mapping[str, Any]) -> str:
@@ -405,23 +468,22 @@ def _check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[st
         name = f"{section}.{key}"
         if key in replaced:
             faults.append(f"{name} is not a key here: {replaced[key]}")
-        elif name == "train.logging_nan_inf_filter" and value:
-            faults.append(f"{name} hides NaN losses; glmtune keeps it false. Leave it out")
         elif key not in known and key not in own:
             # gradient_checkpointing will one day be gone from TrainingArguments; it stays ours.
             if key not in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
                 faults.append(_say_unknown(f"{section}.", key, [*known.keys() - replaced.keys(), *own]))
         else:
             checked[key], fault = _check_value(name, value, known.get(key, int | None))
+            fault = fault or _range_fault(name, checked[key])
             faults += [fault] if fault else []
     return {**values, **checked}, faults
 
 
 def _check_value(name: str, value: Any, hint: Any) -> tuple[Any, str | None]:
-    """Checks a value where its type is plain; anything richer is left to the class that gets it."""
+    """Reads a value where its type is plain; anything richer is left to the class that gets it."""
     members = set(typing.get_args(hint)) if isinstance(hint, UnionType) or typing.get_origin(hint) else {hint}
     is_flag_or_path = name == "train.resume_from_checkpoint"
-    if is_flag_or_path or not members <= {int, float, bool, str, NoneType} or value is None:
+    if is_flag_or_path or not members <= {int, float, bool, str, NoneType} or (value is None and NoneType in members):
         return value, None
     try:
         read = TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True)).validate_python(value)
@@ -429,3 +491,19 @@ def _check_value(name: str, value: Any, hint: Any) -> tuple[Any, str | None]:
         expected = " or ".join(sorted(member.__name__ for member in members if member is not NoneType))
         return value, f"{name}: expected {expected}; found {value!r}"
     return (read, None) if isinstance(value, str) or str in members else (value, None)
+
+
+def _range_fault(name: str, value: Any) -> str | None:
+    """What is wrong with a value of the right type."""
+    if name in _REFUSED_FLAGS and value is True:
+        return f"{name} {_REFUSED_FLAGS[name]}. Leave it out"
+    if name == "train.output_dir" and not value:
+        return f"{name}: expected a folder; found {value!r}"
+    section, _, key = name.partition(".")
+    if section != "train" or not isinstance(value, int | float):
+        return None
+    if key in _LEAST and value < _LEAST[key]:
+        return f"{name}: expected at least {_LEAST[key]}; found {value!r}"
+    if key in _ABOVE_ZERO and not value > 0:
+        return f"{name}: expected a number above 0; found {value!r}"
+    return None

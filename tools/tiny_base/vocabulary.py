@@ -1,5 +1,6 @@
 """Trains the tokenizer, in the official shape: BPE with byte fallback, no normalisation, a dummy prefix."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,26 @@ from tiny_base.words import COMMON_HANZI
 
 NUM_PIECES = 4343
 """Bytes, the 3,755 common characters, and some 200 pieces of several; with 9 special tokens it is 34 x 128."""
+OLDEST_SENTENCEPIECE = (0, 2, 3)
+"""Before it, training with these settings dies in C++ with `Check failed: freq > 0`."""
+
+
+def check_sentencepiece(version: str) -> None:
+    """Says which sentencepiece is needed, before time is spent on making a corpus.
+
+    Args:
+        version: The installed one, such as `0.2.3`.
+
+    Raises:
+        SystemExit: It is too old to train this tokenizer.
+    """
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    if numbers < OLDEST_SENTENCEPIECE:
+        needed = ".".join(map(str, OLDEST_SENTENCEPIECE))
+        raise SystemExit(
+            f"error: training the tokenizer needs sentencepiece {needed} or newer, found {version}; older ones stop "
+            f"with 'Check failed: freq > 0'\n  do: pip install 'sentencepiece>={needed}'"
+        )
 
 
 def train_tokenizer(conversations: Iterable[Conversation], output_file: Path) -> None:

@@ -108,8 +108,8 @@ def generate_file(
     console = console or Console(stderr=True)
     if num_done:
         console.print(
-            f"{output}: 保留已有的 {num_done} 条回答；换了模型或参数请另选输出文件。 {num_done} replies are there and kept; "
-            "for another model or other options choose another file.",
+            f"{output}: 保留已有的 {num_done} 条回答；换了模型或参数请另选输出文件。"
+            f" {num_done} replies are there and kept; for another model or other options choose another file.",
             markup=False,
             highlight=False,
         )

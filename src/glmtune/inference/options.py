@@ -1,6 +1,7 @@
 """Sampling options: transformers' own names, checked before a model sees them."""
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,18 +13,12 @@ from glmtune.prompts import Template
 
 DEFAULT_MAX_NEW_TOKENS = 512
 
-_MANAGED = {
+_NOT_FOR_CALLERS = {
     "max_length": "use max_new_tokens, which does not count the prompt",
+    "min_length": "use min_new_tokens, which does not count the prompt",
     "num_return_sequences": "a question has one reply",
     "eos_token_id": "the stop tokens are the tokenizer's",
     "pad_token_id": "the padding token is the tokenizer's",
-    "bos_token_id": "ChatGLM has no such token",
-    "return_dict_in_generate": "replies are returned as text",
-    "output_scores": "replies are returned as text",
-    "output_logits": "replies are returned as text",
-    "output_attentions": "replies are returned as text",
-    "output_hidden_states": "replies are returned as text",
-    "transformers_version": "it is not an option of generation",
 }
 _SAMPLING_ONLY = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
@@ -36,20 +31,44 @@ def _is_number(value: object) -> bool:
     return isinstance(value, float) or _is_whole(value)
 
 
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "max_new_tokens": (lambda value: _is_whole(value) and value >= 1, "a whole number of at least 1"),
-    "min_new_tokens": (lambda value: _is_whole(value) and value >= 0, "a whole number of at least 0"),
-    "num_beams": (lambda value: _is_whole(value) and value >= 1, "a whole number of at least 1"),
-    "no_repeat_ngram_size": (lambda value: _is_whole(value) and value >= 0, "a whole number of at least 0"),
-    "top_k": (lambda value: _is_whole(value) and value >= 0, "a whole number of at least 0 (0 is off)"),
-    "do_sample": (lambda value: isinstance(value, bool), "true or false"),
+_Check = tuple[Callable[[Any], bool], str]
+
+
+def _whole(minimum: int) -> _Check:
+    return lambda value: _is_whole(value) and value >= minimum, f"a whole number of at least {minimum}"
+
+
+_SWITCH: _Check = (lambda value: isinstance(value, bool), "true or false")
+_SHARE: _Check = (lambda value: _is_number(value) and 0 < value <= 1, "a number above 0 and at most 1")
+_CUTOFF: _Check = (lambda value: _is_number(value) and 0 <= value < 1, "a number of at least 0 and below 1 (0 is off)")
+
+# What there is. `generate` fails on odd values of the rest with errors that speak of its inside, or changes silently.
+_OPTIONS: dict[str, _Check] = {
+    "max_new_tokens": _whole(1),
+    "min_new_tokens": _whole(0),
+    "max_time": (lambda value: _is_number(value) and value > 0, "a number of seconds above 0"),
+    "do_sample": _SWITCH,
     "temperature": (
-        lambda value: _is_number(value) and value > 0,
+        lambda value: _is_number(value) and 0 < value < math.inf,
         "a number above 0 (do_sample=false is what temperature 0 stands for)",
     ),
-    "top_p": (lambda value: _is_number(value) and 0 < value <= 1, "a number above 0 and at most 1"),
+    "top_k": (lambda value: _is_whole(value) and value >= 0, "a whole number of at least 0 (0 is off)"),
+    "top_p": _SHARE,
     "min_p": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
-    "repetition_penalty": (lambda value: _is_number(value) and value > 0, "a number above 0 (1 is none)"),
+    "typical_p": _SHARE,
+    "epsilon_cutoff": _CUTOFF,
+    "eta_cutoff": _CUTOFF,
+    "repetition_penalty": (
+        lambda value: _is_number(value) and 0 < value < math.inf,
+        "a number above 0 (1 is none)",
+    ),
+    "no_repeat_ngram_size": _whole(0),
+    "num_beams": _whole(1),
+    "length_penalty": (lambda value: _is_number(value) and math.isfinite(value), "a number"),
+    "early_stopping": (lambda value: isinstance(value, bool) or value == "never", "true, false or never"),
+    "renormalize_logits": _SWITCH,
+    "remove_invalid_values": _SWITCH,
+    "use_cache": _SWITCH,
 }
 
 
@@ -61,8 +80,8 @@ def build_generation_config(
     Args:
         tokenizer: The tokenizer, which knows the stop and padding ids.
         seq_length: The most tokens that the model reads, prompt and reply together.
-        options: Fields of transformers' `GenerationConfig` by their own names; None stands for "not given". Without
-            any, replies are greedy and at most 512 tokens long.
+        options: Those of transformers' `GenerationConfig` that shape a reply, by its names; None stands for "not
+            given". Without any, replies are greedy and at most 512 tokens long.
 
     Returns:
         The configuration; what it leaves open, the model's own `generation_config` decides.
@@ -74,6 +93,8 @@ def build_generation_config(
     defaults = {"max_new_tokens": min(DEFAULT_MAX_NEW_TOKENS, seq_length // 2), "do_sample": False}
     if faults := [*_name_faults(given), *_value_faults(given), *_room_faults(given, seq_length)]:
         raise ConfigError(summarise_faults("options of generation", faults))
+    # transformers refuses 2 where it means 2.0.
+    given |= {name: float(given[name]) for name in ("temperature", "repetition_penalty") if name in given}
     try:
         return GenerationConfig(
             **(defaults | given), eos_token_id=tokenizer.stop_token_ids, pad_token_id=tokenizer.pad_token_id
@@ -103,14 +124,13 @@ def remembered_prompt(
 
 
 def _name_faults(given: Mapping[str, Any]) -> list[str]:
-    known = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name not in _MANAGED]
     faults = []
     for name in given:
-        if name in _MANAGED:
-            faults.append(f"{name}: not an option here; {_MANAGED[name]}")
-        elif name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]}?" if nearest else "see the fields of transformers' GenerationConfig"
+        if name in _NOT_FOR_CALLERS:
+            faults.append(f"{name}: not an option here; {_NOT_FOR_CALLERS[name]}")
+        elif name not in _OPTIONS:
+            nearest = difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.6)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(_OPTIONS)}"
             faults.append(f"{name}: unknown option of generation; {hint}")
     return faults
 
@@ -118,7 +138,7 @@ def _name_faults(given: Mapping[str, Any]) -> list[str]:
 def _value_faults(given: Mapping[str, Any]) -> list[str]:
     faults = []
     for name, value in given.items():
-        is_valid, expected = _CHECKS.get(name, (lambda _: True, ""))
+        is_valid, expected = _OPTIONS.get(name, (lambda _: True, ""))
         if not is_valid(value):
             faults.append(f"{name}: expected {expected}, found {value!r}")
     without_effect = [name for name in _SAMPLING_ONLY if name in given]

@@ -56,11 +56,6 @@ def make_arguments(
         raise ConfigError(f"train: transformers refuses these settings: {error}") from error
 
 
-def is_on_cpu(train: Mapping[str, Any]) -> bool:
-    """Whether a `train` section means to leave accelerators alone."""
-    return bool(train.get("use_cpu"))
-
-
 def _follow_saving(values: dict[str, Any], stops_early: bool) -> None:
     """Evaluates whenever a checkpoint is saved, with the batch size of training."""
     strategy = str(values.get("save_strategy", "steps"))

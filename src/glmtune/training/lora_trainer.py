@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ class LoraTrainer(Trainer):
     - A step whose gradient is not finite changes neither weights nor optimiser, and stops the run when the host next
       looks: when logging, and before every save. What has been saved is therefore always sound.
     - Checkpoints hold the adapter for the base as published, and the run's manifest.
-    - Log lines say how many tokens a second were trained on, padding not counted.
+    - Log lines say how many tokens a second were trained on; neither padding nor the time for evaluating and saving
+      counts.
 
     Args:
         initial_weights: What `initial_adapter_weights` gave after attaching.
@@ -89,6 +91,24 @@ class LoraTrainer(Trainer):
         if "loss" in logs:
             self._stop_if_stuck()
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As in Trainer, off the clock."""
+        with self._off_the_clock():
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self._off_the_clock():
+            super()._save_checkpoint(*args, **kwargs)
+
+    @contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        """Sets the clock of `tokens_per_second` forward by as long as something else takes."""
+        self._num_tokens.item()  # the device finishes what it is still training on
+        began_s = time.perf_counter()
+        yield
+        self._counting_since_s += time.perf_counter() - began_s
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in Trainer, unless a gradient was not finite since the last look."""
         self._stop_if_stuck()
@@ -130,9 +150,10 @@ class LoraTrainer(Trainer):
             max_grad_norm=self.args.max_grad_norm,
         )
         when = f" (from step {since_step} on)" if since_step is not None else ""
-        raise TrainingError(f"training stopped: {what}{when}. Probable cause: {cause}.\n{self._last_good()}")
+        raise TrainingError(f"training stopped: {what}{when}. Probable cause: {cause}.\n{self.last_good()}")
 
-    def _last_good(self) -> str:
+    def last_good(self) -> str:
+        """A sentence that names the newest checkpoint."""
         saved = checkpoints(self.args.output_dir)
         if not saved:
             return "No checkpoint had been saved yet."

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from glmtune.errors import ConfigError, TrainingError, summarise_faults
@@ -12,6 +13,14 @@ from glmtune.tuning.run_folder import MANIFEST_NAME, STATE_NAME, RunManifest, ch
 # Keys under `train` that decide which samples a step sees. With others than before, a resumed run would skip some
 # samples and see others twice.
 _SAMPLING_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed")
+# What a checkpoint needs for the optimiser to go on rather than begin again: names as of Trainer, FSDP or DeepSpeed.
+_RESUMED_FILES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "optimizer.pt": ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
+        "scheduler.pt": ("scheduler.pt", "global_step*"),
+        "rng_state.pth": ("rng_state*.pth",),
+    }
+)
 _LENGTH_KEYS = ("num_train_epochs", "max_steps")
 
 
@@ -26,7 +35,7 @@ def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
         The checkpoint; None for a new run.
 
     Raises:
-        ConfigError: A new run, but the folder holds one already.
+        ConfigError: A new run, or one that goes on from a checkpoint elsewhere, but the folder holds a run already.
         TrainingError: There is no such checkpoint, or it is not complete.
     """
     run = Path(output_dir).expanduser()
@@ -46,6 +55,8 @@ def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
             f"train.resume_from_checkpoint: {checkpoint} is no complete checkpoint; expected a folder with "
             f"adapter_config.json, {WEIGHTS_NAME} and {STATE_NAME}"
         )
+    if checkpoint.resolve().parent != run.resolve():
+        refuse_to_overwrite(run)
     return checkpoint
 
 
@@ -74,7 +85,8 @@ def check_resumed(checkpoint: Path, run: Path, manifest: RunManifest) -> None:
         manifest: What the run is to be made with now.
 
     Raises:
-        TrainingError: Base, data, prompt, adapter or sampling have changed, all in one message; or it was finished.
+        TrainingError: Base, data, prompt, adapter or sampling have changed, all in one message; the checkpoint is
+            damaged or lacks the optimiser's state; or the run was finished.
     """
     before = RunManifest.read(checkpoint)
     if before is None:
@@ -92,13 +104,32 @@ def check_resumed(checkpoint: Path, run: Path, manifest: RunManifest) -> None:
             f"{summarise_faults(heading, [f'{heading}: {faults[0]}'] if len(faults) == 1 else faults)}\n"
             "Set it back, or start a new run in another train.output_dir"
         )
-    state = json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
+    _check_complete(checkpoint)
+    step, max_steps = _read_steps(checkpoint / STATE_NAME)
     is_longer = any(_train(before).get(key) != _train(manifest).get(key) for key in _LENGTH_KEYS)
-    if not is_longer and (state["global_step"] >= state["max_steps"] or has_adapter(run)):
+    if not is_longer and (step >= max_steps or has_adapter(run)):
         raise TrainingError(
-            f"{run} is finished ({state['global_step']} of {state['max_steps']} steps), there is nothing to resume. "
+            f"{run} is finished ({step} of {max_steps} steps), there is nothing to resume. "
             "To train longer, raise train.num_train_epochs or train.max_steps"
         )
+
+
+def _check_complete(checkpoint: Path) -> None:
+    missing = [name for name, patterns in _RESUMED_FILES.items() if not any(any(checkpoint.glob(p)) for p in patterns)]
+    if missing:
+        raise TrainingError(
+            f"{checkpoint} cannot be resumed: it has no {', '.join(missing)}, and the optimiser would silently begin "
+            "again (was it saved with train.save_only_model=true?). Resume from another checkpoint, or start a new run"
+        )
+
+
+def _read_steps(file: Path) -> tuple[int, int]:
+    """Steps taken and steps in all, of a `trainer_state.json`."""
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        return int(state["global_step"]), int(state["max_steps"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{file} is damaged or cut short: {error!r}. Resume from another checkpoint") from error
 
 
 def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]]:

@@ -181,9 +181,11 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         if file.is_file() or not old_file.is_file():
             return load_file(file)
-        weights: dict[str, Tensor] = torch.load(old_file, map_location="cpu", weights_only=True)
-        return weights
+        weights = torch.load(old_file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise AdapterError(f"{folder} has neither {WEIGHTS_NAME} nor {OLD_WEIGHTS_NAME}") from error
-    except (SafetensorError, OSError, RuntimeError, UnpicklingError) as error:
+    except (SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise AdapterError(f"{file if file.is_file() else old_file} is damaged or cut short: {error}") from error
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise AdapterError(f"{old_file}: expected weights by name; found a {type(weights).__name__} of something else")
+    return weights

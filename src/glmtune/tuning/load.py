@@ -203,7 +203,8 @@ def _load_adapter(model: PreTrainedModel, adapter_path: Path, config: LoraConfig
     """Puts a saved adapter on its base."""
     base_dtype = model.dtype
     # Checks the targets, with an error that lists what there is.
-    make_lora_config(model, {"target_modules": config.target_modules, "modules_to_save": config.modules_to_save})
+    checked = ("target_modules", "modules_to_save", "layers_to_transform")
+    make_lora_config(model, {name: value for name, value in config.to_dict().items() if name in checked})
     config.inference_mode = True
     # What the file holds replaces the start values, and pissa or olora must not touch the base a second time.
     config.init_lora_weights = True

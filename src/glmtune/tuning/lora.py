@@ -50,7 +50,7 @@ def attach_lora(
         The model with the adapter, named `default`.
 
     Raises:
-        AdapterError: A target matches nothing, or PEFT refuses a setting; all faults in one message.
+        AdapterError: A target matches nothing, PEFT refuses a setting, or nothing is trained; all faults in one message.
     """
     config = make_lora_config(model, lora)
     init = config.init_lora_weights
@@ -60,8 +60,11 @@ def attach_lora(
     if initial_weights:
         _take_out_of_base(peft_model, initial_weights)
         peft_model.peft_config["default"].init_lora_weights = init
-    for parameter in peft_model.parameters():
-        if parameter.requires_grad and parameter.is_floating_point():
+    trained = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise AdapterError("lora: with these settings no parameter is trained; leave out lora.inference_mode")
+    for parameter in trained:
+        if parameter.is_floating_point():
             parameter.data = parameter.data.float()
     return peft_model
 
@@ -81,9 +84,13 @@ def make_lora_config(model: nn.Module, lora: Mapping[str, Any]) -> LoraConfig:
     """
     settings = {"task_type": "CAUSAL_LM", "inference_mode": False, **copy.deepcopy(dict(lora))}
     targets = settings["target_modules"] = _spell_out(model, settings.get("target_modules"))
+    saved = settings.get("modules_to_save") or []
+    if isinstance(saved, str) or not isinstance(saved, Iterable):
+        raise AdapterError(f"lora.modules_to_save: expected a list of names; found {saved!r}")
+    saved = [str(name) for name in saved]
     faults = [
         *_unmatched(model, "target_modules", targets),
-        *_unmatched(model, "modules_to_save", settings.get("modules_to_save") or []),
+        *_unmatched(model, "modules_to_save", saved),
         *_layer_faults(model, settings.get("layers_to_transform")),
     ]
     init = str(settings.get("init_lora_weights", True)).lower()
@@ -109,7 +116,7 @@ def put_on(model: nn.Module, config: LoraConfig) -> PeftModel:
             # PEFT asks for gradient checkpointing by the name that transformers is about to change.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             peft_model: PeftModel = get_peft_model(model, config)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         raise AdapterError(f"PEFT cannot attach this adapter: {error}") from error
     config.base_model_name_or_path = _lasting_path(name_or_path)
     return peft_model
@@ -156,7 +163,7 @@ def _spell_out(model: nn.Module, targets: Any) -> str | list[str]:
         return _linear_names(model)
     if isinstance(targets, str):
         # PEFT takes every string for a regular expression, which a bare name would match nothing with.
-        return [targets] if re.fullmatch(r"[\w.]+", targets) and ".*" not in targets else targets
+        return [targets] if re.fullmatch(r"[\w.]+", targets) else targets
     if isinstance(targets, Iterable):
         return sorted(str(target) for target in targets)
     raise AdapterError(f"lora.target_modules: expected names, a regular expression or {ALL_LINEAR}; found {targets!r}")
@@ -186,7 +193,7 @@ def _unmatched(model: nn.Module, key: str, targets: str | list[str]) -> list[str
 
 def _layer_faults(model: nn.Module, layers: Any) -> list[str]:
     """A fault for each layer index that the model does not have."""
-    wanted = [layers] if isinstance(layers, int) else layers or []
+    wanted = list(layers) if isinstance(layers, Iterable) else [] if layers is None else [layers]
     there = {int(match[1]) for name, _ in model.named_modules() if (match := re.search(r"\.layers\.(\d+)$", name))}
     return [
         f"lora.layers_to_transform: there is no layer {layer}; the model has layers 0 to {max(there, default=0)}"

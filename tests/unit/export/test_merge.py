@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import pytest
@@ -7,8 +8,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import glmtune
 from glmtune.errors import AdapterError, ConfigError, GlmtuneError
 from glmtune.export.merge import merge
+from glmtune.export.verify import largest_difference
+from glmtune.models.chatglm.checkpoint import IGNORED_WEIGHT
 from glmtune.tuning.run_folder import RunManifest
 
 PROMPT = torch.tensor([[3, 5, 100, 200, 300, 17]])
@@ -27,8 +31,9 @@ def logits(model):
         {"use_rslora": True, "target_modules": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]},
         {"modules_to_save": ["output_layer"]},
         {"bias": "lora_only"},
+        {"bias": "all"},
     ],
-    ids=["plain", "dora", "all linear", "modules_to_save", "bias"],
+    ids=["plain", "dora", "all linear", "modules_to_save", "bias", "all biases"],
 )
 def test_equals_base_with_adapter(base, make_adapter, tmp_path, settings):
     """Against stock PEFT on stock transformers, in float32."""
@@ -100,6 +105,50 @@ def test_run_folder_brings_base_template_and_system(base, make_adapter, tmp_path
     merge(run, tmp_path / "merged")
     manifest = RunManifest.read(tmp_path / "merged")
     assert (manifest.template, manifest.system) == ("tutorial", "你是甄嬛")
+
+
+def test_reloads_with_plain_transformers_and_replays_the_run(base, make_adapter, tmp_path):
+    """A checkpoint takes base, template and system prompt from its run, and the merged folder hands them on."""
+    run = make_adapter()
+    checkpoint = shutil.copytree(run, tmp_path / "run/checkpoint-5")
+    RunManifest(str(base), template="tutorial", system="你是甄嬛").write(tmp_path / "run")
+    merge(checkpoint, tmp_path / "merged")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto").dtype == torch.float16
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").encode("你好")
+    model, tokenizer = glmtune.load(tmp_path / "merged")
+    chat = glmtune.Chat(model, tokenizer)
+    assert (chat.template, chat.system) == ("tutorial", "你是甄嬛")
+    assert model.generation_config.eos_token_id == tokenizer.stop_token_ids
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "before torch 1.6"])
+def test_base_stored_as_bin(base, make_adapter, tmp_path, is_zip):
+    """The rotary buffer of official weights goes along, for the official code."""
+    adapter = make_adapter()
+    merge(adapter, tmp_path / "expected", model_path=base)
+    weights = load_file(base / "model.safetensors")
+    for old in (*base.glob("*.bin*"), base / "model.safetensors"):
+        old.unlink()
+    torch.save(weights, base / "pytorch_model.bin", _use_new_zipfile_serialization=is_zip)
+    merge(adapter, tmp_path / "merged", model_path=base)
+    merged, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "expected"))
+    assert torch.equal(merged[IGNORED_WEIGHT], weights[IGNORED_WEIGHT])
+    assert merged.keys() == expected.keys() == weights.keys()
+    assert all(torch.equal(merged[name], expected[name]) for name in expected)
+    assert not list((tmp_path / "merged").glob("*.bin"))
+
+
+def test_logits_that_are_no_numbers_are_a_difference():
+    first = [torch.zeros(2, 3), torch.full((1, 3), torch.nan), torch.ones(2, 3)]
+    assert math.isnan(largest_difference(first, [torch.zeros_like(each) for each in first]))
+
+
+def test_link_to_an_empty_folder(base, make_adapter, tmp_path):
+    (tmp_path / "other disk").mkdir()
+    (tmp_path / "merged").symlink_to(tmp_path / "other disk")
+    merge(make_adapter(), tmp_path / "merged", model_path=base)
+    assert (tmp_path / "other disk/model.safetensors").is_file()
+    assert (tmp_path / "merged").is_symlink()
 
 
 def test_unusable_outputs(base, make_adapter, tmp_path):

@@ -19,9 +19,9 @@ def questions(tmp_path):
     return path
 
 
-def generate(tiny, questions, output, **options):
+def generate(tiny, questions, output, batch_size=3, **options):
     console = Console(file=io.StringIO())
-    return generate_file(*tiny, questions, output, batch_size=3, max_new_tokens=6, console=console, **options)
+    return generate_file(*tiny, questions, output, batch_size=batch_size, max_new_tokens=6, console=console, **options)
 
 
 def test_replies_in_input_order(tiny, questions, tmp_path):
@@ -38,21 +38,48 @@ def test_replies_in_input_order(tiny, questions, tmp_path):
     assert "15 replies, 15 of them new" in report.summary()
 
 
-@pytest.mark.parametrize("num_kept", [0, 4, 14, 15])
-@pytest.mark.parametrize("half_line", ["", '{"index": 4, "instr', '{"index": 4}'])
-def test_resumes(tiny, questions, tmp_path, num_kept, half_line):
-    whole, output = tmp_path / "whole.jsonl", tmp_path / "replies.jsonl"
-    generate(tiny, questions, whole)
-    lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)
-    output.write_text("".join(lines[:num_kept]) + half_line, encoding="utf-8")
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory) -> bytes:
+    """The replies of a run that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "questions.json").write_text(json.dumps(ROWS, ensure_ascii=False), encoding="utf-8")
+    generate(tiny, folder / "questions.json", folder / "replies.jsonl")
+    return (folder / "replies.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("num_kept", "num_bytes_more"), [(0, 0), (0, 3), (4, 25), (12, -1), (14, 0), (15, 0)])
+def test_resumes(tiny, questions, tmp_path, whole, num_kept, num_bytes_more):
+    """After whole lines, and after a line that was cut: early, within a character, or just before its end."""
+    lines = whole.splitlines(keepends=True)
+    output = tmp_path / "replies.jsonl"
+    half_line = lines[num_kept][:num_bytes_more] if num_bytes_more else b""
+    output.write_bytes(b"".join(lines[:num_kept]) + half_line)
     report = generate(tiny, questions, output)
-    assert output.read_text(encoding="utf-8") == "".join(lines)
+    assert output.read_bytes() == whole
     assert report.num_resumed == num_kept
 
 
-def test_interrupt_keeps_whole_lines(tiny, questions, tmp_path, monkeypatch):
-    whole, output = tmp_path / "whole.jsonl", tmp_path / "replies.jsonl"
-    generate(tiny, questions, whole)
+@pytest.mark.parametrize(("num_kept", "rest"), [(0, b"[1, 2]"), (0, b"notes"), (4, b'{"index": 5, '), (15, b"{")])
+def test_only_own_half_lines_are_cut_off(tiny, questions, tmp_path, whole, num_kept, rest):
+    output = tmp_path / "replies.jsonl"
+    content = b"".join(whole.splitlines(keepends=True)[:num_kept]) + rest
+    output.write_bytes(content)
+    with pytest.raises(DataError, match="not the beginning of the next reply"):
+        generate(tiny, questions, output)
+    assert output.read_bytes() == content
+
+
+def test_text_that_utf8_cannot_hold(tiny, tmp_path):
+    """Half a surrogate pair in a field that the model does not see."""
+    line = '{"question": "你好", "note": "\\ud83d"}\n'
+    (tmp_path / "q.jsonl").write_text(line, encoding="utf-8")
+    for num_resumed in (0, 1):
+        assert generate(tiny, tmp_path / "q.jsonl", tmp_path / "a.jsonl").num_resumed == num_resumed
+    assert json.loads((tmp_path / "a.jsonl").read_bytes())["note"] == "\ud83d"
+
+
+def test_interrupt_keeps_whole_lines(tiny, questions, tmp_path, whole, monkeypatch):
+    output = tmp_path / "replies.jsonl"
     real = tiny.model.generate
     num_calls = 0
 
@@ -67,11 +94,11 @@ def test_interrupt_keeps_whole_lines(tiny, questions, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         generate(tiny, questions, output)
     monkeypatch.undo()
-    text = output.read_text(encoding="utf-8")
-    assert text.count("\n") == 12  # the first window of four batches
-    assert whole.read_text(encoding="utf-8").startswith(text)
+    written = output.read_bytes()
+    assert written.count(b"\n") == 12  # the first window of four batches
+    assert whole.startswith(written)
     assert generate(tiny, questions, output).num_resumed == 12
-    assert output.read_text(encoding="utf-8") == whole.read_text(encoding="utf-8")
+    assert output.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -91,17 +118,17 @@ def test_output_of_another_input(tiny, questions, tmp_path, line):
     assert output.read_text(encoding="utf-8") == f"{line}\n"
 
 
-def test_output_longer_than_input(tiny, questions, tmp_path):
+def test_output_longer_than_input(tiny, questions, tmp_path, whole):
     output = tmp_path / "replies.jsonl"
-    generate(tiny, questions, output)
+    output.write_bytes(whole)
     questions.write_text(json.dumps(ROWS[:5], ensure_ascii=False), encoding="utf-8")
     with pytest.raises(DataError, match="15 rows, the input only 5"):
         generate(tiny, questions, output)
 
 
-def test_output_can_be_the_next_input(tiny, questions, tmp_path):
+def test_output_can_be_the_next_input(tiny, tmp_path, whole):
     first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
-    generate(tiny, questions, first)
+    first.write_bytes(whole)
     generate(tiny, first, second)
     assert first.read_text(encoding="utf-8") == second.read_text(encoding="utf-8")
     assert generate(tiny, first, second).num_resumed == 15
@@ -114,6 +141,8 @@ def test_bad_outputs(tiny, questions, tmp_path):
         generate(tiny, questions, questions)
     with pytest.raises(DataError, match="no such file"):
         generate(tiny, tmp_path / "nowhere.json", tmp_path / "out.jsonl")
+    with pytest.raises(ConfigError, match="batch_size"):
+        generate(tiny, questions, tmp_path / "out.jsonl", batch_size=0)
     assert not (tmp_path / "out.jsonl").exists()
     with pytest.raises(ConfigError, match="cannot be written"):
         generate(tiny, questions, questions / "out.jsonl")

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from glmtune.errors import ConfigError
 from glmtune.inference.options import build_generation_config, remembered_prompt
@@ -34,11 +35,20 @@ def test_options_are_passed_on(tiny):
         ({"max_new_tokens": True}, "max_new_tokens: expected a whole number"),
         ({"max_new_tokens": 512}, "leaves no room for a prompt"),
         ({"early_stopping": "perhaps"}, "early_stopping"),
+        ({"do_sample": True, "temperature": float("nan")}, "temperature: expected"),
+        ({"stop_strings": "x"}, "stop_strings: unknown option of generation; there are max_new_tokens"),
     ],
 )
 def test_faults(tiny, options, message):
     with pytest.raises(ConfigError, match=message.replace("?", r"\?").replace("(", r"\(")):
         build_generation_config(tiny.tokenizer, 512, options)
+
+
+def test_whole_numbers_will_do_where_transformers_wants_a_fraction(tiny):
+    generation = build_generation_config(
+        tiny.tokenizer, 512, {"do_sample": True, "temperature": 2, "repetition_penalty": 2, "max_new_tokens": 2}
+    )
+    tiny.model.generate(input_ids=torch.tensor([[3, 5, 100]]), generation_config=generation)
 
 
 def test_all_faults_at_once(tiny):

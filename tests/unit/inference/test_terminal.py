@@ -124,3 +124,18 @@ def test_tool_call_is_named():
     chat = FakeChat(["tool_call()"])
     chat.history = [Message("user", "a"), Message("assistant", "tool_call()", "get_weather")]
     assert "get_weather" in talk(chat, "天气")
+
+
+def test_terminal_that_cannot_print_everything():
+    chat, terminal = FakeChat(["好😀。"]), io.TextIOWrapper(io.BytesIO(), encoding="gbk")
+    lines = iter(["你好"])
+
+    def read(prompt: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    run_terminal_chat(chat, Console(file=terminal, soft_wrap=True), read)
+    terminal.flush()
+    assert "助手 GLM> 好?。" in terminal.buffer.getvalue().decode("gbk")

@@ -1,6 +1,6 @@
 """Wherever a reply is cut into parts, its parts make the text that decoding it at once gives."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 
@@ -48,11 +48,11 @@ def test_every_way_to_cut_a_reply(tokenizer, reply) -> None:
     ways = [
         points,
         *((0, a, b, len(ids)) for a, b in combinations(points, 2)),
-    ]  # one by one; and into up to three parts
+    ]  # one by one; in up to three
     for cuts in ways:
         decoder = IncrementalDecoder(tokenizer)
         shown = ""
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in pairwise(cuts):
             shown += decoder.push(ids[start:stop])
             assert whole.startswith(shown)
         assert shown + decoder.flush() == whole
