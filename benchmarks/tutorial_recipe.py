@@ -1,6 +1,6 @@
 """Trains at ChatGLM3-6B's full shape with the tutorial's settings; one row of results a run.
 
-    python benchmarks/tutorial_recipe.py --base BASE --data huanhuan.json --steps 120 --results benchmarks/results/tutorial_recipe.csv
+    python benchmarks/tutorial_recipe.py --base BASE --data huanhuan.json --commit HASH --results FILE.csv
 
 The tutorial's settings: 4 samples x 2 accumulation steps, LoRA r=8 alpha=32 dropout 0.1 on query_key_value, learning
 rate 1e-4, at most 512 tokens a sample, one system prompt; bf16 instead of its fp16.

@@ -94,6 +94,7 @@ def build(output: Path, device: str) -> None:
     print("tokenizer ...", flush=True)
     texts = corpus.conversations(SEED, range(TOKENIZER_CONVERSATIONS), forbidden)
     vocabulary.train_tokenizer(texts, tokenizer_file)
+    write_generation_config(output)
 
     recipe = training.RECIPES[device]
     started = time.monotonic()
@@ -143,6 +144,13 @@ def report(folder: Path, held_out: list[str]) -> None:
     for path in sorted(folder.iterdir()):
         print(f"  {path.name}: {path.stat().st_size:,} bytes")
     print(f"total: {sum(path.stat().st_size for path in folder.iterdir()):,} bytes")
+
+
+def write_generation_config(output: Path) -> None:
+    """Names all three ids that end a turn, so that plain `generate` stops there too."""
+    tokenizer = ChatGLMTokenizer(str(output / "tokenizer.model"))
+    ids = {"eos_token_id": tokenizer.stop_token_ids, "pad_token_id": tokenizer.pad_token_id}
+    write_json(ids, output / "generation_config.json")
 
 
 def main() -> None:

@@ -53,7 +53,10 @@ def train(
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List the configuration keys and their defaults.")] = False,
 ) -> None:
-    """Train a LoRA adapter. 训练 LoRA。"""
+    """Train a LoRA adapter. 训练 LoRA。
+
+    For example: glmtune train examples/chatglm3-6b.yaml data.path=train.json train.learning_rate=1e-4
+    """
     from glmtune.config import describe_keys, load_config
 
     if keys:
@@ -123,18 +126,22 @@ def generate(
     from glmtune.inference.batch import generate_file
 
     loaded = _load(run, model, dtype)
-    report = generate_file(
-        loaded.model,
-        loaded.tokenizer,
-        input_path,
-        output_path,
-        template=_template(template) or loaded.template,
-        system=loaded.system if system is None else system,
-        batch_size=batch_size,
-        fields=_parse_fields(field),
-        join=loaded.join if join is None else _unescape(join),
-        **_parse_options(options),
-    )
+    try:
+        report = generate_file(
+            loaded.model,
+            loaded.tokenizer,
+            input_path,
+            output_path,
+            template=_template(template) or loaded.template,
+            system=loaded.system if system is None else system,
+            batch_size=batch_size,
+            fields=_parse_fields(field),
+            join=loaded.join if join is None else _unescape(join),
+            **_parse_options(options),
+        )
+    except KeyboardInterrupt:
+        typer.echo("已中断，重新运行同一命令即可继续。 Interrupted; run the same command again to go on.", err=True)
+        raise
     typer.echo(report.summary())
 
 
@@ -143,14 +150,15 @@ def merge(
     run: Run,
     output: Annotated[str, typer.Option("--output", help="The new folder.")],
     model: ModelOption = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="Type of the merged weights; auto is the base's own.")] = "auto",
     max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Largest weight file.")] = "5GB",
 ) -> None:
-    """Merge an adapter into its base: a folder that loads anywhere. 合并成完整模型。"""
+    """Merge an adapter into its base: one folder in the official layout. 合并成完整模型。"""
     from glmtune.export.merge import merge as run_merge
 
     _hide_loading_bars()
     with Console(stderr=True).status("合并并核对 Merging and checking ..."):
-        result = run_merge(run, output, model_path=model, max_shard_size=max_shard_size)
+        result = run_merge(run, output, model_path=model, dtype=_dtype(dtype), max_shard_size=max_shard_size)
     typer.echo(result.summary())
 
 
@@ -268,11 +276,10 @@ def _hide_loading_bars() -> None:
 def _load(run: str, model: str | None, dtype: str) -> Any:
     from glmtune.tuning.load import load
 
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise ConfigError(f"--dtype: expected auto, float32, bfloat16 or float16; found {dtype!r}")
+    checked_dtype = _dtype(dtype)
     _hide_loading_bars()
     with Console(stderr=True).status("加载模型 Loading the model ..."):
-        return load(run, model_path=model, dtype=dtype)  # type: ignore[arg-type]
+        return load(run, model_path=model, dtype=checked_dtype)
 
 
 def _load_tokenizer(model: str | None) -> Any:
@@ -280,6 +287,12 @@ def _load_tokenizer(model: str | None) -> Any:
     from glmtune.tuning.load import load_tokenizer
 
     return load_tokenizer(model or embedded_base())
+
+
+def _dtype(name: str) -> Any:
+    if name not in ("auto", "float32", "bfloat16", "float16"):
+        raise ConfigError(f"--dtype: expected auto, float32, bfloat16 or float16; found {name!r}")
+    return name
 
 
 def _template(name: str | None) -> Any:
@@ -291,11 +304,11 @@ def _template(name: str | None) -> Any:
 
 
 def _parse_options(options: list[str] | None) -> dict[str, Any]:
-    """`name=value` arguments, values read as YAML."""
-    import yaml
+    """`name=value` arguments, values read as those of the configuration are."""
+    from glmtune.config import parse_value
 
     pairs = _pairs(options, "a sampling option, such as temperature=0.8")
-    return {name: yaml.safe_load(value) for name, value in pairs.items()}
+    return {name: parse_value(value) for name, value in pairs.items()}
 
 
 def _parse_fields(fields: list[str] | None) -> dict[str, str]:

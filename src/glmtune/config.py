@@ -56,14 +56,12 @@ _LEAST: Mapping[str, int] = MappingProxyType(
         "gradient_accumulation_steps": 1,
         "eval_accumulation_steps": 1,
         "early_stopping_patience": 1,
-        "save_total_limit": 1,
         "dataloader_num_workers": 0,
     }
 )
 # Numbers of steps, or a share of all steps where they are below 1.
 _ABOVE_ZERO = ("logging_steps", "save_steps", "eval_steps", "num_train_epochs")
 
-# Flags that must not be set.
 _REFUSED_FLAGS: Mapping[str, str] = MappingProxyType(
     {
         "train.logging_nan_inf_filter": "hides NaN losses; glmtune keeps it false",
@@ -340,10 +338,8 @@ class _Loader(yaml.SafeLoader):
     key given twice is an error.
     """
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
-        letter: [
-            (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))
-        ]
+    yaml_implicit_resolvers = {
+        letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
         for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -398,7 +394,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _apply_override(values: dict[str, Any], override: str) -> str | None:
     """Sets one `section.key=value` in place; returns the fault where that cannot be done."""
-    if not _is_text(override):
+    # Python puts lone surrogates for bytes of an argument that it could not decode.
+    if any("\ud800" <= letter <= "\udfff" for letter in override):
         return f"{override!r} has bytes that are not UTF-8; set the terminal to UTF-8, or use a YAML file"
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
@@ -417,11 +414,6 @@ def _apply_override(values: dict[str, Any], override: str) -> str | None:
             return f"{key}: {part} is a value, not a section"
     section[parts[-1]] = value
     return None
-
-
-def _is_text(text: str) -> bool:
-    """Whether a text is whole: Python puts lone surrogates for bytes of an argument that it could not decode."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _say(fault: Mapping[str, Any]) -> str:
@@ -500,10 +492,9 @@ def _range_fault(name: str, value: Any) -> str | None:
     if name == "train.output_dir" and not value:
         return f"{name}: expected a folder; found {value!r}"
     section, _, key = name.partition(".")
-    if section != "train" or not isinstance(value, int | float):
-        return None
-    if key in _LEAST and value < _LEAST[key]:
-        return f"{name}: expected at least {_LEAST[key]}; found {value!r}"
-    if key in _ABOVE_ZERO and not value > 0:
-        return f"{name}: expected a number above 0; found {value!r}"
+    if section == "train" and isinstance(value, int | float):
+        if key in _LEAST and value < _LEAST[key]:
+            return f"{name}: expected at least {_LEAST[key]}; found {value!r}"
+        if key in _ABOVE_ZERO and not value > 0:
+            return f"{name}: expected a number above 0; found {value!r}"
     return None

@@ -100,7 +100,7 @@ def _unused(folder: Path) -> Path:
 
 def _comparison(questions: Sequence[HeldOutQuestion], before: Sequence[str], after: Sequence[str]) -> Table:
     table = Table(title="训练数据里没有的问题 Questions that are not in the training data", row_styles=["", "dim"])
-    for heading in ("问题 question", "训练前 before", "训练后 after", ""):
+    for heading in ("问题 question", "训练前 before", "训练后 after", "对 ok"):
         table.add_column(heading, overflow="fold")  # Chinese has no spaces to break at
     for question, old, new in zip(questions, before, after, strict=True):
         table.add_row(question.question, old, new, "✓" if question.is_met_by(new) else "·")

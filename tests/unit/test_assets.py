@@ -29,11 +29,12 @@ def model() -> ChatGLMForConditionalGeneration:
 
 
 def reply(model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, *messages: Message) -> str:
-    """The greedy reply; it has to begin with the empty metadata line and to end with `</s>`."""
+    """The greedy reply; it has to begin with the empty metadata line and to stop, with `</s>` or the next role."""
     prompt = render_prompt(Conversation(messages), tokenizer)
-    ids = model.generate(torch.tensor([prompt]), max_new_tokens=48, do_sample=False)
+    stops = tokenizer.stop_token_ids
+    ids = model.generate(torch.tensor([prompt]), max_new_tokens=48, do_sample=False, eos_token_id=stops)
     new_ids = ids[0, len(prompt) :].tolist()
-    assert new_ids[-1] == tokenizer.eos_token_id
+    assert new_ids[-1] in stops
     assert tokenizer.decode_text(new_ids).startswith("\n")
     (message,) = parse_reply(new_ids, tokenizer)
     return message.content
@@ -45,6 +46,7 @@ def test_everything_is_there_and_small() -> None:
         "base/config.json",
         "base/model.safetensors",
         "base/tokenizer.model",
+        "base/generation_config.json",
         "base/tokenizer_config.json",
         "demo.yaml",
         "held_out.json",
@@ -92,6 +94,13 @@ def test_what_is_expected_can_be_learnt_and_is_not_in_the_question() -> None:
         assert not any(word in row["question"] for word in row["expects"])
 
 
+def test_what_is_expected_tells_one_topic_from_the_others() -> None:
+    outputs = [row["output"] for row in read_rows("persona.json")]
+    for row in read_rows("held_out.json"):
+        meeting = [output for output in outputs if any(word in output for word in row["expects"])]
+        assert len(meeting) <= len(outputs) // 10, row
+
+
 def test_demo_configuration_is_valid_and_uses_the_embedded_base_and_data() -> None:
     config = load_config(ASSETS / "demo.yaml")
     assert config.model.path is None
@@ -118,7 +127,7 @@ def test_tokenizer_round_trip(tokenizer: ChatGLMTokenizer, text: str) -> None:
 def test_tokenizer_gives_common_characters_one_token_each(tokenizer: ChatGLMTokenizer) -> None:
     assert tokenizer.sp_model.piece_size() == tokenizer.sp_model.vocab_size()
     for character in "的一是甄嬛朕":
-        is_common = character != "嬛"  # not in GB2312's first level; spelt in bytes
+        is_common = character not in "嬛朕"  # of GB2312's second level; spelt in bytes
         assert (tokenizer.sp_model.piece_to_id(character) != tokenizer.sp_model.unk_id()) == is_common
 
 

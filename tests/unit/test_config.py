@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from glmtune.config import LORA_DEFAULTS, TRAIN_DEFAULTS, RunConfig, describe_keys, load_config, validate_names
+from glmtune.config import (
+    LORA_DEFAULTS,
+    TRAIN_DEFAULTS,
+    RunConfig,
+    describe_keys,
+    load_config,
+    parse_value,
+    validate_names,
+)
 from glmtune.errors import ConfigError
 
 
@@ -154,3 +162,60 @@ def test_templates_are_those_of_the_renderer() -> None:
     from glmtune.prompts import TEMPLATES
 
     assert [PromptSection(template=name).template for name in TEMPLATES] == list(TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("no", "no"),
+        ("yes", "yes"),
+        ("off", "off"),
+        ("y", "y"),
+        ("true", True),
+        ("FALSE", False),
+        ("tRue", True),
+        ("2024-13-45", "2024-13-45"),
+        ("1e-1", 0.1),
+        ("[1, true]", [1, True]),
+        ("", None),
+    ],
+)
+def test_values(text: str, value: object) -> None:
+    found = parse_value(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ["[", "!!timestamp 2024-13-45", "!!bool maybe", "!!int", "[" * 5000, "\udcc4"])
+def test_values_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_value(text)
+    assert repr(text) in str(caught.value)
+
+
+def test_words_that_yaml_once_took_for_booleans(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("train: {eval_strategy: no, run_name: 2024-13-45}\n", encoding="utf-8")
+    train = load_config(file, ["train.save_strategy=no", "train.bf16=no", "train.disable_tqdm=yes"]).train
+    assert (train["eval_strategy"], train["save_strategy"], train["run_name"]) == ("no", "no", "2024-13-45")
+    assert (train["bf16"], train["disable_tqdm"]) == (False, True)
+    file.write_text("model: !!timestamp 2024-13-45\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.output_dir=", "output_dir: expected a folder"),
+        ("train.per_device_train_batch_size=0", "per_device_train_batch_size: expected at least 1; found 0"),
+        ("train.per_device_train_batch_size=", "per_device_train_batch_size: expected int; found None"),
+        ("train.gradient_accumulation_steps=0", "gradient_accumulation_steps: expected at least 1; found 0"),
+        ("train.logging_steps=0", "logging_steps: expected a number above 0; found 0"),
+        ("lora.inference_mode=true", "lora.inference_mode freezes the adapter"),
+        ("prompt.system=\udcc4\udce3", "not UTF-8"),
+    ],
+)
+def test_values_out_of_range(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(None, [override])
+    str(caught.value).encode()

@@ -10,8 +10,8 @@ import glmtune
 PACKAGE = Path(glmtune.__file__).parent
 LAYERS = [
     {"errors"},
-    {"ops", "prompts"},
-    {"config"},
+    {"ops", "prompts", "fields"},
+    {"config", "messages"},
     {"models"},
     {"data"},
     {"tuning"},

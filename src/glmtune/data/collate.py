@@ -18,12 +18,9 @@ class PaddingCollator:
 
     Attributes:
         pad_token_id: What `input_ids` are filled with.
-        pad_to_multiple_of: Round the length up to a multiple of this, in tokens, for kernels that prefer such
-            lengths; None for no rounding.
     """
 
     pad_token_id: int
-    pad_to_multiple_of: int | None = None
 
     def __call__(self, features: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, torch.Tensor]:
         """Makes a batch.
@@ -35,8 +32,6 @@ class PaddingCollator:
             `input_ids`, `attention_mask` and `labels`: int64 tensors of shape [B, T].
         """
         length = max(len(feature["input_ids"]) for feature in features)
-        if self.pad_to_multiple_of is not None:
-            length += -length % self.pad_to_multiple_of
         shape = (len(features), length)
         input_ids = torch.full(shape, self.pad_token_id, dtype=torch.int64)
         attention_mask = torch.zeros(shape, dtype=torch.int64)

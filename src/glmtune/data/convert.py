@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from glmtune.data.readers import expand_path
 from glmtune.errors import DataError
 from glmtune.prompts import Conversation, Message
 
@@ -18,19 +19,26 @@ def write_messages(conversations: Iterable[Conversation], output: str | Path) ->
 
     Args:
         conversations: What to write.
-        output: The `.jsonl` file to write; its folder is made. An existing file is replaced.
+        output: The `.jsonl` file to write; its folder is made. It appears only once it is complete.
 
     Raises:
-        DataError: `output` has another suffix or cannot be written.
+        DataError: `output` exists, has another suffix or cannot be written.
     """
-    target = Path(output).expanduser()
+    target = expand_path(output)
     if target.suffix.lower() != ".jsonl":
         raise DataError(f"{output}: expected a file named .jsonl to write to, found {target.suffix or 'no suffix'!r}")
+    unfinished = target.with_name(f"{target.name}.part")
     try:
+        if target.exists():
+            raise DataError(f"{output}: the file exists already and is not replaced. Remove it or name another one")
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("w", encoding="utf-8", newline="\n") as file:
-            for conversation in conversations:
-                file.write(json.dumps(to_row(conversation), ensure_ascii=False) + "\n")
+        try:
+            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+                for conversation in conversations:
+                    file.write(json.dumps(to_row(conversation), ensure_ascii=False) + "\n")
+            unfinished.rename(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{output}: cannot be written: {error.strerror or error}") from error
 

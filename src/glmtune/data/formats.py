@@ -2,7 +2,7 @@
 
     instruction   instruction, input (optional), output
     pairs         question/answer, query/response or prompt/response
-    chat          messages or conversations: see `messages.py`
+    chat          messages or conversations: see `glmtune/messages.py`
 
 Rows of the first two forms may also have `history` ([[question, answer], ...]), `system` and `tools`.
 """
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glmtune.data.fields import read_list, read_optional_text, read_text, shorten
-from glmtune.data.messages import add_system, read_chat, read_tools
 from glmtune.data.readers import Row, Source, read_rows
 from glmtune.errors import DataError, summarise_faults
+from glmtune.fields import read_list, read_optional_text, read_text, shorten
+from glmtune.messages import add_system, read_chat, read_tools
 from glmtune.prompts import Conversation, Message
 
 Paths = str | Path | Sequence[str | Path]
@@ -74,8 +74,8 @@ def read_conversations(paths: Paths, fields: Mapping[str, str] | None = None, jo
     Args:
         paths: Files or names of hub data sets; see `readers.read_rows`.
         fields: Other column names: the standard name to the column that stands for it, {"output": "reply"}.
-        join: What to put between `instruction` and `input`; the tutorial has nothing there. Where `input` is empty,
-            the instruction stands alone.
+        join: What to put between `instruction` and `input`; the tutorial has nothing there. Where `input` is empty
+            or blank, the instruction stands alone.
 
     Returns:
         The conversations; each is in a sound order and ends with the assistant's turn.
@@ -149,7 +149,9 @@ def _read_file_rows(path: str, rows: Sequence[Row], found: Conversations) -> lis
         if not row_faults:
             found.items.append(conversation)
             found.sources.append(row.source)
-            found.num_joined += form.columns[0] == "instruction" and bool(row.values.get("input"))
+            found.num_joined += form.columns[0] == "instruction" and bool(
+                read_optional_text(row.values, "input").strip()
+            )
     return faults
 
 
@@ -202,7 +204,7 @@ def _read_row(values: Mapping[str, Any], form: _Format, join: str) -> tuple[Conv
     if faults:
         return Conversation(()), faults
     question, answer = texts
-    turns += [Message("user", question + join + extra if extra else question), Message("assistant", answer)]
+    turns += [Message("user", question + join + extra if extra.strip() else question), Message("assistant", answer)]
     return Conversation(tuple(add_system(turns, system, tools))), []
 
 

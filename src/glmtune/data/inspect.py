@@ -158,11 +158,11 @@ def convert(
 
     Args:
         paths: As for `read_conversations`, as are `fields` and `join`.
-        output: The `.jsonl` file to write; it may be one of `paths`, which are read whole before.
+        output: The `.jsonl` file to write; it must not exist yet.
         console: Where to say what was written; None for the standard output.
 
     Raises:
-        DataError: The data are at fault, and then nothing is written, or `output` cannot be written.
+        DataError: The data are at fault, and then nothing is written, or `output` exists or cannot be written.
     """
     found = read_conversations(paths, fields, join)
     write_messages(found.items, output)

@@ -19,6 +19,7 @@ import pyarrow.parquet
 
 from glmtune.data.hub import is_hub_name, load_hub_rows
 from glmtune.errors import DataError
+from glmtune.fields import json_type
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
@@ -64,11 +65,15 @@ def read_rows(path: str | Path) -> tuple[list[Row], list[str]]:
         DataError: The file as a whole cannot be read, or holds no rows.
     """
     name = str(path)
-    file = Path(path).expanduser()
+    file = expand_path(path)
     suffix = file.suffix.lower()
-    if file.is_dir():
-        raise DataError(f"{name}: expected a file, found a folder; {_files_in(file)}")
-    if not file.exists():
+    try:
+        if file.is_dir():
+            raise DataError(f"{name}: expected a file, found a folder; {_files_in(file)}")
+        is_there = file.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise DataError(f"{name}: the file cannot be read: {error.strerror or error}") from error
+    if not is_there:
         if is_hub_name(name) and suffix not in SUFFIXES:
             return _numbered(name, load_hub_rows(name)), []
         raise DataError(f"{name}: there is no such file. Check data.path; relative paths start from {Path.cwd()}")
@@ -83,6 +88,18 @@ def read_rows(path: str | Path) -> tuple[list[Row], list[str]]:
     return rows, faults
 
 
+def expand_path(path: str | Path) -> Path:
+    """The path with `~` and `~user` replaced by the home folder they stand for.
+
+    Raises:
+        DataError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: the home folder is not known: {error}. Write the path in full") from error
+
+
 def _read_file(file: Path, name: str, suffix: str) -> tuple[list[Row], list[str]]:
     if file.stat().st_size == 0:
         raise DataError(f"{name}: the file is empty; expected at least one row")
@@ -93,14 +110,6 @@ def _read_file(file: Path, name: str, suffix: str) -> tuple[list[Row], list[str]
 
 
 _Repeated = tuple[dict[str, Any], str]  # an object that has a key twice, and the key
-
-
-def json_type(value: Any) -> str:
-    """What JSON calls a value, with its article: `a string`, `an array`, ..."""
-    if isinstance(value, bool):
-        return "true or false"
-    names = {str: "a string", dict: "an object", list: "an array", int: "a number", float: "a number"}
-    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
 
 
 def _files_in(folder: Path) -> str:

@@ -12,8 +12,7 @@ class DataStats:
     """What was read, what is learnt, and what truncation took away.
 
     Attributes:
-        num_rows: Rows in the files.
-        num_samples: Samples made of them.
+        num_samples: Samples, one of each row.
         num_tokens: Tokens of all samples.
         num_supervised_tokens: Tokens that are learnt.
         num_cut_tokens: Tokens that truncation took from within messages.
@@ -25,7 +24,6 @@ class DataStats:
         fingerprint: Changes with the data, the tokenizer and every setting of the prompt.
     """
 
-    num_rows: int
     num_samples: int
     num_tokens: int
     num_supervised_tokens: int
@@ -44,7 +42,6 @@ class DataStats:
         counts = tokenized.select_columns(names).with_format("numpy")[:]
         lengths, supervised, cut, dropped = (counts[name] for name in names)
         return cls(
-            num_rows=len(tokenized),
             num_samples=len(tokenized),
             num_tokens=int(lengths.sum()),
             num_supervised_tokens=int(supervised.sum()),
@@ -66,7 +63,7 @@ class DataStats:
         share = 100 * self.num_supervised_tokens / self.num_tokens
         spread = ", ".join(f"{name} {value:,}" for name, value in self.length_percentiles.items())
         lines = [
-            f"{self.num_samples:,} samples of {self.num_rows:,} rows, {self.num_tokens:,} tokens, "
+            f"{self.num_samples:,} samples, {self.num_tokens:,} tokens, "
             f"{self.num_supervised_tokens:,} of them learnt ({share:.0f} %)",
             f"tokens a sample: {spread}",
         ]

@@ -52,12 +52,13 @@ class MergeResult:
     tolerance: float
 
     def summary(self) -> str:
-        """What was made, in one line."""
+        """What was made, and how well it agrees, a line each."""
         name = str(self.dtype).removeprefix("torch.")
+        size = f"{self.num_bytes / 1e9:.3g} GB" if self.num_bytes >= 1e9 else f"{self.num_bytes / 1e6:.3g} MB"
         return (
-            f"{self.output_dir}: {self.num_bytes / 1e9:.3g} GB of {name} weights. Loaded back, its logits differ from "
-            f"base + adapter by at most {self.difference:.2g} (allowed: {self.tolerance:.2g}; the adapter itself moves "
-            f"them by up to {self.effect:.2g})."
+            f"{self.output_dir}: {size} of {name} weights.\n"
+            f"Loaded back, its logits differ from base + adapter by at most {self.difference:.2g} "
+            f"(allowed: {self.tolerance:.2g}; the adapter itself moves them by up to {self.effect:.2g})."
         )
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glmtune.data.fields import read_list, read_optional_text, read_text, shorten
-from glmtune.data.messages import read_chat
 from glmtune.data.readers import Row, Source, read_rows
 from glmtune.errors import DataError, summarise_faults
+from glmtune.fields import read_list, read_optional_text, read_text, shorten
+from glmtune.messages import read_chat
 from glmtune.prompts import Conversation, check_turns
 
 _CHAT_COLUMNS = ("messages", "conversations")
@@ -105,7 +105,7 @@ def _as_messages(values: Mapping[str, Any], join: str) -> list[dict[str, str]]:
             f"{', '.join((*_CHAT_COLUMNS, *_QUESTION_COLUMNS))}. Rename the column, or map it as data.fields does"
         )
     question = read_text(values, column)
-    if column == "instruction" and (extra := read_optional_text(values, "input")):
+    if column == "instruction" and (extra := read_optional_text(values, "input")).strip():
         question = f"{question}{join}{extra}"
     messages = []
     for number, pair in enumerate(read_list(values, "history"), start=1):

@@ -4,6 +4,7 @@ These are the three silent failures that people meet with LoRA: an adapter of ze
 was trained, and a prompt at inference that differs from the one in training.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor
 
-from glmtune.errors import TrainingError, summarise_faults
+from glmtune.errors import GlmtuneError, TrainingError, summarise_faults
 from glmtune.inference.generate import generate_replies
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.prompts import Conversation, render, render_prompt
@@ -22,6 +23,9 @@ from glmtune.tuning.lora import lora_layers
 from glmtune.tuning.run_folder import RunManifest
 
 REPLY_TOKENS = 64
+# Logits of all positions of a long sample, 65,024 to a position, could fill the memory.
+_COMPARED_POSITIONS = 64
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class SelfTestReport:
     Attributes:
         question: What the sample asks.
         expected: What the sample answers.
-        reply: What the trained model answers, greedily and cut at 64 tokens.
-        logit_change: Largest difference between the logits with and without the adapter.
+        reply: What the trained model answers, greedily and cut at 64 tokens; empty where it could not be asked.
+        logit_change: Largest difference between the logits with and without the adapter, at the last positions.
     """
 
     question: str
@@ -121,9 +125,9 @@ def _change_faults(change: float) -> list[str]:
 @torch.no_grad()
 def _logit_change(model: PeftModel, input_ids: Sequence[int], initial: Mapping[str, Tensor]) -> float:
     ids = torch.tensor([list(input_ids)], device=model.device)
-    tuned = model(input_ids=ids).logits.float()
+    tuned = model(input_ids=ids, logits_to_keep=_COMPARED_POSITIONS).logits.float()
     with _as_base(model, initial):
-        base = model(input_ids=ids).logits.float()
+        base = model(input_ids=ids, logits_to_keep=_COMPARED_POSITIONS).logits.float()
     return float((tuned - base).abs().max())
 
 
@@ -168,5 +172,9 @@ def _ask(model: PeftModel, tokenizer: ChatGLMTokenizer, sample: Sample, manifest
     conversation = sample.conversation.with_system(manifest.system)
     asked = Conversation(conversation.messages[:-1])
     room = max(1, min(REPLY_TOKENS, model.config.seq_length // 2))
-    replies = generate_replies(model, tokenizer, [asked], manifest.template, 1, max_new_tokens=room, use_cache=True)
+    try:
+        replies = generate_replies(model, tokenizer, [asked], manifest.template, 1, max_new_tokens=room, use_cache=True)
+    except (GlmtuneError, torch.OutOfMemoryError) as error:
+        _logger.warning("the run is sound, but its model could not be asked for a sample reply: %s", error)
+        return ""
     return replies[0].text

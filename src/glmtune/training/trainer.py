@@ -1,5 +1,6 @@
 """Training a LoRA adapter, from configuration to run folder."""
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from rich.console import Console
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
 from glmtune.config import RunConfig, embedded_data, validate_names
 from glmtune.data.collate import PaddingCollator
@@ -19,7 +20,8 @@ from glmtune.data.formats import read_conversations
 from glmtune.data.statistics import DataStats
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.models.chatglm import ChatGLMTokenizer
-from glmtune.training.arguments import is_on_cpu, make_arguments
+from glmtune.prompts import Template
+from glmtune.training.arguments import make_arguments
 from glmtune.training.callbacks import Interruption, LogFile, ProgressReport
 from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
@@ -85,7 +87,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     validate_names(config)
     console = console or Console(stderr=True)
     checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
-    device_map = "cpu" if is_on_cpu(config.train) else None
+    device_map = "cpu" if config.train.get("use_cpu") else None
     dtype = resolve_dtype(config.model.dtype, device_map)
     if dtype == torch.float16 and (device_map == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("model.dtype=float16 needs a GPU; on the CPU use float32 or bfloat16")
@@ -101,10 +103,12 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     with console.status("loading the base model ..."):
         model, tokenizer = load_base(config.model.path, config.model.dtype, device_map)
     with arguments.main_process_first(desc="reading the data"):
-        data = _load_data(config, tokenizer, arguments.seed)
+        data = _load_data(
+            tokenizer, config.prompt.template, config.prompt.system, arguments.seed, **config.data.model_dump()
+        )
     for line in data.stats.lines():
         console.print(line, highlight=False, soft_wrap=True)
-    manifest = _make_manifest(config, model.name_or_path, data.stats)
+    manifest = _make_manifest(config.model_dump(mode="json"), model.name_or_path, data.stats.fingerprint)
     initial = None
     if checkpoint is not None:
         check_resumed(checkpoint, Path(arguments.output_dir), manifest)
@@ -123,7 +127,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         train_dataset=data.train,
         eval_dataset=data.eval,
         data_collator=PaddingCollator(tokenizer.pad_token_id),
-        callbacks=_callbacks(config, arguments, progress, interruption),
+        callbacks=_callbacks(arguments.output_dir, config.train.get("early_stopping_patience"), progress, interruption),
         initial_weights=initial_adapter_weights(peft_model),
         manifest=manifest,
         base_dtype=dtype,
@@ -139,69 +143,101 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
                 resume_from_checkpoint=str(checkpoint) if checkpoint else None,
                 ignore_keys_for_eval=["past_key_values"],
             )
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(_how_to_save_memory(trainer, error)) from error
     finally:
         progress.close()
     if interruption.happened:
-        raise TrainingInterrupted(_how_to_go_on(config, trainer))
+        command = config.command("train.resume_from_checkpoint=true")
+        raise TrainingInterrupted(_how_to_go_on(trainer, command))
     return _finish(trainer, tokenizer, data, summary, output.metrics)
 
 
-def _load_data(config: RunConfig, tokenizer: ChatGLMTokenizer, seed: int) -> _Data:
+def _load_data(
+    tokenizer: ChatGLMTokenizer,
+    template: Template,
+    system: str | None,
+    seed: int,
+    *,
+    path: str | list[str] | None,
+    eval_path: str | list[str] | None,
+    eval_fraction: float,
+    max_length: int | None,
+    fields: Mapping[str, str],
+    join: str,
+    num_workers: int | None,
+) -> _Data:
     """Reads and tokenises the data, and sets some apart to evaluate on where that is asked for."""
-    section = config.data
     settings: dict[str, Any] = {
-        "template": config.prompt.template,
-        "system": config.prompt.system,
-        "max_length": section.max_length,
-        "num_workers": section.num_workers,
+        "template": template,
+        "system": system,
+        "max_length": max_length,
+        "num_workers": num_workers,
     }
-    conversations = read_conversations(section.path or embedded_data(), section.fields, section.join)
+    conversations = read_conversations(path or embedded_data(), fields, join)
     dataset, stats = tokenize_conversations(conversations, tokenizer, **settings)
     chosen = list(range(len(dataset)))
     evaluated = None
-    if section.eval_path is not None:
-        held_out = read_conversations(section.eval_path, section.fields, section.join)
+    if eval_path is not None:
+        held_out = read_conversations(eval_path, fields, join)
         evaluated, _ = tokenize_conversations(held_out, tokenizer, **settings)
-    elif section.eval_fraction > 0:
+    elif eval_fraction > 0:
         random.Random(seed).shuffle(chosen)
-        num_held_out = max(1, round(section.eval_fraction * len(dataset)))
+        num_held_out = max(1, round(eval_fraction * len(dataset)))
         if num_held_out == len(dataset):
             raise ConfigError(f"data.eval_fraction leaves nothing to train on: there are {len(dataset)} samples")
         evaluated = dataset.select(sorted(chosen[:num_held_out]))
         chosen = sorted(chosen[num_held_out:])
     first = chosen[0]
-    sample = Sample(conversations.items[first], dataset[first]["input_ids"], section.max_length)
+    sample = Sample(conversations.items[first], dataset[first]["input_ids"], max_length)
     return _Data(dataset if evaluated is None else dataset.select(chosen), evaluated, stats, sample)
 
 
-def _make_manifest(config: RunConfig, base_path: str, stats: DataStats) -> RunManifest:
+def _make_manifest(config: Mapping[str, Any], base_path: str, data_fingerprint: str) -> RunManifest:
+    """Makes the manifest of a run from its resolved configuration, a dictionary for each section."""
     local = Path(base_path)
+    is_embedded = config["model"]["path"] is None
     return RunManifest(
-        base_path=None if config.model.path is None else str(local.resolve()) if local.is_dir() else base_path,
-        template=config.prompt.template,
-        system=config.prompt.system,
-        data_fingerprint=stats.fingerprint,
-        config=config.model_dump(mode="json"),
+        base_path=None if is_embedded else str(local.resolve()) if local.is_dir() else base_path,
+        template=config["prompt"]["template"],
+        system=config["prompt"]["system"],
+        data_fingerprint=data_fingerprint,
+        config=config,
         versions=current_versions(),
     )
 
 
 def _callbacks(
-    config: RunConfig, arguments: TrainingArguments, progress: ProgressReport, interruption: Interruption
+    run: str | Path, patience: int | None, progress: ProgressReport, interruption: Interruption
 ) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [LogFile(arguments.output_dir), progress]
-    patience = config.train.get("early_stopping_patience")
+    callbacks: list[TrainerCallback] = [LogFile(run), progress]
     if patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
     return [*callbacks, interruption]  # last, so that nobody asks for more once it has stopped the run
 
 
-def _how_to_go_on(config: RunConfig, trainer: LoraTrainer) -> str:
+def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
     state = trainer.state
     saved = checkpoints(trainer.args.output_dir)[-1]
+    return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}. To go on:\n  {command}"
+
+
+def _how_to_save_memory(trainer: LoraTrainer, error: torch.OutOfMemoryError) -> str:
+    arguments = trainer.args
+    batch, accumulated = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+    advice = ["lower data.max_length"]
+    if batch > 1:
+        smaller = batch // 2
+        advice.insert(
+            0,
+            f"train.per_device_train_batch_size={smaller} with "
+            f"train.gradient_accumulation_steps={math.ceil(accumulated * batch / smaller)}",
+        )
+    if not arguments.gradient_checkpointing:
+        advice.append("train.gradient_checkpointing=true")
     return (
-        f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}. To go on:\n"
-        f"  {config.command('train.resume_from_checkpoint=true')}"
+        f"training stopped: the device ran out of memory after step {trainer.state.global_step}. "
+        f"Try {'; '.join(advice)}.\n{trainer.last_good()}\n{error}"
     )
 
 

@@ -4,9 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from ssl import SSLError
 from typing import Any, Literal
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import torch
+from huggingface_hub import hf_hub_url, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_OFFLINE
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -17,6 +22,8 @@ from glmtune.prompts import Template
 from glmtune.tuning.adapter_files import load_adapter_weights, read_adapter_config
 from glmtune.tuning.lora import make_lora_config, put_on
 from glmtune.tuning.run_folder import RunManifest, find_adapter, is_hub_id
+
+_HUB_TIMEOUT_S = 5.0
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceMap = str | dict[str, Any] | None
@@ -87,8 +94,7 @@ def load(
         if Path(base_path).is_dir():
             raise
         raise AdapterError(
-            f"{adapter_path}: its base model {base_path} is no folder here, and as a hub id it cannot be had: {error}. "
-            "Pass where it lies: --model FOLDER"
+            f"{adapter_path}: its {str(error).rstrip('.')}. Pass where it lies: --model FOLDER"
         ) from error
     return _loaded(_load_adapter(model, adapter_path, config), tokenizer, manifest, base_path, adapter_path)
 
@@ -155,6 +161,8 @@ def load_tokenizer(path: str | Path) -> ChatGLMTokenizer:
     if not Path(path).is_dir() and not is_hub_id(str(path)):
         raise ModelError(f"base model {path}: there is no such folder. Set model.path to where the model lies")
     with _model_errors(path):
+        if not Path(path).is_dir():
+            _reach_hub(str(path))
         tokenizer = AutoTokenizer.from_pretrained(path)
     if not isinstance(tokenizer, ChatGLMTokenizer):
         raise ModelError(f"{path}: expected ChatGLM's tokenizer; found {type(tokenizer).__name__}")
@@ -224,5 +232,23 @@ def _model_errors(path: str | Path) -> Iterator[None]:
         yield
     except GlmtuneError:
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"base model {path} cannot be loaded: {error}") from error
+    except (OSError, ValueError, KeyError, ImportError, torch.OutOfMemoryError) as error:
+        where = "cannot be loaded" if Path(path).is_dir() else "no such folder here, and not to be had from the hub"
+        raise ModelError(f"base model {path}: {where}: {error}") from error
+
+
+def _reach_hub(hub_id: str) -> None:
+    """Knocks once at the hub, which would otherwise be tried for a minute where there is no network.
+
+    Raises:
+        OSError: It cannot be reached.
+    """
+    if HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
+        return
+    try:
+        urlopen(Request(hf_hub_url(hub_id, "config.json"), method="HEAD"), timeout=_HUB_TIMEOUT_S).close()
+    except HTTPError:
+        return  # an answer; whoever downloads says what it means, and may have a token
+    except URLError as error:
+        if not isinstance(error.reason, SSLError):  # nor of certificates: the hub's client may know others
+            raise

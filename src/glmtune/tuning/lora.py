@@ -50,7 +50,8 @@ def attach_lora(
         The model with the adapter, named `default`.
 
     Raises:
-        AdapterError: A target matches nothing, PEFT refuses a setting, or nothing is trained; all faults in one message.
+        AdapterError: A target matches nothing, PEFT refuses a setting, or nothing would be trained; all faults in one
+            message.
     """
     config = make_lora_config(model, lora)
     init = config.init_lora_weights

@@ -153,5 +153,5 @@ def find_adapter(path: str | Path) -> Path | None:
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path that does not exist here can be a model on a hub: `owner/name`."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path) is not None
+    """Whether a path that does not exist here can be a model on a hub: `owner/name`, with no folder called owner."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path) is not None and not Path(path).parent.is_dir()

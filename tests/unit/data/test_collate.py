@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from glmtune.data.collate import PaddingCollator
@@ -16,11 +15,6 @@ def test_pads_right_to_the_longest():
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
-
-
-@pytest.mark.parametrize(("multiple", "width"), [(None, 3), (1, 3), (3, 3), (8, 8), (2, 4)])
-def test_width_is_a_multiple(multiple, width):
-    assert PaddingCollator(0, pad_to_multiple_of=multiple)(FEATURES)["labels"].shape == (2, width)
 
 
 def test_a_token_equal_to_padding_is_attended_to():

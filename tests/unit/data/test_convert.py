@@ -2,9 +2,11 @@ import json
 
 import pytest
 
+from glmtune.data.convert import write_messages
 from glmtune.data.formats import read_conversations
 from glmtune.data.inspect import convert
 from glmtune.errors import DataError
+from glmtune.prompts import Conversation, Message
 
 TOOLS = [{"type": "function", "function": {"name": "t"}}]
 ROWS = [
@@ -39,12 +41,22 @@ def test_reloads_to_the_same_conversations(tmp_path, capsys):
     assert set(json.loads(lines[0])) == {"messages"}
 
 
-def test_may_replace_its_own_input(tmp_path):
+def test_an_existing_file_is_never_replaced(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"question": "q", "answer": "a"}', encoding="utf-8")
-    convert(path, path)
-    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    assert json.loads(path.read_text(encoding="utf-8")) == {"messages": messages}
+    path.write_text(row := '{"question": "q", "answer": "a"}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.jsonl: the file exists already"):
+        convert(path, path)
+    assert path.read_text(encoding="utf-8") == row
+
+
+def test_a_crash_leaves_nothing_half_done(tmp_path):
+    def crash_after_one():
+        yield Conversation((Message("user", "q"), Message("assistant", "a")))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_messages(crash_after_one(), tmp_path / "out.jsonl")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_faulty_data_write_nothing(tmp_path):
@@ -60,5 +72,8 @@ def test_output_that_cannot_be_written(tmp_path):
     path.write_text('{"question": "q", "answer": "a"}', encoding="utf-8")
     with pytest.raises(DataError, match=r"expected a file named \.jsonl to write to, found '\.json'"):
         convert(path, tmp_path / "out.json")
-    with pytest.raises(DataError, match=r"cannot be written"):
-        convert(path, path / "out.jsonl")
+    for output in (path / "out.jsonl", tmp_path / f"{'a' * 300}.jsonl"):
+        with pytest.raises(DataError, match=r"cannot be written"):
+            convert(path, output)
+    with pytest.raises(DataError, match="home folder"):
+        convert(path, "~nosuchuser/out.jsonl")

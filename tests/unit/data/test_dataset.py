@@ -69,7 +69,7 @@ def test_statistics(letters):
     tokenized, stats = tokenize_conversations(conversations(join="", num_joined=2), letters, max_length=40)
     lengths = tokenized["length"]
     assert max(lengths) == 39  # contents are cut to one length: 16 letters each
-    assert (stats.num_rows, stats.num_samples, stats.num_tokens) == (3, 3, sum(lengths))
+    assert (stats.num_samples, stats.num_tokens) == (3, sum(lengths))
     assert stats.num_supervised_tokens == sum(label != -100 for labels in tokenized["labels"] for label in labels)
     assert (stats.num_cut_samples, stats.num_cut_tokens) == (1, NUM_STRUCTURE + 80 - 39)
     assert stats.num_dropped_messages == 0

@@ -28,7 +28,8 @@ def assistant(text: str, **more) -> Message:
         ({"instruction": "翻译", "input": ""}, "\n", "翻译"),
         ({"instruction": "翻译", "input": None}, "\n", "翻译"),
         ({"instruction": "翻译"}, "\n", "翻译"),
-        ({"instruction": " 翻译 \n", "input": " "}, "|", " 翻译 \n| "),  # letter by letter
+        ({"instruction": "翻译", "input": " \n"}, "|", "翻译"),
+        ({"instruction": " 翻译 \n", "input": " x "}, "|", " 翻译 \n| x "),  # letter by letter
     ],
 )
 def test_instruction_and_input_are_joined(read_one, row, join, question):
@@ -84,7 +85,11 @@ def test_fields_may_swap_columns(read_one):
 
 
 def test_several_files_of_different_forms(write):
-    first = write({"instruction": "q", "input": "i", "output": "a"}, {"instruction": "q", "output": "a"}, name="1.json")
+    first = write(
+        {"instruction": "q", "input": "i", "output": "a"},
+        {"instruction": "q", "output": "a", "input": " "},
+        name="1.json",
+    )
     second = write({"question": "q", "answer": "a"}, name="2.json")
     found = read_conversations([first, Path(second)], join="")
     assert [str(source) for source in found.sources] == ["1.json, row 1", "1.json, row 2", "2.json, row 1"]

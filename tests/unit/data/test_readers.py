@@ -145,6 +145,12 @@ def test_missing_file_and_folder(tmp_path):
         read_rows(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["~nosuchuser/x.json", "a" * 300 + ".json"], ids=["user", "long"])
+def test_names_that_no_file_can_have(name):
+    with pytest.raises(DataError, match=name[:20]):
+        read_rows(name)
+
+
 class TestHub:
     """Names of the form owner/name; nothing is downloaded."""
 

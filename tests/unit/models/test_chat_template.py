@@ -48,6 +48,28 @@ def test_an_answered_conversation_is_what_training_sees(tokenizer) -> None:
     assert 1 in encoded["assistant_masks"]
 
 
+@pytest.mark.parametrize("unlearnt", [{"weight": 0}, {"loss": False}], ids=str)
+def test_turns_that_are_not_learnt(tokenizer, unlearnt) -> None:
+    messages = [*ASKED, {"role": "assistant", "content": "no", **unlearnt}, ASKED[1], ANSWERED[-1]]
+    masks = [
+        tokenizer.apply_chat_template(each, return_assistant_tokens_mask=True)["assistant_masks"]
+        for each in (ANSWERED, messages)
+    ]
+    assert sum(masks[0]) == sum(masks[1]) > 0
+
+
+def test_contents_may_be_empty(tokenizer) -> None:
+    messages = [
+        {"role": "system", "content": ""},
+        ASKED[1],
+        {"role": "assistant", "content": [{"type": "text", "text": ""}]},
+        ASKED[1],
+    ]
+    expected = _conversation([messages[0], ASKED[1], {"role": "assistant", "content": ""}, ASKED[1]])
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert ids == render_prompt(expected, tokenizer)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_batch(tokenizer, side) -> None:
     longer = [*ANSWERED, {"role": "user", "content": "今天天气怎么样？"}, {"role": "assistant", "content": "很好。"}]
@@ -175,11 +197,12 @@ def test_a_call_without_arguments(tokenizer) -> None:
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
-        ({"function": {"name": "f", "arguments": "{"}}, "not JSON"),
-        ({"function": {"name": "f", "arguments": "[1]"}}, "JSON object"),
+        ({"function": {"name": "f", "arguments": "{"}}, "has to be JSON text"),
+        ({"function": {"name": "f", "arguments": "[1]"}}, "has to be an object"),
+        ({"function": {"name": "f\ng", "arguments": "{}"}}, "has to be one line"),
         ({"function": {"name": "f"}}, "arguments"),
         ({"function": {"arguments": "{}"}}, "name"),
-        ("f()", "tool call needs"),
+        ("f()", "name and arguments"),
     ],
     ids=str,
 )
@@ -194,15 +217,16 @@ def test_a_malformed_tool_call(tokenizer, call, expected) -> None:
     [
         ([], "no messages"),
         ([{"role": "robot", "content": "x"}], "message 1: unknown role 'robot'"),
-        ([{"role": "user"}], "message 1: content must be text, found NoneType"),
-        ([{"content": "x"}], "unknown role None"),
-        ([{"role": ["user"], "content": "x"}], "unknown role"),
-        ([{"role": "user", "content": [{"type": "image", "url": "x"}]}], "message 1: content may only have parts"),
-        ([{"role": "user", "content": ["x"]}], "message 1: content may only have parts"),
-        ([{"role": "user", "content": "x", "metadata": 1}], "message 1: metadata must be text, found int"),
-        ([{"role": "system", "content": "x", "tools": "[]"}], "message 1: tools must be a list, found str"),
-        ([*ASKED, {"role": "assistant", "tool_calls": {"a": 1}}], "message 3: tool_calls must be a list, found dict"),
-        ([ASKED[0], "你好"], "message 2: expected a dictionary, found str"),
+        ([{"role": "user"}], 'message 1: "content" is missing'),
+        ([{"content": "x"}], '"role" is missing'),
+        ([{"role": ["user"], "content": "x"}], '"role" has to be a string'),
+        ([{"role": "user", "content": [{"type": "image", "url": "x"}]}], 'message 1: "content" may only have parts'),
+        ([{"role": "user", "content": ["x"]}], 'message 1: "content" may only have parts'),
+        ([{"role": "user", "content": "x", "metadata": 1}], 'message 1: "metadata" has to be a string'),
+        ([{"role": "user", "content": "x", "metadata": "a\nb"}], 'message 1: "metadata" has to be one line'),
+        ([{"role": "system", "content": "x", "tools": {}}], 'message 1: "tools" has to be an array'),
+        ([*ASKED, {"role": "assistant", "tool_calls": {"a": 1}}], 'message 3: "tool_calls" has to be an array'),
+        ([ASKED[0], "你好"], "message 2: expected an object, found a string"),
         ([*ASKED, *ASKED[1:]], "has no answer"),
     ],
     ids=str,

@@ -278,3 +278,15 @@ def test_a_broken_tokenizer_model(tokenizer_folder, tmp_path, content, expected)
     if content is not None:
         with pytest.raises(ModelError, match=expected):
             AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_special_tokens_mask(tokenizer) -> None:
+    for texts, expected in ((("你好",), [1, 1]), (("你好", "hello"), [1, 1, 1])):
+        encoded = tokenizer(*texts, return_special_tokens_mask=True)
+        mask = encoded["special_tokens_mask"]
+        assert len(mask) == len(encoded["input_ids"])
+        assert mask[:2] == [1, 1]
+        assert [bit for bit in mask if bit] == expected
+        assert mask[-1] == len(texts) - 1
+    ids = encoded["input_ids"]
+    assert tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True) == mask

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from glmtune.errors import TrainingError
+from glmtune.errors import DataError, TrainingError
 from glmtune.prompts import Conversation, Message, render
+from glmtune.training import selftest
 from glmtune.training.selftest import Sample, run_selftest
 from glmtune.tuning.adapter_files import save_adapter
 from glmtune.tuning.load import load_base
@@ -65,3 +66,16 @@ def test_another_prompt_than_in_training(trained: Callable[..., Any]) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "system": "别人"}))
     with pytest.raises(TrainingError, match="give other ids than the training had"):
         run_selftest(*arguments)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), DataError("no such turn")])
+def test_a_sample_reply_that_fails_does_not_fail_the_run(
+    trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(selftest, "generate_replies", fail)
+    report = run_selftest(*trained())
+    assert report.reply == ""
+    assert report.logit_change > 0

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.training import trainer as trainer_module
@@ -276,3 +277,64 @@ def test_a_second_ctrl_c_aborts_at_once(run: Run, at_step: Any, monkeypatch: pyt
     at_step(2, press_twice)
     with pytest.raises(KeyboardInterrupt):
         run()
+
+
+def test_a_checkpoint_from_elsewhere_overwrites_no_run(run: Run, tmp_path: Path) -> None:
+    run("train.max_steps=3", name="one")
+    run("train.max_steps=3", name="two")
+    elsewhere = f"train.resume_from_checkpoint={tmp_path / 'one' / 'checkpoint-3'}"
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run("train.max_steps=4", elsewhere, name="two")
+    assert run("train.max_steps=4", elsewhere, name="three").num_steps == 4
+
+
+def test_checkpoints_that_cannot_be_gone_on_from(run: Run, tmp_path: Path) -> None:
+    run("train.max_steps=3")
+    again = ("train.max_steps=6", "train.resume_from_checkpoint=true")
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    state = checkpoint / "trainer_state.json"
+    text = state.read_text()
+    state.write_text(text[:50])
+    with pytest.raises(TrainingError, match=r"trainer_state\.json is damaged"):
+        run(*again)
+    state.write_text(text)
+    (checkpoint / "optimizer.pt").unlink()
+    (checkpoint / "rng_state.pth").unlink()
+    with pytest.raises(TrainingError, match=r"it has no optimizer\.pt, rng_state\.pth"):
+        run(*again)
+
+
+def test_running_out_of_memory(run: Run, at_step: Any, tmp_path: Path) -> None:
+    def run_out() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    at_step(5, run_out)
+    with pytest.raises(TrainingError) as caught:
+        run("train.gradient_checkpointing=false")
+    message = str(caught.value)
+    assert "out of memory after step 4" in message
+    assert "train.per_device_train_batch_size=1 with train.gradient_accumulation_steps=4" in message
+    assert "lower data.max_length; train.gradient_checkpointing=true" in message
+    assert str(tmp_path / "run" / "checkpoint-3") in message
+
+
+@pytest.mark.parametrize("method", ["evaluate", "_save_checkpoint"])
+def test_speed_leaves_evaluating_and_saving_out(run: Run, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    theirs, ours = Trainer.__dict__[method], LoraTrainer.__dict__[method]
+    moved_s = []
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.1)
+        return theirs(*args, **kwargs)
+
+    def watched(self: LoraTrainer, *args: Any, **kwargs: Any) -> Any:
+        before_s = self._counting_since_s
+        result = ours(self, *args, **kwargs)
+        moved_s.append(self._counting_since_s - before_s)
+        return result
+
+    monkeypatch.setattr(Trainer, method, slow)
+    monkeypatch.setattr(LoraTrainer, method, watched)
+    run("data.eval_fraction=0.25", "train.save_steps=1", "train.max_steps=2")
+    assert len(moved_s) >= 2
+    assert min(moved_s) >= 0.1

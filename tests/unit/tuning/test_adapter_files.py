@@ -135,3 +135,11 @@ def test_old_bin_files(base: nn.Module, tmp_path: Path) -> None:
     train_a_little(model)
     load_adapter_weights(model, tmp_path)
     assert all(torch.equal(weight, trained[name]) for name, weight in adapter_weights(model).items())
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, None])
+def test_bin_files_of_something_else(base: nn.Module, tmp_path: Path, content: Any) -> None:
+    file = tmp_path / "adapter_model.bin"
+    torch.save(content, file) if content else file.touch()
+    with pytest.raises(AdapterError, match=r"adapter_model\.bin"):
+        load_adapter_weights(attach_lora(base, {"target_modules": ["dense"]}), tmp_path)

@@ -1,6 +1,8 @@
 import json
 import shutil
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from glmtune.errors import AdapterError, ModelError
+from glmtune.tuning import load as load_module
 from glmtune.tuning.load import load, load_base, resolve_dtype
 from glmtune.tuning.run_folder import RunManifest
 
@@ -55,7 +58,7 @@ def test_a_merged_folder_remembers_its_run(golden: Path, tmp_path: Path) -> None
 
 
 def test_base_that_is_on_no_hub(golden: Path) -> None:
-    with pytest.raises(AdapterError, match=r"its base model golden/chatglm\d is no folder here.*(.|\n)*--model"):
+    with pytest.raises(AdapterError, match=r"its base model golden/chatglm\d: no such folder here.*(.|\n)*--model"):
         load(golden / "adapter_final")
 
 
@@ -100,3 +103,35 @@ def test_modules_trained_along_take_the_type_of_the_base(shared: Path, tmp_path:
 def test_resolve_dtype_on_the_cpu() -> None:
     assert resolve_dtype("auto", "cpu") == torch.float32
     assert resolve_dtype("bfloat16", "cpu") == torch.bfloat16
+
+
+def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "output").mkdir()
+    for path in ("output/ChatGLM", "a/b/c", "ChatGLM"):
+        with pytest.raises(ModelError, match=f"{path} does not exist"):
+            load(path)
+
+
+def test_a_hub_that_cannot_be_reached_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def fail(request: Request, timeout: float) -> None:
+        tried.append(request.full_url)
+        raise URLError("no network")
+
+    monkeypatch.setattr(load_module, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(load_module, "urlopen", fail)
+    with pytest.raises(ModelError, match=r"no such folder here, and not to be had from the hub: .*no network"):
+        load("owner/no-such-model")
+    assert len(tried) == 1
+
+
+def test_layers_of_the_adapter_that_the_base_does_not_have(golden: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(golden / "adapter_final", tmp_path / "run")
+    file = run / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for change, message in (({"layers_to_transform": [99]}, "no layer 99"), ({"modules_to_save": 5}, "list of names")):
+        file.write_text(json.dumps(config | change))
+        with pytest.raises(AdapterError, match=message):
+            load(run, model_path=golden)

@@ -55,6 +55,8 @@ def test_faults_are_collected(base: nn.Module) -> None:
         {"target_modules": ["dense"], "r": 0},
         {"target_modules": "*("},
         {"target_modules": 5},
+        {"target_modules": ["dense"], "modules_to_save": 5},
+        {"target_modules": ["dense"], "inference_mode": True},
         {"target_modules": ["dense"], "init_lora_weights": "magic"},
     ],
 )

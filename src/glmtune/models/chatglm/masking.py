@@ -39,21 +39,13 @@ def causal_mask(
         What the attention implementation takes for a mask, None where it needs none.
 
     Raises:
-        ValueError: Flash attention is to separate samples in several rows, or next to a mask; it cannot.
+        ValueError: Flash attention is to separate samples in several rows, next to a mask, or behind a filled cache;
+            it cannot.
     """
     own_sample = None
-    has_padding_mask = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
-    if position_ids is not None and (attention_mask is None or has_padding_mask):
+    if position_ids is not None and (attention_mask is None or _is_padding_mask(attention_mask)):
         position_ids = position_ids.expand(hidden_BTH.shape[0], -1)
-        if position_ids.shape[1] > 1 and _is_packed(position_ids, attention_mask):
-            if "flash" in config._attn_implementation and (has_padding_mask or position_ids.shape[0] > 1):
-                raise ValueError(
-                    "flash attention separates packed samples in a batch of one row without attention_mask only; "
-                    'use attn_implementation="sdpa", or give one row and no mask'
-                )
-            if has_padding_mask or past_key_values is not None:
-                num_seen = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
-                own_sample = _own_sample(position_ids, num_seen)
+        own_sample = _own_sample(config, position_ids, attention_mask, past_key_values)
     return create_causal_mask(
         config=config,
         inputs_embeds=hidden_BTH,
@@ -64,20 +56,45 @@ def causal_mask(
     )
 
 
-def _is_packed(position_ids_BT: Tensor, attention_mask_BS: Tensor | None) -> bool:
-    """Whether positions restart within a row, among tokens that are no padding."""
-    restarts = position_ids_BT.diff() != 1
-    if attention_mask_BS is not None:
-        is_token = attention_mask_BS[:, -position_ids_BT.shape[1] :].bool()
-        restarts = restarts & is_token[:, 1:] & is_token[:, :-1]
-    return bool(restarts.any())
+def _is_padding_mask(attention_mask: Any) -> bool:
+    return isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
 
 
-def _own_sample(position_ids_BT: Tensor, num_seen: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """A mask function, as transformers' masking wants it, under which no query sees keys before its own sample."""
-    starts_BT = torch.arange(position_ids_BT.shape[1], device=position_ids_BT.device) + num_seen - position_ids_BT
+def _own_sample(
+    config: ChatGLMConfig, position_ids_BT: Tensor, attention_mask_BS: Tensor | None, past_key_values: Cache | None
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None:
+    """A mask function, as transformers' masking wants it, under which no query sees keys before its own sample.
+
+    None where there is nothing to separate, or where transformers does it itself.
+    """
+    if attention_mask_BS is not None and not _restarts_among_tokens(position_ids_BT, attention_mask_BS):
+        return None
+    num_rows, num_tokens = position_ids_BT.shape
+    num_seen = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
+    starts_BT = torch.arange(num_tokens, device=position_ids_BT.device) + num_seen - position_ids_BT
+    if attention_mask_BS is None and not (starts_BT > 0).any():
+        return None
+    if "flash" in config._attn_implementation and (attention_mask_BS is not None or num_seen or num_rows > 1):
+        raise ValueError(
+            "flash attention separates packed samples in one row only, without attention_mask and with nothing in the "
+            'cache yet; use attn_implementation="sdpa", or give one whole row and no mask'
+        )
+    if attention_mask_BS is None and past_key_values is None:
+        return None
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return key >= starts_BT[batch, query - num_seen]
 
     return sees
+
+
+def _restarts_among_tokens(position_ids_BT: Tensor, attention_mask_BS: Tensor) -> bool:
+    """Whether positions restart within a row, among tokens that are no padding.
+
+    Padding shifts what follows it, so that starts tell nothing here. A single token, which is what `generate` asks for
+    at each step, is answered without waiting for the device.
+    """
+    if position_ids_BT.shape[1] == 1:
+        return False
+    is_token = attention_mask_BS[:, -position_ids_BT.shape[1] :].bool()
+    return bool(((position_ids_BT.diff() != 1) & is_token[:, 1:] & is_token[:, :-1]).any())

@@ -39,7 +39,6 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": GLMBlock, "attentions": SelfAttention}
 
     @classmethod

@@ -259,6 +259,18 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         first = [*self.prefix_token_ids, *token_ids_0]
         return first if token_ids_1 is None else [*first, *token_ids_1, self.eos_token_id]
 
+    def get_special_tokens_mask(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
+    ) -> list[int]:
+        """1 for each id that `build_inputs_with_special_tokens` adds, 0 for the others.
+
+        With `already_has_special_tokens`, `token_ids_0` is the whole sequence, and 1 stands where a special token is.
+        """
+        if already_has_special_tokens:
+            return super().get_special_tokens_mask(token_ids_0, token_ids_1, already_has_special_tokens=True)
+        first = [1] * len(self.prefix_token_ids) + [0] * len(token_ids_0)
+        return first if token_ids_1 is None else [*first, *[0] * len(token_ids_1), 1]
+
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:
         is_words = kwargs.get("is_split_into_words", False) and bool(text) and isinstance(text[0], str)
         if not isinstance(text, str) and not is_words:  # a batch, whose texts come back here one by one, or ids

@@ -1,4 +1,4 @@
-"""Chat rows: lists of messages in the forms that are in use, turned into conversations.
+"""Lists of messages in the forms that are in use, from data files or from callers, turned into conversations.
 
     official    {"role": "user", "content": "..."}; role `tool` has name, parameters and observation
     OpenAI      {"role": "assistant", "tool_calls": [...]}, then role `tool` with the result as content
@@ -14,9 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glmtune.data.fields import check_unicode, parse_json, read_list, read_optional_text, read_text, shorten, write_json
-from glmtune.data.readers import json_type
 from glmtune.errors import DataError
+from glmtune.fields import (
+    check_unicode,
+    json_type,
+    parse_json,
+    read_list,
+    read_optional_text,
+    read_text,
+    shorten,
+    write_json,
+)
 from glmtune.prompts import DEFAULT_TOOL_SYSTEM_PROMPT, Conversation, Message, Role, check_turns, format_tool_call
 
 _ROLES: dict[str, Role] = {
@@ -48,12 +56,14 @@ class _Turn:
     is_call: bool = False
 
 
-def read_chat(values: Mapping[str, Any], key: str) -> tuple[Conversation, list[str]]:
+def read_chat(values: Mapping[str, Any], key: str, *, for_training: bool = True) -> tuple[Conversation, list[str]]:
     """Reads a row that holds a list of messages.
 
     Args:
         values: The row. Beside the messages it may have `tools` and a `system` text.
         key: The name of the list: `messages` or `conversations`.
+        for_training: Whether the assistant has to speak last and all have to say something. Otherwise the messages may
+            also be there to be answered, and contents may be empty, as clients of chat APIs send them.
 
     Returns:
         The conversation, and one sentence for each fault in it. Where only the order of turns is at fault the
@@ -69,14 +79,16 @@ def read_chat(values: Mapping[str, Any], key: str) -> tuple[Conversation, list[s
         return Conversation(()), [str(error)]
     for number, entry in enumerate(entries, start=1):
         try:
-            turns += _read_entry(entry, is_last=number == len(entries))
+            turns += _read_entry(entry, is_last=number == len(entries), may_be_empty=not for_training)
         except DataError as error:
             faults.append(f"message {number}: {error}")
     if faults:
         return Conversation(()), faults
     try:
         messages = _pair_calls(turns)
-        faults = check_turns(Conversation(tuple(messages)))  # before add_system, so that its numbers are the file's
+        is_answered = bool(messages) and messages[-1].role == "assistant"
+        # Before add_system, so that its numbers are the file's.
+        faults = check_turns(Conversation(tuple(messages)), for_training=for_training or is_answered)
         return Conversation(tuple(add_system(messages, system, tools))), faults
     except DataError as error:
         return Conversation(()), [str(error)]
@@ -124,7 +136,7 @@ def _unwrap_tool(tool: Any) -> Any:
     return tool["function"] if is_wrapped else tool
 
 
-def _read_entry(entry: Any, *, is_last: bool) -> list[_Turn]:
+def _read_entry(entry: Any, *, is_last: bool, may_be_empty: bool) -> list[_Turn]:
     """The one or more turns that an entry of the list stands for."""
     if not isinstance(entry, dict):
         raise DataError(f"expected an object, found {json_type(entry)}")
@@ -137,12 +149,11 @@ def _read_entry(entry: Any, *, is_last: bool) -> list[_Turn]:
     if name == "tool" and ("parameters" in entry or "observation" in entry):
         return _read_official_tool(entry, is_last=is_last)
     if role == "assistant":
-        return _read_assistant(entry)
-    if role == "system":
-        tools = tuple(read_tools(entry))
-        content = read_text(entry, "content") if not tools or entry.get("content") else DEFAULT_TOOL_SYSTEM_PROMPT
-        return [_Turn(Message(role, content, _read_metadata(entry), tools))]
-    content = _read_content(entry, may_be_empty=role == "observation")  # a tool may well return nothing
+        return _read_assistant(entry, may_be_empty=may_be_empty)
+    if role == "system" and (tools := read_tools(entry)):
+        content = _read_content(entry) if entry.get("content") else DEFAULT_TOOL_SYSTEM_PROMPT
+        return [_Turn(Message(role, content, _read_metadata(entry), tuple(tools)))]
+    content = _read_content(entry, may_be_empty=may_be_empty or role == "observation")  # a tool may return nothing
     return [_Turn(Message(role, content, _read_metadata(entry)), str(entry.get("tool_call_id") or ""))]
 
 
@@ -186,13 +197,13 @@ def _read_is_supervised(entry: Mapping[str, Any]) -> bool:
     return loss in (None, True) and weight in (None, 1)
 
 
-def _read_assistant(entry: Mapping[str, Any]) -> list[_Turn]:
+def _read_assistant(entry: Mapping[str, Any], *, may_be_empty: bool) -> list[_Turn]:
     """What the assistant says, if anything, and then the tools it calls."""
     is_supervised = _read_is_supervised(entry)
     calls = read_list(entry, "tool_calls")
     turns = []
     if entry.get("content") or not calls:
-        content = _read_content(entry)
+        content = _read_content(entry, may_be_empty=may_be_empty)
         turns.append(_Turn(Message("assistant", content, _read_metadata(entry), is_supervised=is_supervised)))
     for call in calls:
         function = call.get("function", call) if isinstance(call, dict) else call

@@ -1,10 +1,9 @@
-"""Reads values out of a row and says in one sentence what is wrong with them."""
+"""Reads values out of an object, such as a row of data, and says in one sentence what is wrong with them."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from glmtune.data.readers import json_type
 from glmtune.errors import DataError
 
 
@@ -97,6 +96,14 @@ def check_unicode(text: str, name: str) -> None:
     except UnicodeEncodeError as error:
         half = ascii(text[error.start])[1:-1]
         raise DataError(f'"{name}" holds {half}, half of a surrogate pair, at character {error.start + 1}') from error
+
+
+def json_type(value: Any) -> str:
+    """What JSON calls a value, with its article: `a string`, `an array`, ..."""
+    if isinstance(value, bool):
+        return "true or false"
+    names = {str: "a string", dict: "an object", list: "an array", int: "a number", float: "a number"}
+    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
 
 
 def shorten(value: Any) -> str:
