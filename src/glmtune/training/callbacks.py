@@ -18,6 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 LOG_NAME = "trainer_log.jsonl"
+_STOPPING = (
+    "\n本步结束后保存检查点并停止；再按 Ctrl-C 立即中止。"
+    " Stopping after this step, with a checkpoint. Ctrl-C again aborts at once.\n"
+)
 
 # A launcher such as torchrun passes the terminal's Ctrl-C on to processes that had it from the terminal already.
 _SAME_PRESS_S = 1.0
@@ -45,7 +49,7 @@ class ProgressReport(TrainerCallback):
         if not state.is_world_process_zero or not self._console.is_terminal:
             return
         self._progress = Progress(
-            TextColumn("training"),
+            TextColumn("训练 training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
@@ -219,6 +223,6 @@ class Interruption(TrainerCallback):
         if self._pressed_s is None:
             self._pressed_s = now_s
             # Not through rich: its lock may be held by the very code that the signal interrupted.
-            os.write(2, b"\nStopping after this step, with a checkpoint. Ctrl-C again aborts at once.\n")
+            os.write(2, _STOPPING.encode())
         elif number == signal.SIGINT and now_s - self._pressed_s > _SAME_PRESS_S:
             raise KeyboardInterrupt

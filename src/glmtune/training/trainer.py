@@ -100,7 +100,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     if not PartialState().is_main_process:
         console = Console(quiet=True)
 
-    with console.status("loading the base model ..."):
+    with console.status("加载模型 loading the base model ..."):
         model, tokenizer = load_base(config.model.path, config.model.dtype, device_map)
     with arguments.main_process_first(desc="reading the data"):
         data = _load_data(
@@ -219,7 +219,10 @@ def _callbacks(
 def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
     state = trainer.state
     saved = checkpoints(trainer.args.output_dir)[-1]
-    return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}. To go on:\n  {command}"
+    return (
+        f"已中断 interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\n"
+        f"继续 To go on:\n  {command}"
+    )
 
 
 def _how_to_save_memory(trainer: LoraTrainer, error: torch.OutOfMemoryError) -> str:
