@@ -45,6 +45,7 @@ def make_arguments(
     values.setdefault("disable_tqdm", True)
     values.setdefault("label_names", ["labels"])
     values.setdefault("dataloader_pin_memory", torch.cuda.is_available())
+    values.setdefault("ddp_find_unused_parameters", False)  # every adapter weight is used in every step
     values.setdefault("fp16", dtype == torch.float16)
     values.setdefault("bf16", dtype == torch.bfloat16 and trains_base_modules)
     if has_eval:
