@@ -39,8 +39,8 @@ def model() -> ChatGLMForConditionalGeneration:
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention"])
 def test_golden_logits(golden: Path, attention: str) -> None:
     expected = load_file(golden / "expected.safetensors")
-    if attention == "flex_attention" and "chatglm3" not in golden.name:
-        pytest.skip("flex attention wants heads of a power of two times 16; one golden model suffices")
+    if attention == "flex_attention" and "chatglm2" in golden.name:
+        pytest.skip("torch 2.11 compiles no flex kernel for 4 query heads on a single key-value head: NoValidChoicesError")
     options = {"dtype": torch.float32, "attn_implementation": attention, "device_map": "cuda"}
     loaded = AutoModelForCausalLM.from_pretrained(golden, **options).eval()
     with torch.no_grad():
