@@ -1,8 +1,30 @@
-"""The numeric building blocks of the model, and the one place where their back end is chosen.
+"""The numeric building blocks of the model.
 
 Every op is specified in plain torch by `reference`; that version runs anywhere and is what any faster one must match.
+`back_end` is the one place where the version is chosen.
 """
 
+from glmtune.ops.frozen_linear import DenseLinear, Fp8Linear, FrozenLinear
+from glmtune.ops.fused_layer import AdaptedLinear, Adapter, LayerCall, LayerWeights, fused_layer
+from glmtune.ops.label_head import label_head
 from glmtune.ops.reference import apply_rotary, rms_norm, rotary_cos_sin, swiglu
+from glmtune.ops.segment_attention import segment_attention
+from glmtune.ops.segments import Segments
 
-__all__ = ["apply_rotary", "rms_norm", "rotary_cos_sin", "swiglu"]
+__all__ = [
+    "AdaptedLinear",
+    "Adapter",
+    "DenseLinear",
+    "Fp8Linear",
+    "FrozenLinear",
+    "LayerCall",
+    "LayerWeights",
+    "Segments",
+    "apply_rotary",
+    "fused_layer",
+    "label_head",
+    "rms_norm",
+    "rotary_cos_sin",
+    "segment_attention",
+    "swiglu",
+]

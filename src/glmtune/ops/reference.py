@@ -81,3 +81,207 @@ def swiglu(gate_up: Tensor) -> Tensor:
     """
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+# What follows is the specification of the fused training path: forward and backward apart, nothing recorded.
+# T is rows (tokens, packed without a batch dimension), Q rows that ask, K keys gathered for them, G key-value heads.
+
+
+def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float, residual_grad: Tensor | None) -> Tensor:
+    """The gradient of `rms_norm` for its input; the scale is frozen.
+
+    Args:
+        grad: Gradient of the output, [T, H].
+        x: The input, [T, H]; its root mean square is computed again rather than kept.
+        weight: The scale, [H].
+        eps: As in the forward pass.
+        residual_grad: What reached `x` past the norm, [T, H], added; None for nothing.
+
+    Returns:
+        The gradient of `x`, its shape and dtype.
+    """
+    wide = _widen(x)
+    inverse_rms = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+    normed, scaled = wide * inverse_rms, _widen(grad) * weight.to(wide.dtype)
+    result = inverse_rms * (scaled - normed * (normed * scaled).mean(dim=-1, keepdim=True))
+    return (result if residual_grad is None else result + _widen(residual_grad)).to(x.dtype)
+
+
+def swiglu_backward(grad: Tensor, gate_up: Tensor, with_output: bool) -> tuple[Tensor, Tensor | None]:
+    """The gradient of `swiglu`, and its output once more.
+
+    Args:
+        grad: Gradient of the output, [T, F].
+        gate_up: The input, [T, 2 x F].
+        with_output: Whether to compute the output, which an adapter behind it needs.
+
+    Returns:
+        The gradient of `gate_up`, and the output, [T, F], or None.
+    """
+    gate, up = _widen(gate_up).chunk(2, dim=-1)
+    wide = _widen(grad)
+    sigmoid = torch.sigmoid(gate)
+    silu = gate * sigmoid
+    gate_grad = wide * up * (sigmoid + silu * (1 - sigmoid))
+    output = (silu * up).to(grad.dtype) if with_output else None
+    return torch.cat((gate_grad, wide * silu), dim=-1).to(grad.dtype), output
+
+
+def rotate_(heads_TND: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, num_rotated: int, inverse: bool = False) -> None:
+    """`apply_rotary` in place, to the first of the heads; its gradient is the rotation back.
+
+    Args:
+        heads_TND: Heads, [T, N, D], changed in place; heads may lie apart, channels may not.
+        cos_Tr: Cosines, [T, R / 2].
+        sin_Tr: Sines, likewise.
+        num_rotated: How many of the heads are rotated.
+        inverse: Whether to rotate back.
+    """
+    wanted = heads_TND[:, :num_rotated]
+    sin = -sin_Tr if inverse else sin_Tr
+    wanted.copy_(apply_rotary(_widen(wanted).unsqueeze(0), cos_Tr.unsqueeze(0), sin.unsqueeze(0))[0])
+
+
+def dropout(x: Tensor, probability: float, seed: int) -> Tensor:
+    """Dropout whose mask follows from a seed, so that it need not be kept.
+
+    Args:
+        x: Input, [T, H].
+        probability: Share of elements that become 0; the others are divided by the share that stays.
+        seed: Any number below 2^32. The same seed, shape and probability give the same mask on every back end.
+
+    Returns:
+        The input with elements dropped; same shape and dtype.
+    """
+    return torch.where(_is_kept(x, probability, seed), _widen(x) / (1 - probability), 0).to(x.dtype)
+
+
+def dropout_add_(total: Tensor, grad: Tensor, probability: float, seed: int) -> None:
+    """Adds the gradient of `dropout` for its input to `total`, in place.
+
+    Args:
+        total: What else reached the input, [T, H]; changed in place.
+        grad: Gradient of the output, [T, H].
+        probability: As in the forward pass.
+        seed: As in the forward pass.
+    """
+    passed = torch.where(_is_kept(grad, probability, seed), _widen(grad) / (1 - probability), 0)
+    total.copy_(_widen(total) + passed)
+
+
+def _is_kept(x: Tensor, probability: float, seed: int) -> Tensor:
+    index = torch.arange(x.numel(), device=x.device).view(x.shape)
+    return _hash_uint32(index ^ hash_seed(seed)) >= dropout_threshold(probability)
+
+
+def _hash_uint32(value: Tensor) -> Tensor:
+    """Mixes the lower 32 bits of int64 numbers; multiplication wraps, which leaves those right."""
+    value = value & 0xFFFFFFFF
+    value = ((value ^ (value >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    value = ((value ^ (value >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return value ^ (value >> 16)
+
+
+def hash_seed(seed: int) -> int:
+    """Spreads neighbouring seeds over all 32 bits, as the mask of `dropout` wants them."""
+    value = (seed + 0x9E3779B9) & 0xFFFFFFFF
+    value = ((value ^ (value >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    value = ((value ^ (value >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return value ^ (value >> 16)
+
+
+def dropout_threshold(probability: float) -> int:
+    """The hash below which `dropout` drops an element."""
+    return round(probability * 2**32)
+
+
+def sum_slots(values_KC: Tensor, order_K: Tensor, offsets_T1: Tensor) -> Tensor:
+    """The backward pass of gathering rows: sums over the copies of each row, in fp32.
+
+    Args:
+        values_KC: Gradients of the gathered rows, [K, C].
+        order_K: Positions in `values_KC`, sorted by the row that they were gathered from.
+        offsets_T1: Where in `order_K` each row's copies begin, [T + 1].
+
+    Returns:
+        Gradients of the rows, [T, C], dtype of `values_KC`; zero for rows that nobody gathered.
+    """
+    counts = offsets_T1.diff()
+    rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts, output_size=len(order_K))
+    sums = _widen(values_KC).new_zeros(len(counts), values_KC.shape[1])
+    return sums.index_add_(0, rows, _widen(values_KC)[order_K]).to(values_KC.dtype)
+
+
+def cross_entropy(logits_TV: Tensor, labels_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cross entropy of each row, and its gradient for the logits.
+
+    Args:
+        logits_TV: Logits, [T, V], fp32 or wider.
+        labels_T: The right token of each row, [T], integer.
+        dtype: The dtype of the gradient.
+
+    Returns:
+        Losses, [T], dtype of the logits; gradients, [T, V], of each row's own loss.
+    """
+    log_probabilities = logits_TV.log_softmax(dim=-1)
+    index = labels_T.long().unsqueeze(-1)
+    losses = -log_probabilities.gather(-1, index).squeeze(-1)
+    gradient = log_probabilities.exp()
+    gradient.scatter_add_(-1, index, gradient.new_full((), -1.0).expand_as(index))
+    return losses, gradient.to(dtype)
+
+
+def quantize_rows(x: Tensor, column_scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Rounds each row to fp8 (e4m3) with a scale of its own.
+
+    Args:
+        x: Input, [T, N].
+        column_scales: What the columns are multiplied by first, [N] fp32; None for nothing.
+
+    Returns:
+        Values, [T, N], float8_e4m3fn; scales, [T, 1], fp32: values times scale are the input.
+    """
+    wide = x.float() if column_scales is None else x.float() * column_scales
+    scales = wide.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / torch.finfo(torch.float8_e4m3fn).max
+    return (wide / scales).to(torch.float8_e4m3fn), scales
+
+
+def scaled_product(
+    x_TK: Tensor, x_scales_T1: Tensor, weight_NK: Tensor, weight_scales_N: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The product of two fp8 matrices, `x @ weight.T`, scaled by row of either.
+
+    Args:
+        x_TK: Values, [T, K], float8_e4m3fn.
+        x_scales_T1: Their scales, [T, 1], fp32.
+        weight_NK: Values, [N, K], float8_e4m3fn.
+        weight_scales_N: Their scales, [N], fp32; None for 1.
+        dtype: The dtype to return; sums are in fp32.
+
+    Returns:
+        The product, [T, N].
+    """
+    product = (x_TK.float() * x_scales_T1) @ weight_NK.float().T
+    return (product if weight_scales_N is None else product * weight_scales_N).to(dtype)
+
+
+def wide_product(left: Tensor, right: Tensor) -> Tensor:
+    """A matrix product with the sums kept as they are: fp32 (fp64 for fp64 inputs).
+
+    Args:
+        left: [M, K].
+        right: [K, N].
+
+    Returns:
+        [M, N].
+    """
+    return _widen(left) @ _widen(right)
+
+
+def transpose_bytes(x: Tensor) -> Tensor:
+    """A contiguous transpose of a matrix of one-byte elements, [N, K] -> [K, N]."""
+    return x.T.contiguous()
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

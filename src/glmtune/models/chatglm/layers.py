@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from glmtune.models.chatglm.configuration import ChatGLMConfig
-from glmtune.ops import apply_rotary, rms_norm, swiglu
+from glmtune.ops import Segments, apply_rotary, rms_norm, segment_attention, swiglu
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -110,11 +110,18 @@ class SelfAttention(nn.Module):
         attention_mask: Any,
         rotation: Rotation,
         past_key_values: Cache | None = None,
+        segments: Segments | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attends; returns [B, T, H] and the attention weights where the implementation gives them."""
+        """Attends; returns [B, T, H] and the attention weights where the implementation gives them.
+
+        With `segments`, the batch is one row of packed samples and attention stays within these.
+        """
         query, key, value = self.split_heads(self.query_key_value(hidden_BTH))
         query, key = apply_rotary(query, *rotation), apply_rotary(key, *rotation)
+        if segments is not None:
+            attended = segment_attention(query[0], key[0], value[0], segments, self.scaling)
+            return self.dense(attended.flatten(1).unsqueeze(0)), None
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)

@@ -1,0 +1,265 @@
+"""Packs the samples of an optimiser step into rows without padding, and lets samples share a common beginning.
+
+    samples            A A A A a a      B B b      A A A C c         capital: context, small: learnt
+    packed             A A A A a a B B b A A A C c
+    shared prefix      A A A | A a a | C c | B B b                   "A A A" computed once, seen by both behind it
+
+Every sample sees itself alone, and its positions start at 0. Which samples a step takes is not decided here; how they lie
+in memory makes no difference to the loss.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy
+import torch
+from numpy.typing import NDArray
+
+from glmtune.data.collate import IGNORED_LABEL
+from glmtune.models.chatglm.packed import PackedRows
+
+LossWeight = Literal["token", "sample"]
+Ints = NDArray[numpy.int32]
+
+# Samples that share ever longer beginnings are told apart so many times at most.
+_MOST_SPLITS = 64
+
+
+class PackedSample(NamedTuple):
+    """A sample ready to be packed.
+
+    Attributes:
+        input_ids: Token ids, [T].
+        label_rows: The positions that have something to predict, [L], ascending.
+        labels: What they are to predict, [L].
+    """
+
+    input_ids: Ints
+    label_rows: Ints
+    labels: Ints
+
+    @classmethod
+    def of(cls, input_ids: Sequence[int], labels: Sequence[int]) -> "PackedSample":
+        """From ids and labels of one length, -100 where there is nothing to learn."""
+        shifted = numpy.asarray(labels, dtype=numpy.int32)[1:]
+        rows = numpy.flatnonzero(shifted != IGNORED_LABEL).astype(numpy.int32)
+        return cls(numpy.asarray(input_ids, dtype=numpy.int32), rows, shifted[rows])
+
+    @property
+    def context(self) -> Ints:
+        """The ids that other samples may share: all before the first row that predicts."""
+        return self.input_ids[: self.label_rows[0]] if len(self.label_rows) else self.input_ids[:-1]
+
+
+@dataclass(frozen=True)
+class PackingCollator:
+    """A data collator for transformers' Trainer: the samples of an optimiser step, packed.
+
+    Attributes:
+        max_tokens: The most tokens of one forward pass; a step of more is split between samples. None for no limit.
+        shares_prefix: Whether samples that begin alike compute the beginning once.
+        loss_weight: Whether each token counts the same, or each sample.
+    """
+
+    max_tokens: int | None = None
+    shares_prefix: bool = False
+    loss_weight: LossWeight = "token"
+
+    def __call__(self, features: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+        """Makes a batch.
+
+        Args:
+            features: B samples, each with `input_ids` and `labels` of one length; other keys are left out.
+
+        Returns:
+            `lengths`, the samples' lengths, [B] int64; `total_weight`, the sum of all label weights; `micro_batches`, a
+            list of `PackedRows`.
+        """
+        samples = [PackedSample.of(feature["input_ids"], feature["labels"]) for feature in features]
+        micro_batches = [
+            pack(part, shares_prefix=self.shares_prefix, loss_weight=self.loss_weight)
+            for part in split(samples, self.max_tokens)
+        ]
+        is_by_sample = self.loss_weight == "sample"
+        return {
+            "lengths": torch.tensor([len(sample.input_ids) for sample in samples]),
+            "total_weight": float(sum(1 if is_by_sample else len(sample.labels) for sample in samples)),
+            "micro_batches": micro_batches,
+        }
+
+
+def split(samples: Sequence[PackedSample], max_tokens: int | None) -> list[Sequence[PackedSample]]:
+    """Splits samples, in order, into parts of at most so many tokens; a longer sample is a part of its own."""
+    if max_tokens is None:
+        return [samples]
+    starts, num_tokens = [0], 0
+    for index, sample in enumerate(samples):
+        if num_tokens and num_tokens + len(sample.input_ids) > max_tokens:
+            starts.append(index)
+            num_tokens = 0
+        num_tokens += len(sample.input_ids)
+    return [samples[start:stop] for start, stop in zip(starts, [*starts[1:], len(samples)], strict=True)]
+
+
+def pack(
+    samples: Sequence[PackedSample], *, shares_prefix: bool = False, loss_weight: LossWeight = "token"
+) -> PackedRows:
+    """Packs samples into one row.
+
+    Args:
+        samples: At least one, each with something to learn.
+        shares_prefix: As for `PackingCollator`.
+        loss_weight: Likewise.
+
+    Returns:
+        The rows, on the CPU.
+    """
+    layout = _Layout()
+    groups = shared_prefixes(samples) if shares_prefix else [Group(0, [index]) for index in range(len(samples))]
+    for group in groups:
+        members = [samples[index] for index in group.members]
+        prefix = layout.add_prefix(members[0].input_ids[: group.prefix_length])
+        for sample in members:
+            layout.add_sample(sample, prefix, 1 / len(sample.labels) if loss_weight == "sample" else 1.0)
+    return layout.finish(num_tokens=sum(len(sample.input_ids) for sample in samples), num_samples=len(samples))
+
+
+class Group(NamedTuple):
+    """Samples that share their first tokens.
+
+    Attributes:
+        prefix_length: How many tokens they share.
+        members: Which samples.
+    """
+
+    prefix_length: int
+    members: list[int]
+
+
+def shared_prefixes(samples: Sequence[PackedSample]) -> list[Group]:
+    """Groups samples so that together they share the most tokens; a sample may be in a group of its own.
+
+    A prefix is shared at one level only: either all of a group share its common beginning, or parts of it share longer
+    ones, whichever saves more.
+    """
+    contexts = [sample.context for sample in samples]
+    keys = [context.astype(">i4").tobytes() for context in contexts]  # big-endian bytes sort as the ids do
+    order = sorted(range(len(samples)), key=keys.__getitem__)
+    common = [_common_length(contexts[a], contexts[b]) for a, b in zip(order, order[1:], strict=False)]
+    return _best_groups(order, common, _MOST_SPLITS)[1]
+
+
+def _best_groups(order: list[int], common: list[int], splits_left: int) -> tuple[int, list[Group]]:
+    """How many tokens are saved at best, and by which groups; `common` is what neighbours in `order` share."""
+    if len(order) == 1:
+        return 0, [Group(0, order)]
+    length = min(common)
+    saved_together = length * (len(order) - 1)
+    if splits_left == 0 or max(common) == length:
+        return saved_together, [Group(length, order)]
+    stops = [index + 1 for index, shared in enumerate(common) if shared == length]
+    parts = [
+        _best_groups(order[start:stop], common[start : stop - 1], splits_left - 1)
+        for start, stop in zip([0, *stops], [*stops, len(order)], strict=True)
+    ]
+    saved_apart = sum(saved for saved, _ in parts)
+    if saved_together >= saved_apart:
+        return saved_together, [Group(length, order)]
+    return saved_apart, [group for _, groups in parts for group in groups]
+
+
+def _common_length(first: Ints, second: Ints) -> int:
+    shortest = min(len(first), len(second))
+    different = numpy.flatnonzero(first[:shortest] != second[:shortest])
+    return int(different[0]) if len(different) else shortest
+
+
+class _Segments:
+    """Collects segments: lengths of queries and keys, and the rows of the keys."""
+
+    def __init__(self) -> None:
+        self.query_lengths: list[int] = []
+        self.key_lengths: list[int] = []
+        self.key_rows: list[Ints] = []
+
+    def add(self, num_queries: int, *key_rows: Ints) -> None:
+        self.query_lengths.append(num_queries)
+        self.key_lengths.append(sum(map(len, key_rows)))
+        self.key_rows.extend(key_rows)
+
+    def fields(self, prefix: str, num_rows: int) -> dict[str, Ints]:
+        """The tensors of `Segments` by name; without the rows of the keys where these are simply all rows."""
+        rows = numpy.concatenate(self.key_rows)
+        fields = {"cu_query": _starts(self.query_lengths), "cu_key": _starts(self.key_lengths)}
+        if len(rows) != num_rows or (rows != numpy.arange(num_rows)).any():
+            fields["key_rows"] = rows
+            fields["slot_order"] = numpy.argsort(rows, kind="stable").astype(numpy.int32)
+            fields["slot_offsets"] = _starts(numpy.bincount(rows, minlength=num_rows))
+        return {prefix + name: values for name, values in fields.items()}
+
+    def max_lengths(self) -> tuple[int, int]:
+        return max(self.query_lengths), max(self.key_lengths)
+
+
+class _Layout:
+    """Lays out prefixes and samples one after the other."""
+
+    def __init__(self) -> None:
+        self._num_rows = 0
+        self._ids: list[Ints] = []
+        self._positions: list[Ints] = []
+        self._label_rows: list[Ints] = []
+        self._labels: list[Ints] = []
+        self._weights: list[NDArray[numpy.float32]] = []
+        self._segments, self._label_segments = _Segments(), _Segments()
+
+    def add_prefix(self, ids: Ints) -> Ints:
+        """Adds tokens that several samples share; returns their rows, which may be none."""
+        rows = self._add_rows(ids, 0)
+        if len(rows):
+            self._segments.add(len(rows), rows)
+        return rows
+
+    def add_sample(self, sample: PackedSample, prefix: Ints, weight: float) -> None:
+        """Adds the tokens of a sample behind its prefix."""
+        rows = self._add_rows(sample.input_ids[len(prefix) :], len(prefix))
+        self._segments.add(len(rows), prefix, rows)
+        label_positions = sample.label_rows - len(prefix)
+        self._label_rows.append(rows[label_positions])
+        self._labels.append(sample.labels)
+        self._weights.append(numpy.full(len(sample.labels), weight, dtype=numpy.float32))
+        # Each run of neighbouring label rows asks as one segment, which ends with its last row.
+        for run in numpy.split(label_positions, numpy.flatnonzero(numpy.diff(label_positions) > 1) + 1):
+            if len(run):
+                self._label_segments.add(len(run), prefix, rows[: run[-1] + 1])
+
+    def _add_rows(self, ids: Ints, first_position: int) -> Ints:
+        rows = numpy.arange(self._num_rows, self._num_rows + len(ids), dtype=numpy.int32)
+        self._num_rows += len(ids)
+        self._ids.append(ids)
+        self._positions.append(numpy.arange(first_position, first_position + len(ids), dtype=numpy.int32))
+        return rows
+
+    def finish(self, *, num_tokens: int, num_samples: int) -> PackedRows:
+        """Everything as one `PackedRows`."""
+        fields = {
+            "input_ids": numpy.concatenate(self._ids),
+            "position_ids": numpy.concatenate(self._positions),
+            "label_rows": numpy.concatenate(self._label_rows),
+            "labels": numpy.concatenate(self._labels),
+            "label_weights": numpy.concatenate(self._weights),
+            **self._segments.fields("", self._num_rows),
+            **self._label_segments.fields("label_", self._num_rows),
+        }
+        return PackedRows.make(
+            {name: torch.from_numpy(values) for name, values in fields.items()},
+            max_lengths=(*self._segments.max_lengths(), *self._label_segments.max_lengths()),
+            num_tokens=num_tokens,
+            num_samples=num_samples,
+        )
+
+
+def _starts(lengths: Sequence[int] | NDArray[numpy.int64]) -> Ints:
+    """Where stretches of the given lengths begin, and the end of the last."""
+    return numpy.concatenate(([0], numpy.cumsum(lengths))).astype(numpy.int32)

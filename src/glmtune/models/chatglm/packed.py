@@ -1,0 +1,133 @@
+"""Whole samples packed into one row of tokens: what the model computes a training loss on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from glmtune.ops import Segments
+
+_WHOLE_NUMBERS = (
+    "input_ids",
+    "position_ids",
+    "cu_query",
+    "cu_key",
+    "key_rows",
+    "slot_order",
+    "slot_offsets",
+    "label_rows",
+    "labels",
+    "label_cu_query",
+    "label_cu_key",
+    "label_key_rows",
+    "label_slot_order",
+    "label_slot_offsets",
+    "label_weights",  # fp32, bit for bit
+)
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """One forward pass's worth of whole samples, without padding.
+
+    All tensors are views of one buffer, so that pinning and moving are one call each.
+
+    Attributes:
+        buffer: Everything, one after the other, int32.
+        sizes: The length of each field of `_WHOLE_NUMBERS` in the buffer; 0 for a field that is absent.
+        max_lengths: The most queries and keys of a segment, of all rows and then of the label rows.
+        num_tokens: Tokens of the samples, a shared prefix counted once for each.
+        num_samples: How many samples there are.
+    """
+
+    buffer: Tensor
+    sizes: tuple[int, ...]
+    max_lengths: tuple[int, int, int, int]
+    num_tokens: int
+    num_samples: int
+
+    @classmethod
+    def make(
+        cls,
+        fields: Mapping[str, Tensor],
+        *,
+        max_lengths: tuple[int, int, int, int],
+        num_tokens: int,
+        num_samples: int,
+    ) -> "PackedRows":
+        """Puts the fields into one buffer.
+
+        Args:
+            fields: int32 tensors by the names of `_WHOLE_NUMBERS`, and `label_weights` in fp32; `key_rows`,
+                `slot_order` and `slot_offsets` may be left out where keys are the rows.
+            max_lengths: As the attribute.
+            num_tokens: As the attribute.
+            num_samples: As the attribute.
+        """
+        empty = torch.empty(0, dtype=torch.int32)
+        parts = [fields.get(name, empty).view(torch.int32) for name in _WHOLE_NUMBERS]
+        sizes = tuple(len(part) for part in parts)
+        return cls(torch.cat(parts), sizes, max_lengths, num_tokens, num_samples)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedRows":
+        """The same on another device."""
+        return self._with_buffer(self.buffer.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "PackedRows":
+        """The same in pinned memory, from which a device copies without making the host wait."""
+        return self._with_buffer(self.buffer.pin_memory())
+
+    def _with_buffer(self, buffer: Tensor) -> "PackedRows":
+        return PackedRows(buffer, self.sizes, self.max_lengths, self.num_tokens, self.num_samples)
+
+    @cached_property
+    def _fields(self) -> dict[str, Tensor]:
+        return dict(zip(_WHOLE_NUMBERS, self.buffer.split(self.sizes), strict=True))
+
+    @property
+    def input_ids(self) -> Tensor:
+        """Token ids, [T]."""
+        return self._fields["input_ids"]
+
+    @property
+    def position_ids(self) -> Tensor:
+        """Positions within the samples, [T]."""
+        return self._fields["position_ids"]
+
+    @cached_property
+    def segments(self) -> Segments:
+        """Every row asks."""
+        return self._segments("", self.max_lengths[:2])
+
+    @cached_property
+    def label_segments(self) -> Segments:
+        """Only the label rows ask."""
+        return self._segments("label_", self.max_lengths[2:])
+
+    @property
+    def label_rows(self) -> Tensor:
+        """The rows that have something to predict, [L], ascending."""
+        return self._fields["label_rows"]
+
+    @property
+    def labels(self) -> Tensor:
+        """The token that each label row is to predict, [L]."""
+        return self._fields["labels"]
+
+    @property
+    def label_weights(self) -> Tensor:
+        """What each label row's loss is multiplied by, [L] fp32."""
+        return self._fields["label_weights"].view(torch.float32)
+
+    def _segments(self, prefix: str, max_lengths: tuple[int, ...]) -> Segments:
+        names = ("key_rows", "slot_order", "slot_offsets")
+        gathering = [self._fields[prefix + name] for name in names]
+        is_gathered = len(gathering[0]) > 0
+        return Segments(
+            self._fields[f"{prefix}cu_query"],
+            self._fields[f"{prefix}cu_key"],
+            *max_lengths,
+            *(gathering if is_gathered else [None] * 3),
+        )

@@ -1,0 +1,136 @@
+"""Attention over segments of packed rows, forward and backward apart.
+
+On CUDA it is the flash attention kernel that torch carries, called on variable lengths; elsewhere, and for what that
+kernel does not take (fp32, unusual head sizes, cards before Ampere), a loop over the segments.
+
+Legend of dimension suffixes: Q queries, K keys, N query heads, G key and value heads, D head size.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glmtune.ops.segments import Segments
+
+
+def attention_forward(
+    query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, segments: Segments, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Grouped-query attention within segments.
+
+    Args:
+        query_QND: Queries, [Q, N, D].
+        key_KGD: Keys, [K, G, D]; already gathered where `segments.key_rows` says so.
+        value_KGD: Values, likewise.
+        segments: Who sees what.
+        scale: What scores are multiplied by.
+
+    Returns:
+        The attended values, [Q, N, D], and what `attention_backward` wants to have kept: the log-sum-exp of the scores,
+        [N, Q] fp32, from the flash kernel; nothing, [0], from the loop.
+    """
+    if has_flash_kernel(query_QND):
+        output, log_sum_exp, *_ = torch.ops.aten._flash_attention_forward(
+            query_QND,
+            key_KGD,
+            value_KGD,
+            segments.cu_query,
+            segments.cu_key,
+            segments.max_query,
+            segments.max_key,
+            0.0,
+            True,
+            False,
+            scale=scale,
+        )
+        return output, log_sum_exp
+    parts = [_attend(query_QND[q], key_KGD[k], value_KGD[k], scale) for q, k in segments.bounds()]
+    return torch.cat(parts), query_QND.new_empty(0)
+
+
+def attention_backward(
+    grad_QND: Tensor,
+    query_QND: Tensor,
+    key_KGD: Tensor,
+    value_KGD: Tensor,
+    output_QND: Tensor,
+    log_sum_exp: Tensor,
+    segments: Segments,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `attention_forward`.
+
+    Args:
+        grad_QND: Gradient of the output, [Q, N, D].
+        query_QND: As in the forward pass, and so the next five.
+        key_KGD: See there.
+        value_KGD: See there.
+        output_QND: What the forward pass returned.
+        log_sum_exp: What it returned beside.
+        segments: See there.
+        scale: See there.
+
+    Returns:
+        Gradients of queries, keys and values, in their shapes and dtypes.
+    """
+    if has_flash_kernel(query_QND):
+        unused = torch.empty(0, device=grad_QND.device)  # the state of a dropout that there is not
+        query_grad, key_grad, value_grad = torch.ops.aten._flash_attention_backward(
+            grad_QND,
+            query_QND,
+            key_KGD,
+            value_KGD,
+            output_QND,
+            log_sum_exp,
+            segments.cu_query,
+            segments.cu_key,
+            segments.max_query,
+            segments.max_key,
+            0.0,
+            True,
+            unused,
+            unused,
+            scale=scale,
+        )
+        return query_grad, key_grad, value_grad
+    grads = (torch.zeros_like(query_QND), torch.zeros_like(key_KGD), torch.zeros_like(value_KGD))
+    for q, k in segments.bounds():
+        with torch.enable_grad():
+            parts = [x.detach().requires_grad_() for x in (query_QND[q], key_KGD[k], value_KGD[k])]
+            output = _attend(*parts, scale)
+        for total, part in zip(grads, torch.autograd.grad(output, parts, grad_QND[q]), strict=True):
+            total[k if total is not grads[0] else q] += part
+    return grads
+
+
+def has_flash_kernel(query_QND: Tensor) -> bool:
+    """Whether torch's flash attention takes such queries."""
+    return (
+        query_QND.is_cuda
+        and query_QND.dtype in (torch.bfloat16, torch.float16)
+        and query_QND.shape[-1] % 8 == 0
+        and query_QND.shape[-1] <= 256
+        and _is_ampere_or_newer(query_QND.device.index)
+    )
+
+
+@cache
+def _is_ampere_or_newer(device_index: int) -> bool:
+    return torch.cuda.get_device_capability(device_index) >= (8, 0)
+
+
+def _attend(query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, scale: float) -> Tensor:
+    """One segment."""
+    num_queries, num_keys = query_QND.shape[0], key_KGD.shape[0]
+    groups = query_QND.shape[1] // key_KGD.shape[1]
+    key, value = (x.transpose(0, 1).repeat_interleave(groups, dim=0) for x in (key_KGD, value_KGD))
+    is_plain = num_queries == num_keys
+    mask = None
+    if not is_plain:
+        mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=key.device).tril(num_keys - num_queries)
+    output = F.scaled_dot_product_attention(
+        query_QND.transpose(0, 1), key, value, attn_mask=mask, is_causal=is_plain, scale=scale
+    )
+    return output.transpose(0, 1)

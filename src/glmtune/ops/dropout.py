@@ -1,0 +1,67 @@
+"""Dropout in Triton; the mask is a hash of seed and position, made again wherever it is needed."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from glmtune.ops.reference import dropout_threshold, hash_seed
+
+_BLOCK = 2048
+
+
+@triton.jit
+def _is_kept(index, seed, threshold):
+    """As `reference._is_kept`: Chris Wellons' lowbias32 over the element's index."""
+    value = index.to(tl.uint32) ^ seed.to(tl.uint32)
+    value = (value ^ (value >> 16)) * 0x7FEB352D
+    value = (value ^ (value >> 15)) * 0x846CA68B
+    value = value ^ (value >> 16)
+    return value.to(tl.int64) >= threshold
+
+
+@triton.jit(do_not_specialize=["seed"])
+def _forward_kernel(x_ptr, output_ptr, num_elements, seed, scale, THRESHOLD: tl.constexpr, BLOCK: tl.constexpr):
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = index < num_elements
+    x = tl.load(x_ptr + index, mask, 0.0).to(tl.float32)
+    output = tl.where(_is_kept(index, seed, THRESHOLD), x * scale, 0.0)
+    tl.store(output_ptr + index, output.to(output_ptr.dtype.element_ty), mask)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def _add_kernel(total_ptr, grad_ptr, num_elements, seed, scale, THRESHOLD: tl.constexpr, BLOCK: tl.constexpr):
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = index < num_elements
+    grad = tl.load(grad_ptr + index, mask, 0.0).to(tl.float32)
+    total = tl.load(total_ptr + index, mask, 0.0).to(tl.float32)
+    total += tl.where(_is_kept(index, seed, THRESHOLD), grad * scale, 0.0)
+    tl.store(total_ptr + index, total.to(total_ptr.dtype.element_ty), mask)
+
+
+def dropout(x: Tensor, probability: float, seed: int) -> Tensor:
+    """As `reference.dropout`."""
+    x = x.contiguous()
+    output = torch.empty_like(x)
+    _launch(_forward_kernel, x, output, probability, seed)
+    return output
+
+
+def dropout_add_(total: Tensor, grad: Tensor, probability: float, seed: int) -> None:
+    """As `reference.dropout_add_`; `total` must be contiguous."""
+    _launch(_add_kernel, total, grad.contiguous(), probability, seed)
+
+
+def _launch(kernel, first: Tensor, second: Tensor, probability: float, seed: int) -> None:
+    num_elements = first.numel()
+    hashed = hash_seed(seed)
+    signed = hashed - 2**32 if hashed >= 2**31 else hashed  # one type for all seeds, so one compilation
+    kernel[(triton.cdiv(num_elements, _BLOCK),)](
+        first,
+        second,
+        num_elements,
+        signed,
+        1 / (1 - probability),
+        THRESHOLD=dropout_threshold(probability),
+        BLOCK=_BLOCK,
+    )

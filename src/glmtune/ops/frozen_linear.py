@@ -1,0 +1,101 @@
+"""A linear layer that is not trained, in whatever format its weight is held: the product and its input gradient."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from glmtune.ops.back_end import back_end
+
+
+class FrozenLinear(Protocol):
+    """What the fused layer wants of a frozen weight."""
+
+    def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
+        """`x @ weight.T + bias`, plus a residual, [T, N]; both in the dtype of `x`."""
+
+    def input_gradient(self, grad_TN: Tensor) -> Tensor:
+        """`grad @ weight`, [T, K]."""
+
+    def part(self, begin: int, end: int) -> "FrozenLinear":
+        """The layer's outputs from `begin` up to `end` alone; weights are shared."""
+
+
+@dataclass(frozen=True)
+class DenseLinear:
+    """A weight in the dtype that is computed in.
+
+    Attributes:
+        weight: [N, K].
+        bias: [N], or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
+        """As `FrozenLinear`; the residual is added to the product's fp32 sums, before they are rounded."""
+        weight = self.weight.T
+        if residual_TN is None:
+            return x_TK @ weight if self.bias is None else torch.addmm(self.bias, x_TK, weight)
+        result = torch.addmm(residual_TN, x_TK, weight)
+        return result if self.bias is None else result.add_(self.bias)
+
+    def input_gradient(self, grad_TN: Tensor) -> Tensor:
+        """As `FrozenLinear`."""
+        return grad_TN @ self.weight
+
+    def part(self, begin: int, end: int) -> "DenseLinear":
+        """As `FrozenLinear`."""
+        return DenseLinear(self.weight[begin:end], None if self.bias is None else self.bias[begin:end])
+
+
+@dataclass(frozen=True)
+class Fp8Linear:
+    """A weight in fp8 (e4m3) with a scale for each output; activations and gradients are rounded to fp8 by row.
+
+    One set of values serves both directions: on the way back the scales are multiplied into the gradient before that
+    is rounded. Hopper multiplies fp8 only along contiguous rows, so for the input gradient the weight is transposed
+    into memory that is given back at once: a copy at memory speed, a few per cent of the product's time.
+
+    Attributes:
+        values: [N, K], float8_e4m3fn; N and K multiples of 16.
+        scales: [N], fp32.
+        bias: [N], or None.
+    """
+
+    values: Tensor
+    scales: Tensor
+    bias: Tensor | None = None
+
+    @classmethod
+    def quantize(cls, weight: Tensor, bias: Tensor | None) -> "Fp8Linear":
+        """Rounds a weight, [N, K]."""
+        values, scales = back_end(weight).quantize_rows(weight)
+        return cls(values, scales.squeeze(-1), bias)
+
+    def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
+        """As `FrozenLinear`."""
+        ops = back_end(x_TK)
+        result: Tensor = ops.scaled_product(*ops.quantize_rows(x_TK), self.values, self.scales, x_TK.dtype)
+        for addend in (self.bias, residual_TN):
+            if addend is not None:
+                result.add_(addend)
+        return result
+
+    def input_gradient(self, grad_TN: Tensor) -> Tensor:
+        """As `FrozenLinear`."""
+        ops = back_end(grad_TN)
+        values, scales = ops.quantize_rows(grad_TN, self.scales)
+        result: Tensor = ops.scaled_product(values, scales, ops.transpose_bytes(self.values), None, grad_TN.dtype)
+        return result
+
+    def part(self, begin: int, end: int) -> "Fp8Linear":
+        """As `FrozenLinear`."""
+        bias = None if self.bias is None else self.bias[begin:end]
+        return Fp8Linear(self.values[begin:end], self.scales[begin:end], bias)
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight that the values stand for, [N, K]."""
+        return (self.values.float() * self.scales.unsqueeze(-1)).to(dtype)

@@ -1,0 +1,33 @@
+"""The Triton versions of the fused ops of `reference`, under the same names."""
+
+import torch
+from torch import Tensor
+
+from glmtune.ops.cross_entropy import cross_entropy
+from glmtune.ops.dropout import dropout, dropout_add_
+from glmtune.ops.fp8 import quantize_rows, scaled_product, transpose_bytes
+from glmtune.ops.gather import sum_slots
+from glmtune.ops.rms_norm import rms_norm, rms_norm_backward
+from glmtune.ops.rotary import rotate_
+from glmtune.ops.swiglu import swiglu, swiglu_backward
+
+__all__ = [
+    "cross_entropy",
+    "dropout",
+    "dropout_add_",
+    "quantize_rows",
+    "rms_norm",
+    "rms_norm_backward",
+    "rotate_",
+    "scaled_product",
+    "sum_slots",
+    "swiglu",
+    "swiglu_backward",
+    "transpose_bytes",
+    "wide_product",
+]
+
+
+def wide_product(left: Tensor, right: Tensor) -> Tensor:
+    """As `reference.wide_product`; the tensor cores' own fp32 sums, not rounded on the way out."""
+    return left @ right if left.dtype == torch.float32 else torch.mm(left, right, out_dtype=torch.float32)

@@ -1,0 +1,65 @@
+"""Final norm, output layer and cross entropy on the rows that have something to predict, in chunks.
+
+The whole [tokens, vocabulary] matrix never exists: a chunk's logits give losses and the gradient for its hidden states
+at once, and that gradient alone is kept for the backward pass.
+
+Legend of dimension suffixes: L label rows, H hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glmtune.ops.back_end import back_end
+
+CHUNK_ROWS = 1024  # with 65,024 tokens: 266 MB of fp32 logits, and half as much of their gradient in 16 bits
+
+
+def label_head(
+    hidden_LH: Tensor, norm_weight_H: Tensor | None, eps: float, head_weight_VH: Tensor, labels_L: Tensor
+) -> Tensor:
+    """The loss of each label row; differentiable in the hidden states, the weights are frozen.
+
+    Args:
+        hidden_LH: What the last layer returns, [L, H].
+        norm_weight_H: Scale of the final RMSNorm, [H]; None where there is no final norm.
+        eps: Its epsilon.
+        head_weight_VH: The output layer, [V, H].
+        labels_L: The token that each row is to predict, [L], integer.
+
+    Returns:
+        Cross entropies in nats, [L], fp32 (fp64 for fp64).
+    """
+    losses: Tensor = _LabelHead.apply(hidden_LH, norm_weight_H, eps, head_weight_VH, labels_L)
+    return losses
+
+
+class _LabelHead(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_LH: Tensor, norm_weight_H: Tensor | None, eps: float, head_weight_VH: Tensor, labels_L: Tensor
+    ) -> Tensor:
+        ops = back_end(hidden_LH)
+        normed_LH = hidden_LH if norm_weight_H is None else ops.rms_norm(hidden_LH, norm_weight_H, eps)
+        needs_gradient = ctx.needs_input_grad[0]
+        losses, gradients = [], []
+        for normed, labels in zip(normed_LH.split(CHUNK_ROWS), labels_L.split(CHUNK_ROWS), strict=True):
+            logits = ops.wide_product(normed, head_weight_VH.T)
+            chunk_losses, logits_grad = ops.cross_entropy(logits, labels, hidden_LH.dtype)
+            del logits
+            losses.append(chunk_losses)
+            if needs_gradient:
+                gradients.append(logits_grad @ head_weight_VH)
+        if needs_gradient:
+            gradient = torch.cat(gradients)
+            if norm_weight_H is not None:
+                gradient = ops.rms_norm_backward(gradient, hidden_LH, norm_weight_H, eps, None)
+            ctx.save_for_backward(gradient)
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: Any, grad_L: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        # Row by row the gradient is linear in that of the row's loss, so it can be multiplied in last.
+        return (gradient * grad_L.unsqueeze(-1)).to(gradient.dtype), None, None, None, None

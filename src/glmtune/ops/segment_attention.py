@@ -1,0 +1,46 @@
+"""Attention over segments as a differentiable op, for layers that are not fused."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glmtune.ops.attention import attention_backward, attention_forward
+from glmtune.ops.segments import Segments
+
+
+def segment_attention(
+    query_TND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments: Segments, scale: float
+) -> Tensor:
+    """Grouped-query attention within segments.
+
+    Args:
+        query_TND: Queries, [T, N, D].
+        key_TGD: Keys of the rows, [T, G, D]; they are gathered here where the segments say so.
+        value_TGD: Values, likewise.
+        segments: Who sees what.
+        scale: What scores are multiplied by.
+
+    Returns:
+        The attended values, [T, N, D].
+    """
+    if segments.key_rows is not None:
+        key_TGD, value_TGD = (x.index_select(0, segments.key_rows) for x in (key_TGD, value_TGD))
+    attended: Tensor = _SegmentAttention.apply(query_TND, key_TGD, value_TGD, segments, scale)
+    return attended
+
+
+class _SegmentAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query_TND: Tensor, key_KGD: Tensor, value_KGD: Tensor, segments: Segments, scale: float
+    ) -> Tensor:
+        output, log_sum_exp = attention_forward(query_TND, key_KGD, value_KGD, segments, scale)
+        ctx.segments, ctx.scale = segments, scale
+        ctx.save_for_backward(query_TND, key_KGD, value_KGD, output, log_sum_exp)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_TND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grads = attention_backward(grad_TND.contiguous(), *ctx.saved_tensors, ctx.segments, ctx.scale)
+        return *grads, None, None
