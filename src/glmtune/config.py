@@ -35,7 +35,7 @@ TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "gradient_accumulation_steps": 2,
         "logging_steps": 10,
         "num_train_epochs": 3,
-        "gradient_checkpointing": True,
+        "gradient_checkpointing": "auto",
         "save_steps": 100,
         "learning_rate": 1e-4,
         "save_on_each_node": True,
@@ -45,8 +45,17 @@ TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 
 # Keys under `train` that TrainingArguments does not have.
 OWN_TRAIN_KEYS: Mapping[str, str] = MappingProxyType(
-    {"early_stopping_patience": "Stop after this many evaluations in a row without a better metric."}
+    {
+        "early_stopping_patience": "Stop after this many evaluations in a row without a better metric.",
+        "max_tokens_per_device": "Most tokens of one forward pass; by default what per_device_train_batch_size of the "
+        "longest samples have. A step of more is split, with the same result.",
+        "shared_prefix": "Compute what samples of a step begin with alike only once: true, false, or by default "
+        "wherever lora_dropout is 0, where it is exact.",
+    }
 )
+
+# Types of our keys under `train` that are no whole numbers.
+_OWN_HINTS: Mapping[str, Any] = MappingProxyType({"shared_prefix": bool | None})
 
 # The least that a number under `train` may be.
 _LEAST: Mapping[str, int] = MappingProxyType(
@@ -56,6 +65,7 @@ _LEAST: Mapping[str, int] = MappingProxyType(
         "gradient_accumulation_steps": 1,
         "eval_accumulation_steps": 1,
         "early_stopping_patience": 1,
+        "max_tokens_per_device": 1,
         "dataloader_num_workers": 0,
     }
 )
@@ -79,11 +89,11 @@ _PASSED_KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "train": {
             "output_dir": "The run folder.",
-            "per_device_train_batch_size": "Samples a device computes at a time.",
-            "gradient_accumulation_steps": "Batches added up to one optimiser step.",
+            "per_device_train_batch_size": "Samples of an optimiser step, times gradient_accumulation_steps.",
+            "gradient_accumulation_steps": "Samples of an optimiser step, times per_device_train_batch_size.",
             "logging_steps": "Optimiser steps between two log lines.",
             "num_train_epochs": "Passes over the data.",
-            "gradient_checkpointing": "Recompute activations in the backward pass: less memory, slower.",
+            "gradient_checkpointing": "Recompute activations in the backward pass: true, false, or auto for as few layers as fit.",
             "save_steps": "Optimiser steps between two checkpoints.",
             "learning_rate": "Peak learning rate.",
             "save_on_each_node": "Save on every node of a cluster rather than on the first.",
@@ -159,6 +169,7 @@ class ModelSection(_Section):
     Attributes:
         path: Folder in the official layout, or a hub id; None for the tiny base in the package.
         dtype: How the frozen base is held; `auto` is bfloat16 or float16 on a GPU, float32 on the CPU.
+        quantize: Whether its layers are held in fewer bits while an adapter is trained.
     """
 
     path: str | None = Field(
@@ -166,6 +177,9 @@ class ModelSection(_Section):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Type of the frozen base: auto, float32, bfloat16 or float16."
+    )
+    quantize: Literal["none", "fp8"] = Field(
+        default="none", description="Hold the frozen base in fewer bits: none, or fp8 (Ada, Hopper or newer)."
     )
 
 
@@ -178,6 +192,7 @@ class DataSection(_Section):
         eval_fraction: Share of the samples to set apart for evaluation, where there is no `eval_path`.
         max_length: Most tokens a sample may have; None for no limit.
         fields: Column names of the file by the names that they stand for, such as `{"output": "answer"}`.
+        loss_weight: Whether the loss is the mean over a step's tokens, or over the means of its samples.
         join: What stands between an instruction and its input.
         num_workers: Processes that read and tokenise; None for as many as pay.
     """
@@ -191,6 +206,9 @@ class DataSection(_Section):
     )
     max_length: int | None = Field(default=512, ge=8, description="Most tokens a sample may have; longer ones are cut.")
     fields: dict[str, str] = Field(default={}, description="Your column names: data.fields.output=answer.")
+    loss_weight: Literal["token", "sample"] = Field(
+        default="token", description="What counts the same in the loss of a step: each token, or each sample."
+    )
     join: str = Field(default="\n", description="What stands between instruction and input.")
     num_workers: int | None = Field(default=None, ge=1, description="Processes that read and tokenise the data.")
 
@@ -465,7 +483,7 @@ def _check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[st
             if key not in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
                 faults.append(_say_unknown(f"{section}.", key, [*known.keys() - replaced.keys(), *own]))
         else:
-            checked[key], fault = _check_value(name, value, known.get(key, int | None))
+            checked[key], fault = _check_value(name, value, _OWN_HINTS.get(key) or known.get(key, int | None))
             fault = fault or _range_fault(name, checked[key])
             faults += [fault] if fault else []
     return {**values, **checked}, faults
@@ -474,8 +492,8 @@ def _check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[st
 def _check_value(name: str, value: Any, hint: Any) -> tuple[Any, str | None]:
     """Reads a value where its type is plain; anything richer is left to the class that gets it."""
     members = set(typing.get_args(hint)) if isinstance(hint, UnionType) or typing.get_origin(hint) else {hint}
-    is_flag_or_path = name == "train.resume_from_checkpoint"
-    if is_flag_or_path or not members <= {int, float, bool, str, NoneType} or (value is None and NoneType in members):
+    is_more = name == "train.resume_from_checkpoint" or (name == "train.gradient_checkpointing" and value == "auto")
+    if is_more or not members <= {int, float, bool, str, NoneType} or (value is None and NoneType in members):
         return value, None
     try:
         read = TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True)).validate_python(value)

@@ -22,6 +22,9 @@ from glmtune.models.chatglm.packed import PackedRows
 LossWeight = Literal["token", "sample"]
 Ints = NDArray[numpy.int32]
 
+# Above so many rows the device takes longer than the host does to ask it, and graphs have nothing to win.
+MOST_GRAPHED_TOKENS = 2048
+
 # Samples that share ever longer beginnings are told apart so many times at most.
 _MOST_SPLITS = 64
 
@@ -60,11 +63,13 @@ class PackingCollator:
         max_tokens: The most tokens of one forward pass; a step of more is split between samples. None for no limit.
         shares_prefix: Whether samples that begin alike compute the beginning once.
         loss_weight: Whether each token counts the same, or each sample.
+        pads_to_buckets: Whether to pad small forward passes to one of a few layouts, for CUDA graphs.
     """
 
     max_tokens: int | None = None
     shares_prefix: bool = False
     loss_weight: LossWeight = "token"
+    pads_to_buckets: bool = False
 
     def __call__(self, features: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
         """Makes a batch.
@@ -78,7 +83,12 @@ class PackingCollator:
         """
         samples = [PackedSample.of(feature["input_ids"], feature["labels"]) for feature in features]
         micro_batches = [
-            pack(part, shares_prefix=self.shares_prefix, loss_weight=self.loss_weight)
+            pack(
+                part,
+                shares_prefix=self.shares_prefix,
+                loss_weight=self.loss_weight,
+                pads_to_bucket=self.pads_to_buckets,
+            )
             for part in split(samples, self.max_tokens)
         ]
         is_by_sample = self.loss_weight == "sample"
@@ -103,7 +113,11 @@ def split(samples: Sequence[PackedSample], max_tokens: int | None) -> list[Seque
 
 
 def pack(
-    samples: Sequence[PackedSample], *, shares_prefix: bool = False, loss_weight: LossWeight = "token"
+    samples: Sequence[PackedSample],
+    *,
+    shares_prefix: bool = False,
+    loss_weight: LossWeight = "token",
+    pads_to_bucket: bool = False,
 ) -> PackedRows:
     """Packs samples into one row.
 
@@ -111,6 +125,8 @@ def pack(
         samples: At least one, each with something to learn.
         shares_prefix: As for `PackingCollator`.
         loss_weight: Likewise.
+        pads_to_bucket: Whether to pad up to the next of a few layouts, if there are at most `MOST_GRAPHED_TOKENS` rows.
+            Padding is a segment of its own, which nobody else sees and which has no weight in the loss.
 
     Returns:
         The rows, on the CPU.
@@ -122,6 +138,8 @@ def pack(
         prefix = layout.add_prefix(members[0].input_ids[: group.prefix_length])
         for sample in members:
             layout.add_sample(sample, prefix, 1 / len(sample.labels) if loss_weight == "sample" else 1.0)
+    if pads_to_bucket:
+        layout.pad()
     return layout.finish(num_tokens=sum(len(sample.input_ids) for sample in samples), num_samples=len(samples))
 
 
@@ -188,6 +206,16 @@ class _Segments:
         self.key_lengths.append(sum(map(len, key_rows)))
         self.key_rows.extend(key_rows)
 
+    def pad(self, num_queries: int, row: Ints, step: int) -> None:
+        """Adds a segment of padding, which sees one row over and over until keys are a multiple of `step`."""
+        num_keys = sum(self.key_lengths) + num_queries
+        self.add(num_queries, row.repeat(num_queries + -num_keys % step))
+
+    def add_empty(self) -> None:
+        """Adds segments of nothing, until they are a power of two."""
+        for _ in range(_power_of_two(len(self.key_lengths), 16) - len(self.key_lengths)):
+            self.add(0)
+
     def fields(self, prefix: str, num_rows: int) -> dict[str, Ints]:
         """The tensors of `Segments` by name; without the rows of the keys where these are simply all rows."""
         rows = numpy.concatenate(self.key_rows)
@@ -198,8 +226,9 @@ class _Segments:
             fields["slot_offsets"] = _starts(numpy.bincount(rows, minlength=num_rows))
         return {prefix + name: values for name, values in fields.items()}
 
-    def max_lengths(self) -> tuple[int, int]:
-        return max(self.query_lengths), max(self.key_lengths)
+    def max_lengths(self, is_padded: bool) -> tuple[int, int]:
+        longest = max(self.query_lengths), max(self.key_lengths)
+        return (_power_of_two(longest[0], 64), _power_of_two(longest[1], 64)) if is_padded else longest
 
 
 class _Layout:
@@ -213,6 +242,7 @@ class _Layout:
         self._labels: list[Ints] = []
         self._weights: list[NDArray[numpy.float32]] = []
         self._segments, self._label_segments = _Segments(), _Segments()
+        self._is_padded = False
 
     def add_prefix(self, ids: Ints) -> Ints:
         """Adds tokens that several samples share; returns their rows, which may be none."""
@@ -234,6 +264,27 @@ class _Layout:
             if len(run):
                 self._label_segments.add(len(run), prefix, rows[: run[-1] + 1])
 
+    def pad(self) -> None:
+        """Pads everything up to the next of a few sizes; what is padded always holds at least one row of padding."""
+        if self._num_rows >= MOST_GRAPHED_TOKENS:
+            return
+        self._is_padded = True
+        num_rows = _round_up(self._num_rows + 1, 64 if self._num_rows < 1024 else 128)
+        is_gathered = sum(self._segments.key_lengths) != self._num_rows
+        padding = self._add_rows(numpy.zeros(num_rows - self._num_rows, dtype=numpy.int32), 0)
+        if is_gathered:
+            self._segments.pad(len(padding), padding[-1:], num_rows // 2)
+        else:
+            self._segments.add(len(padding), padding)
+        num_labels = sum(map(len, self._labels))
+        num_padding = _round_up(num_labels + 1, num_rows // 4) - num_labels
+        self._label_rows.append(padding[-1:].repeat(num_padding))
+        self._labels.append(numpy.zeros(num_padding, dtype=numpy.int32))
+        self._weights.append(numpy.zeros(num_padding, dtype=numpy.float32))
+        self._label_segments.pad(num_padding, padding[-1:], num_rows // 2)
+        for segments in (self._segments, self._label_segments):
+            segments.add_empty()
+
     def _add_rows(self, ids: Ints, first_position: int) -> Ints:
         rows = numpy.arange(self._num_rows, self._num_rows + len(ids), dtype=numpy.int32)
         self._num_rows += len(ids)
@@ -254,12 +305,25 @@ class _Layout:
         }
         return PackedRows.make(
             {name: torch.from_numpy(values) for name, values in fields.items()},
-            max_lengths=(*self._segments.max_lengths(), *self._label_segments.max_lengths()),
+            max_lengths=(
+                *self._segments.max_lengths(self._is_padded),
+                *self._label_segments.max_lengths(self._is_padded),
+            ),
             num_tokens=num_tokens,
             num_samples=num_samples,
+            is_padded=self._is_padded,
         )
 
 
 def _starts(lengths: Sequence[int] | NDArray[numpy.int64]) -> Ints:
     """Where stretches of the given lengths begin, and the end of the last."""
     return numpy.concatenate(([0], numpy.cumsum(lengths))).astype(numpy.int32)
+
+
+def _power_of_two(number: int, least: int) -> int:
+    """The least power of two that is neither below `number` nor below `least`, itself one."""
+    return max(1 << (number - 1).bit_length(), least)
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step

@@ -63,12 +63,23 @@ def quantize_rows(x: Tensor, column_scales: Tensor | None = None) -> tuple[Tenso
 
 
 def scaled_product(
-    x_TK: Tensor, x_scales_T1: Tensor, weight_NK: Tensor, weight_scales_N: Tensor | None, dtype: torch.dtype
+    x_TK: Tensor,
+    x_scales_T1: Tensor,
+    weight_NK: Tensor,
+    weight_scales_N: Tensor | None,
+    bias_N: Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     """As `reference.scaled_product`; both widths must be multiples of 16."""
     scales = x_scales_T1.new_ones(weight_NK.shape[0]) if weight_scales_N is None else weight_scales_N
     return torch._scaled_mm(
-        x_TK, weight_NK.T, scale_a=x_scales_T1, scale_b=scales.unsqueeze(0), out_dtype=dtype, use_fast_accum=True
+        x_TK,
+        weight_NK.T,
+        scale_a=x_scales_T1,
+        scale_b=scales.unsqueeze(0),
+        bias=bias_N,
+        out_dtype=dtype,
+        use_fast_accum=True,
     )
 
 

@@ -78,17 +78,15 @@ class Fp8Linear:
     def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
         """As `FrozenLinear`."""
         ops = back_end(x_TK)
-        result: Tensor = ops.scaled_product(*ops.quantize_rows(x_TK), self.values, self.scales, x_TK.dtype)
-        for addend in (self.bias, residual_TN):
-            if addend is not None:
-                result.add_(addend)
-        return result
+        result: Tensor = ops.scaled_product(*ops.quantize_rows(x_TK), self.values, self.scales, self.bias, x_TK.dtype)
+        return result if residual_TN is None else result.add_(residual_TN)
 
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """As `FrozenLinear`."""
         ops = back_end(grad_TN)
         values, scales = ops.quantize_rows(grad_TN, self.scales)
-        result: Tensor = ops.scaled_product(values, scales, ops.transpose_bytes(self.values), None, grad_TN.dtype)
+        transposed = ops.transpose_bytes(self.values)
+        result: Tensor = ops.scaled_product(values, scales, transposed, None, None, grad_TN.dtype)
         return result
 
     def part(self, begin: int, end: int) -> "Fp8Linear":

@@ -90,7 +90,8 @@ class LayerCall:
         sin: Sines.
         segments: Who sees what.
         rows: The rows that ask, [Q], in the last layer; None for all.
-        seed: The dropout masks follow from it; None for no dropout.
+        seed: The dropout masks follow from it, [1] int64; None for no dropout.
+        stream: Tells the layer's masks from those of other layers; the next three numbers are the layer's too.
         is_checkpointed: Whether to keep the input alone.
     """
 
@@ -99,7 +100,8 @@ class LayerCall:
     sin: Tensor
     segments: Segments
     rows: Tensor | None
-    seed: int | None
+    seed: Tensor | None
+    stream: int
     is_checkpointed: bool
 
 
@@ -115,7 +117,8 @@ def fused_layer(hidden_TH: Tensor, call: LayerCall, adapter_parameters: Sequence
     Returns:
         The residual stream for the next layer, [Q, H].
     """
-    output: Tensor = _FusedLayer.apply(hidden_TH, call, *adapter_parameters)
+    with torch.autocast(hidden_TH.device.type, enabled=False):
+        output: Tensor = _FusedLayer.apply(hidden_TH, call, *adapter_parameters)
     return output
 
 
@@ -160,15 +163,15 @@ def _attend_and_widen(call: LayerCall, hidden_TH: Tensor) -> _Activations:
     """The forward pass up to gate and up."""
     weights, ops = call.weights, back_end(hidden_TH)
     normed_TH = ops.rms_norm(hidden_TH, weights.input_norm, weights.eps)
-    low = _low(weights.query_key_value, normed_TH, call.seed, 0)
+    low = _low(call, 0, normed_TH)
     query, key_value = _project_heads(call, normed_TH, low)
     key, value = _gathered(call, key_value)
     attended, log_sum_exp = attention_forward(query, key, value, call.segments, weights.head_dim**-0.5)
     residual = hidden_TH if call.rows is None else hidden_TH.index_select(0, call.rows)
-    low_dense = _low(weights.dense, attended.flatten(1), call.seed, 1)
+    low_dense = _low(call, 1, attended.flatten(1))
     middle = _product(weights.dense, attended.flatten(1), low_dense, residual)
     normed_QH = ops.rms_norm(middle, weights.post_attention_norm, weights.eps)
-    low_up = _low(weights.dense_h_to_4h, normed_QH, call.seed, 2)
+    low_up = _low(call, 2, normed_QH)
     gate_up = _product(weights.dense_h_to_4h, normed_QH, low_up)
     return _Activations(query, key_value, attended, log_sum_exp, middle, gate_up, low, low_dense, low_up)
 
@@ -176,7 +179,7 @@ def _attend_and_widen(call: LayerCall, hidden_TH: Tensor) -> _Activations:
 def _narrow(call: LayerCall, activations: _Activations) -> tuple[Tensor, Tensor]:
     """The rest of the forward pass; returns the output and `low` of the last projection."""
     activation = back_end(activations.gate_up_QF).swiglu(activations.gate_up_QF)
-    low = _low(call.weights.dense_4h_to_h, activation, call.seed, 3)
+    low = _low(call, 3, activation)
     return _product(call.weights.dense_4h_to_h, activation, low, activations.middle_QH), low
 
 
@@ -219,18 +222,18 @@ def _gathered(call: LayerCall, key_value_TGD: Tensor) -> tuple[Tensor, Tensor]:
     return key, value
 
 
-def _low(projection: AdaptedLinear, x_TK: Tensor, seed: int | None, index: int) -> Tensor:
-    """`scaling * dropout(x) @ a.T`, [T, R]; [T, 0] without an adapter. `index` tells the layer's masks apart."""
-    adapter = projection.adapter
+def _low(call: LayerCall, index: int, x_TK: Tensor) -> Tensor:
+    """`scaling * dropout(x) @ a.T` of projection number `index`, [T, R]; [T, 0] without an adapter."""
+    adapter = call.weights.projections[index].adapter
     if adapter is None:
         return x_TK.new_empty(x_TK.shape[0], 0)
-    return _scaled_mm(_dropped(adapter, x_TK, seed, index), adapter.a.T, adapter.scaling)
+    return _scaled_mm(_dropped(call, index, adapter, x_TK), adapter.a.T, adapter.scaling)
 
 
-def _dropped(adapter: Adapter, x_TK: Tensor, seed: int | None, index: int) -> Tensor:
-    if seed is None or adapter.dropout == 0:
+def _dropped(call: LayerCall, index: int, adapter: Adapter, x_TK: Tensor) -> Tensor:
+    if call.seed is None or adapter.dropout == 0:
         return x_TK
-    dropped: Tensor = back_end(x_TK).dropout(x_TK, adapter.dropout, seed + index)
+    dropped: Tensor = back_end(x_TK).dropout(x_TK, adapter.dropout, call.seed, call.stream + index)
     return dropped
 
 
@@ -305,7 +308,8 @@ class _Backward:
             return None
         residual = middle_grad
         if self.call.rows is not None:
-            residual = torch.zeros_like(hidden_TH).index_copy_(0, self.call.rows.long(), middle_grad)
+            # Added, not copied: padding may name a row again, with a gradient of zero.
+            residual = torch.zeros_like(hidden_TH).index_add_(0, self.call.rows, middle_grad)
         hidden_grad: Tensor = ops.rms_norm_backward(grad, hidden_TH, weights.input_norm, weights.eps, residual)
         return hidden_grad
 
@@ -330,7 +334,8 @@ class _Backward:
             input_grad_TK.addmm_(low_grad_TR, adapter.a)
         else:
             through_a = low_grad_TR @ adapter.a
-            back_end(through_a).dropout_add_(input_grad_TK, through_a, adapter.dropout, self.call.seed + index)
+            stream = self.call.stream + index
+            back_end(through_a).dropout_add_(input_grad_TK, through_a, adapter.dropout, self.call.seed, stream)
 
     def _note_b(self, index: int, b_grad: Tensor) -> None:
         self.adapter_grads[index] = (b_grad, b_grad)  # the first is A's place; `_finish` fills it
@@ -340,7 +345,7 @@ class _Backward:
         adapter = self.weights.projections[index].adapter
         if adapter is None or low_grad_TR is None or x_TK is None:
             return
-        a_grad = back_end(x_TK).wide_product(low_grad_TR.T, _dropped(adapter, x_TK, self.call.seed, index))
+        a_grad = back_end(x_TK).wide_product(low_grad_TR.T, _dropped(self.call, index, adapter, x_TK))
         self.adapter_grads[index] = (a_grad, self.adapter_grads[index][1])
 
     def _attention(self, grad_QND: Tensor, kept: _Activations) -> tuple[Tensor, Tensor]:

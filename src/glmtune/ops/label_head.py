@@ -31,7 +31,8 @@ def label_head(
     Returns:
         Cross entropies in nats, [L], fp32 (fp64 for fp64).
     """
-    losses: Tensor = _LabelHead.apply(hidden_LH, norm_weight_H, eps, head_weight_VH, labels_L)
+    with torch.autocast(hidden_LH.device.type, enabled=False):
+        losses: Tensor = _LabelHead.apply(hidden_LH, norm_weight_H, eps, head_weight_VH, labels_L)
     return losses
 
 

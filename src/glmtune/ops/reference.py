@@ -142,21 +142,23 @@ def rotate_(heads_TND: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, num_rotated: int,
     wanted.copy_(apply_rotary(_widen(wanted).unsqueeze(0), cos_Tr.unsqueeze(0), sin.unsqueeze(0))[0])
 
 
-def dropout(x: Tensor, probability: float, seed: int) -> Tensor:
+def dropout(x: Tensor, probability: float, seed: Tensor, stream: int) -> Tensor:
     """Dropout whose mask follows from a seed, so that it need not be kept.
 
     Args:
         x: Input, [T, H].
         probability: Share of elements that become 0; the others are divided by the share that stays.
-        seed: Any number below 2^32. The same seed, shape and probability give the same mask on every back end.
+        seed: Any whole number below 2^31, [1] int64, on the device, where a CUDA graph reads it anew each time.
+        stream: Tells masks of one seed apart. The same seed, stream, shape and probability give the same mask on every
+            back end.
 
     Returns:
         The input with elements dropped; same shape and dtype.
     """
-    return torch.where(_is_kept(x, probability, seed), _widen(x) / (1 - probability), 0).to(x.dtype)
+    return torch.where(_is_kept(x, probability, seed, stream), _widen(x) / (1 - probability), 0).to(x.dtype)
 
 
-def dropout_add_(total: Tensor, grad: Tensor, probability: float, seed: int) -> None:
+def dropout_add_(total: Tensor, grad: Tensor, probability: float, seed: Tensor, stream: int) -> None:
     """Adds the gradient of `dropout` for its input to `total`, in place.
 
     Args:
@@ -164,35 +166,27 @@ def dropout_add_(total: Tensor, grad: Tensor, probability: float, seed: int) -> 
         grad: Gradient of the output, [T, H].
         probability: As in the forward pass.
         seed: As in the forward pass.
+        stream: As in the forward pass.
     """
-    passed = torch.where(_is_kept(grad, probability, seed), _widen(grad) / (1 - probability), 0)
-    total.copy_(_widen(total) + passed)
-
-
-def _is_kept(x: Tensor, probability: float, seed: int) -> Tensor:
-    index = torch.arange(x.numel(), device=x.device).view(x.shape)
-    return _hash_uint32(index ^ hash_seed(seed)) >= dropout_threshold(probability)
-
-
-def _hash_uint32(value: Tensor) -> Tensor:
-    """Mixes the lower 32 bits of int64 numbers; multiplication wraps, which leaves those right."""
-    value = value & 0xFFFFFFFF
-    value = ((value ^ (value >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    value = ((value ^ (value >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-    return value ^ (value >> 16)
-
-
-def hash_seed(seed: int) -> int:
-    """Spreads neighbouring seeds over all 32 bits, as the mask of `dropout` wants them."""
-    value = (seed + 0x9E3779B9) & 0xFFFFFFFF
-    value = ((value ^ (value >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    value = ((value ^ (value >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-    return value ^ (value >> 16)
+    total.copy_(_widen(total) + dropout(_widen(grad), probability, seed, stream))
 
 
 def dropout_threshold(probability: float) -> int:
     """The hash below which `dropout` drops an element."""
     return round(probability * 2**32)
+
+
+def _is_kept(x: Tensor, probability: float, seed: Tensor, stream: int) -> Tensor:
+    index = torch.arange(x.numel(), device=x.device).view(x.shape)
+    return _hash_uint32(index ^ _hash_uint32(seed + stream * 0x9E3779B9)) >= dropout_threshold(probability)
+
+
+def _hash_uint32(value: Tensor) -> Tensor:
+    """Mixes the lower 32 bits of int64 numbers; products wrap, which leaves those right."""
+    value = value & 0xFFFFFFFF
+    value = ((value ^ (value >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    value = ((value ^ (value >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return value ^ (value >> 16)
 
 
 def sum_slots(values_KC: Tensor, order_K: Tensor, offsets_T1: Tensor) -> Tensor:
@@ -247,22 +241,29 @@ def quantize_rows(x: Tensor, column_scales: Tensor | None = None) -> tuple[Tenso
 
 
 def scaled_product(
-    x_TK: Tensor, x_scales_T1: Tensor, weight_NK: Tensor, weight_scales_N: Tensor | None, dtype: torch.dtype
+    x_TK: Tensor,
+    x_scales_T1: Tensor,
+    weight_NK: Tensor,
+    weight_scales_N: Tensor | None,
+    bias_N: Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """The product of two fp8 matrices, `x @ weight.T`, scaled by row of either.
+    """The product of two fp8 matrices, `x @ weight.T`, scaled by row of either, plus a bias.
 
     Args:
         x_TK: Values, [T, K], float8_e4m3fn.
         x_scales_T1: Their scales, [T, 1], fp32.
         weight_NK: Values, [N, K], float8_e4m3fn.
         weight_scales_N: Their scales, [N], fp32; None for 1.
+        bias_N: Added, [N]; None for nothing.
         dtype: The dtype to return; sums are in fp32.
 
     Returns:
         The product, [T, N].
     """
     product = (x_TK.float() * x_scales_T1) @ weight_NK.float().T
-    return (product if weight_scales_N is None else product * weight_scales_N).to(dtype)
+    product = product if weight_scales_N is None else product * weight_scales_N
+    return (product if bias_N is None else product + bias_N).to(dtype)
 
 
 def wide_product(left: Tensor, right: Tensor) -> Tensor:

@@ -1,10 +1,8 @@
-"""Rotary positions in Triton, in place: only the rotated half of the rotated heads is touched."""
+"""Rotary positions in Triton, in place: a program a row, all its heads at once; only what is rotated is touched."""
 
 import triton
 import triton.language as tl
 from torch import Tensor
-
-_BLOCK_ROWS = 32
 
 
 @triton.jit
@@ -12,41 +10,42 @@ def _kernel(
     heads_ptr,
     cos_ptr,
     sin_ptr,
-    num_rows,
     row_stride,
     head_stride,
+    num_heads,
     num_pairs,
     INVERSE: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
     BLOCK_PAIRS: tl.constexpr,
 ):
-    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row = tl.program_id(0).to(tl.int64)
     pairs = tl.arange(0, BLOCK_PAIRS)
-    mask = (rows < num_rows)[:, None] & (pairs < num_pairs)[None, :]
-    angle = rows[:, None] * num_pairs + pairs[None, :]
-    cos = tl.load(cos_ptr + angle, mask, 0.0).to(tl.float32)
-    sin = tl.load(sin_ptr + angle, mask, 0.0).to(tl.float32)
+    cos = tl.load(cos_ptr + row * num_pairs + pairs, pairs < num_pairs, 0.0).to(tl.float32)[None, :]
+    sin = tl.load(sin_ptr + row * num_pairs + pairs, pairs < num_pairs, 0.0).to(tl.float32)[None, :]
     if INVERSE:
         sin = -sin
-    even_ptr = heads_ptr + rows.to(tl.int64)[:, None] * row_stride + tl.program_id(1) * head_stride + 2 * pairs[None, :]
-    even = tl.load(even_ptr, mask, 0.0).to(tl.float32)
-    odd = tl.load(even_ptr + 1, mask, 0.0).to(tl.float32)
-    tl.store(even_ptr, (even * cos - odd * sin).to(heads_ptr.dtype.element_ty), mask)
-    tl.store(even_ptr + 1, (odd * cos + even * sin).to(heads_ptr.dtype.element_ty), mask)
+    heads, channels = tl.arange(0, BLOCK_HEADS), tl.arange(0, 2 * BLOCK_PAIRS)
+    pointers = heads_ptr + row * row_stride + heads[:, None] * head_stride + channels[None, :]
+    mask = (heads < num_heads)[:, None] & (channels < 2 * num_pairs)[None, :]
+    x = tl.load(pointers, mask, 0.0).to(tl.float32)
+    even, odd = tl.split(tl.reshape(x, (BLOCK_HEADS, BLOCK_PAIRS, 2)))
+    turned = tl.join(even * cos - odd * sin, odd * cos + even * sin)
+    turned = tl.reshape(turned, (BLOCK_HEADS, 2 * BLOCK_PAIRS))
+    tl.store(pointers, turned.to(heads_ptr.dtype.element_ty), mask)
 
 
 def rotate_(heads_TND: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, num_rotated: int, inverse: bool = False) -> None:
     """As `reference.rotate_`."""
     num_rows, num_pairs = cos_Tr.shape
-    _kernel[(triton.cdiv(num_rows, _BLOCK_ROWS), num_rotated)](
+    _kernel[(num_rows,)](
         heads_TND,
         cos_Tr,
         sin_Tr,
-        num_rows,
         heads_TND.stride(0),
         heads_TND.stride(1),
+        num_rotated,
         num_pairs,
         INVERSE=inverse,
-        BLOCK_ROWS=_BLOCK_ROWS,
+        BLOCK_HEADS=triton.next_power_of_2(num_rotated),
         BLOCK_PAIRS=triton.next_power_of_2(num_pairs),
     )

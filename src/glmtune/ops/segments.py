@@ -35,9 +35,13 @@ class Segments:
     slot_offsets: Tensor | None = None
 
     def bounds(self) -> list[tuple[slice, slice]]:
-        """Queries and keys of each segment. The host waits for the device."""
+        """Queries and keys of each segment that has any. The host waits for the device."""
         query, key = self.cu_query.tolist(), self.cu_key.tolist()
-        return [(slice(query[s], query[s + 1]), slice(key[s], key[s + 1])) for s in range(len(query) - 1)]
+        return [
+            (slice(query[s], query[s + 1]), slice(key[s], key[s + 1]))
+            for s in range(len(query) - 1)
+            if query[s] < query[s + 1]
+        ]
 
     @classmethod
     def of_lengths(cls, lengths: list[int], device: torch.device | str = "cpu") -> "Segments":

@@ -45,11 +45,15 @@ def make_arguments(
     values.setdefault("disable_tqdm", True)
     values.setdefault("label_names", ["labels"])
     values.setdefault("dataloader_pin_memory", torch.cuda.is_available())
+    if values["dataloader_pin_memory"]:
+        values.setdefault("accelerator_config", {"non_blocking": True})  # or the host waits for each batch to arrive
     values.setdefault("ddp_find_unused_parameters", False)  # every adapter weight is used in every step
     values.setdefault("fp16", dtype == torch.float16)
     values.setdefault("bf16", dtype == torch.bfloat16 and trains_base_modules)
     if has_eval:
         _follow_saving(values, train.get("early_stopping_patience") is not None)
+    # To the Trainer a batch is an optimiser step; how much of it is computed at a time is decided by its tokens.
+    values["per_device_train_batch_size"] *= values.pop("gradient_accumulation_steps")
     _name_checkpointing(values)
     try:
         return TrainingArguments(**values)
@@ -73,7 +77,7 @@ def _follow_saving(values: dict[str, Any], stops_early: bool) -> None:
 
 def _name_checkpointing(values: dict[str, Any]) -> None:
     """Puts `gradient_checkpointing` under the name that the installed transformers has for it."""
-    is_on = bool(values.pop("gradient_checkpointing", True))
+    is_on = values.pop("gradient_checkpointing", "auto") is True  # `auto` is decided once the model is there
     kwargs = {"use_reentrant": False, **(values.pop("gradient_checkpointing_kwargs", None) or {})}
     name = "gradient_checkpointing"
     if "activation_checkpointing" in TrainingArguments.__dataclass_fields__:

@@ -1,25 +1,40 @@
-"""transformers' Trainer, taught how adapters are saved and when to stop. Nothing of its loop is changed."""
+"""transformers' Trainer, taught packed rows, flat parameters, how adapters are saved and when to stop.
+
+Its loop is unchanged. To it, a batch is an optimiser step: the samples of all accumulated batches at once, which
+`training_step` computes in as many forward passes as memory asks for.
+"""
 
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.training_args import OptimizerNames
 
 from glmtune.errors import TrainingError
+from glmtune.models.chatglm.packed import PackedRows
+from glmtune.training.flat import FlatParameters
+from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
+from glmtune.tuning.fused import FusedLayers
 from glmtune.tuning.adapter_files import load_adapter_weights, save_adapter
 from glmtune.tuning.run_folder import RunManifest, checkpoints
 
+# Optimisers that treat every number for itself, so that it makes no difference to which tensor it belongs.
+_ELEMENTWISE_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED, OptimizerNames.SGD)
+
 
 class LoraTrainer(Trainer):
-    """A Trainer for a model from `attach_lora`.
+    """A Trainer for a model from `attach_lora` and batches from `PackingCollator`.
+
+    - The loss is the mean over the weights of an optimiser step, on all devices, however its samples are laid out.
 
     - A step whose gradient is not finite changes neither weights nor optimiser, and stops the run when the host next
       looks: when logging, and before every save. What has been saved is therefore always sound.
@@ -31,6 +46,7 @@ class LoraTrainer(Trainer):
         initial_weights: What `initial_adapter_weights` gave after attaching.
         manifest: The run's manifest.
         base_dtype: How the base is held.
+        uses_graphs: Whether batches are padded to a few layouts, to be computed as CUDA graphs.
         **kwargs: As for `transformers.Trainer`.
 
     Attributes:
@@ -43,25 +59,123 @@ class LoraTrainer(Trainer):
         initial_weights: Mapping[str, Tensor],
         manifest: RunManifest,
         base_dtype: torch.dtype,
+        uses_graphs: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._flat: list[FlatParameters] = []
+        self._accumulator: GradientAccumulator | None = None
+        self._uses_graphs = uses_graphs
+        self._flops_per_token = 4 * sum(p.numel() for p in self.model.parameters())  # a frozen base: no weight gradient
         self.initial_weights = initial_weights
         self._manifest = manifest
         self._base_dtype = base_dtype
         self._guard = FiniteGuard(self.args.device, is_scaled=self.args.fp16)
-        self._num_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
+        self._num_tokens = 0
         self._counting_since_s = time.perf_counter()
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """As in Trainer; counts the tokens of the batch."""
-        real = inputs["attention_mask"] if "attention_mask" in inputs else torch.ones_like(inputs["input_ids"])
-        self._num_tokens += real.sum().to(self._num_tokens.device, non_blocking=True)
-        loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
-        return loss
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in Trainer; parameters lie flat where the optimiser does not mind."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.optim not in _ELEMENTWISE_OPTIMIZERS:
+            return super().create_optimizer(model)
+        if self.optimizer is None:
+            decaying = set(self.get_decay_parameter_names(self.model))
+            alike: dict[tuple[float, torch.device, torch.dtype], list[nn.Parameter]] = {}
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    weight_decay = self.args.weight_decay if name in decaying else 0.0
+                    alike.setdefault((weight_decay, parameter.device, parameter.dtype), []).append(parameter)
+            self._flat = [FlatParameters(parameters) for parameters in alike.values()]
+            groups = [
+                {"params": [flat.flat], "weight_decay": weight_decay}
+                for flat, (weight_decay, *_) in zip(self._flat, alike, strict=True)
+            ]
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer_class(groups, **options)
+            if self.accelerator.distributed_type == DistributedType.NO:
+                self._accumulator = self._make_accumulator()
+        return self.optimizer
+
+    def _make_accumulator(self) -> GradientAccumulator:
+        model = self.adapted_model()
+        fused = model.get_base_model().transformer.fused_layers
+        is_fused = isinstance(fused, FusedLayers)
+        return GradientAccumulator(
+            # Through the wrapped model, for the autocast that accelerate may have put around its forward.
+            lambda packed: self.model_wrapped(packed=packed).loss,
+            [parameter for flat in self._flat for parameter in flat.parameters],
+            [gradient for flat in self._flat for gradient in flat.gradients],
+            fused.draw_graph_seed if is_fused else lambda: None,
+            uses_graphs=self._uses_graphs and is_fused,
+        )
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Computes the gradients of an optimiser step.
+
+        Args:
+            model: The model, as wrapped by accelerate.
+            inputs: What `PackingCollator` made.
+            num_items_in_batch: The sum of the label weights, on all devices if losses are averaged over these.
+
+        Returns:
+            The loss, a scalar.
+        """
+        if not model.training:
+            model.train()
+        for flat in self._flat:
+            flat.begin_step()
+        micro_batches: list[PackedRows] = inputs["micro_batches"]
+        self._num_tokens += sum(packed.num_tokens for packed in micro_batches)
+        if self._averages_across_devices():
+            # Gradients are averaged over the devices, but the denominator counts all of them.
+            num_items_in_batch = num_items_in_batch / self.args.world_size
+        total = torch.zeros((), device=self.args.device)
+        for index, packed in enumerate(micro_batches):
+            if self._accumulator is not None:
+                total += self._accumulator.add(packed, self._scale() / num_items_in_batch)
+                continue
+            is_last = index == len(micro_batches) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(model):
+                loss = model(packed=packed).loss
+                self.accelerator.backward(loss / num_items_in_batch)
+            total += loss.detach()
+        return total / num_items_in_batch
+
+    def _scale(self) -> float | Tensor:
+        """What float16's loss scaling multiplies the loss by."""
+        scaler = self.accelerator.scaler
+        return 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.args.device))
+
+    def _averages_across_devices(self) -> bool:
+        return self.args.world_size > 1 and self.args.average_tokens_across_devices
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
+        weight = sum(batch["total_weight"] for batch in batch_samples)
+        if not self._averages_across_devices():
+            return weight
+        return self.accelerator.reduce(torch.tensor(weight, device=device), reduction="sum")
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        """The loss of a batch."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            losses = [model(packed=packed).loss.detach() for packed in inputs["micro_batches"]]
+        return torch.stack(losses).sum() / inputs["total_weight"], None, None
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Floating-point operations of a step, without what is recomputed."""
+        return self._flops_per_token * sum(packed.num_tokens for packed in inputs["micro_batches"])
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if not self._flat:
+            return super()._clip_grad_norm(model)
+        return self.accelerator.clip_grad_norm_([flat.flat for flat in self._flat], self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """As in Trainer, right before the optimiser's step; makes that a no-op where the norm is not finite."""
+        if grad_norm is None and self._flat:
+            grad_norm = self.accelerator.clip_grad_norm_([flat.flat for flat in self._flat], math.inf)
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if grad_norm is None:
             return grad_norm
@@ -73,16 +187,16 @@ class LoraTrainer(Trainer):
                 # The field that GradScaler sets: fused kernels leave everything as it is where it is 1.
                 optimizer.found_inf = is_bad.float()
             elif is_bad.item():
-                model.zero_grad(set_to_none=True)  # optimisers leave alone what has no gradient
+                self.optimizer.zero_grad(set_to_none=True)  # optimisers leave alone what has no gradient
         return grad_norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in Trainer; adds `tokens_per_second`, and stops the run where a loss is not finite."""
         if "loss" in logs:
             elapsed_s = time.perf_counter() - self._counting_since_s
-            num_tokens = self._num_tokens.item() * self.args.world_size
+            num_tokens = self._num_tokens * self.args.world_size
             logs["tokens_per_second"] = round(num_tokens / max(elapsed_s, 1e-9), 1)
-            self._num_tokens.zero_()
+            self._num_tokens = 0
             self._counting_since_s = time.perf_counter()
         super().log(logs, start_time)
         for name in ("loss", "eval_loss"):
@@ -104,7 +218,8 @@ class LoraTrainer(Trainer):
     @contextmanager
     def _off_the_clock(self) -> Iterator[None]:
         """Sets the clock of `tokens_per_second` forward by as long as something else takes."""
-        self._num_tokens.item()  # the device finishes what it is still training on
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize()  # the device finishes what it is still training on
         began_s = time.perf_counter()
         yield
         self._counting_since_s += time.perf_counter() - began_s

@@ -139,9 +139,10 @@ def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]
         ("model.path", before.base_path, now.base_path),
         ("prompt.template", before.template, now.template),
         ("prompt.system", before.system, now.system),
+        ("model.quantize", before.config.get("model", {}).get("quantize", "none"), now.config["model"]["quantize"]),
     ]
-    for key in ("eval_fraction", "max_length"):
-        compared.append((f"data.{key}", before.config.get("data", {}).get(key), now.config["data"][key]))
+    for key, default in (("eval_fraction", None), ("max_length", None), ("loss_weight", "token")):
+        compared.append((f"data.{key}", before.config.get("data", {}).get(key, default), now.config["data"][key]))
     compared += [(f"lora.{key}", lora_before.get(key), lora.get(key)) for key in sorted({*lora, *lora_before})]
     return compared + [(f"train.{key}", _train(before).get(key), _train(now).get(key)) for key in _SAMPLING_KEYS]
 

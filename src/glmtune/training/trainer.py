@@ -1,22 +1,22 @@
 """Training a LoRA adapter, from configuration to run folder."""
 
-import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from peft import PeftModel
 from rich.console import Console
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
 from glmtune.config import RunConfig, embedded_data, validate_names
-from glmtune.data.collate import PaddingCollator
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.formats import read_conversations
+from glmtune.data.packing import PackingCollator
+from glmtune.data.samples import SampleDataset
 from glmtune.data.statistics import DataStats
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.models.chatglm import ChatGLMTokenizer
@@ -28,8 +28,11 @@ from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, wri
 from glmtune.training.resume import check_resumed, find_checkpoint
 from glmtune.training.selftest import Sample, SelfTestReport, run_selftest
 from glmtune.tuning.adapter_files import read_initial_weights
+from glmtune.tuning.checkpointing import checkpoint_layers, free_bytes, layers_to_checkpoint
+from glmtune.tuning.fused import fuse
 from glmtune.tuning.load import load_base, resolve_dtype
 from glmtune.tuning.lora import TrainableSummary, attach_lora, changes_base, initial_adapter_weights, trainable_summary
+from glmtune.tuning.quantize import quantize_layers
 from glmtune.tuning.run_folder import RunManifest, checkpoints, current_versions
 
 
@@ -64,8 +67,8 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class _Data:
-    train: Dataset
-    eval: Dataset | None
+    train: SampleDataset
+    eval: SampleDataset | None
     stats: DataStats
     sample: Sample
 
@@ -97,14 +100,20 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         dtype=dtype,
         trains_base_modules=config.lora.get("bias", "none") != "none" or bool(config.lora.get("modules_to_save")),
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are torchrun's business, not DataParallel's
     if not PartialState().is_main_process:
         console = Console(quiet=True)
 
     with console.status("加载模型 loading the base model ..."):
         model, tokenizer = load_base(config.model.path, config.model.dtype, device_map)
+        quantize_layers(model, config.model.quantize)
     with arguments.main_process_first(desc="reading the data"):
         data = _load_data(
-            tokenizer, config.prompt.template, config.prompt.system, arguments.seed, **config.data.model_dump()
+            tokenizer,
+            config.prompt.template,
+            config.prompt.system,
+            arguments.seed,
+            **config.data.model_dump(exclude={"loss_weight"}),
         )
     for line in data.stats.lines():
         console.print(line, highlight=False, soft_wrap=True)
@@ -119,6 +128,9 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     peft_model = attach_lora(model, config.lora, initial)
     summary = trainable_summary(peft_model)
     console.print(str(summary), highlight=False)
+    computation = _plan_computation(peft_model, config, arguments, data, summary, dtype)
+    for line in computation.lines:
+        console.print(line, highlight=False, soft_wrap=True)
     interruption = Interruption(console)
     progress = ProgressReport(console)
     trainer = LoraTrainer(
@@ -126,11 +138,12 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         args=arguments,
         train_dataset=data.train,
         eval_dataset=data.eval,
-        data_collator=PaddingCollator(tokenizer.pad_token_id),
+        data_collator=computation.collator,
         callbacks=_callbacks(arguments.output_dir, config.train.get("early_stopping_patience"), progress, interruption),
         initial_weights=initial_adapter_weights(peft_model),
         manifest=manifest,
         base_dtype=dtype,
+        uses_graphs=computation.collator.pads_to_buckets,
     )
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
@@ -144,7 +157,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
                 ignore_keys_for_eval=["past_key_values"],
             )
     except torch.OutOfMemoryError as error:
-        raise TrainingError(_how_to_save_memory(trainer, error)) from error
+        raise TrainingError(_how_to_save_memory(trainer, computation, error)) from error
     finally:
         progress.close()
     if interruption.happened:
@@ -190,7 +203,76 @@ def _load_data(
         chosen = sorted(chosen[num_held_out:])
     first = chosen[0]
     sample = Sample(conversations.items[first], dataset[first]["input_ids"], max_length)
-    return _Data(dataset if evaluated is None else dataset.select(chosen), evaluated, stats, sample)
+    trained = dataset if evaluated is None else dataset.select(chosen)
+    return _Data(SampleDataset(trained), None if evaluated is None else SampleDataset(evaluated), stats, sample)
+
+
+@dataclass(frozen=True)
+class _Computation:
+    """How steps are computed, none of which changes what they compute.
+
+    Attributes:
+        collator: Lays samples out.
+        num_checkpointed: How many layers are checkpointed, where that was left to us; else None.
+        lines: What to tell the user.
+    """
+
+    collator: PackingCollator
+    num_checkpointed: int | None
+    lines: Sequence[str]
+
+
+def _plan_computation(
+    model: PeftModel,
+    config: RunConfig,
+    arguments: TrainingArguments,
+    data: _Data,
+    summary: TrainableSummary,
+    dtype: torch.dtype,
+) -> _Computation:
+    """Fuses the layers if that can be done, and decides how samples are laid out and which layers are checkpointed."""
+    is_alone = not (arguments.fsdp or arguments.deepspeed or arguments.torch_compile)
+    why_not = fuse(model) if is_alone else "weights are spread over devices, or compiled"
+    lines = []
+    if why_not is not None:
+        lines.append(f"层未融合，较慢 layers run one operation at a time, which is slower: {why_not}")
+    num_samples = arguments.per_device_train_batch_size
+    max_tokens = config.train.get("max_tokens_per_device")
+    if max_tokens is None:
+        max_tokens = config.train["per_device_train_batch_size"] * max(data.train.lengths)
+    num_tokens = min(max_tokens, sum(sorted(data.train.lengths)[-num_samples:]))
+    num_tokens = max(num_tokens, max(data.train.lengths))
+
+    dropout = config.lora.get("lora_dropout", 0.0)
+    shares_prefix = config.train.get("shared_prefix")
+    if shares_prefix is None:
+        shares_prefix = dropout == 0
+        if not shares_prefix and num_samples > 1:
+            lines.append(
+                f"shared beginnings are computed for each sample, since lora_dropout is {dropout:g}; with lora_dropout=0 "
+                "they are computed once, with the same result (or set train.shared_prefix=true)"
+            )
+    num_checkpointed = None
+    if config.train.get("gradient_checkpointing") == "auto":
+        num_checkpointed = 0
+        if model.device.type == "cuda":
+            num_checkpointed = layers_to_checkpoint(
+                model.config,
+                dtype,
+                is_fused=why_not is None,
+                num_tokens=num_tokens,
+                num_trained=summary.num_trainable,
+                free_bytes=free_bytes(model.device),
+            )
+            lines.append(f"梯度检查点 gradient checkpointing: {num_checkpointed} of {model.config.num_layers} layers")
+        checkpoint_layers(model, num_checkpointed)
+    collator = PackingCollator(
+        max_tokens=max_tokens,
+        shares_prefix=shares_prefix,
+        loss_weight=config.data.loss_weight,
+        pads_to_buckets=why_not is None and model.device.type == "cuda" and arguments.world_size == 1,
+    )
+    return _Computation(collator, num_checkpointed, lines)
 
 
 def _make_manifest(config: Mapping[str, Any], base_path: str, data_fingerprint: str) -> RunManifest:
@@ -225,19 +307,13 @@ def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
     )
 
 
-def _how_to_save_memory(trainer: LoraTrainer, error: torch.OutOfMemoryError) -> str:
-    arguments = trainer.args
-    batch, accumulated = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+def _how_to_save_memory(trainer: LoraTrainer, computation: _Computation, error: torch.OutOfMemoryError) -> str:
     advice = ["lower data.max_length"]
-    if batch > 1:
-        smaller = batch // 2
-        advice.insert(
-            0,
-            f"train.per_device_train_batch_size={smaller} with "
-            f"train.gradient_accumulation_steps={math.ceil(accumulated * batch / smaller)}",
-        )
-    if not arguments.gradient_checkpointing:
-        advice.append("train.gradient_checkpointing=true")
+    if not trainer.args.gradient_checkpointing:
+        advice.insert(0, "train.gradient_checkpointing=true")
+    max_tokens = computation.collator.max_tokens
+    if max_tokens is not None and max_tokens > 1:
+        advice.insert(0, f"train.max_tokens_per_device={max_tokens // 2}")
     return (
         f"training stopped: the device ran out of memory after step {trainer.state.global_step}. "
         f"Try {'; '.join(advice)}.\n{trainer.last_good()}\n{error}"

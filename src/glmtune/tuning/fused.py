@@ -35,7 +35,7 @@ def fuse(model: PeftModel) -> str | None:
     base = model.get_base_model()
     reason = why_not(model)
     if reason is None:
-        base.transformer.fused_layers = _FusedLayers(base)
+        base.transformer.fused_layers = FusedLayers(base)
     return reason
 
 
@@ -97,11 +97,15 @@ class _FusedBlock:
     parameters: Sequence[nn.Parameter]
 
 
-class _FusedLayers:
+class FusedLayers:
     """All layers; what `ChatGLMModel.fused_layers` is set to.
 
     Adapters are fp32; what is computed with are copies in the base's dtype, brought up to date at the start of each
     forward pass.
+
+    Attributes:
+        graph_seed: What dropout masks follow from in a CUDA graph, [1] int64 on the device; whoever replays the graph
+            draws it anew. Elsewhere each forward pass draws its own.
     """
 
     def __init__(self, base: ChatGLMForConditionalGeneration) -> None:
@@ -110,6 +114,7 @@ class _FusedLayers:
         self._narrow: list[Tensor] = []
         self._blocks = [self._fused_block(block, base.config) for block in _blocks(base)]
         self._adapted = _lora_linears(base)
+        self.graph_seed = torch.zeros(1, dtype=torch.int64, device=base.device)
         self._has_dropout = any(
             projection.adapter is not None and projection.adapter.dropout > 0
             for block in self._blocks
@@ -133,8 +138,7 @@ class _FusedLayers:
         hidden_TH = hidden_TH.detach()
         cos, sin = rotation[0][0], rotation[1][0]
         is_training = self._blocks[0].block.training
-        # Drawn from torch's CPU generator, whose state a checkpoint keeps.
-        seed = int(torch.randint(2**31, ())) if is_training and self._has_dropout else None
+        seed = self._seed() if is_training and self._has_dropout else None
         is_disabled = self._adapted[0].disable_adapters
         last = len(self._blocks) - 1
         for index, fused in enumerate(self._blocks):
@@ -144,11 +148,22 @@ class _FusedLayers:
                 sin=sin,
                 segments=packed.label_segments if index == last else packed.segments,
                 rows=packed.label_rows if index == last else None,
-                seed=None if seed is None else seed + 4 * index,  # a mask for each of the four projections
+                seed=seed,
+                stream=4 * index,  # a mask for each of the four projections
                 is_checkpointed=fused.block.gradient_checkpointing and is_training,
             )
             hidden_TH = fused_layer(hidden_TH, call, () if is_disabled else fused.parameters)
         return hidden_TH
+
+    def draw_graph_seed(self) -> None:
+        """Draws the seed of the next replay."""
+        if self._has_dropout:
+            self.graph_seed.fill_(_draw())
+
+    def _seed(self) -> Tensor:
+        if self.graph_seed.is_cuda and torch.cuda.is_current_stream_capturing():
+            return self.graph_seed
+        return torch.full_like(self.graph_seed, _draw())
 
     def _fused_block(self, block: GLMBlock, config: ChatGLMConfig) -> _FusedBlock:
         projections = _projections(block)
@@ -177,6 +192,11 @@ class _FusedLayers:
         self._wide.append(parameter)
         self._narrow.append(copy)
         return copy
+
+
+def _draw() -> int:
+    """A seed from torch's CPU generator, whose state a checkpoint keeps."""
+    return int(torch.randint(2**31, ()))
 
 
 def _without_adapters(weights: LayerWeights) -> LayerWeights:

@@ -1,7 +1,7 @@
 """Whole samples packed into one row of tokens: what the model computes a training loss on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -40,6 +40,7 @@ class PackedRows:
         max_lengths: The most queries and keys of a segment, of all rows and then of the label rows.
         num_tokens: Tokens of the samples, a shared prefix counted once for each.
         num_samples: How many samples there are.
+        is_padded: Whether there is padding, up to one of a few layouts.
     """
 
     buffer: Tensor
@@ -47,6 +48,7 @@ class PackedRows:
     max_lengths: tuple[int, int, int, int]
     num_tokens: int
     num_samples: int
+    is_padded: bool = False
 
     @classmethod
     def make(
@@ -56,6 +58,7 @@ class PackedRows:
         max_lengths: tuple[int, int, int, int],
         num_tokens: int,
         num_samples: int,
+        is_padded: bool = False,
     ) -> "PackedRows":
         """Puts the fields into one buffer.
 
@@ -65,22 +68,25 @@ class PackedRows:
             max_lengths: As the attribute.
             num_tokens: As the attribute.
             num_samples: As the attribute.
+            is_padded: As the attribute.
         """
         empty = torch.empty(0, dtype=torch.int32)
         parts = [fields.get(name, empty).view(torch.int32) for name in _WHOLE_NUMBERS]
         sizes = tuple(len(part) for part in parts)
-        return cls(torch.cat(parts), sizes, max_lengths, num_tokens, num_samples)
+        return cls(torch.cat(parts), sizes, max_lengths, num_tokens, num_samples, is_padded)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedRows":
         """The same on another device."""
-        return self._with_buffer(self.buffer.to(device, non_blocking=non_blocking))
+        return replace(self, buffer=self.buffer.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "PackedRows":
         """The same in pinned memory, from which a device copies without making the host wait."""
-        return self._with_buffer(self.buffer.pin_memory())
+        return replace(self, buffer=self.buffer.pin_memory())
 
-    def _with_buffer(self, buffer: Tensor) -> "PackedRows":
-        return PackedRows(buffer, self.sizes, self.max_lengths, self.num_tokens, self.num_samples)
+    @property
+    def layout(self) -> tuple[int, ...]:
+        """The same for rows whose tensors all have the same sizes."""
+        return *self.sizes, *self.max_lengths
 
     @cached_property
     def _fields(self) -> dict[str, Tensor]:

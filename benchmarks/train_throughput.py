@@ -1,0 +1,354 @@
+"""How fast LoRA trains at ChatGLM3-6B's shape: the target cases, and what each idea adds to the tutorial's way.
+
+    python benchmarks/train_throughput.py --data huanhuan.json --commit HASH --results benchmarks/results/train_throughput.csv
+
+Every case sees the same samples in the same order, with the same adapters and the same optimiser, through transformers'
+Trainer, loader and clipping included. Speeds are medians over the steps after a warm-up.
+"""
+
+import argparse
+import csv
+import gc
+import json
+import platform
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy
+import peft
+import torch
+import transformers
+from datasets import Dataset
+from peft import PeftModel
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from glmtune.data.collate import IGNORED_LABEL, PaddingCollator
+from glmtune.data.packing import PackedSample, PackingCollator, pack
+from glmtune.data.samples import SampleDataset
+from glmtune.training.lora_trainer import LoraTrainer
+from glmtune.tuning.checkpointing import checkpoint_layers
+from glmtune.tuning.fused import fuse
+from glmtune.tuning.lora import attach_lora
+from glmtune.tuning.quantize import quantize_layers
+from glmtune.tuning.run_folder import RunManifest
+from workload import load_samples, make_tokenizer, random_model
+
+QKV = ["query_key_value"]
+SAMPLES_OF_8192_TOKENS = 157  # at 52 tokens a sample
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the results.
+
+    Attributes:
+        name: What is measured.
+        layout: How samples lie in memory: `pad-512`, `pad-longest`, `packed-sdpa` (one row, stock attention under a
+            block mask), `packed` (variable-length attention), `shared` (the same, common beginnings once).
+        head: The rows whose logits are computed: `all` or `label`.
+        layers: `peft` (stock modules), `fused`, or `graphs` (fused, replayed as CUDA graphs).
+        samples: Samples of an optimiser step.
+        targets: Adapted layers.
+        dropout: LoRA's dropout.
+        max_tokens: Most tokens of a forward pass.
+        checkpointing: Whether all layers are checkpointed.
+        quantize: How the base is held.
+        attention: Attention of the stock model.
+        steps: Measured steps.
+    """
+
+    name: str
+    layout: str = "packed"
+    head: str = "label"
+    layers: str = "graphs"
+    samples: int = 8
+    targets: Any = "query_key_value"
+    dropout: float = 0.1
+    max_tokens: int | None = None
+    checkpointing: bool = False
+    quantize: str = "none"
+    attention: str = "sdpa"
+    steps: int = 60
+
+
+ABLATION = [
+    Case("tutorial: pad to 512", "pad-512", "all", "peft", attention="eager", checkpointing=True, steps=50),
+    Case("without checkpointing", "pad-512", "all", "peft", attention="eager", steps=50),
+    Case("padding removed", "packed-sdpa", "all", "peft", steps=50),
+    Case("variable-length attention", "packed", "all", "peft", steps=50),
+    Case("logits of label rows only", "packed", "label", "peft", steps=50),
+    Case("fused layers", "packed", "label", "fused"),
+    Case("CUDA graphs", "packed", "label", "graphs", steps=150),
+    Case("shared prefix, dropout 0", "shared", "label", "graphs", dropout=0.0, steps=150),
+]
+TARGETS = [
+    Case("tutorial's recipe, 14 GB", max_tokens=512, steps=150),
+    Case("tutorial's recipe, all linears", targets="all-linear", steps=100),
+    Case("8,192 tokens, qkv, dropout 0.1", samples=SAMPLES_OF_8192_TOKENS, layers="fused", steps=50),
+    Case("8,192 tokens, qkv, dropout 0", samples=SAMPLES_OF_8192_TOKENS, layers="fused", dropout=0.0, steps=50),
+    Case(
+        "8,192 tokens, all linears, dropout 0.1",
+        samples=SAMPLES_OF_8192_TOKENS,
+        layers="fused",
+        targets="all-linear",
+        steps=50,
+    ),
+    Case(
+        "8,192 tokens, qkv, shared prefix",
+        "shared",
+        samples=SAMPLES_OF_8192_TOKENS,
+        layers="fused",
+        dropout=0.0,
+        steps=50,
+    ),
+]
+LARGE_ABLATION = [
+    Case("8,192 tokens, padded to the longest", "pad-longest", "all", "peft", SAMPLES_OF_8192_TOKENS, steps=12),
+    Case("8,192 tokens, padding removed", "packed", "all", "peft", SAMPLES_OF_8192_TOKENS, steps=20),
+    Case("8,192 tokens, label rows only", "packed", "label", "peft", SAMPLES_OF_8192_TOKENS, steps=20),
+]
+FP8 = [
+    Case(
+        "8,192 tokens, qkv, fp8 base",
+        samples=SAMPLES_OF_8192_TOKENS,
+        layers="fused",
+        quantize="fp8",
+        steps=50,
+    ),
+    Case("tutorial's recipe, fp8 base", quantize="fp8", steps=150),
+]
+
+
+class StepClock(TrainerCallback):
+    """Puts a mark on the device's time line at the end of each step."""
+
+    def __init__(self) -> None:
+        self.marks: list[torch.cuda.Event] = []
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        mark = torch.cuda.Event(enable_timing=True)
+        mark.record()
+        self.marks.append(mark)
+
+    def durations_ms(self) -> list[float]:
+        torch.cuda.synchronize()
+        return [first.elapsed_time(second) for first, second in zip(self.marks, self.marks[1:], strict=False)]
+
+
+class StockPackedCollator:
+    """One row of samples with positions that restart, which stock attention keeps apart with a block mask."""
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids = numpy.concatenate([feature["input_ids"] for feature in features])
+        labels = [numpy.array(feature["labels"]) for feature in features]
+        for sample in labels:
+            sample[0] = IGNORED_LABEL  # or the sample before would predict it
+        positions = numpy.concatenate([numpy.arange(len(feature["input_ids"])) for feature in features])
+        batch = {"input_ids": ids, "labels": numpy.concatenate(labels), "position_ids": positions}
+        return {name: torch.from_numpy(values.astype(numpy.int64)).unsqueeze(0) for name, values in batch.items()}
+
+
+class AllRowsCollator(PackingCollator):
+    """Packs with a label on every row, of no weight where there is nothing to learn: logits of all positions."""
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().__call__(features)
+        everywhere = []
+        for feature in features:
+            ids = numpy.asarray(feature["input_ids"])
+            everywhere.append(PackedSample(ids, numpy.arange(len(ids) - 1, dtype=numpy.int32), ids[1:]))
+        packed = pack(everywhere)
+        is_learnt = [numpy.asarray(feature["labels"])[1:] != IGNORED_LABEL for feature in features]
+        packed.label_weights.copy_(torch.from_numpy(numpy.concatenate(is_learnt)))
+        return {**batch, "micro_batches": [packed]}
+
+
+class PadTo512(PaddingCollator):
+    """Pads every sample to 512 tokens."""
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = [{"input_ids": numpy.zeros(512, int), "labels": numpy.full(512, IGNORED_LABEL)}]
+        return {name: values[:-1] for name, values in super().__call__([*features, *longest]).items()}
+
+
+def make_trainer(case: Case, model: PeftModel, samples: Dataset, folder: str, warm_up: int) -> tuple[Trainer, StepClock]:
+    """The trainer of a case, not yet run."""
+    clock = StepClock()
+    per_device = 4 if case.layout.startswith("pad") and case.samples == 8 else case.samples
+    ours = case.layout in ("packed", "shared")
+    arguments = TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=case.samples if ours else per_device,
+        gradient_accumulation_steps=1 if ours else case.samples // per_device,
+        max_steps=case.steps + warm_up,
+        learning_rate=1e-4,
+        logging_steps=20,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        accelerator_config={"non_blocking": True},
+        seed=0,
+    )
+    options: dict[str, Any] = {
+        "model": model,
+        "args": arguments,
+        "train_dataset": SampleDataset(samples),
+        "callbacks": [clock],
+    }
+    if not ours:
+        collators = {"pad-512": PadTo512(0), "pad-longest": PaddingCollator(0), "packed-sdpa": StockPackedCollator()}
+        return Trainer(**options, data_collator=collators[case.layout]), clock
+    collator_class = PackingCollator if case.head == "label" else AllRowsCollator
+    collator = collator_class(
+        max_tokens=case.max_tokens, shares_prefix=case.layout == "shared", pads_to_buckets=case.layers == "graphs"
+    )
+    trainer = LoraTrainer(
+        **options,
+        data_collator=collator,
+        initial_weights={},
+        manifest=RunManifest(None, "chatglm3", None, "", {}, {}),
+        base_dtype=torch.bfloat16,
+        uses_graphs=case.layers == "graphs",
+    )
+    return trainer, clock
+
+
+def count_tokens(case: Case, trainer: Trainer, warm_up: int) -> tuple[list[int], list[int]]:
+    """Useful and executed tokens of each measured step."""
+    loader = trainer.get_train_dataloader()
+    per_step = trainer.args.gradient_accumulation_steps
+    useful, executed = [], []
+    for batch in loader:
+        if "micro_batches" in batch:
+            useful.append(sum(packed.num_tokens for packed in batch["micro_batches"]))
+            executed.append(sum(len(packed.input_ids) for packed in batch["micro_batches"]))
+        else:
+            mask = batch.get("attention_mask", batch["input_ids"])
+            useful.append(int(mask.sum()) if "attention_mask" in batch else mask.numel())
+            executed.append(batch["input_ids"].numel())
+        if len(useful) >= (case.steps + warm_up) * per_step:
+            break
+    useful, executed = ([sum(x[i : i + per_step]) for i in range(0, len(x), per_step)] for x in (useful, executed))
+    return useful[warm_up:], executed[warm_up:]
+
+
+def measure(case: Case, base: Any, samples: Dataset, floor_tokens_per_s: float) -> dict[str, Any]:
+    """Runs a case; returns its row."""
+    warm_up = 60 if case.layers == "graphs" else 8  # graphs are recorded as layouts come
+    if case.layout.startswith("pad"):
+        warm_up = 4
+    base.set_attn_implementation(case.attention)
+    torch.manual_seed(0)
+    settings = {"r": 8, "lora_alpha": 32, "lora_dropout": case.dropout, "target_modules": case.targets}
+    model = attach_lora(base, settings)
+    if case.layers != "peft" and (reason := fuse(model)) is not None:
+        raise RuntimeError(reason)
+    if case.checkpointing:
+        checkpoint_layers(model, base.config.num_layers)
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, clock = make_trainer(case, model, samples, folder, warm_up)
+        trainer.train()
+        durations = clock.durations_ms()[warm_up - 1 :]
+        peak = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        useful, executed = count_tokens(case, trainer, warm_up)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    median_ms = statistics.median(durations)
+    useful_per_s = statistics.median(tokens / ms * 1e3 for tokens, ms in zip(useful, durations, strict=True))
+    executed_per_s = statistics.median(tokens / ms * 1e3 for tokens, ms in zip(executed, durations, strict=True))
+    base.gradient_checkpointing_disable()
+    base.transformer.fused_layers = None
+    model.base_model.unload()
+    return {
+        "case": case.name,
+        "layout": case.layout,
+        "logits": case.head,
+        "layers": case.layers,
+        "targets": case.targets if isinstance(case.targets, str) else ",".join(case.targets),
+        "dropout": case.dropout,
+        "base": case.quantize if case.quantize != "none" else "bf16",
+        "checkpointing": case.checkpointing,
+        "samples_per_step": case.samples,
+        "max_tokens": case.max_tokens or "",
+        "steps": case.steps,
+        "samples_per_s": round(case.samples / median_ms * 1e3, 1),
+        "useful_tokens_per_s": round(useful_per_s),
+        "executed_tokens_per_s": round(executed_per_s),
+        "share_of_floor": round(executed_per_s / floor_tokens_per_s, 3),
+        "step_ms_min": round(min(durations), 2),
+        "step_ms_median": round(median_ms, 2),
+        "step_ms_max": round(max(durations), 2),
+        "peak_allocated_gb": round(peak[0] / 1e9, 2),
+        "peak_reserved_gb": round(peak[1] / 1e9, 2),
+        "first_loss": round(losses[0], 4),
+        "last_loss": round(losses[-1], 4),
+    }
+
+
+def measure_floor(num_tokens: int, repeats: int = 20) -> float:
+    """Tokens a second of the layers' bf16 products alone, forward and input gradient, on random data."""
+    shapes = [(4096, 4608), (4096, 4096), (4096, 27392), (13696, 4096)]
+    make = lambda *shape: torch.randn(shape, device="cuda", dtype=torch.bfloat16)  # noqa: E731
+    weights = [make(n, k) for k, n in shapes for _ in range(2)]  # twice, so that no cache keeps them
+    inputs = [(make(num_tokens, weight.shape[1]), make(num_tokens, weight.shape[0])) for weight in weights]
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    for repeat in range(repeats + 1):
+        marks[repeat].record()
+        for weight, (x, grad) in zip(weights, inputs, strict=True):
+            x @ weight.T
+            grad @ weight
+    torch.cuda.synchronize()
+    times = [first.elapsed_time(second) for first, second in zip(marks[1:], marks[2:], strict=False)]
+    return num_tokens / (statistics.median(times) / 1e3 / 2 * 28)
+
+
+def main() -> None:
+    """Runs the cases and appends their rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--commit", required=True, help="the commit that is measured")
+    parser.add_argument("--only", nargs="*", help="cases whose names begin so")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        samples = load_samples(arguments.data, make_tokenizer(arguments.data, Path(folder)))
+    floors = {8: measure_floor(512), SAMPLES_OF_8192_TOKENS: measure_floor(8192)}
+    print("floor, tokens/s:", {case: round(value) for case, value in floors.items()}, flush=True)
+    base = random_model("cuda")
+    is_quantized = False
+    for case in [*ABLATION, *TARGETS, *LARGE_ABLATION, *FP8]:
+        if arguments.only and not case.name.startswith(tuple(arguments.only)):
+            continue
+        if case.quantize != "none" and not is_quantized:
+            quantize_layers(base, case.quantize)
+            is_quantized = True
+        row = measure(case, base, samples, floors[case.samples])
+        row |= {
+            "gpu": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+            "python": platform.python_version(),
+            "commit": arguments.commit,
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+        is_new = not arguments.results.exists()
+        with arguments.results.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(row), lineterminator="\n")
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""All trained parameters in one piece of memory: one optimiser step, one norm, one clip, whatever their number."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class FlatParameters:
+    """Moves parameters, and their gradients, into one buffer each. They stay the same objects, as views of it.
+
+    Args:
+        parameters: Parameters of one dtype on one device; at least one.
+
+    Attributes:
+        flat: The buffer as one parameter, for an optimiser; its gradient is the buffer of gradients.
+        parameters: As given.
+        gradients: Views of the buffer of gradients, one a parameter, in its shape.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in self.parameters]))
+        self._gradient = torch.zeros_like(self.flat)
+        sizes = [parameter.numel() for parameter in self.parameters]
+        self.gradients: list[Tensor] = []
+        views = zip(self.parameters, self.flat.detach().split(sizes), self._gradient.split(sizes), strict=True)
+        for parameter, values, gradient in views:
+            parameter.data = values.view_as(parameter)
+            self.gradients.append(gradient.view_as(parameter))
+
+    def begin_step(self) -> None:
+        """Sets all gradients to zero, and back into the buffer from wherever `zero_grad` has left them."""
+        self._gradient.zero_()
+        self.flat.grad = self._gradient
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient

@@ -1,0 +1,97 @@
+"""Forward and backward passes, recorded once for each layout of padded rows and then replayed as CUDA graphs.
+
+A small step asks the device for some 1,500 kernels of a few microseconds each; asking one by one takes a host two or
+three times as long as the device needs to compute them. A graph asks for all of them at once.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from glmtune.models.chatglm.packed import PackedRows
+
+# The layouts of a data set are few; a limit only for memory's sake, since each graph takes some megabytes.
+_MOST_GRAPHS = 96
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    graph: torch.cuda.CUDAGraph
+    packed: PackedRows
+    loss: Tensor
+
+
+class GradientAccumulator:
+    """Computes the loss of packed rows and adds its gradients up; as CUDA graphs where that is asked for.
+
+    A layout is computed in the ordinary way the first time that it comes, which compiles what has to be compiled, and
+    recorded the second time. All graphs share one pool of memory.
+
+    Args:
+        loss: Computes the weighted loss of packed rows, a scalar.
+        parameters: What is trained.
+        gradients: What their gradients are added to; must stay where they are.
+        draw_seed: Called before each replay, for what must differ between replays.
+        uses_graphs: Whether to record graphs; only on CUDA.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[PackedRows], Tensor],
+        parameters: Sequence[nn.Parameter],
+        gradients: Sequence[Tensor],
+        draw_seed: Callable[[], None],
+        uses_graphs: bool,
+    ) -> None:
+        self._loss, self._draw_seed = loss, draw_seed
+        self._parameters, self._gradients = list(parameters), list(gradients)
+        self._uses_graphs = uses_graphs
+        self._seen: set[Hashable] = set()
+        self._recorded: dict[Hashable, _Recorded] = {}
+        self._pool = torch.cuda.graph_pool_handle() if uses_graphs else None
+        self._scale = torch.ones((), device=gradients[0].device)
+
+    def add(self, packed: PackedRows, scale: float | Tensor) -> Tensor:
+        """Adds the gradients of `scale` times the loss.
+
+        Args:
+            packed: The rows, on the device.
+            scale: What the loss counts for.
+
+        Returns:
+            The loss, not scaled; a scalar without a graph of its own.
+        """
+        if isinstance(scale, Tensor):
+            self._scale.copy_(scale, non_blocking=True)
+        else:
+            self._scale.fill_(scale)
+        layout = packed.layout
+        if self._uses_graphs and layout in self._seen:
+            if layout not in self._recorded and len(self._recorded) < _MOST_GRAPHS:
+                self._recorded[layout] = self._record(packed)
+            if layout in self._recorded:
+                return self._replay(self._recorded[layout], packed)
+        elif packed.is_padded:
+            self._seen.add(layout)
+        return self._compute(packed)
+
+    def _compute(self, packed: PackedRows) -> Tensor:
+        loss = self._loss(packed)
+        gradients = torch.autograd.grad(loss, self._parameters, self._scale, allow_unused=True, materialize_grads=True)
+        torch._foreach_add_(self._gradients, gradients)
+        return loss.detach()
+
+    def _record(self, packed: PackedRows) -> _Recorded:
+        own = replace(packed, buffer=packed.buffer.clone())
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            loss = self._compute(own)
+        return _Recorded(graph, own, loss)
+
+    def _replay(self, recorded: _Recorded, packed: PackedRows) -> Tensor:
+        recorded.packed.buffer.copy_(packed.buffer, non_blocking=True)
+        self._draw_seed()
+        recorded.graph.replay()
+        return recorded.loss.clone()  # the next replay writes over it
