@@ -11,8 +11,8 @@ from pathlib import Path
 import sentencepiece
 import torch
 from datasets import Dataset
-
 from full_shape import chatglm3_6b_config
+
 from glmtune.data.dataset import load_dataset
 from glmtune.models.chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
 

@@ -237,9 +237,7 @@ def _dropped(call: LayerCall, index: int, adapter: Adapter, x_TK: Tensor) -> Ten
     return dropped
 
 
-def _product(
-    projection: AdaptedLinear, x_TK: Tensor, low_TR: Tensor, residual_TN: Tensor | None = None
-) -> Tensor:
+def _product(projection: AdaptedLinear, x_TK: Tensor, low_TR: Tensor, residual_TN: Tensor | None = None) -> Tensor:
     """What the projection with its adapter gives, plus a residual."""
     result = projection.linear.product(x_TK, residual_TN)
     return result if projection.adapter is None else result.addmm_(low_TR, projection.adapter.b.T)

@@ -23,8 +23,8 @@ from glmtune.models.chatglm.packed import PackedRows
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
-from glmtune.tuning.fused import FusedLayers
 from glmtune.tuning.adapter_files import load_adapter_weights, save_adapter
+from glmtune.tuning.fused import FusedLayers
 from glmtune.tuning.run_folder import RunManifest, checkpoints
 
 # Optimisers that treat every number for itself, so that it makes no difference to which tensor it belongs.

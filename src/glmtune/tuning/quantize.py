@@ -69,9 +69,8 @@ def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) 
     if quantize == "none":
         return
     if model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) < (8, 9):
-        raise ConfigError(
-            f"model.quantize=fp8 needs an Ada, Hopper or newer GPU; this is a {torch.cuda.get_device_name(model.device)}"
-        )
+        name = torch.cuda.get_device_name(model.device)
+        raise ConfigError(f"model.quantize=fp8 needs an Ada, Hopper or newer GPU; this is a {name}")
     for block in model.transformer.encoder.layers:
         for parent, name in (
             (block.self_attention, "query_key_value"),

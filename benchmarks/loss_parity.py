@@ -1,0 +1,228 @@
+"""Does every fast mode learn what fp32 learns? 200 steps of each from the same start, and the first step's gradients.
+
+    python benchmarks/loss_parity.py --data huanhuan.json --commit HASH --results benchmarks/results
+
+ChatGLM3-6B's shape with random weights, the tutorial's recipe at dropout 0, the same samples in the same order. The
+reference is fp32 with stock PEFT modules; "bf16, stock" is what everybody else runs, and its distance from fp32 is the
+spread that the fast modes are measured against.
+"""
+
+import argparse
+import csv
+import gc
+import json
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+from torch import Tensor
+from workload import load_samples, make_tokenizer, random_model
+
+from glmtune.data.collate import IGNORED_LABEL, PaddingCollator
+from glmtune.data.packing import PackedSample, pack
+from glmtune.data.samples import SampleDataset
+from glmtune.training.flat import FlatParameters
+from glmtune.training.graphs import GradientAccumulator
+from glmtune.tuning.fused import fuse
+from glmtune.tuning.lora import attach_lora
+from glmtune.tuning.quantize import quantize_layers
+
+STEPS, SAMPLES, WINDOW = 200, 8, 20
+Batch = Sequence[dict[str, Any]]
+
+
+def with_adapter(base: Any, targets: str, is_random: bool) -> PeftModel:
+    """The same adapter whatever the base's dtype; B random for gradients, zero for training."""
+    torch.manual_seed(0)
+    model = attach_lora(base, {"r": 8, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": targets}).train()
+    generator = torch.Generator("cuda").manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name or ("lora_B" in name and is_random):
+                parameter.normal_(std=0.01, generator=generator)
+    return model
+
+
+def stock_loss(model: PeftModel, features: Batch) -> Tensor:
+    """The token mean as a stock pipeline computes it: padded, all logits, cross entropy in fp32."""
+    batch = {name: values.cuda() for name, values in PaddingCollator(0)(features).items()}
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED_LABEL
+    )
+
+
+def packed_loss(is_shared: bool) -> Callable[[PeftModel, Batch], Tensor]:
+    """The token mean over packed rows."""
+
+    def loss(model: PeftModel, features: Batch) -> Tensor:
+        samples = [PackedSample.of(feature["input_ids"], feature["labels"]) for feature in features]
+        packed = pack(samples, shares_prefix=is_shared).to("cuda")
+        return model(packed=packed).loss / sum(len(sample.labels) for sample in samples)
+
+    return loss
+
+
+def train(model: PeftModel, batches: Sequence[Batch], loss_of: Callable[[PeftModel, Batch], Tensor]) -> list[float]:
+    """The losses of all steps."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
+    losses = []
+    for features in batches:
+        loss = loss_of(model, features)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.detach())
+    return torch.stack(losses).tolist()
+
+
+def train_with_graphs(model: PeftModel, batches: Sequence[Batch], is_shared: bool) -> list[float]:
+    """The same on flat parameters, replaying graphs: the way that `glmtune train` goes."""
+    flat = FlatParameters([parameter for parameter in model.parameters() if parameter.requires_grad])
+    optimizer = torch.optim.AdamW([flat.flat], lr=1e-4, weight_decay=0.0, fused=True)
+    draw_seed = model.get_base_model().transformer.fused_layers.draw_graph_seed
+    accumulator = GradientAccumulator(
+        lambda packed: model(packed=packed).loss, flat.parameters, flat.gradients, draw_seed, uses_graphs=True
+    )
+    losses = []
+    for features in batches:
+        samples = [PackedSample.of(feature["input_ids"], feature["labels"]) for feature in features]
+        num_labels = sum(len(sample.labels) for sample in samples)
+        flat.begin_step()
+        packed = pack(samples, shares_prefix=is_shared, pads_to_bucket=True)
+        loss = accumulator.add(packed.to("cuda"), 1 / num_labels) / num_labels
+        torch.nn.utils.clip_grad_norm_([flat.flat], 1.0)
+        optimizer.step()
+        losses.append(loss)
+    return torch.stack(losses).tolist()
+
+
+def gradient(model: PeftModel, features: Batch, loss_of: Callable[[PeftModel, Batch], Tensor]) -> Tensor:
+    """All adapter gradients of one step in a row."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss_of(model, features), parameters)]).double()
+
+
+class Modes:
+    """Runs the modes one after the other on one base at a time."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.batches = batches
+        self.curves: dict[str, list[float]] = {}
+        self.gradients: dict[tuple[str, str], Tensor] = {}
+
+    def run(self, base: Any, name: str, *, is_fused: bool, is_shared: bool | None, uses_graphs: bool = False) -> None:
+        """`is_shared` is None for stock batches."""
+        loss_of = stock_loss if is_shared is None else packed_loss(is_shared)
+        if not uses_graphs:
+            for targets in ("query_key_value", "all-linear"):
+                model = self._start(base, targets, True, is_fused)
+                self.gradients[name, targets] = gradient(model, self.batches[0], loss_of)
+                self._end(model)
+        model = self._start(base, "query_key_value", False, is_fused)
+        if uses_graphs:
+            self.curves[name] = train_with_graphs(model, self.batches, bool(is_shared))
+        else:
+            self.curves[name] = train(model, self.batches, loss_of)
+        self._end(model)
+        print(name, sum(self.curves[name][-WINDOW:]) / WINDOW, flush=True)
+
+    def _start(self, base: Any, targets: str, is_random: bool, is_fused: bool) -> PeftModel:
+        model = with_adapter(base, targets, is_random)
+        if is_fused and (reason := fuse(model)) is not None:
+            raise RuntimeError(reason)
+        return model
+
+    def _end(self, model: PeftModel) -> None:
+        model.get_base_model().transformer.fused_layers = None
+        model.base_model.unload()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a mode: last losses, distances from fp32, and gradient errors against those of stock bf16."""
+        reference = torch.tensor(self.curves["fp32, stock"])
+        spread = (torch.tensor(self.curves["bf16, stock"]) - reference).abs()
+        rows = []
+        for name, curve in self.curves.items():
+            difference = torch.tensor(curve) - reference
+            row: dict[str, Any] = {
+                "mode": name,
+                "first_loss": round(curve[0], 5),
+                f"mean_loss_of_last_{WINDOW}": round(sum(curve[-WINDOW:]) / WINDOW, 5),
+                f"difference_to_fp32_of_last_{WINDOW}": round(float(difference[-WINDOW:].mean()), 5),
+                "mean_absolute_difference": round(float(difference.abs().mean()), 5),
+                "of_stock_bf16": round(float(spread.mean()), 5),
+                "largest_difference": round(float(difference.abs().max()), 5),
+                "largest_of_stock_bf16": round(float(spread.max()), 5),
+            }
+            for targets in ("query_key_value", "all-linear"):
+                errors = [self._error(mode, targets) for mode in (name, "bf16, stock")]
+                row[f"gradient_error_{targets}"] = "" if errors[0] is None else round(errors[0], 5)
+                row[f"ratio_{targets}"] = "" if not errors[0] else round(errors[0] / errors[1], 3)
+            rows.append(row)
+        return rows
+
+    def _error(self, name: str, targets: str) -> float | None:
+        if (name, targets) not in self.gradients:
+            return None
+        exact = self.gradients["fp32, stock", targets]
+        return float((self.gradients[name, targets] - exact).norm() / exact.norm())
+
+
+def main() -> None:
+    """Runs the modes and writes their rows and curves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True, help="a folder")
+    parser.add_argument("--commit", required=True, help="the commit that is measured")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        samples = SampleDataset(load_samples(arguments.data, make_tokenizer(arguments.data, Path(folder))))
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
+    batches = [[samples[index] for index in order[i * SAMPLES : (i + 1) * SAMPLES]] for i in range(STEPS)]
+    modes = Modes(batches)
+
+    base = random_model("cuda").float()  # of weights that bf16 holds exactly
+    modes.run(base, "fp32, stock", is_fused=False, is_shared=None)
+    modes.run(base, "fp32, fused", is_fused=True, is_shared=False)
+    base = base.bfloat16()
+    gc.collect()
+    torch.cuda.empty_cache()
+    modes.run(base, "bf16, stock", is_fused=False, is_shared=None)
+    modes.run(base, "bf16, packed", is_fused=False, is_shared=False)
+    modes.run(base, "bf16, fused", is_fused=True, is_shared=False)
+    modes.run(base, "bf16, fused, graphs", is_fused=True, is_shared=False, uses_graphs=True)
+    modes.run(base, "bf16, fused, shared prefix", is_fused=True, is_shared=True)
+    modes.run(base, "bf16, fused, shared prefix, graphs", is_fused=True, is_shared=True, uses_graphs=True)
+    quantize_layers(base, "fp8")
+    modes.run(base, "fp8, fused", is_fused=True, is_shared=False)
+    modes.run(base, "fp8, fused, graphs", is_fused=True, is_shared=False, uses_graphs=True)
+
+    environment = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "commit": arguments.commit,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    rows = [row | environment for row in modes.rows()]
+    with (arguments.results / "loss_parity.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    curves = {name: [round(loss, 5) for loss in curve] for name, curve in modes.curves.items()}
+    (arguments.results / "loss_parity_curves.json").write_text(json.dumps({**environment, "curves": curves}) + "\n")
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()
