@@ -1,6 +1,6 @@
 """How fast LoRA trains at ChatGLM3-6B's shape: the target cases, and what each idea adds to the tutorial's way.
 
-    python benchmarks/train_throughput.py --data huanhuan.json --commit HASH --results benchmarks/results/train_throughput.csv
+    python benchmarks/train_throughput.py --data huanhuan.json --commit HASH --results FILE.csv
 
 Every case sees the same samples in the same order, with the same adapters and the same optimiser, through transformers'
 Trainer, loader and clipping included. Speeds are medians over the steps after a warm-up.
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class StepClock(TrainerCallback):
 
     def durations_ms(self) -> list[float]:
         torch.cuda.synchronize()
-        return [first.elapsed_time(second) for first, second in zip(self.marks, self.marks[1:], strict=False)]
+        return [first.elapsed_time(second) for first, second in pairwise(self.marks)]
 
 
 class StockPackedCollator:
@@ -325,7 +326,7 @@ def measure_floor(num_tokens: int, repeats: int = 20) -> float:
             x @ weight.T
             grad @ weight
     torch.cuda.synchronize()
-    times = [first.elapsed_time(second) for first, second in zip(marks[1:], marks[2:], strict=False)]
+    times = [first.elapsed_time(second) for first, second in pairwise(marks[1:])]
     return num_tokens / (statistics.median(times) / 1e3 / 2 * 28)
 
 

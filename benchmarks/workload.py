@@ -1,11 +1,10 @@
-"""What the benchmarks train: a model of ChatGLM3-6B's true shape with random weights, and real samples of a real length.
+"""What the benchmarks train: a model of ChatGLM3-6B's true shape with random weights, and real samples.
 
-The published tokenizer cannot be had here, so one is made from the data themselves, with as many pieces (18,000) as give
-samples of the length that the published one gives: 52 tokens on average, the median 48, 18 of them in the answer.
+The published tokenizer is not part of the repository, so one is made from the data themselves, with as many pieces
+(18,000) as give samples of a realistic length: 52 tokens on average, the median 48, 18 of them in the answer.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -63,15 +62,3 @@ def load_samples(data: Path, tokenizer: ChatGLMTokenizer) -> Dataset:
     """The data behind the system prompt, tokenised."""
     dataset, _ = load_dataset(data, tokenizer, system=SYSTEM_PROMPT, max_length=512)
     return dataset
-
-
-def batches_of(lengths: Sequence[int], num_samples: int | None = None, num_tokens: int | None = None) -> list[range]:
-    """Cuts samples, in order, into batches of so many samples, or of at most so many tokens."""
-    starts, total = [0], 0
-    for index, length in enumerate(lengths):
-        is_full = index - starts[-1] == num_samples if num_samples else total + length > (num_tokens or 0)
-        if is_full:
-            starts.append(index)
-            total = 0
-        total += length
-    return [range(start, stop) for start, stop in zip(starts, starts[1:], strict=False)]

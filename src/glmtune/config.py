@@ -93,7 +93,8 @@ _PASSED_KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "gradient_accumulation_steps": "Samples of an optimiser step, times per_device_train_batch_size.",
             "logging_steps": "Optimiser steps between two log lines.",
             "num_train_epochs": "Passes over the data.",
-            "gradient_checkpointing": "Recompute activations in the backward pass: true, false, or auto for as few layers as fit.",
+            "gradient_checkpointing": "Recompute activations in the backward pass: true, false, or auto for as few "
+            "layers as fit.",
             "save_steps": "Optimiser steps between two checkpoints.",
             "learning_rate": "Peak learning rate.",
             "save_on_each_node": "Save on every node of a cluster rather than on the first.",

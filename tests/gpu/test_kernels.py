@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glmtune.ops import DenseLinear, Fp8Linear, Segments, label_head, reference
 from glmtune.ops.attention import attention_backward, attention_forward, has_flash_kernel
+from glmtune.ops.reference import Mask
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = [
@@ -65,6 +66,22 @@ def test_rms_norm(kernels, dtype, num_rows: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("width", [48, 1000])
+def test_dropout_within_other_kernels(kernels, dtype, num_rows: int, width: int) -> None:
+    x, grad, through, residual = (random(num_rows, width, dtype=dtype, seed=seed) for seed in range(4))
+    gate_up, weight = random(num_rows, 2 * width, dtype=dtype, seed=4), random(width, dtype=dtype, seed=5)
+    mask = Mask(0.25, torch.tensor([11], device=DEVICE), 3)
+    wide = [tensor.double() for tensor in (grad, x, weight, residual, through)]
+    results = [(kernels.rms_norm(x, weight, 1e-5, mask), reference.rms_norm(*wide[1:3], 1e-5, mask))]
+    result = kernels.rms_norm_backward(grad, x, weight, 1e-5, residual, through, mask)
+    results.append((result, reference.rms_norm_backward(*wide[:3], 1e-5, *wide[3:], mask)))
+    pair = kernels.swiglu_backward(grad, gate_up, True, through, mask)
+    expected = reference.swiglu_backward(wide[0], gate_up.double(), True, wide[4], mask)
+    for each, twin in [*results, *zip(pair, expected, strict=True)]:
+        assert error(each, twin) < 2 * TOLERANCE[dtype]  # rounded before and after the dropout
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
 @pytest.mark.parametrize("width", [1, 48, 1025, 13696])
 def test_swiglu(kernels, dtype, num_rows: int, width: int) -> None:
     gate_up, grad = random(num_rows, 2 * width, dtype=dtype), random(num_rows, width, dtype=dtype, seed=1)
@@ -98,13 +115,13 @@ def test_rotate(kernels, dtype, num_rows, num_heads, num_rotated, head_dim, rota
 @pytest.mark.parametrize("stream", [0, 1, 111])
 def test_dropout_has_the_same_mask_on_both_back_ends(kernels, dtype, shape, probability, seed, stream) -> None:
     x, total = random(*shape, dtype=dtype), random(*shape, dtype=dtype, seed=1)
-    mask = (probability, torch.tensor([seed], device=DEVICE), stream)
-    result, expected = kernels.dropout(x, *mask), reference.dropout(x, *mask)
+    mask = Mask(probability, torch.tensor([seed], device=DEVICE), stream)
+    result, expected = kernels.dropout(x, mask), reference.dropout(x, mask)
     assert torch.equal(result == 0, expected == 0)
     torch.testing.assert_close(result, expected)
     added, expected_sum = total.clone(), total.clone()
-    kernels.dropout_add_(added, x, *mask)
-    reference.dropout_add_(expected_sum, x, *mask)
+    kernels.dropout_add_(added, x, mask)
+    reference.dropout_add_(expected_sum, x, mask)
     torch.testing.assert_close(added, expected_sum)
 
 

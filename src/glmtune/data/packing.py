@@ -4,12 +4,13 @@
     packed             A A A A a a B B b A A A C c
     shared prefix      A A A | A a a | C c | B B b                   "A A A" computed once, seen by both behind it
 
-Every sample sees itself alone, and its positions start at 0. Which samples a step takes is not decided here; how they lie
-in memory makes no difference to the loss.
+Every sample sees itself alone, and its positions start at 0. Which samples a step takes is not decided here; how they
+lie in memory makes no difference to the loss.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy
@@ -164,7 +165,7 @@ def shared_prefixes(samples: Sequence[PackedSample]) -> list[Group]:
     contexts = [sample.context for sample in samples]
     keys = [context.astype(">i4").tobytes() for context in contexts]  # big-endian bytes sort as the ids do
     order = sorted(range(len(samples)), key=keys.__getitem__)
-    common = [_common_length(contexts[a], contexts[b]) for a, b in zip(order, order[1:], strict=False)]
+    common = [_common_length(contexts[a], contexts[b]) for a, b in pairwise(order)]
     return _best_groups(order, common, _MOST_SPLITS)[1]
 
 

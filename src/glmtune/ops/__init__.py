@@ -4,6 +4,7 @@ Every op is specified in plain torch by `reference`; that version runs anywhere 
 `back_end` is the one place where the version is chosen.
 """
 
+from glmtune.ops.attention import takes_flash_kernel
 from glmtune.ops.frozen_linear import DenseLinear, Fp8Linear, FrozenLinear
 from glmtune.ops.fused_layer import AdaptedLinear, Adapter, LayerCall, LayerWeights, fused_layer
 from glmtune.ops.label_head import label_head
@@ -27,4 +28,5 @@ __all__ = [
     "rotary_cos_sin",
     "segment_attention",
     "swiglu",
+    "takes_flash_kernel",
 ]

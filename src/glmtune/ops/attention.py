@@ -107,13 +107,13 @@ def attention_backward(
 
 def has_flash_kernel(query_QND: Tensor) -> bool:
     """Whether torch's flash attention takes such queries."""
-    return (
-        query_QND.is_cuda
-        and query_QND.dtype in (torch.bfloat16, torch.float16)
-        and query_QND.shape[-1] % 8 == 0
-        and query_QND.shape[-1] <= 256
-        and _is_ampere_or_newer(query_QND.device.index)
-    )
+    return takes_flash_kernel(query_QND.device, query_QND.dtype, query_QND.shape[-1])
+
+
+def takes_flash_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether a device has the flash kernel for a dtype and head size; then attention never makes the host wait."""
+    is_shaped = dtype in (torch.bfloat16, torch.float16) and head_dim % 8 == 0 and head_dim <= 256
+    return device.type == "cuda" and is_shaped and _is_ampere_or_newer(device.index)
 
 
 @cache

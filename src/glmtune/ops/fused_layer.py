@@ -19,6 +19,7 @@ from torch import Tensor
 from glmtune.ops.attention import attention_backward, attention_forward
 from glmtune.ops.back_end import back_end
 from glmtune.ops.frozen_linear import FrozenLinear
+from glmtune.ops.reference import Mask
 from glmtune.ops.segments import Segments
 
 
@@ -224,17 +225,19 @@ def _gathered(call: LayerCall, key_value_TGD: Tensor) -> tuple[Tensor, Tensor]:
 
 def _low(call: LayerCall, index: int, x_TK: Tensor) -> Tensor:
     """`scaling * dropout(x) @ a.T` of projection number `index`, [T, R]; [T, 0] without an adapter."""
-    adapter = call.weights.projections[index].adapter
+    adapter, mask = call.weights.projections[index].adapter, _mask(call, index)
     if adapter is None:
         return x_TK.new_empty(x_TK.shape[0], 0)
-    return _scaled_mm(_dropped(call, index, adapter, x_TK), adapter.a.T, adapter.scaling)
+    dropped = x_TK if mask is None else back_end(x_TK).dropout(x_TK, mask)
+    return _scaled_mm(dropped, adapter.a.T, adapter.scaling)
 
 
-def _dropped(call: LayerCall, index: int, adapter: Adapter, x_TK: Tensor) -> Tensor:
-    if call.seed is None or adapter.dropout == 0:
-        return x_TK
-    dropped: Tensor = back_end(x_TK).dropout(x_TK, adapter.dropout, call.seed, call.stream + index)
-    return dropped
+def _mask(call: LayerCall, index: int) -> Mask | None:
+    """The dropout on the input of an adapter; None where there is none."""
+    adapter = call.weights.projections[index].adapter
+    if adapter is None or adapter.dropout == 0 or call.seed is None:
+        return None
+    return Mask(adapter.dropout, call.seed, call.stream + index)
 
 
 def _product(projection: AdaptedLinear, x_TK: Tensor, low_TR: Tensor, residual_TN: Tensor | None = None) -> Tensor:
@@ -248,106 +251,115 @@ def _scaled_mm(left: Tensor, right: Tensor, scale: float) -> Tensor:
     return torch.addmm(left.new_empty(1), left, right, beta=0, alpha=scale)
 
 
+class _Through(NamedTuple):
+    """What comes back through a projection.
+
+    Attributes:
+        input: The gradient of its input, without what came through a dropout; None where nobody wants it.
+        masked: What came through its adapter's dropout, the dropout itself not yet applied; None for nothing.
+        low: The gradient of `low`, which that of A is made from; None without an adapter.
+    """
+
+    input: Tensor | None
+    masked: Tensor | None = None
+    low: Tensor | None = None
+
+
 class _Backward:
     """The backward pass of one call; nothing is computed below the first gradient that somebody wants."""
 
     def __init__(self, call: LayerCall) -> None:
         self.call = call
         self.weights = call.weights
-        self.adapter_grads: dict[int, tuple[Tensor, Tensor]] = {}
+        self.a_grads: dict[int, Tensor] = {}
+        self.b_grads: dict[int, Tensor] = {}
 
     def run(
-        self,
-        hidden_TH: Tensor,
-        activations: _Activations,
-        low_down: Tensor,
-        grad_QH: Tensor,
-        needs_hidden: bool,
+        self, hidden_TH: Tensor, kept: _Activations, low_down: Tensor, grad_QH: Tensor, needs_hidden: bool
     ) -> tuple[Tensor | None, ...]:
         """The gradient of the hidden states, and of A and B of each adapted projection."""
-        hidden_grad = self._run(hidden_TH, activations, low_down, grad_QH, needs_hidden)
-        return hidden_grad, *(grad for index in sorted(self.adapter_grads) for grad in self.adapter_grads[index])
+        hidden_grad = self._run(hidden_TH, kept, low_down, grad_QH, needs_hidden)
+        return hidden_grad, *(grads[index] for index in sorted(self.a_grads) for grads in (self.a_grads, self.b_grads))
 
     def _run(
         self, hidden_TH: Tensor, kept: _Activations, low_down: Tensor, grad_QH: Tensor, needs_hidden: bool
     ) -> Tensor | None:
-        weights, ops = self.weights, back_end(hidden_TH)
+        weights, eps, ops = self.weights, self.weights.eps, back_end(hidden_TH)
         # Whether the input of each projection needs a gradient, for itself or for an adapter further down.
         needs = [needs_hidden]
         for projection in weights.projections[:3]:
             needs.append(needs[-1] or projection.adapter is not None)
+        masks = [_mask(self.call, index) for index in range(4)]
 
-        grad, low = self._through(3, grad_QH, low_down, needs[3])
-        if grad is None:
-            self._finish(3, low, None if low is None else ops.swiglu(kept.gate_up_QF))
+        down = self._through(3, grad_QH, low_down, needs[3])
+        if down.input is None:
+            activation = ops.swiglu(kept.gate_up_QF)
+            self._finish(3, down.low, activation if masks[3] is None else ops.dropout(activation, masks[3]))
             return None
-        grad, activation = ops.swiglu_backward(grad, kept.gate_up_QF, low is not None)
-        self._finish(3, low, activation)
-        del activation
+        is_adapted = down.low is not None
+        grad, dropped = ops.swiglu_backward(down.input, kept.gate_up_QF, is_adapted, down.masked, masks[3])
+        self._finish(3, down.low, dropped)
+        del down, dropped
 
-        grad, low = self._through(2, grad, kept.low_up, needs[2])
-        if low is not None:
-            normed = ops.rms_norm(kept.middle_QH, weights.post_attention_norm, weights.eps)
-            self._finish(2, low, normed)
-        if grad is None:
+        up = self._through(2, grad, kept.low_up, needs[2])
+        del grad
+        if up.low is not None:
+            self._finish(2, up.low, ops.rms_norm(kept.middle_QH, weights.post_attention_norm, eps, masks[2]))
+        if up.input is None:
             return None
-        middle_grad = ops.rms_norm_backward(grad, kept.middle_QH, weights.post_attention_norm, weights.eps, grad_QH)
+        middle_grad = ops.rms_norm_backward(
+            up.input, kept.middle_QH, weights.post_attention_norm, eps, grad_QH, up.masked, masks[2]
+        )
 
-        grad, low = self._through(1, middle_grad, kept.low_dense, needs[1])
-        self._finish(1, low, kept.attended_QND.flatten(1))
-        if grad is None:
+        dense = self._through(1, middle_grad, kept.low_dense, needs[1])
+        if dense.low is not None:
+            attended = kept.attended_QND.flatten(1)
+            self._finish(1, dense.low, attended if masks[1] is None else ops.dropout(attended, masks[1]))
+        if dense.input is None:
             return None
-        query_grad, key_value_grad = self._attention(grad.view_as(kept.attended_QND), kept)
+        if dense.masked is not None:
+            ops.dropout_add_(dense.input, dense.masked, masks[1])
+        query_grad, key_value_grad = self._attention(dense.input.view_as(kept.attended_QND), kept)
 
-        grad, low = self._heads(query_grad, key_value_grad, kept.low_query_key_value, needs[0])
-        if low is not None:
-            self._finish(0, low, ops.rms_norm(hidden_TH, weights.input_norm, weights.eps))
-        if grad is None:
+        mixed = self._heads(query_grad, key_value_grad, kept.low_query_key_value, needs[0])
+        if mixed.low is not None:
+            self._finish(0, mixed.low, ops.rms_norm(hidden_TH, weights.input_norm, eps, masks[0]))
+        if mixed.input is None:
             return None
         residual = middle_grad
         if self.call.rows is not None:
             # Added, not copied: padding may name a row again, with a gradient of zero.
             residual = torch.zeros_like(hidden_TH).index_add_(0, self.call.rows, middle_grad)
-        hidden_grad: Tensor = ops.rms_norm_backward(grad, hidden_TH, weights.input_norm, weights.eps, residual)
+        hidden_grad: Tensor = ops.rms_norm_backward(
+            mixed.input, hidden_TH, weights.input_norm, eps, residual, mixed.masked, masks[0]
+        )
         return hidden_grad
 
-    def _through(
-        self, index: int, grad_TN: Tensor, low_TR: Tensor, needs_input: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Back through a projection: gradients of its input and of `low`; that of B is noted."""
+    def _through(self, index: int, grad_TN: Tensor, low_TR: Tensor, needs_input: bool) -> _Through:
+        """Back through projection number `index`; the gradient of its B is noted."""
         linear, adapter = self.weights.projections[index].linear, self.weights.projections[index].adapter
         input_grad = linear.input_gradient(grad_TN) if needs_input else None
         if adapter is None:
-            return input_grad, None
-        low_grad = _scaled_mm(grad_TN, adapter.b, adapter.scaling)
-        self._note_b(index, back_end(grad_TN).wide_product(grad_TN.T, low_TR))
-        self._add_low(index, adapter, low_grad, input_grad)
-        return input_grad, low_grad
+            return _Through(input_grad)
+        self.b_grads[index] = back_end(grad_TN).wide_product(grad_TN.T, low_TR)
+        return self._through_a(index, adapter, _scaled_mm(grad_TN, adapter.b, adapter.scaling), input_grad)
 
-    def _add_low(self, index: int, adapter: Adapter, low_grad_TR: Tensor, input_grad_TK: Tensor | None) -> None:
-        """Adds what reaches a projection's input through its adapter, in place."""
-        if input_grad_TK is None:
-            return
-        if self.call.seed is None or adapter.dropout == 0:
+    def _through_a(self, index: int, adapter: Adapter, low_grad_TR: Tensor, input_grad_TK: Tensor | None) -> _Through:
+        """From the gradient of `low` to that of the input, which it is added to where no dropout lies between."""
+        masked = None
+        if input_grad_TK is not None and _mask(self.call, index) is not None:
+            masked = low_grad_TR @ adapter.a
+        elif input_grad_TK is not None:
             input_grad_TK.addmm_(low_grad_TR, adapter.a)
-        else:
-            through_a = low_grad_TR @ adapter.a
-            stream = self.call.stream + index
-            back_end(through_a).dropout_add_(input_grad_TK, through_a, adapter.dropout, self.call.seed, stream)
+        return _Through(input_grad_TK, masked, low_grad_TR)
 
-    def _note_b(self, index: int, b_grad: Tensor) -> None:
-        self.adapter_grads[index] = (b_grad, b_grad)  # the first is A's place; `_finish` fills it
-
-    def _finish(self, index: int, low_grad_TR: Tensor | None, x_TK: Tensor | None) -> None:
-        """The gradient of A, which needs the projection's input `x` once more."""
-        adapter = self.weights.projections[index].adapter
-        if adapter is None or low_grad_TR is None or x_TK is None:
-            return
-        a_grad = back_end(x_TK).wide_product(low_grad_TR.T, _dropped(self.call, index, adapter, x_TK))
-        self.adapter_grads[index] = (a_grad, self.adapter_grads[index][1])
+    def _finish(self, index: int, low_grad_TR: Tensor | None, dropped_TK: Tensor | None) -> None:
+        """Notes the gradient of A, from the projection's input after dropout."""
+        if low_grad_TR is not None and dropped_TK is not None:
+            self.a_grads[index] = back_end(dropped_TK).wide_product(low_grad_TR.T, dropped_TK)
 
     def _attention(self, grad_QND: Tensor, kept: _Activations) -> tuple[Tensor, Tensor]:
-        """Gradients of queries, [Q, N, D], and of keys beside values, [T, 2 G, D], before rotation was applied."""
+        """Gradients of queries, [Q, N, D], and of keys beside values, [T, 2 G, D], as rotated."""
         call, groups = self.call, self.weights.num_key_value_heads
         key, value = _gathered(call, kept.key_value_TGD)
         query_grad, key_grad, value_grad = attention_backward(
@@ -367,40 +379,35 @@ class _Backward:
             key_value_grad = summed.view(-1, 2 * groups, self.weights.head_dim)
         return query_grad, key_value_grad
 
-    def _heads(
-        self, query_grad_QND: Tensor, key_value_grad_TGD: Tensor, low_TR: Tensor, needs_input: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Back through rotation and the query-key-value projection, as `_through`."""
+    def _heads(self, query_grad_QND: Tensor, key_value_grad_TGD: Tensor, low_TR: Tensor, needs_input: bool) -> _Through:
+        """Back through rotation and the query-key-value projection."""
         call, weights, ops = self.call, self.weights, back_end(query_grad_QND)
         heads, groups = weights.num_heads, weights.num_key_value_heads
         if call.rows is None:
             mixed = torch.cat((query_grad_QND, key_value_grad_TGD), dim=1)
             ops.rotate_(mixed, call.cos, call.sin, heads + groups, inverse=True)
             return self._through(0, mixed.flatten(1), low_TR, needs_input)
-        rows = call.rows
+        cos, sin = (angles.index_select(0, call.rows) for angles in (call.cos, call.sin))
         query_grad = query_grad_QND.contiguous()
-        ops.rotate_(query_grad, call.cos.index_select(0, rows), call.sin.index_select(0, rows), heads, inverse=True)
+        ops.rotate_(query_grad, cos, sin, heads, inverse=True)
         ops.rotate_(key_value_grad_TGD, call.cos, call.sin, groups, inverse=True)
-        return self._through_parts(query_grad.flatten(1), key_value_grad_TGD.flatten(1), low_TR, needs_input)
+        return self._through_parts(query_grad.flatten(1), key_value_grad_TGD.flatten(1), low_TR, call.rows, needs_input)
 
     def _through_parts(
-        self, query_grad: Tensor, key_value_grad: Tensor, low_TR: Tensor, needs_input: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
+        self, query_grad: Tensor, key_value_grad: Tensor, low_TR: Tensor, rows: Tensor, needs_input: bool
+    ) -> _Through:
         """`_through` for the last layer, where only some rows ask."""
-        rows = self.call.rows
-        assert rows is not None
         for_query, for_key_value = _split(self.weights)
         input_grad = None
         if needs_input:
             input_grad = for_key_value.linear.input_gradient(key_value_grad)
             input_grad.index_add_(0, rows, for_query.linear.input_gradient(query_grad))
+        if for_key_value.adapter is None or for_query.adapter is None:
+            return _Through(input_grad)
         adapter, query_adapter = for_key_value.adapter, for_query.adapter
-        if adapter is None or query_adapter is None:
-            return input_grad, None
         low_grad = _scaled_mm(key_value_grad, adapter.b, adapter.scaling)
         low_grad.index_add_(0, rows, _scaled_mm(query_grad, query_adapter.b, adapter.scaling))
         product = back_end(low_grad).wide_product
         parts = (product(query_grad.T, low_TR.index_select(0, rows)), product(key_value_grad.T, low_TR))
-        self._note_b(0, torch.cat(parts))
-        self._add_low(0, adapter, low_grad, input_grad)
-        return input_grad, low_grad
+        self.b_grads[0] = torch.cat(parts)
+        return self._through_a(0, adapter, low_grad, input_grad)

@@ -3,12 +3,29 @@
 Legend of dimension suffixes: B batch, T tokens, N heads, D head size, R rotated part of a head, H hidden size.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+class Mask(NamedTuple):
+    """A dropout mask, by what it follows from rather than by its elements.
+
+    Attributes:
+        probability: Share of elements that become 0; the others are divided by the share that stays.
+        seed: Any whole number below 2^31, [1] int64, on the device, where a CUDA graph reads it anew each time.
+        stream: Tells masks of one seed apart. The same seed, stream, shape and probability give the same mask on every
+            back end.
+    """
+
+    probability: float
+    seed: Tensor
+    stream: int
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, mask: Mask | None = None) -> Tensor:
     """Root-mean-square layer normalisation with a scale.
 
     The mean square, the division and the scaling are computed in fp32 (fp64 for fp64 inputs) and rounded once.
@@ -17,6 +34,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x: Input, [..., H], any floating dtype.
         weight: Scale, [H].
         eps: Added to the mean square.
+        mask: Dropout on the result; None for none.
 
     Returns:
         Normalised input, the shape and dtype of `x`.
@@ -25,7 +43,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     wide = x if x.dtype == torch.float64 else x.float()
     inverse_rms = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
-    return (wide * inverse_rms * weight.to(wide.dtype)).to(x.dtype)
+    normed = (wide * inverse_rms * weight.to(wide.dtype)).to(x.dtype)
+    return normed if mask is None else dropout(normed, mask)
 
 
 def rotary_cos_sin(position_ids_BT: Tensor, rotary_dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -87,7 +106,15 @@ def swiglu(gate_up: Tensor) -> Tensor:
 # T is rows (tokens, packed without a batch dimension), Q rows that ask, K keys gathered for them, G key-value heads.
 
 
-def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float, residual_grad: Tensor | None) -> Tensor:
+def rms_norm_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    residual_grad: Tensor | None,
+    masked_grad: Tensor | None = None,
+    mask: Mask | None = None,
+) -> Tensor:
     """The gradient of `rms_norm` for its input; the scale is frozen.
 
     Args:
@@ -96,10 +123,13 @@ def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float, resid
         weight: The scale, [H].
         eps: As in the forward pass.
         residual_grad: What reached `x` past the norm, [T, H], added; None for nothing.
+        masked_grad: What reached the norm's output through dropout, [T, H]; None for nothing.
+        mask: That dropout.
 
     Returns:
         The gradient of `x`, its shape and dtype.
     """
+    grad = _add_masked(grad, masked_grad, mask)
     wide = _widen(x)
     inverse_rms = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
     normed, scaled = wide * inverse_rms, _widen(grad) * weight.to(wide.dtype)
@@ -107,24 +137,35 @@ def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float, resid
     return (result if residual_grad is None else result + _widen(residual_grad)).to(x.dtype)
 
 
-def swiglu_backward(grad: Tensor, gate_up: Tensor, with_output: bool) -> tuple[Tensor, Tensor | None]:
+def swiglu_backward(
+    grad: Tensor,
+    gate_up: Tensor,
+    with_output: bool,
+    masked_grad: Tensor | None = None,
+    mask: Mask | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """The gradient of `swiglu`, and its output once more.
 
     Args:
         grad: Gradient of the output, [T, F].
         gate_up: The input, [T, 2 x F].
         with_output: Whether to compute the output, which an adapter behind it needs.
+        masked_grad: What reached the output through dropout, [T, F]; None for nothing.
+        mask: That dropout, which the output is put through here too; None for none.
 
     Returns:
         The gradient of `gate_up`, and the output, [T, F], or None.
     """
+    grad = _add_masked(grad, masked_grad, mask)
     gate, up = _widen(gate_up).chunk(2, dim=-1)
     wide = _widen(grad)
     sigmoid = torch.sigmoid(gate)
     silu = gate * sigmoid
     gate_grad = wide * up * (sigmoid + silu * (1 - sigmoid))
-    output = (silu * up).to(grad.dtype) if with_output else None
-    return torch.cat((gate_grad, wide * silu), dim=-1).to(grad.dtype), output
+    output = (silu * up).to(gate_up.dtype) if with_output else None
+    if output is not None and mask is not None:
+        output = dropout(output, mask)
+    return torch.cat((gate_grad, wide * silu), dim=-1).to(gate_up.dtype), output
 
 
 def rotate_(heads_TND: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, num_rotated: int, inverse: bool = False) -> None:
@@ -142,33 +183,35 @@ def rotate_(heads_TND: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, num_rotated: int,
     wanted.copy_(apply_rotary(_widen(wanted).unsqueeze(0), cos_Tr.unsqueeze(0), sin.unsqueeze(0))[0])
 
 
-def dropout(x: Tensor, probability: float, seed: Tensor, stream: int) -> Tensor:
+def dropout(x: Tensor, mask: Mask) -> Tensor:
     """Dropout whose mask follows from a seed, so that it need not be kept.
 
     Args:
         x: Input, [T, H].
-        probability: Share of elements that become 0; the others are divided by the share that stays.
-        seed: Any whole number below 2^31, [1] int64, on the device, where a CUDA graph reads it anew each time.
-        stream: Tells masks of one seed apart. The same seed, stream, shape and probability give the same mask on every
-            back end.
+        mask: The mask.
 
     Returns:
         The input with elements dropped; same shape and dtype.
     """
-    return torch.where(_is_kept(x, probability, seed, stream), _widen(x) / (1 - probability), 0).to(x.dtype)
+    return torch.where(_is_kept(x, mask), _widen(x) / (1 - mask.probability), 0).to(x.dtype)
 
 
-def dropout_add_(total: Tensor, grad: Tensor, probability: float, seed: Tensor, stream: int) -> None:
+def dropout_add_(total: Tensor, grad: Tensor, mask: Mask) -> None:
     """Adds the gradient of `dropout` for its input to `total`, in place.
 
     Args:
         total: What else reached the input, [T, H]; changed in place.
         grad: Gradient of the output, [T, H].
-        probability: As in the forward pass.
-        seed: As in the forward pass.
-        stream: As in the forward pass.
+        mask: As in the forward pass.
     """
-    total.copy_(_widen(total) + dropout(_widen(grad), probability, seed, stream))
+    total.copy_(_add_masked(total, grad, mask))
+
+
+def _add_masked(grad: Tensor, masked_grad: Tensor | None, mask: Mask | None) -> Tensor:
+    if masked_grad is None:
+        return grad
+    masked = _widen(masked_grad)
+    return _widen(grad) + (masked if mask is None else dropout(masked, mask))
 
 
 def dropout_threshold(probability: float) -> int:
@@ -176,9 +219,10 @@ def dropout_threshold(probability: float) -> int:
     return round(probability * 2**32)
 
 
-def _is_kept(x: Tensor, probability: float, seed: Tensor, stream: int) -> Tensor:
+def _is_kept(x: Tensor, mask: Mask) -> Tensor:
     index = torch.arange(x.numel(), device=x.device).view(x.shape)
-    return _hash_uint32(index ^ _hash_uint32(seed + stream * 0x9E3779B9)) >= dropout_threshold(probability)
+    seed = _hash_uint32(mask.seed + mask.stream * 0x9E3779B9)
+    return _hash_uint32(index ^ seed) >= dropout_threshold(mask.probability)
 
 
 def _hash_uint32(value: Tensor) -> Tensor:

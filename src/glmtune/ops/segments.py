@@ -10,8 +10,8 @@ from torch import Tensor
 class Segments:
     """Stretches of queries, each with the stretch of keys that it sees.
 
-    Segment s asks with queries `cu_query[s] : cu_query[s + 1]` and sees keys `cu_key[s] : cu_key[s + 1]`. Its last query
-    sees all of them, the one before it all but the last, and so on: causal, aligned at the end.
+    Segment s asks with queries `cu_query[s] : cu_query[s + 1]` and sees keys `cu_key[s] : cu_key[s + 1]`. Its last
+    query sees all of them, the one before it all but the last, and so on: causal, aligned at the end.
 
         sample of 4 tokens            queries 0 1 2 3      keys 0 1 2 3
         own 2 tokens behind 3 shared  queries 3 4          keys 0 1 2 3 4

@@ -27,7 +27,7 @@ class GradientAccumulator:
     """Computes the loss of packed rows and adds its gradients up; as CUDA graphs where that is asked for.
 
     A layout is computed in the ordinary way the first time that it comes, which compiles what has to be compiled, and
-    recorded the second time. All graphs share one pool of memory, and so do the passes that are not recorded.
+    recorded the second time. All graphs share one pool of memory.
 
     Args:
         loss: Computes the weighted loss of packed rows, a scalar.
@@ -50,7 +50,7 @@ class GradientAccumulator:
         self._uses_graphs = uses_graphs
         self._seen: set[Hashable] = set()
         self._recorded: dict[Hashable, _Recorded] = {}
-        self._pool = torch.cuda.MemPool() if uses_graphs else None
+        self._pool = torch.cuda.graph_pool_handle() if uses_graphs else None
         self._scale = torch.ones((), device=gradients[0].device)
 
     def add(self, packed: PackedRows, scale: float | Tensor) -> Tensor:
@@ -75,11 +75,7 @@ class GradientAccumulator:
                 return self._replay(self._recorded[layout], packed)
         elif packed.is_padded:
             self._seen.add(layout)
-        if self._pool is None or not packed.is_padded:
-            return self._compute(packed)
-        with torch.cuda.use_mem_pool(self._pool):
-            loss = self._compute(packed)
-        return loss.clone()  # outside of the pool, where a replay would write over it
+        return self._compute(packed)
 
     def _compute(self, packed: PackedRows) -> Tensor:
         loss = self._loss(packed)
@@ -88,10 +84,9 @@ class GradientAccumulator:
         return loss.detach()
 
     def _record(self, packed: PackedRows) -> _Recorded:
-        assert self._pool is not None
         own = replace(packed, buffer=packed.buffer.clone())
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool.id, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             loss = self._compute(own)
         return _Recorded(graph, own, loss)
 

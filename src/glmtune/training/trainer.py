@@ -20,6 +20,7 @@ from glmtune.data.samples import SampleDataset
 from glmtune.data.statistics import DataStats
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.ops import takes_flash_kernel
 from glmtune.prompts import Template
 from glmtune.training.arguments import make_arguments
 from glmtune.training.callbacks import Interruption, LogFile, ProgressReport
@@ -249,8 +250,8 @@ def _plan_computation(
         shares_prefix = dropout == 0
         if not shares_prefix and num_samples > 1:
             lines.append(
-                f"shared beginnings are computed for each sample, since lora_dropout is {dropout:g}; with lora_dropout=0 "
-                "they are computed once, with the same result (or set train.shared_prefix=true)"
+                f"shared beginnings are computed for each sample, since lora_dropout is {dropout:g}; with "
+                "lora.lora_dropout=0 they are computed once, with the same result (or set train.shared_prefix=true)"
             )
     num_checkpointed = None
     if config.train.get("gradient_checkpointing") == "auto":
@@ -266,11 +267,12 @@ def _plan_computation(
             )
             lines.append(f"梯度检查点 gradient checkpointing: {num_checkpointed} of {model.config.num_layers} layers")
         checkpoint_layers(model, num_checkpointed)
+    can_be_recorded = takes_flash_kernel(model.device, dtype, model.config.kv_channels)
     collator = PackingCollator(
         max_tokens=max_tokens,
         shares_prefix=shares_prefix,
         loss_weight=config.data.loss_weight,
-        pads_to_buckets=why_not is None and model.device.type == "cuda" and arguments.world_size == 1,
+        pads_to_buckets=why_not is None and can_be_recorded and arguments.world_size == 1,
     )
     return _Computation(collator, num_checkpointed, lines)
 

@@ -28,7 +28,7 @@ from glmtune.models.chatglm.masking import causal_mask
 from glmtune.models.chatglm.packed import PackedRows
 from glmtune.ops import label_head, rotary_cos_sin
 
-# Runs all layers on packed rows: hidden states [T, H], rotation, packed rows -> hidden states of the label rows, [L, H].
+# Runs all layers: hidden states [T, H], rotation, packed rows -> hidden states of the label rows, [L, H].
 FusedLayers = Callable[[Tensor, Rotation, PackedRows], Tensor]
 
 
