@@ -32,6 +32,8 @@ from workload import load_samples, make_tokenizer, random_model
 from glmtune.data.collate import IGNORED_LABEL, PaddingCollator
 from glmtune.data.packing import PackedSample, PackingCollator, pack
 from glmtune.data.samples import SampleDataset
+from glmtune.training.flat import FlatParameters
+from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.tuning.checkpointing import checkpoint_layers
 from glmtune.tuning.fused import fuse
@@ -60,6 +62,7 @@ class Case:
         checkpointing: Whether all layers are checkpointed.
         quantize: How the base is held.
         attention: Attention of the stock model.
+        is_bare: Whether to go without the Trainer, in the shortest loop that does the same: what it costs.
         steps: Measured steps.
     """
 
@@ -74,6 +77,7 @@ class Case:
     checkpointing: bool = False
     quantize: str = "none"
     attention: str = "sdpa"
+    is_bare: bool = False
     steps: int = 60
 
 
@@ -88,10 +92,19 @@ ABLATION = [
     Case("shared prefix, dropout 0", "shared", "label", "graphs", dropout=0.0, steps=150),
 ]
 TARGETS = [
+    Case("CUDA graphs, without the Trainer", is_bare=True, steps=150),
     Case("tutorial's recipe, at most 14 GB", max_tokens=447, steps=150),
     Case("tutorial's recipe, all linears", targets="all-linear", steps=100),
     Case("8,192 tokens, qkv, dropout 0.1", samples=SAMPLES_OF_8192_TOKENS, layers="fused", steps=50),
     Case("8,192 tokens, qkv, dropout 0", samples=SAMPLES_OF_8192_TOKENS, layers="fused", dropout=0.0, steps=50),
+    Case(
+        "8,192 tokens, all linears, dropout 0",
+        samples=SAMPLES_OF_8192_TOKENS,
+        layers="fused",
+        targets="all-linear",
+        dropout=0.0,
+        steps=50,
+    ),
     Case(
         "8,192 tokens, all linears, dropout 0.1",
         samples=SAMPLES_OF_8192_TOKENS,
@@ -257,6 +270,29 @@ class Counting:
         return useful, executed
 
 
+def run_bare(trainer: LoraTrainer, clock: StepClock) -> list[float]:
+    """Loader, forward, backward, clipping and optimiser of a trainer's case, and nothing else; returns the losses."""
+    model, arguments = trainer.model.train(), trainer.args
+    flat = FlatParameters([parameter for parameter in model.parameters() if parameter.requires_grad])
+    optimizer = torch.optim.AdamW([flat.flat], lr=arguments.learning_rate, fused=True)
+    draw_seed = model.get_base_model().transformer.fused_layers.draw_graph_seed
+    accumulator = GradientAccumulator(
+        lambda packed: model(packed=packed).loss, flat.parameters, flat.gradients, draw_seed, uses_graphs=True
+    )
+    losses, batches = [], iter(())
+    for _ in range(arguments.max_steps):
+        if (batch := next(batches, None)) is None:
+            batches = iter(trainer.get_train_dataloader())
+            batch = next(batches)
+        flat.begin_step()
+        for packed in batch["micro_batches"]:
+            losses.append(accumulator.add(packed, 1 / batch["total_weight"]) / batch["total_weight"])
+        torch.nn.utils.clip_grad_norm_([flat.flat], arguments.max_grad_norm)
+        optimizer.step()
+        clock.on_step_end()
+    return torch.stack(losses).tolist()
+
+
 def measure(case: Case, base: Any, samples: Dataset, floor_tokens_per_s: float) -> dict[str, Any]:
     """Runs a case; returns its row."""
     warm_up = 60 if case.layers == "graphs" else 8  # graphs are recorded as layouts come
@@ -276,11 +312,15 @@ def measure(case: Case, base: Any, samples: Dataset, floor_tokens_per_s: float) 
     with tempfile.TemporaryDirectory() as folder:
         trainer, clock, counting = make_trainer(case, model, samples, folder, warm_up)
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        losses = []
+        if case.is_bare:
+            losses = run_bare(trainer, clock)
+        else:
+            trainer.train()
         durations = clock.durations_ms()[warm_up - 1 :]
         peak = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
         useful, executed = counting.per_step(trainer.args.gradient_accumulation_steps, warm_up, case.steps)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = losses or [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     median_ms = statistics.median(durations)
     useful_per_s = statistics.median(tokens / ms * 1e3 for tokens, ms in zip(useful, durations, strict=True))
     executed_per_s = statistics.median(tokens / ms * 1e3 for tokens, ms in zip(executed, durations, strict=True))

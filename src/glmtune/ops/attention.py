@@ -98,10 +98,11 @@ def attention_backward(
     grads = (torch.zeros_like(query_QND), torch.zeros_like(key_KGD), torch.zeros_like(value_KGD))
     for q, k in segments.bounds():
         with torch.enable_grad():
-            parts = [x.detach().requires_grad_() for x in (query_QND[q], key_KGD[k], value_KGD[k])]
-            output = _attend(*parts, scale)
-        for total, part in zip(grads, torch.autograd.grad(output, parts, grad_QND[q]), strict=True):
-            total[k if total is not grads[0] else q] += part
+            query, key, value = (x.detach().requires_grad_() for x in (query_QND[q], key_KGD[k], value_KGD[k]))
+            output = _attend(query, key, value, scale)
+        parts = torch.autograd.grad(output, (query, key, value), grad_QND[q])
+        for total, rows, part in zip(grads, (q, k, k), parts, strict=True):
+            total[rows] += part
     return grads
 
 

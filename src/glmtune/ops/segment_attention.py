@@ -42,5 +42,8 @@ class _SegmentAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_TND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        grads = attention_backward(grad_TND.contiguous(), *ctx.saved_tensors, ctx.segments, ctx.scale)
+        query, key, value, output, log_sum_exp = ctx.saved_tensors
+        grads = attention_backward(
+            grad_TND.contiguous(), query, key, value, output, log_sum_exp, ctx.segments, ctx.scale
+        )
         return *grads, None, None

@@ -63,6 +63,7 @@ class LoraTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.optimizer: Any
         self._flat: list[FlatParameters] = []
         self._accumulator: GradientAccumulator | None = None
         self._uses_graphs = uses_graphs

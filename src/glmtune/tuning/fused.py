@@ -5,7 +5,7 @@ PEFT's own, and every other way of calling the model runs through PEFT's modules
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -109,7 +109,7 @@ class FusedLayers:
     """
 
     def __init__(self, base: ChatGLMForConditionalGeneration) -> None:
-        self._dtype = base.transformer.encoder.layers[0].input_layernorm.weight.dtype
+        self._dtype = _blocks(base)[0].input_layernorm.get_parameter("weight").dtype
         self._wide: list[Tensor] = []
         self._narrow: list[Tensor] = []
         self._blocks = [self._fused_block(block, base.config) for block in _blocks(base)]
@@ -168,11 +168,15 @@ class FusedLayers:
     def _fused_block(self, block: GLMBlock, config: ChatGLMConfig) -> _FusedBlock:
         projections = _projections(block)
         parameters = [p for layer in projections if isinstance(layer, LoraLinear) for p in _parameters(layer)]
+        query_key_value, dense, up, down = (self._adapted_linear(layer) for layer in projections)
         weights = LayerWeights(
-            block.input_layernorm.weight,
-            block.post_attention_layernorm.weight,
-            config.layernorm_epsilon,
-            *(self._adapted_linear(layer) for layer in projections),
+            input_norm=block.input_layernorm.get_parameter("weight").detach(),
+            post_attention_norm=block.post_attention_layernorm.get_parameter("weight").detach(),
+            eps=config.layernorm_epsilon,
+            query_key_value=query_key_value,
+            dense=dense,
+            dense_h_to_4h=up,
+            dense_4h_to_h=down,
             num_heads=config.num_attention_heads,
             num_key_value_heads=config.num_key_value_heads,
             head_dim=config.kv_channels,
@@ -182,10 +186,10 @@ class FusedLayers:
     def _adapted_linear(self, layer: nn.Module) -> AdaptedLinear:
         if not isinstance(layer, LoraLinear):
             return AdaptedLinear(_frozen(layer))
-        narrow = [self._narrow_copy(parameter) for parameter in _parameters(layer)]
+        a, b = (self._narrow_copy(parameter) for parameter in _parameters(layer))
         dropout = layer.lora_dropout[_ADAPTER]
         probability = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
-        return AdaptedLinear(_frozen(layer.get_base_layer()), Adapter(*narrow, layer.scaling[_ADAPTER], probability))
+        return AdaptedLinear(_frozen(layer.get_base_layer()), Adapter(a, b, layer.scaling[_ADAPTER], probability))
 
     def _narrow_copy(self, parameter: nn.Parameter) -> Tensor:
         copy = parameter.detach().to(self._dtype, copy=True)
@@ -200,15 +204,12 @@ def _draw() -> int:
 
 
 def _without_adapters(weights: LayerWeights) -> LayerWeights:
-    plain = [AdaptedLinear(projection.linear) for projection in weights.projections]
-    return LayerWeights(
-        weights.input_norm,
-        weights.post_attention_norm,
-        weights.eps,
-        *plain,
-        num_heads=weights.num_heads,
-        num_key_value_heads=weights.num_key_value_heads,
-        head_dim=weights.head_dim,
+    return replace(
+        weights,
+        query_key_value=AdaptedLinear(weights.query_key_value.linear),
+        dense=AdaptedLinear(weights.dense.linear),
+        dense_h_to_4h=AdaptedLinear(weights.dense_h_to_4h.linear),
+        dense_4h_to_h=AdaptedLinear(weights.dense_4h_to_h.linear),
     )
 
 

@@ -30,6 +30,7 @@ class QuantizedLinear(nn.Linear):
         # Bytes, not fp8: PEFT would make new adapters in a floating-point weight's own dtype.
         self.weight = nn.Parameter(frozen.values.view(torch.uint8), requires_grad=False)
         self.bias = linear.bias
+        self.scales: Tensor
         self.register_buffer("scales", frozen.scales)
 
     @property
@@ -71,17 +72,12 @@ def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) 
     if model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) < (8, 9):
         name = torch.cuda.get_device_name(model.device)
         raise ConfigError(f"model.quantize=fp8 needs an Ada, Hopper or newer GPU; this is a {name}")
-    for block in model.transformer.encoder.layers:
-        for parent, name in (
-            (block.self_attention, "query_key_value"),
-            (block.self_attention, "dense"),
-            (block.mlp, "dense_h_to_4h"),
-            (block.mlp, "dense_4h_to_h"),
-        ):
-            linear = parent.get_submodule(name)
-            if linear.in_features % 16 or linear.out_features % 16:
-                raise ModelError(
-                    f"model.quantize=fp8 needs widths that are multiples of 16; {name} is "
-                    f"{linear.in_features} x {linear.out_features}"
-                )
-            parent.set_submodule(name, QuantizedLinear(linear))
+    layers = model.transformer.encoder.layers
+    linears = [(name, module) for name, module in layers.named_modules() if isinstance(module, nn.Linear)]
+    for name, linear in linears:
+        if linear.in_features % 16 or linear.out_features % 16:
+            raise ModelError(
+                f"model.quantize=fp8 needs widths that are multiples of 16; {name.rpartition('.')[2]} is "
+                f"{linear.in_features} x {linear.out_features}"
+            )
+        layers.set_submodule(name, QuantizedLinear(linear))

@@ -129,11 +129,11 @@ class PackedRows:
 
     def _segments(self, prefix: str, max_lengths: tuple[int, ...]) -> Segments:
         names = ("key_rows", "slot_order", "slot_offsets")
-        gathering = [self._fields[prefix + name] for name in names]
-        is_gathered = len(gathering[0]) > 0
+        gathering = {name: self._fields[prefix + name] for name in names}
         return Segments(
             self._fields[f"{prefix}cu_query"],
             self._fields[f"{prefix}cu_key"],
-            *max_lengths,
-            *(gathering if is_gathered else [None] * 3),
+            max_query=max_lengths[0],
+            max_key=max_lengths[1],
+            **(gathering if len(gathering["key_rows"]) else {}),
         )

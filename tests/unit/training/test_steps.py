@@ -1,0 +1,177 @@
+"""However a step is computed, it computes the same."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch.nn import functional as F
+
+from glmtune.config import LORA_DEFAULTS
+from glmtune.data.dataset import load_dataset
+from glmtune.errors import ConfigError
+from glmtune.models.chatglm.packed import PackedRows
+from glmtune.training.lora_trainer import LoraTrainer
+from glmtune.training.trainer import TrainResult
+from glmtune.tuning.load import load_base
+from glmtune.tuning.lora import attach_lora
+
+Run = Callable[..., TrainResult]
+
+
+@pytest.fixture
+def micro_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[PackedRows]]:
+    """Collects what each step is computed in; tests empty it between runs."""
+    original = LoraTrainer.training_step
+    seen: list[list[PackedRows]] = []
+
+    def watched(self: LoraTrainer, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(inputs["micro_batches"])
+        return original(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(LoraTrainer, "training_step", watched)
+    return seen
+
+
+@pytest.fixture
+def uneven_file(tmp_path: Path) -> Path:
+    """Answers of very different lengths."""
+    rows = [{"instruction": f"第{n}个问题？", "output": "这是回答。" * (1 + n * n)} for n in range(6)]
+    file = tmp_path / "uneven.json"
+    file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return file
+
+
+def logged(folder: Path, name: str = "loss") -> list[float]:
+    entries = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text().splitlines()]
+    return [entry[name] for entry in entries if name in entry]
+
+
+def assert_same_steps(folder: Path, other: Path) -> None:
+    """Gradient norms are compared too: AdamW alone would hide a gradient of the wrong size."""
+    assert len(logged(folder)) > 0
+    assert logged(folder) == pytest.approx(logged(other), abs=1e-5)
+    assert logged(folder, "grad_norm") == pytest.approx(logged(other, "grad_norm"), rel=1e-4)
+
+
+def test_the_limit_of_tokens_changes_no_step(run: Run, tmp_path: Path, micro_batches: list[Any]) -> None:
+    for max_tokens, num_passes in ((10_000, 1), (60, 2), (1, 4)):
+        micro_batches.clear()
+        run("lora.lora_dropout=0", f"train.max_tokens_per_device={max_tokens}", name=f"run-{max_tokens}")
+        assert [len(step) for step in micro_batches] == [num_passes] * 6
+        assert_same_steps(tmp_path / f"run-{max_tokens}", tmp_path / "run-10000")
+    assert len(set(logged(tmp_path / "run-1"))) == 6
+
+
+def test_batches_and_accumulation_multiply(run: Run, tmp_path: Path, micro_batches: list[Any]) -> None:
+    for batch_size in (4, 2, 1):
+        micro_batches.clear()
+        run(
+            "lora.lora_dropout=0",
+            f"train.per_device_train_batch_size={batch_size}",
+            f"train.gradient_accumulation_steps={4 // batch_size}",
+            name=f"run-{batch_size}",
+        )
+        assert [sum(packed.num_samples for packed in step) for step in micro_batches] == [4] * 6
+        assert {len(step) for step in micro_batches} == {4 // batch_size}
+        assert_same_steps(tmp_path / f"run-{batch_size}", tmp_path / "run-4")
+
+
+def test_a_shared_prefix_changes_no_step(run: Run, tmp_path: Path, micro_batches: list[Any]) -> None:
+    num_rows = {}
+    for word in ("false", "true"):
+        micro_batches.clear()
+        settings = ["lora.lora_dropout=0", "prompt.system=你是甄嬛，雍正的妃子。", f"train.shared_prefix={word}"]
+        run(*settings, "train.max_tokens_per_device=10000", name=f"run-{word}")
+        num_rows[word] = sum(len(packed.input_ids) for step in micro_batches for packed in step)
+    assert num_rows["true"] < 0.8 * num_rows["false"]
+    assert_same_steps(tmp_path / "run-true", tmp_path / "run-false")
+
+
+@pytest.mark.parametrize(("dropout", "is_shared"), [("0", True), ("0.1", False)])
+def test_prefixes_are_shared_where_there_is_no_dropout(
+    run: Run, micro_batches: list[Any], console: Console, dropout: str, is_shared: bool
+) -> None:
+    run(f"lora.lora_dropout={dropout}", "train.max_steps=1", "train.max_tokens_per_device=10000")
+    (packed,) = micro_batches[0]
+    assert (len(packed.input_ids) < packed.num_tokens) == is_shared
+    assert ("since lora_dropout is 0.1" in console.export_text()) == (not is_shared)
+
+
+@pytest.mark.parametrize("weight", ["token", "sample"])
+def test_a_step_is_the_mean_over_tokens_or_over_samples(
+    run: Run, uneven_file: Path, shared: Path, tmp_path: Path, weight: str
+) -> None:
+    run(
+        f"data.path={uneven_file}",
+        f"data.loss_weight={weight}",
+        "lora.lora_dropout=0",
+        "train.max_steps=1",
+        "train.per_device_train_batch_size=6",
+        "train.gradient_accumulation_steps=1",
+        "train.max_tokens_per_device=50",
+    )
+    base, tokenizer = load_base(shared / "golden" / "chatglm3-tiny", device_map="cpu")
+    torch.manual_seed(42)
+    model = attach_lora(base, {**LORA_DEFAULTS, "lora_dropout": 0.0})
+    by_sample = []
+    for row in load_dataset(str(uneven_file), tokenizer)[0]:
+        logits, labels = model(torch.tensor([row["input_ids"]])).logits[0, :-1], torch.tensor(row["labels"][1:])
+        by_sample.append(F.cross_entropy(logits[labels != -100], labels[labels != -100], reduction="none"))
+    means = {"token": torch.cat(by_sample).mean(), "sample": torch.stack([each.mean() for each in by_sample]).mean()}
+    assert abs(means["token"] - means["sample"]) > 1e-3
+    means[weight].backward()
+    norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]).norm()
+    assert logged(tmp_path / "run") == [pytest.approx(means[weight].item(), abs=1e-5)]
+    assert logged(tmp_path / "run", "grad_norm") == [pytest.approx(norm.item(), rel=1e-4)]
+
+
+def test_the_limit_of_tokens_changes_no_eval_loss(run: Run, tmp_path: Path, uneven_file: Path) -> None:
+    settings = ["lora.lora_dropout=0", "train.max_steps=2", "train.save_steps=1", f"data.eval_path={uneven_file}"]
+    for max_tokens in (10_000, 60, 1):
+        run(*settings, f"train.max_tokens_per_device={max_tokens}", name=f"run-{max_tokens}")
+    expected = logged(tmp_path / "run-10000", "eval_loss")
+    assert len(set(expected)) == 2
+    for max_tokens in (60, 1):
+        assert logged(tmp_path / f"run-{max_tokens}", "eval_loss") == pytest.approx(expected, abs=1e-5)
+
+
+def test_layers_that_cannot_be_fused_are_told_of_and_train(run: Run, console: Console) -> None:
+    result = run("lora.use_dora=true")
+    lines = [line for line in console.export_text().splitlines() if "one operation at a time" in line]
+    assert len(lines) == 1
+    assert "lora.use_dora" in lines[0]
+    assert result.num_steps == 6
+    assert result.last_loss < result.first_loss
+
+
+def test_layers_that_can_be_fused_are_not_told_of(run: Run, console: Console) -> None:
+    run("train.max_steps=1")
+    assert "one operation at a time" not in console.export_text()
+
+
+def test_checkpointing_changes_no_step(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = LoraTrainer.training_step
+    flags: list[list[bool]] = []
+
+    def watched(self: LoraTrainer, model: Any, *args: Any, **kwargs: Any) -> Any:
+        flags.append([layer.gradient_checkpointing for layer in model.get_base_model().transformer.encoder.layers])
+        return original(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(LoraTrainer, "training_step", watched)
+    for word in ("false", "true", "auto"):
+        run(f"train.gradient_checkpointing={word}", "train.max_steps=2", name=f"run-{word}")
+    assert flags == [[False] * 3] * 2 + [[True] * 3] * 2 + [[False] * 3] * 2  # the CPU has memory enough
+    for word in ("true", "auto"):
+        assert_same_steps(tmp_path / f"run-{word}", tmp_path / "run-false")
+
+
+@pytest.mark.parametrize(
+    "override", ["train.gradient_checkpointing=some", "train.gradient_checkpointing=Auto", "data.loss_weight=word"]
+)
+def test_words_that_are_not_known(run: Run, override: str) -> None:
+    with pytest.raises(ConfigError, match=override.partition("=")[0]):
+        run(override)
