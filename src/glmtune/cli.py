@@ -12,6 +12,9 @@ from rich.console import Console
 
 from glmtune.errors import ConfigError, GlmtuneError
 
+# Before torch is imported: memory in pieces that grow, of which less is lost between steps of different sizes.
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
 app = typer.Typer(
     help="Fine-tune ChatGLM3-6B and its family with LoRA. 用 LoRA 微调 ChatGLM3-6B。",
     no_args_is_help=True,

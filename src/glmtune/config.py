@@ -500,8 +500,10 @@ def _check_value(name: str, value: Any, hint: Any) -> tuple[Any, str | None]:
         read = TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True)).validate_python(value)
     except ValidationError:
         expected = " or ".join(sorted(member.__name__ for member in members if member is not NoneType))
+        if name == "train.gradient_checkpointing":
+            expected = "true, false or auto"
         return value, f"{name}: expected {expected}; found {value!r}"
-    return (read, None) if isinstance(value, str) or str in members else (value, None)
+    return (read, None) if isinstance(value, str) or str in members or members <= {bool, NoneType} else (value, None)
 
 
 def _range_fault(name: str, value: Any) -> str | None:

@@ -157,10 +157,10 @@ class Group(NamedTuple):
 
 
 def shared_prefixes(samples: Sequence[PackedSample]) -> list[Group]:
-    """Groups samples so that together they share the most tokens; a sample may be in a group of its own.
+    """Groups samples by what they begin with; a sample may be in a group of its own.
 
-    A prefix is shared at one level only: either all of a group share its common beginning, or parts of it share longer
-    ones, whichever saves more.
+    A prefix is shared at one level only: either all of a group share its common beginning, or the parts that share more
+    do so each for itself, whichever saves more tokens.
     """
     contexts = [sample.context for sample in samples]
     keys = [context.astype(">i4").tobytes() for context in contexts]  # big-endian bytes sort as the ids do

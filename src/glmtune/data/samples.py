@@ -45,6 +45,8 @@ class SampleDataset(torch.utils.data.Dataset):
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> dict[str, NDArray[numpy.int32]]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
         chunk = int(numpy.searchsorted(self._chunk_starts, index, side="right")) - 1
         row = index - int(self._chunk_starts[chunk])
         sample = {}

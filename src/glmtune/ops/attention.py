@@ -126,12 +126,17 @@ def _attend(query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, scale: float)
     """One segment."""
     num_queries, num_keys = query_QND.shape[0], key_KGD.shape[0]
     groups = query_QND.shape[1] // key_KGD.shape[1]
-    key, value = (x.transpose(0, 1).repeat_interleave(groups, dim=0) for x in (key_KGD, value_KGD))
-    is_plain = num_queries == num_keys
+    key, value = (x.repeat_interleave(groups, dim=1).transpose(0, 1) for x in (key_KGD, value_KGD))
     mask = None
-    if not is_plain:
+    if num_queries != num_keys:
         mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=key.device).tril(num_keys - num_queries)
+    # With a batch dimension, though of one: the CPU's own kernel is for four dimensions.
     output = F.scaled_dot_product_attention(
-        query_QND.transpose(0, 1), key, value, attn_mask=mask, is_causal=is_plain, scale=scale
+        query_QND.transpose(0, 1).unsqueeze(0),
+        key.unsqueeze(0),
+        value.unsqueeze(0),
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
     )
-    return output.transpose(0, 1)
+    return output.squeeze(0).transpose(0, 1)

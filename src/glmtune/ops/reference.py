@@ -123,7 +123,7 @@ def rms_norm_backward(
         weight: The scale, [H].
         eps: As in the forward pass.
         residual_grad: What reached `x` past the norm, [T, H], added; None for nothing.
-        masked_grad: What reached the norm's output through dropout, [T, H]; None for nothing.
+        masked_grad: What reached the norm's output through dropout, [T, H]; None, as `mask`, for nothing.
         mask: That dropout.
 
     Returns:
@@ -150,8 +150,8 @@ def swiglu_backward(
         grad: Gradient of the output, [T, F].
         gate_up: The input, [T, 2 x F].
         with_output: Whether to compute the output, which an adapter behind it needs.
-        masked_grad: What reached the output through dropout, [T, F]; None for nothing.
-        mask: That dropout, which the output is put through here too; None for none.
+        masked_grad: What reached the output through dropout, [T, F]; None, as `mask`, for nothing.
+        mask: That dropout, which the output is put through here too.
 
     Returns:
         The gradient of `gate_up`, and the output, [T, F], or None.
@@ -208,10 +208,9 @@ def dropout_add_(total: Tensor, grad: Tensor, mask: Mask) -> None:
 
 
 def _add_masked(grad: Tensor, masked_grad: Tensor | None, mask: Mask | None) -> Tensor:
-    if masked_grad is None:
+    if masked_grad is None or mask is None:
         return grad
-    masked = _widen(masked_grad)
-    return _widen(grad) + (masked if mask is None else dropout(masked, mask))
+    return _widen(grad) + dropout(_widen(masked_grad), mask)
 
 
 def dropout_threshold(probability: float) -> int:

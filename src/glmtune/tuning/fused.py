@@ -139,7 +139,8 @@ class FusedLayers:
         cos, sin = rotation[0][0], rotation[1][0]
         is_training = self._blocks[0].block.training
         seed = self._seed() if is_training and self._has_dropout else None
-        is_disabled = self._adapted[0].disable_adapters
+        # Merged adapters are part of the base's weights, which are the very same tensors here.
+        is_disabled = self._adapted[0].disable_adapters or self._adapted[0].merged
         last = len(self._blocks) - 1
         for index, fused in enumerate(self._blocks):
             call = LayerCall(
