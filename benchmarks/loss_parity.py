@@ -114,8 +114,8 @@ def gradient(model: PeftModel, features: Batch, loss_of: Callable[[PeftModel, Ba
 class Modes:
     """Runs the modes one after the other on one base at a time."""
 
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        self.batches = batches
+    def __init__(self, batches: Sequence[Batch], results: Path, environment: dict[str, Any]) -> None:
+        self.batches, self.results, self.environment = batches, results, environment
         self.curves: dict[str, list[float]] = {}
         self.gradients: dict[tuple[str, str], Tensor] = {}
 
@@ -133,7 +133,7 @@ class Modes:
         else:
             self.curves[name] = train(model, self.batches, loss_of)
         self._end(model)
-        print(name, sum(self.curves[name][-WINDOW:]) / WINDOW, flush=True)
+        self.save()
 
     def _start(self, base: Any, targets: str, is_random: bool, is_fused: bool) -> PeftModel:
         model = with_adapter(base, targets, is_random)
@@ -145,27 +145,36 @@ class Modes:
         model.get_base_model().transformer.fused_layers = None
         model.base_model.unload()
 
+    def save(self) -> None:
+        """Writes what there is so far, so that a run that is cut short loses nothing."""
+        rows = [row | self.environment for row in self.rows()]
+        with (self.results / "loss_parity.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        curves = {name: [round(loss, 5) for loss in curve] for name, curve in self.curves.items()}
+        text = json.dumps({**self.environment, "curves": curves})
+        (self.results / "loss_parity_curves.json").write_text(f"{text}\n", encoding="utf-8")
+        print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+
     def rows(self) -> list[dict[str, Any]]:
-        """A row a mode: last losses, distances from fp32, and gradient errors against those of stock bf16."""
+        """A row a mode: last losses, distances from fp32, and gradient errors, also against those of stock bf16."""
         reference = torch.tensor(self.curves["fp32, stock"])
-        spread = (torch.tensor(self.curves["bf16, stock"]) - reference).abs()
         rows = []
         for name, curve in self.curves.items():
             difference = torch.tensor(curve) - reference
             row: dict[str, Any] = {
                 "mode": name,
-                "first_loss": round(curve[0], 5),
+                "steps": len(curve),
                 f"mean_loss_of_last_{WINDOW}": round(sum(curve[-WINDOW:]) / WINDOW, 5),
-                f"difference_to_fp32_of_last_{WINDOW}": round(float(difference[-WINDOW:].mean()), 5),
+                "difference_to_fp32": round(float(difference[-WINDOW:].mean()), 5),
                 "mean_absolute_difference": round(float(difference.abs().mean()), 5),
-                "of_stock_bf16": round(float(spread.mean()), 5),
                 "largest_difference": round(float(difference.abs().max()), 5),
-                "largest_of_stock_bf16": round(float(spread.max()), 5),
             }
             for targets in ("query_key_value", "all-linear"):
-                errors = [self._error(mode, targets) for mode in (name, "bf16, stock")]
-                row[f"gradient_error_{targets}"] = "" if errors[0] is None else round(errors[0], 5)
-                row[f"ratio_{targets}"] = "" if not errors[0] else round(errors[0] / errors[1], 3)
+                error, stock = self._error(name, targets), self._error("bf16, stock", targets)
+                row[f"gradient_error_{targets}"] = "" if error is None else round(error, 5)
+                row[f"of_stock_bf16s_{targets}"] = "" if error is None or stock is None else round(error / stock, 3)
             rows.append(row)
         return rows
 
@@ -187,7 +196,15 @@ def main() -> None:
         samples = SampleDataset(load_samples(arguments.data, make_tokenizer(arguments.data, Path(folder))))
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     batches = [[samples[index] for index in order[i * SAMPLES : (i + 1) * SAMPLES]] for i in range(STEPS)]
-    modes = Modes(batches)
+    environment = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "commit": arguments.commit,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    modes = Modes(batches, arguments.results, environment)
 
     base = random_model("cuda").float()  # of weights that bf16 holds exactly
     modes.run(base, "fp32, stock", is_fused=False, is_shared=None)
@@ -204,24 +221,6 @@ def main() -> None:
     quantize_layers(base, "fp8")
     modes.run(base, "fp8, fused", is_fused=True, is_shared=False)
     modes.run(base, "fp8, fused, graphs", is_fused=True, is_shared=False, uses_graphs=True)
-
-    environment = {
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "commit": arguments.commit,
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    rows = [row | environment for row in modes.rows()]
-    with (arguments.results / "loss_parity.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    curves = {name: [round(loss, 5) for loss in curve] for name, curve in modes.curves.items()}
-    (arguments.results / "loss_parity_curves.json").write_text(json.dumps({**environment, "curves": curves}) + "\n")
-    for row in rows:
-        print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draws `docs/ablation.png` from `results/train_throughput.csv`: what each idea adds to the tutorial's recipe.
 
-    python benchmarks/plot_ablation.py
+python benchmarks/plot_ablation.py
 """
 
 import csv
