@@ -97,10 +97,10 @@ def test_names_of_older_transformers(key: str, advice: str) -> None:
 def test_replaced_names_are_not_in_transformers_any_more() -> None:
     from transformers import TrainingArguments
 
-    from glmtune.config import _REPLACED_TRAIN_KEYS
+    from glmtune.replaced_keys import REPLACED_TRAIN_KEYS
 
     known = set(TrainingArguments.__dataclass_fields__)
-    still_there = known & set(_REPLACED_TRAIN_KEYS)
+    still_there = known & set(REPLACED_TRAIN_KEYS)
     assert still_there <= {"activation_checkpointing", "activation_checkpointing_kwargs"}
 
 
