@@ -73,8 +73,11 @@ _LEAST: Mapping[str, int] = MappingProxyType(
 # Numbers of steps, or a share of all steps where they are below 1.
 _ABOVE_ZERO = ("logging_steps", "save_steps", "eval_steps", "num_train_epochs")
 
-_REFUSED_FLAGS: Mapping[str, str] = MappingProxyType(
+_REFUSED: Mapping[str, str] = MappingProxyType(
     {
+        "train.auto_find_batch_size": "would change how many samples a step has; use train.max_tokens_per_device",
+        "train.label_smoothing_factor": "is not supported: the loss is the plain cross entropy of packed rows",
+        "train.neftune_noise_alpha": "is not supported: its noise is scaled by padded batches, and there are none",
         "train.logging_nan_inf_filter": "hides NaN losses; glmtune keeps it false",
         "lora.inference_mode": "freezes the adapter, so that nothing is trained",
     }
@@ -453,8 +456,8 @@ def _check_value(name: str, value: Any, hint: Any) -> tuple[Any, str | None]:
 
 def _range_fault(name: str, value: Any) -> str | None:
     """What is wrong with a value of the right type."""
-    if name in _REFUSED_FLAGS and value is True:
-        return f"{name} {_REFUSED_FLAGS[name]}. Leave it out"
+    if name in _REFUSED and value:
+        return f"{name} {_REFUSED[name]}. Leave it out"
     if name == "train.output_dir" and not value:
         return f"{name}: expected a folder; found {value!r}"
     section, _, key = name.partition(".")

@@ -113,6 +113,15 @@ def test_nan_filter_cannot_be_switched_on() -> None:
         load_config(None, ["train.logging_nan_inf_filter=true"])
 
 
+@pytest.mark.parametrize(
+    "override", ["label_smoothing_factor=0.1", "neftune_noise_alpha=5", "auto_find_batch_size=true"]
+)
+def test_what_packed_rows_do_not_support_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match="Leave it out"):
+        load_config(None, [f"train.{override}"])
+    load_config(None, ["train.label_smoothing_factor=0", "train.auto_find_batch_size=false"])
+
+
 def test_validate_names_of_a_config_made_in_python() -> None:
     with pytest.raises(ConfigError, match=r"did you mean train\.max_steps"):
         validate_names(RunConfig(train={"max_step": 3}))
