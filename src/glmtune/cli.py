@@ -13,7 +13,8 @@ from rich.console import Console
 from glmtune.errors import ConfigError, GlmtuneError
 
 # Before torch is imported: memory in pieces that grow, of which less is lost between steps of different sizes.
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name of the same setting
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 app = typer.Typer(
     help="Fine-tune ChatGLM3-6B and its family with LoRA. 用 LoRA 微调 ChatGLM3-6B。",

@@ -77,6 +77,8 @@ _REFUSED: Mapping[str, str] = MappingProxyType(
     {
         "train.auto_find_batch_size": "would change how many samples a step has; use train.max_tokens_per_device",
         "train.label_smoothing_factor": "is not supported: the loss is the plain cross entropy of packed rows",
+        "train.include_num_input_tokens_seen": "is not supported; tokens/s is always logged",
+        "train.torch_empty_cache_steps": "is not supported; the command line lets memory grow in pieces instead",
         "train.neftune_noise_alpha": "is not supported: its noise is scaled by padded batches, and there are none",
         "train.logging_nan_inf_filter": "hides NaN losses; glmtune keeps it false",
         "lora.inference_mode": "freezes the adapter, so that nothing is trained",
@@ -460,6 +462,8 @@ def _range_fault(name: str, value: Any) -> str | None:
         return f"{name} {_REFUSED[name]}. Leave it out"
     if name == "train.output_dir" and not value:
         return f"{name}: expected a folder; found {value!r}"
+    if name == "train.optim" and str(value).startswith(("schedule_free", "lomo", "adalomo")):
+        return f"{name}={value} is not supported: it wants a loop of its own"
     section, _, key = name.partition(".")
     if section == "train" and isinstance(value, int | float):
         if key in _LEAST and value < _LEAST[key]:

@@ -44,7 +44,7 @@ class PackedSample(NamedTuple):
     labels: Ints
 
     @classmethod
-    def of(cls, input_ids: Sequence[int], labels: Sequence[int]) -> "PackedSample":
+    def of(cls, input_ids: Sequence[int] | Ints, labels: Sequence[int] | Ints) -> "PackedSample":
         """From ids and labels of one length, -100 where there is nothing to learn."""
         shifted = numpy.asarray(labels, dtype=numpy.int32)[1:]
         rows = numpy.flatnonzero(shifted != IGNORED_LABEL).astype(numpy.int32)

@@ -46,7 +46,7 @@ def attention_forward(
             scale=scale,
         )
         return output, log_sum_exp
-    parts = [_attend(query_QND[q], key_KGD[k], value_KGD[k], scale) for q, k in segments.bounds()]
+    parts = [_attend(query_QND[q], key_KGD[k], value_KGD[k], scale) for q, k in segments.bounds]
     return torch.cat(parts), query_QND.new_empty(0)
 
 
@@ -96,7 +96,7 @@ def attention_backward(
         )
         return query_grad, key_grad, value_grad
     grads = (torch.zeros_like(query_QND), torch.zeros_like(key_KGD), torch.zeros_like(value_KGD))
-    for q, k in segments.bounds():
+    for q, k in segments.bounds:
         with torch.enable_grad():
             query, key, value = (x.detach().requires_grad_() for x in (query_QND[q], key_KGD[k], value_KGD[k]))
             output = _attend(query, key, value, scale)

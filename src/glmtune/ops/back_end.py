@@ -1,12 +1,16 @@
 """The one place where the back end of the fused ops is chosen."""
 
+import logging
 from functools import cache
 from importlib import import_module, util
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from glmtune.ops import reference
+
+_logger = logging.getLogger(__name__)
 
 
 def back_end(x: Tensor) -> ModuleType:
@@ -14,9 +18,19 @@ def back_end(x: Tensor) -> ModuleType:
 
     Both have the same functions; `reference` specifies them.
     """
-    return _kernels() if x.is_cuda and x.element_size() < 8 else reference
+    return _kernels(x.device) if x.is_cuda and x.element_size() < 8 else reference
 
 
 @cache
-def _kernels() -> ModuleType:
-    return import_module("glmtune.ops.kernels") if util.find_spec("triton") else reference
+def _kernels(device: torch.device) -> ModuleType:
+    """The Triton kernels, if one of them runs; it takes a C compiler and a card that Triton knows."""
+    if util.find_spec("triton") is None:
+        return reference
+    kernels = import_module("glmtune.ops.kernels")
+    try:
+        with torch.cuda.device(device):
+            kernels.rms_norm(torch.ones(1, 16, device=device), torch.ones(16, device=device), 1e-5)
+    except Exception as error:  # whatever a compiler, a driver or Triton may raise
+        _logger.warning("Triton cannot compile here, so training will be slower: %s", error)
+        return reference
+    return kernels

@@ -15,6 +15,8 @@ from glmtune.ops.back_end import back_end
 
 CHUNK_ROWS = 1024  # with 65,024 tokens: 266 MB of fp32 logits, and half as much of their gradient in 16 bits
 
+_FLOAT16_SCALE = 2.0**10
+
 
 def label_head(
     hidden_LH: Tensor, norm_weight_H: Tensor | None, eps: float, head_weight_VH: Tensor, labels_L: Tensor
@@ -44,6 +46,8 @@ class _LabelHead(torch.autograd.Function):
         ops = back_end(hidden_LH)
         normed_LH = hidden_LH if norm_weight_H is None else ops.rms_norm(hidden_LH, norm_weight_H, eps)
         needs_gradient = ctx.needs_input_grad[0]
+        # float16 would round small gradients to zero before the loss scale is multiplied in.
+        scale = _FLOAT16_SCALE if hidden_LH.dtype == torch.float16 else 1.0
         losses, gradients = [], []
         for normed, labels in zip(normed_LH.split(CHUNK_ROWS), labels_L.split(CHUNK_ROWS), strict=True):
             logits = ops.wide_product(normed, head_weight_VH.T)
@@ -51,16 +55,22 @@ class _LabelHead(torch.autograd.Function):
             del logits
             losses.append(chunk_losses)
             if needs_gradient:
-                gradients.append(logits_grad @ head_weight_VH)
+                gradients.append(_scaled_product(logits_grad, head_weight_VH, scale))
         if needs_gradient:
             gradient = torch.cat(gradients)
             if norm_weight_H is not None:
                 gradient = ops.rms_norm_backward(gradient, hidden_LH, norm_weight_H, eps, None)
             ctx.save_for_backward(gradient)
+            ctx.scale = scale
         return torch.cat(losses)
 
     @staticmethod
     def backward(ctx: Any, grad_L: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
         # Row by row the gradient is linear in that of the row's loss, so it can be multiplied in last.
-        return (gradient * grad_L.unsqueeze(-1)).to(gradient.dtype), None, None, None, None
+        return (gradient * (grad_L / ctx.scale).unsqueeze(-1)).to(gradient.dtype), None, None, None, None
+
+
+def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """`scale * left @ right`, scaled before the sums are rounded."""
+    return torch.addmm(left.new_empty(1), left, right, beta=0, alpha=scale)

@@ -1,6 +1,7 @@
 """Which rows of a packed batch ask which: the layout that variable-length attention works on."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class Segments:
     slot_order: Tensor | None = None
     slot_offsets: Tensor | None = None
 
+    @cached_property
     def bounds(self) -> list[tuple[slice, slice]]:
         """Queries and keys of each segment that has any. The host waits for the device."""
         query, key = self.cu_query.tolist(), self.cu_key.tolist()

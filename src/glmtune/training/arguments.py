@@ -38,6 +38,9 @@ def make_arguments(
     """
     values = {key: value for key, value in train.items() if key not in {*OWN_TRAIN_KEYS, "resume_from_checkpoint"}}
     faults = [*_evaluation_faults(train, has_eval), *_tracker_faults(values.get("report_to"))]
+    accelerator = values.get("accelerator_config")
+    if isinstance(accelerator, Mapping) and accelerator.get("gradient_accumulation_kwargs"):
+        faults.append("train.accelerator_config: set train.gradient_accumulation_steps instead of num_steps")
     if faults:
         raise ConfigError(summarise_faults("configuration", faults))
     values["output_dir"] = str(Path(str(values["output_dir"])).expanduser())

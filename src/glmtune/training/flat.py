@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class FlatParameters:
@@ -23,15 +23,22 @@ class FlatParameters:
         self.flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in self.parameters]))
         self._gradient = torch.zeros_like(self.flat)
         sizes = [parameter.numel() for parameter in self.parameters]
-        self.gradients: list[Tensor] = []
-        views = zip(self.parameters, self.flat.detach().split(sizes), self._gradient.split(sizes), strict=True)
-        for parameter, values, gradient in views:
-            parameter.data = values.view_as(parameter)
-            self.gradients.append(gradient.view_as(parameter))
+        shapes = [parameter.shape for parameter in self.parameters]
+        self._values = [part.view(shape) for part, shape in zip(self.flat.detach().split(sizes), shapes, strict=True)]
+        self.gradients = [part.view(shape) for part, shape in zip(self._gradient.split(sizes), shapes, strict=True)]
+        self._attach()
 
     def begin_step(self) -> None:
         """Sets all gradients to zero, and back into the buffer from wherever `zero_grad` has left them."""
+        self._attach()
         self._gradient.zero_()
         self.flat.grad = self._gradient
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
+
+    def _attach(self) -> None:
+        """Moves parameters back into the buffer that were given other memory, as DistributedDataParallel does."""
+        for parameter, values in zip(self.parameters, self._values, strict=True):
+            if parameter.data_ptr() != values.data_ptr():
+                values.copy_(parameter.detach())
+                parameter.data = values

@@ -4,6 +4,7 @@ A small step asks the device for some 1,500 kernels of a few microseconds each; 
 three times as long as the device needs to compute them. A graph asks for all of them at once.
 """
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from glmtune.models.chatglm.packed import PackedRows
+
+_logger = logging.getLogger(__name__)
 
 # The layouts of a data set are few; a limit only for memory's sake, since each graph takes some megabytes.
 _MOST_GRAPHS = 96
@@ -69,10 +72,9 @@ class GradientAccumulator:
             self._scale.fill_(scale)
         layout = packed.layout
         if self._uses_graphs and layout in self._seen:
-            if layout not in self._recorded and len(self._recorded) < _MOST_GRAPHS:
-                self._recorded[layout] = self._record(packed)
-            if layout in self._recorded:
-                return self._replay(self._recorded[layout], packed)
+            recorded = self._recorded.get(layout) or self._record(packed)
+            if recorded is not None:
+                return self._replay(recorded, packed)
         elif packed.is_padded:
             self._seen.add(layout)
         return self._compute(packed)
@@ -83,12 +85,22 @@ class GradientAccumulator:
         torch._foreach_add_(self._gradients, gradients)
         return loss.detach()
 
-    def _record(self, packed: PackedRows) -> _Recorded:
+    def _record(self, packed: PackedRows) -> _Recorded | None:
+        """Records a layout; where that does not work, for memory's sake or another's, no more are recorded."""
+        if len(self._recorded) == _MOST_GRAPHS:
+            return None
         own = replace(packed, buffer=packed.buffer.clone())
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            loss = self._compute(own)
-        return _Recorded(graph, own, loss)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                loss = self._compute(own)
+        except RuntimeError as error:  # running out of memory is one too
+            self._uses_graphs = False
+            self._recorded.clear()
+            _logger.warning("CUDA graphs are switched off, so small steps will be slower: %s", error)
+            return None
+        self._recorded[packed.layout] = _Recorded(graph, own, loss)
+        return self._recorded[packed.layout]
 
     def _replay(self, recorded: _Recorded, packed: PackedRows) -> Tensor:
         recorded.packed.buffer.copy_(packed.buffer, non_blocking=True)

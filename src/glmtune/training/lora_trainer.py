@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
-from glmtune.errors import TrainingError
+from glmtune.errors import ConfigError, TrainingError
 from glmtune.models.chatglm.packed import PackedRows
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
@@ -64,6 +64,7 @@ class LoraTrainer(Trainer):
     ) -> None:
         super().__init__(**kwargs)
         self.optimizer: Any
+        self.model.train()  # `from_pretrained` leaves the base in evaluation mode, which PEFT's wrapper does not show
         self._flat: list[FlatParameters] = []
         self._accumulator: GradientAccumulator | None = None
         self._uses_graphs = uses_graphs
@@ -78,7 +79,10 @@ class LoraTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in Trainer; parameters lie flat where the optimiser does not mind."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.optim not in _ELEMENTWISE_OPTIMIZERS:
-            return super().create_optimizer(model)
+            try:
+                return super().create_optimizer(model)
+            except ImportError as error:
+                raise ConfigError(f"train.optim={self.args.optim.value}: {error}") from error
         if self.optimizer is None:
             decaying = set(self.get_decay_parameter_names(self.model))
             alike: dict[tuple[float, torch.device, torch.dtype], list[nn.Parameter]] = {}

@@ -10,9 +10,9 @@ from glmtune.errors import ConfigError, TrainingError, summarise_faults
 from glmtune.tuning.adapter_files import WEIGHTS_NAME
 from glmtune.tuning.run_folder import MANIFEST_NAME, STATE_NAME, RunManifest, checkpoints, has_adapter
 
-# Keys under `train` that decide which samples a step sees. With others than before, a resumed run would skip some
-# samples and see others twice.
-_SAMPLING_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed")
+# Keys under `train` that decide which samples a step sees, and what the optimiser remembers. With others than before, a
+# resumed run would skip some samples and see others twice, or could not read its state.
+_LASTING_KEYS = ("optim", "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed")
 # What a checkpoint needs for the optimiser to go on rather than begin again: names as of Trainer, FSDP or DeepSpeed.
 _RESUMED_FILES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -144,7 +144,7 @@ def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]
     for key, default in (("eval_fraction", None), ("max_length", None), ("loss_weight", "token")):
         compared.append((f"data.{key}", before.config.get("data", {}).get(key, default), now.config["data"][key]))
     compared += [(f"lora.{key}", lora_before.get(key), lora.get(key)) for key in sorted({*lora, *lora_before})]
-    return compared + [(f"train.{key}", _train(before).get(key), _train(now).get(key)) for key in _SAMPLING_KEYS]
+    return compared + [(f"train.{key}", _train(before).get(key), _train(now).get(key)) for key in _LASTING_KEYS]
 
 
 def _train(manifest: RunManifest) -> Mapping[str, Any]:

@@ -1,13 +1,15 @@
 """Training a LoRA adapter, from configuration to run folder."""
 
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import DistributedType, PartialState
 from peft import PeftModel
 from rich.console import Console
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
@@ -15,7 +17,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from glmtune.config import RunConfig, embedded_data, validate_names
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.formats import read_conversations
-from glmtune.data.packing import PackingCollator
+from glmtune.data.packing import MOST_GRAPHED_TOKENS, PackedSample, PackingCollator, shared_prefixes
 from glmtune.data.samples import SampleDataset
 from glmtune.data.statistics import DataStats
 from glmtune.errors import ConfigError, TrainingError
@@ -33,8 +35,11 @@ from glmtune.tuning.checkpointing import checkpoint_layers, free_bytes, layers_t
 from glmtune.tuning.fused import fuse
 from glmtune.tuning.load import load_base, resolve_dtype
 from glmtune.tuning.lora import TrainableSummary, attach_lora, changes_base, initial_adapter_weights, trainable_summary
-from glmtune.tuning.quantize import quantize_layers
+from glmtune.tuning.quantize import check_quantize, quantize_layers
 from glmtune.tuning.run_folder import RunManifest, checkpoints, current_versions
+
+# Common beginnings are looked for among so many samples, and worth a line from this share of the tokens on.
+_MOST_LOOKED_AT, _WORTH_A_LINE = 64, 0.1
 
 
 class TrainingInterrupted(TrainingError):  # noqa: N818 - nobody's fault
@@ -89,6 +94,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         TrainingInterrupted: Somebody pressed Ctrl-C; the run can go on where it stopped.
     """
     validate_names(config)
+    check_quantize(config.model.quantize, config.lora)
     console = console or Console(stderr=True)
     checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
     device_map = "cpu" if config.train.get("use_cpu") else None
@@ -108,6 +114,10 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     with console.status("加载模型 loading the base model ..."):
         model, tokenizer = load_base(config.model.path, config.model.dtype, device_map)
         quantize_layers(model, config.model.quantize)
+    if config.model.quantize != "none" and model.device.type == "cpu":
+        console.print(
+            f"CPU 上只是模拟 {config.model.quantize}，更慢 it is only emulated here, and slower", highlight=False
+        )
     with arguments.main_process_first(desc="reading the data"):
         data = _load_data(
             tokenizer,
@@ -214,12 +224,14 @@ class _Computation:
 
     Attributes:
         collator: Lays samples out.
-        num_checkpointed: How many layers are checkpointed, where that was left to us; else None.
+        can_checkpoint_more: Whether more layers could be checkpointed.
+        longest: Tokens of the longest sample, which no layout goes below.
         lines: What to tell the user.
     """
 
     collator: PackingCollator
-    num_checkpointed: int | None
+    can_checkpoint_more: bool
+    longest: int
     lines: Sequence[str]
 
 
@@ -232,49 +244,71 @@ def _plan_computation(
     dtype: torch.dtype,
 ) -> _Computation:
     """Fuses the layers if that can be done, and decides how samples are laid out and which layers are checkpointed."""
-    is_alone = not (arguments.fsdp or arguments.deepspeed or arguments.torch_compile)
-    why_not = fuse(model) if is_alone else "weights are spread over devices, or compiled"
+    if model.config.attention_dropout > 0:
+        raise ConfigError("the base has attention_dropout, which packed samples cannot be trained with; set it to 0")
+    lengths, num_samples = sorted(data.train.lengths), arguments.per_device_train_batch_size
+    max_tokens = config.train.get("max_tokens_per_device")
+    if max_tokens is None:
+        max_tokens = config.train["per_device_train_batch_size"] * lengths[-1]
+    num_tokens = max(min(max_tokens, sum(lengths[-num_samples:])), lengths[-1])
+    is_sharded = _is_sharded(arguments)
+    why_not = "weights are spread over devices, or compiled" if is_sharded else fuse(model)
     lines = []
     if why_not is not None:
         lines.append(f"层未融合，较慢 layers run one operation at a time, which is slower: {why_not}")
-    num_samples = arguments.per_device_train_batch_size
-    max_tokens = config.train.get("max_tokens_per_device")
-    if max_tokens is None:
-        max_tokens = config.train["per_device_train_batch_size"] * max(data.train.lengths)
-    num_tokens = min(max_tokens, sum(sorted(data.train.lengths)[-num_samples:]))
-    num_tokens = max(num_tokens, max(data.train.lengths))
-
-    dropout = config.lora.get("lora_dropout", 0.0)
-    shares_prefix = config.train.get("shared_prefix")
-    if shares_prefix is None:
-        shares_prefix = dropout == 0
-        if not shares_prefix and num_samples > 1:
-            lines.append(
-                f"shared beginnings are computed for each sample, since lora_dropout is {dropout:g}; with "
-                "lora.lora_dropout=0 they are computed once, with the same result (or set train.shared_prefix=true)"
-            )
-    num_checkpointed = None
-    if config.train.get("gradient_checkpointing") == "auto":
-        num_checkpointed = 0
-        if model.device.type == "cuda":
-            num_checkpointed = layers_to_checkpoint(
-                model.config,
-                dtype,
-                is_fused=why_not is None,
-                num_tokens=num_tokens,
-                num_trained=summary.num_trainable,
-                free_bytes=free_bytes(model.device),
-            )
+    shares_prefix, line = _choose_prefix(config, data, num_samples)
+    checkpointing = config.train.get("gradient_checkpointing")
+    num_checkpointed, fits_twice = 0, True
+    if model.device.type == "cuda":
+        needed = partial(
+            layers_to_checkpoint,
+            model.config,
+            dtype,
+            is_fused=why_not is None,
+            num_trained=summary.num_trainable,
+            free_bytes=free_bytes(model.device),
+        )
+        if checkpointing == "auto":
+            num_checkpointed = needed(num_tokens=num_tokens)
             lines.append(f"梯度检查点 gradient checkpointing: {num_checkpointed} of {model.config.num_layers} layers")
-        checkpoint_layers(model, num_checkpointed)
-    can_be_recorded = takes_flash_kernel(model.device, dtype, model.config.kv_channels)
+        # Graphs keep their memory beside that of passes that are not recorded.
+        fits_twice = needed(num_tokens=num_tokens + min(num_tokens, MOST_GRAPHED_TOKENS)) == 0
+    checkpoint_layers(model, num_checkpointed)
+    is_alone = PartialState().distributed_type == DistributedType.NO and why_not is None
+    never_waits = takes_flash_kernel(model.device, dtype, model.config.kv_channels)
     collator = PackingCollator(
-        max_tokens=max_tokens,
+        max_tokens=None if arguments.deepspeed else max_tokens,  # DeepSpeed takes every backward pass for a step
         shares_prefix=shares_prefix,
         loss_weight=config.data.loss_weight,
-        pads_to_buckets=why_not is None and can_be_recorded and arguments.world_size == 1,
+        pads_to_buckets=is_alone and never_waits and (fits_twice or checkpointing is True),
     )
-    return _Computation(collator, num_checkpointed, lines)
+    can_checkpoint_more = checkpointing is not True and num_checkpointed < model.config.num_layers
+    return _Computation(collator, can_checkpoint_more, lengths[-1], [*lines, *line])
+
+
+def _is_sharded(arguments: TrainingArguments) -> bool:
+    """Whether the model's weights are not simply there: sharded, by our settings or by `accelerate launch`."""
+    by_launcher = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
+    return bool(arguments.fsdp or arguments.deepspeed or arguments.torch_compile or by_launcher)
+
+
+def _choose_prefix(config: RunConfig, data: _Data, num_samples: int) -> tuple[bool, list[str]]:
+    """Whether common beginnings are computed once; and a line where that would pay but for the dropout."""
+    dropout = config.lora.get("lora_dropout", 0.0)
+    asked: bool | None = config.train.get("shared_prefix")
+    if asked is not None or dropout == 0:
+        return asked is not False, []
+    rows = [data.train[index] for index in range(min(num_samples, len(data.train), _MOST_LOOKED_AT))]
+    samples = [PackedSample.of(row["input_ids"], row["labels"]) for row in rows]
+    saved = sum(group.prefix_length * (len(group.members) - 1) for group in shared_prefixes(samples))
+    share = saved / sum(len(sample.input_ids) for sample in samples)
+    if share < _WORTH_A_LINE:
+        return False, []
+    return False, [
+        f"约 {share:.0%} 的词元是样本共同的开头 of the tokens are common beginnings. They are computed for each sample "
+        f"anew, since lora_dropout={dropout:g} drops others in each; train.shared_prefix=true computes them once, with "
+        "one dropout for all"
+    ]
 
 
 def _make_manifest(config: Mapping[str, Any], base_path: str, data_fingerprint: str) -> RunManifest:
@@ -311,11 +345,11 @@ def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
 
 def _how_to_save_memory(trainer: LoraTrainer, computation: _Computation, error: torch.OutOfMemoryError) -> str:
     advice = ["lower data.max_length"]
-    if not trainer.args.gradient_checkpointing:
+    if computation.can_checkpoint_more:
         advice.insert(0, "train.gradient_checkpointing=true")
-    max_tokens = computation.collator.max_tokens
-    if max_tokens is not None and max_tokens > 1:
-        advice.insert(0, f"train.max_tokens_per_device={max_tokens // 2}")
+    smaller = (computation.collator.max_tokens or 0) // 2
+    if smaller >= computation.longest:
+        advice.insert(0, f"train.max_tokens_per_device={smaller}")
     return (
         f"training stopped: the device ran out of memory after step {trainer.state.global_step}. "
         f"Try {'; '.join(advice)}.\n{trainer.last_good()}\n{error}"

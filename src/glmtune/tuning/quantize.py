@@ -1,13 +1,15 @@
 """Frozen bases in fewer bits."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from glmtune.errors import ConfigError, ModelError
+from glmtune.errors import ConfigError, ModelError, summarise_faults
 from glmtune.models.chatglm import ChatGLMForConditionalGeneration
 from glmtune.ops import Fp8Linear, FrozenLinear
+from glmtune.tuning.lora import changes_base
 
 Quantize = Literal["none", "fp8"]
 
@@ -56,6 +58,27 @@ class _FrozenProduct(torch.autograd.Function):
         return ctx.linear.input_gradient(grad_TN), None
 
 
+def check_quantize(quantize: Quantize, lora: Mapping[str, Any]) -> None:
+    """Makes sure that an adapter can be trained on a quantised base.
+
+    Args:
+        quantize: The format.
+        lora: Arguments of `peft.LoraConfig`.
+
+    Raises:
+        ConfigError: It asks for something that needs the base's weights themselves; all faults in one message.
+    """
+    unfit = {
+        "use_dora": lora.get("use_dora"),
+        "modules_to_save": lora.get("modules_to_save"),
+        "bias": lora.get("bias", "none") != "none",
+        "init_lora_weights": changes_base(lora.get("init_lora_weights")),
+    }
+    faults = [f"lora.{key} cannot be used with model.quantize={quantize}" for key, is_set in unfit.items() if is_set]
+    if quantize != "none" and faults:
+        raise ConfigError(summarise_faults("configuration", faults))
+
+
 def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) -> None:
     """Replaces the linear layers of all blocks; embedding, norms and output layer stay as they are.
 
@@ -72,6 +95,8 @@ def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) 
     if model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) < (8, 9):
         name = torch.cuda.get_device_name(model.device)
         raise ConfigError(f"model.quantize=fp8 needs an Ada, Hopper or newer GPU; this is a {name}")
+    if model.device.type == "cuda" and model.dtype != torch.bfloat16:
+        raise ConfigError("model.quantize=fp8 computes in bfloat16; leave model.dtype=auto")
     layers = model.transformer.encoder.layers
     linears = [(name, module) for name, module in layers.named_modules() if isinstance(module, nn.Linear)]
     for name, linear in linears:

@@ -123,3 +123,14 @@ def test_a_copied_state_does_not_share_memory(flat: FlatParameters) -> None:
     with torch.no_grad():
         flat.flat.zero_()
     assert saved.abs().sum() > 0
+
+
+def test_parameters_that_were_moved_come_back_with_their_values() -> None:
+    parameters = make()
+    flat = FlatParameters(parameters)
+    moved = torch.randn_like(parameters[0])
+    parameters[0].data = moved.clone()
+    flat.begin_step()
+    assert torch.equal(parameters[0], moved)
+    flat.flat.data.zero_()
+    assert not parameters[0].any()

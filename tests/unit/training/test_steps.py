@@ -1,6 +1,7 @@
 """However a step is computed, it computes the same."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def test_prefixes_are_shared_where_there_is_no_dropout(
     run(f"lora.lora_dropout={dropout}", "train.max_steps=1", "train.max_tokens_per_device=10000")
     (packed,) = micro_batches[0]
     assert (len(packed.input_ids) < packed.num_tokens) == is_shared
-    assert ("since lora_dropout is 0.1" in console.export_text()) == (not is_shared)
+    assert ("since lora_dropout=0.1" in console.export_text()) == (not is_shared)
 
 
 @pytest.mark.parametrize("weight", ["token", "sample"])
@@ -175,3 +176,57 @@ def test_checkpointing_changes_no_step(run: Run, tmp_path: Path, monkeypatch: py
 def test_words_that_are_not_known(run: Run, override: str) -> None:
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
         run(override)
+
+
+def test_every_part_of_the_model_is_in_training_mode(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base comes from `from_pretrained` in evaluation mode; dropout and checkpointing would silently be off."""
+    original = LoraTrainer.training_step
+    modes = []
+
+    def watched(self: LoraTrainer, model: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = original(self, model, *args, **kwargs)
+        modes.append(all(module.training for module in model.modules()))
+        return loss
+
+    monkeypatch.setattr(LoraTrainer, "training_step", watched)
+    run("train.max_steps=4", "data.eval_fraction=0.25", "train.eval_strategy=steps", "train.eval_steps=2")
+    assert modes == [True] * 4
+
+
+@pytest.mark.parametrize("use_dora", ["false", "true"])
+def test_dropout_makes_a_difference(run: Run, tmp_path: Path, use_dora: str) -> None:
+    curves = []
+    for dropout in ("0", "0.9"):
+        run(f"lora.lora_dropout={dropout}", f"lora.use_dora={use_dora}", "train.max_steps=3", name=f"p{dropout}")
+        lines = (tmp_path / f"p{dropout}" / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()
+        curves.append([entry["loss"] for entry in map(json.loads, lines) if "loss" in entry])
+    assert curves[0][0] == pytest.approx(curves[1][0], abs=1e-6)  # B is zero yet
+    assert abs(curves[0][2] - curves[1][2]) > 1e-4
+
+
+def test_checkpointed_layers_are_computed_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["glmtune.ops.fused_layer"]  # the package has a function of that name
+    original = module._attend_and_widen
+    calls: list[str] = []
+
+    def watched(*arguments: Any) -> Any:
+        calls.append(checkpointing)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "_attend_and_widen", watched)
+    for checkpointing in ("true", "false", "auto"):
+        run("train.max_steps=1", f"train.gradient_checkpointing={checkpointing}", name=checkpointing)
+    assert calls.count("true") == 2 * calls.count("false") == 2 * calls.count("auto") > 0
+
+
+@pytest.mark.parametrize(
+    "setting", ["use_dora=true", "modules_to_save=[output_layer]", "bias=all", "init_lora_weights=pissa"]
+)
+def test_what_a_quantised_base_cannot_be_trained_with(run: Run, setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be used with model\.quantize=fp8"):
+        run("model.quantize=fp8", f"lora.{setting}")
+
+
+def test_a_missing_optimiser_is_one_clear_error(run: Run) -> None:
+    with pytest.raises(ConfigError, match=r"train\.optim=adamw_bnb_8bit: .*pip install"):
+        run("train.optim=adamw_bnb_8bit")

@@ -29,7 +29,7 @@ from glmtune.models.chatglm.packed import PackedRows
 from glmtune.ops import label_head, rotary_cos_sin
 
 # Runs all layers: hidden states [T, H], rotation, packed rows -> hidden states of the label rows, [L, H].
-FusedLayers = Callable[[Tensor, Rotation, PackedRows], Tensor]
+LayerRunner = Callable[[Tensor, Rotation, PackedRows], Tensor]
 
 
 class ChatGLMPreTrainedModel(PreTrainedModel):
@@ -87,7 +87,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.encoder = GLMTransformer(config)
         self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.gradient_checkpointing = False
-        self.fused_layers: FusedLayers | None = None  # set by whoever fuses adapters into the layers
+        self.fused_layers: LayerRunner | None = None  # set by whoever fuses adapters into the layers
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -160,7 +160,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         )
 
     def forward_packed(self, packed: PackedRows) -> Tensor:
-        """Runs the layers on packed samples, fused where they have been fused.
+        """Runs the layers on packed samples, fused where they have been fused; then embeddings get no gradient.
 
         Args:
             packed: The samples, T tokens in all.

@@ -1,0 +1,42 @@
+"""Two processes under torchrun learn what one does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SETTINGS = [
+    "train.use_cpu=true",
+    "train.max_steps=4",
+    "train.logging_steps=1",
+    "train.save_steps=100",
+    "train.optim=sgd",  # Adam would make much of the last bits of gradients near zero
+    "train.learning_rate=1",
+    "lora.lora_dropout=0",
+]
+
+
+def train(folder: Path, launcher: list[str], *settings: str) -> list[tuple[float, float]]:
+    """Losses and gradient norms of a run."""
+    command = [*launcher, str(Path(sys.executable).with_name("glmtune")), "train", *SETTINGS, *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, f"train.output_dir={folder}"], capture_output=True, text=True, timeout=240, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    entries = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [(entry["loss"], entry["grad_norm"]) for entry in entries if "loss" in entry]
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
+    # Two accumulated batches of two on each process, in several forward passes, against eight at once.
+    spread = ("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
+    two = train(tmp_path / "two", torchrun, *spread, "train.max_tokens_per_device=60")
+    one = train(tmp_path / "one", [], "train.per_device_train_batch_size=8", "train.gradient_accumulation_steps=1")
+    assert len(one) == 4
+    for pair, expected in zip(two, one, strict=True):
+        assert pair == pytest.approx(expected, rel=1e-4)
