@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy
 import torch
+from padding import PaddingCollator
 
 from glmtune.config import embedded_data, load_config
-from glmtune.data.collate import IGNORED_LABEL, PaddingCollator
 from glmtune.data.dataset import load_dataset
-from glmtune.data.packing import PackingCollator
+from glmtune.data.packing import IGNORED_LABEL, PackingCollator
 from glmtune.data.samples import SampleDataset
 from glmtune.tuning.fused import fuse
 from glmtune.tuning.load import load_base

@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 import transformers
+from padding import PaddingCollator
 from peft import PeftModel
 from torch import Tensor
 from workload import load_samples, make_tokenizer, random_model
 
-from glmtune.data.collate import IGNORED_LABEL, PaddingCollator
-from glmtune.data.packing import PackedSample, pack
+from glmtune.data.packing import IGNORED_LABEL, PackedSample, pack
 from glmtune.data.samples import SampleDataset
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator

@@ -25,12 +25,12 @@ import peft
 import torch
 import transformers
 from datasets import Dataset
+from padding import PaddingCollator
 from peft import PeftModel
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from workload import load_samples, make_tokenizer, random_model
 
-from glmtune.data.collate import IGNORED_LABEL, PaddingCollator
-from glmtune.data.packing import PackedSample, PackingCollator, pack
+from glmtune.data.packing import IGNORED_LABEL, PackedSample, PackingCollator, pack
 from glmtune.data.samples import SampleDataset
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator

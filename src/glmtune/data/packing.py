@@ -17,8 +17,9 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
-from glmtune.data.collate import IGNORED_LABEL
 from glmtune.models.chatglm.packed import PackedRows
+
+IGNORED_LABEL = -100  # torch's cross entropy leaves it out
 
 LossWeight = Literal["token", "sample"]
 Ints = NDArray[numpy.int32]
