@@ -1,10 +1,11 @@
 """Does every fast mode learn what fp32 learns? 200 steps of each from the same start, and the first step's gradients.
 
-    python benchmarks/loss_parity.py --data huanhuan.json --commit HASH --results benchmarks/results
+    python benchmarks/loss_parity.py --data huanhuan.json --commit HASH --results benchmarks/results [--seeds 3] [--tiny]
 
-ChatGLM3-6B's shape with random weights, the tutorial's recipe at dropout 0, the same samples in the same order. The
-reference is fp32 with stock PEFT modules; "bf16, stock" is what everybody else runs, and its distance from fp32 is the
-spread that the fast modes are measured against.
+ChatGLM3-6B's shape with random weights on a GPU, or with `--tiny` the embedded base on the CPU; the tutorial's recipe at
+dropout 0, the same samples in the same order, another order for each seed. The reference is fp32 with stock PEFT modules;
+"bf16, stock" is what everybody else runs, and its distance from fp32, over the seeds, is the spread that the fast modes are
+measured against.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import gc
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from glmtune.data.samples import SampleDataset
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.tuning.fused import fuse
+from glmtune.tuning.load import load_base
 from glmtune.tuning.lora import attach_lora
 from glmtune.tuning.quantize import quantize_layers
 
@@ -41,7 +43,7 @@ def with_adapter(base: Any, targets: str, is_random: bool) -> PeftModel:
     """The same adapter whatever the base's dtype; B random for gradients, zero for training."""
     torch.manual_seed(0)
     model = attach_lora(base, {"r": 8, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": targets}).train()
-    generator = torch.Generator("cuda").manual_seed(1)
+    generator = torch.Generator(base.device).manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_A" in name or ("lora_B" in name and is_random):
@@ -51,7 +53,7 @@ def with_adapter(base: Any, targets: str, is_random: bool) -> PeftModel:
 
 def stock_loss(model: PeftModel, features: Batch) -> Tensor:
     """The token mean as a stock pipeline computes it: padded, all logits, cross entropy in fp32."""
-    batch = {name: values.cuda() for name, values in PaddingCollator(0)(features).items()}
+    batch = {name: values.to(model.device) for name, values in PaddingCollator(0)(features).items()}
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED_LABEL
@@ -63,16 +65,18 @@ def packed_loss(is_shared: bool) -> Callable[[PeftModel, Batch], Tensor]:
 
     def loss(model: PeftModel, features: Batch) -> Tensor:
         samples = [PackedSample.of(feature["input_ids"], feature["labels"]) for feature in features]
-        packed = pack(samples, shares_prefix=is_shared).to("cuda")
+        packed = pack(samples, shares_prefix=is_shared).to(model.device)
         return model(packed=packed).loss / sum(len(sample.labels) for sample in samples)
 
     return loss
 
 
-def train(model: PeftModel, batches: Sequence[Batch], loss_of: Callable[[PeftModel, Batch], Tensor]) -> list[float]:
+def train(
+    model: PeftModel, batches: Sequence[Batch], loss_of: Callable[[PeftModel, Batch], Tensor], learning_rate: float
+) -> list[float]:
     """The losses of all steps."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
     losses = []
     for features in batches:
         loss = loss_of(model, features)
@@ -84,10 +88,10 @@ def train(model: PeftModel, batches: Sequence[Batch], loss_of: Callable[[PeftMod
     return torch.stack(losses).tolist()
 
 
-def train_with_graphs(model: PeftModel, batches: Sequence[Batch], is_shared: bool) -> list[float]:
+def train_with_graphs(model: PeftModel, batches: Sequence[Batch], is_shared: bool, learning_rate: float) -> list[float]:
     """The same on flat parameters, replaying graphs: the way that `glmtune train` goes."""
     flat = FlatParameters([parameter for parameter in model.parameters() if parameter.requires_grad])
-    optimizer = torch.optim.AdamW([flat.flat], lr=1e-4, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW([flat.flat], lr=learning_rate, weight_decay=0.0, fused=True)
     draw_seed = model.get_base_model().transformer.fused_layers.draw_graph_seed
     accumulator = GradientAccumulator(
         lambda packed: model(packed=packed).loss, flat.parameters, flat.gradients, draw_seed, uses_graphs=True
@@ -112,15 +116,17 @@ def gradient(model: PeftModel, features: Batch, loss_of: Callable[[PeftModel, Ba
 
 
 class Modes:
-    """Runs the modes one after the other on one base at a time."""
+    """Runs the modes of one seed one after the other on one base at a time."""
 
-    def __init__(self, batches: Sequence[Batch], results: Path, environment: dict[str, Any]) -> None:
-        self.batches, self.results, self.environment = batches, results, environment
+    def __init__(self, batches: Sequence[Batch], seed: int, learning_rate: float) -> None:
+        self.batches, self.seed, self.learning_rate = batches, seed, learning_rate
         self.curves: dict[str, list[float]] = {}
         self.gradients: dict[tuple[str, str], Tensor] = {}
 
-    def run(self, base: Any, name: str, *, is_fused: bool, is_shared: bool | None, uses_graphs: bool = False) -> None:
-        """`is_shared` is None for stock batches."""
+    def run(
+        self, base: Any, name: str, *, is_fused: bool, is_shared: bool | None, uses_graphs: bool = False
+    ) -> dict[str, Any]:
+        """Runs a mode and returns its row; `is_shared` is None for stock batches."""
         loss_of = stock_loss if is_shared is None else packed_loss(is_shared)
         if not uses_graphs:
             for targets in ("query_key_value", "all-linear"):
@@ -129,11 +135,11 @@ class Modes:
                 self._end(model)
         model = self._start(base, "query_key_value", False, is_fused)
         if uses_graphs:
-            self.curves[name] = train_with_graphs(model, self.batches, bool(is_shared))
+            self.curves[name] = train_with_graphs(model, self.batches, bool(is_shared), self.learning_rate)
         else:
-            self.curves[name] = train(model, self.batches, loss_of)
+            self.curves[name] = train(model, self.batches, loss_of, self.learning_rate)
         self._end(model)
-        self.save()
+        return self._row(name)
 
     def _start(self, base: Any, targets: str, is_random: bool, is_fused: bool) -> PeftModel:
         model = with_adapter(base, targets, is_random)
@@ -145,38 +151,24 @@ class Modes:
         model.get_base_model().transformer.fused_layers = None
         model.base_model.unload()
 
-    def save(self) -> None:
-        """Writes what there is so far, so that a run that is cut short loses nothing."""
-        rows = [row | self.environment for row in self.rows()]
-        with (self.results / "loss_parity.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        curves = {name: [round(loss, 5) for loss in curve] for name, curve in self.curves.items()}
-        text = json.dumps({**self.environment, "curves": curves})
-        (self.results / "loss_parity_curves.json").write_text(f"{text}\n", encoding="utf-8")
-        print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row a mode: last losses, distances from fp32, and gradient errors, also against those of stock bf16."""
-        reference = torch.tensor(self.curves["fp32, stock"])
-        rows = []
-        for name, curve in self.curves.items():
-            difference = torch.tensor(curve) - reference
-            row: dict[str, Any] = {
-                "mode": name,
-                "steps": len(curve),
-                f"mean_loss_of_last_{WINDOW}": round(sum(curve[-WINDOW:]) / WINDOW, 5),
-                "difference_to_fp32": round(float(difference[-WINDOW:].mean()), 5),
-                "mean_absolute_difference": round(float(difference.abs().mean()), 5),
-                "largest_difference": round(float(difference.abs().max()), 5),
-            }
-            for targets in ("query_key_value", "all-linear"):
-                error, stock = self._error(name, targets), self._error("bf16, stock", targets)
-                row[f"gradient_error_{targets}"] = "" if error is None else round(error, 5)
-                row[f"of_stock_bf16s_{targets}"] = "" if error is None or stock is None else round(error / stock, 3)
-            rows.append(row)
-        return rows
+    def _row(self, name: str) -> dict[str, Any]:
+        """Last losses, distances from fp32, and gradient errors, also against those of stock bf16."""
+        curve = self.curves[name]
+        difference = torch.tensor(curve) - torch.tensor(self.curves["fp32, stock"])
+        row: dict[str, Any] = {
+            "mode": name,
+            "seed": self.seed,
+            "steps": len(curve),
+            f"mean_loss_of_last_{WINDOW}": round(sum(curve[-WINDOW:]) / WINDOW, 5),
+            "difference_to_fp32": round(float(difference[-WINDOW:].mean()), 5),
+            "mean_absolute_difference": round(float(difference.abs().mean()), 5),
+            "largest_difference": round(float(difference.abs().max()), 5),
+        }
+        for targets in ("query_key_value", "all-linear"):
+            error, stock = self._error(name, targets), self._error("bf16, stock", targets)
+            row[f"gradient_error_{targets}"] = "" if error is None else round(error, 5)
+            row[f"of_stock_bf16s_{targets}"] = "" if error is None or stock is None else round(error / stock, 3)
+        return row
 
     def _error(self, name: str, targets: str) -> float | None:
         if (name, targets) not in self.gradients:
@@ -185,42 +177,64 @@ class Modes:
         return float((self.gradients[name, targets] - exact).norm() / exact.norm())
 
 
+def run_seed(modes: Modes, make_base: Callable[[], Any], has_graphs: bool) -> Iterator[dict[str, Any]]:
+    """The rows of one seed."""
+    base = make_base().float()  # of weights that bf16 holds exactly
+    yield modes.run(base, "fp32, stock", is_fused=False, is_shared=None)
+    yield modes.run(base, "fp32, fused", is_fused=True, is_shared=False)
+    base = base.bfloat16()
+    gc.collect()
+    torch.cuda.empty_cache()
+    yield modes.run(base, "bf16, stock", is_fused=False, is_shared=None)
+    yield modes.run(base, "bf16, packed", is_fused=False, is_shared=False)
+    yield modes.run(base, "bf16, fused", is_fused=True, is_shared=False)
+    yield modes.run(base, "bf16, fused, shared prefix", is_fused=True, is_shared=True)
+    if has_graphs:
+        yield modes.run(base, "bf16, fused, graphs", is_fused=True, is_shared=False, uses_graphs=True)
+        yield modes.run(base, "bf16, fused, shared prefix, graphs", is_fused=True, is_shared=True, uses_graphs=True)
+    quantize_layers(base, "fp8")
+    yield modes.run(base, "fp8, fused", is_fused=True, is_shared=False)
+
+
 def main() -> None:
-    """Runs the modes and writes their rows and curves."""
+    """Runs the modes and appends their rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True, help="a folder")
     parser.add_argument("--commit", required=True, help="the commit that is measured")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--tiny", action="store_true", help="the embedded base, on the CPU")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        samples = SampleDataset(load_samples(arguments.data, make_tokenizer(arguments.data, Path(folder))))
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
-    batches = [[samples[index] for index in order[i * SAMPLES : (i + 1) * SAMPLES]] for i in range(STEPS)]
+        if arguments.tiny:
+            tokenizer = load_base(None, "float32", "cpu")[1]
+        else:
+            tokenizer = make_tokenizer(arguments.data, Path(folder))
+        samples = SampleDataset(load_samples(arguments.data, tokenizer))
+    make_base = (lambda: load_base(None, "bfloat16", "cpu")[0]) if arguments.tiny else (lambda: random_model("cuda"))
     environment = {
-        "gpu": torch.cuda.get_device_name(),
+        "base": "tiny" if arguments.tiny else "ChatGLM3-6B's shape",
+        "device": "CPU" if arguments.tiny else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
         "commit": arguments.commit,
         "date": datetime.now(UTC).date().isoformat(),
     }
-    modes = Modes(batches, arguments.results, environment)
-
-    base = random_model("cuda").float()  # of weights that bf16 holds exactly
-    modes.run(base, "fp32, stock", is_fused=False, is_shared=None)
-    modes.run(base, "fp32, fused", is_fused=True, is_shared=False)
-    base = base.bfloat16()
-    gc.collect()
-    torch.cuda.empty_cache()
-    modes.run(base, "bf16, stock", is_fused=False, is_shared=None)
-    modes.run(base, "bf16, packed", is_fused=False, is_shared=False)
-    modes.run(base, "bf16, fused", is_fused=True, is_shared=False)
-    modes.run(base, "bf16, fused, graphs", is_fused=True, is_shared=False, uses_graphs=True)
-    modes.run(base, "bf16, fused, shared prefix", is_fused=True, is_shared=True)
-    modes.run(base, "bf16, fused, shared prefix, graphs", is_fused=True, is_shared=True, uses_graphs=True)
-    quantize_layers(base, "fp8")
-    modes.run(base, "fp8, fused", is_fused=True, is_shared=False)
-    modes.run(base, "fp8, fused, graphs", is_fused=True, is_shared=False, uses_graphs=True)
+    file = arguments.results / f"loss_parity{'_tiny' if arguments.tiny else ''}.csv"
+    for seed in range(arguments.seeds):
+        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
+        batches = [[samples[index] for index in order[i * SAMPLES : (i + 1) * SAMPLES]] for i in range(STEPS)]
+        modes = Modes(batches, seed, 1e-3 if arguments.tiny else 1e-4)  # the tiny base wants larger steps
+        for row in run_seed(modes, make_base, has_graphs=not arguments.tiny):
+            row |= environment
+            is_new = not file.exists()
+            with file.open("a", newline="", encoding="utf-8") as stream:
+                writer = csv.DictWriter(stream, fieldnames=list(row), lineterminator="\n")
+                if is_new:
+                    writer.writeheader()
+                writer.writerow(row)
+            print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
 if __name__ == "__main__":
