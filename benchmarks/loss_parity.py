@@ -1,11 +1,11 @@
 """Does every fast mode learn what fp32 learns? 200 steps of each from the same start, and the first step's gradients.
 
-    python benchmarks/loss_parity.py --data huanhuan.json --commit HASH --results benchmarks/results [--seeds 3] [--tiny]
+    python benchmarks/loss_parity.py --data huanhuan.json --commit HASH --results FOLDER [--seeds 3] [--tiny]
 
-ChatGLM3-6B's shape with random weights on a GPU, or with `--tiny` the embedded base on the CPU; the tutorial's recipe at
-dropout 0, the same samples in the same order, another order for each seed. The reference is fp32 with stock PEFT modules;
-"bf16, stock" is what everybody else runs, and its distance from fp32, over the seeds, is the spread that the fast modes are
-measured against.
+ChatGLM3-6B's shape with random weights on a GPU, or with `--tiny` the embedded base on the CPU; the tutorial's recipe
+at dropout 0, the same samples in the same order, another order for each seed. The reference is fp32 with stock PEFT
+modules; "bf16, stock" is what everybody else runs, and its distance from fp32, over the seeds, is the spread that the
+fast modes are measured against.
 """
 
 import argparse

@@ -258,32 +258,41 @@ def _plan_computation(
         lines.append(f"层未融合，较慢 layers run one operation at a time, which is slower: {why_not}")
     shares_prefix, line = _choose_prefix(config, data, num_samples)
     checkpointing = config.train.get("gradient_checkpointing")
-    num_checkpointed, fits_twice = 0, True
-    if model.device.type == "cuda":
-        needed = partial(
-            layers_to_checkpoint,
-            model.config,
-            dtype,
-            is_fused=why_not is None,
-            num_trained=summary.num_trainable,
-            free_bytes=free_bytes(model.device),
-        )
-        if checkpointing == "auto":
-            num_checkpointed = needed(num_tokens=num_tokens)
-            lines.append(f"梯度检查点 gradient checkpointing: {num_checkpointed} of {model.config.num_layers} layers")
-        # Graphs keep their memory beside that of passes that are not recorded.
-        fits_twice = needed(num_tokens=num_tokens + min(num_tokens, MOST_GRAPHED_TOKENS)) == 0
-    checkpoint_layers(model, num_checkpointed)
+    num_checkpointed, has_room = _choose_checkpointing(
+        model, dtype, num_tokens, summary.num_trainable, is_fused=why_not is None, is_auto=checkpointing == "auto"
+    )
+    if checkpointing == "auto" and model.device.type == "cuda":
+        lines.append(f"梯度检查点 gradient checkpointing: {num_checkpointed} of {model.config.num_layers} layers")
     is_alone = PartialState().distributed_type == DistributedType.NO and why_not is None
     never_waits = takes_flash_kernel(model.device, dtype, model.config.kv_channels)
     collator = PackingCollator(
         max_tokens=None if arguments.deepspeed else max_tokens,  # DeepSpeed takes every backward pass for a step
         shares_prefix=shares_prefix,
         loss_weight=config.data.loss_weight,
-        pads_to_buckets=is_alone and never_waits and (fits_twice or checkpointing is True),
+        pads_to_buckets=is_alone and never_waits and (has_room or checkpointing is True),
     )
     can_checkpoint_more = checkpointing is not True and num_checkpointed < model.config.num_layers
     return _Computation(collator, can_checkpoint_more, lengths[-1], [*lines, *line])
+
+
+def _choose_checkpointing(
+    model: PeftModel, dtype: torch.dtype, num_tokens: int, num_trained: int, *, is_fused: bool, is_auto: bool
+) -> tuple[int, bool]:
+    """Checkpoints layers where that is left to us; returns how many, and whether there is room for CUDA graphs."""
+    if model.device.type != "cuda":
+        return 0, False
+    needed = partial(
+        layers_to_checkpoint,
+        model.config,
+        dtype,
+        is_fused=is_fused,
+        num_trained=num_trained,
+        free_bytes=free_bytes(model.device),
+    )
+    num_checkpointed = needed(num_tokens=num_tokens) if is_auto else 0
+    checkpoint_layers(model, num_checkpointed)
+    # Graphs keep their memory beside that of passes that are not recorded.
+    return num_checkpointed, needed(num_tokens=num_tokens + min(num_tokens, MOST_GRAPHED_TOKENS)) == 0
 
 
 def _is_sharded(arguments: TrainingArguments) -> bool:
