@@ -6,19 +6,18 @@ The embedded tiny base, the example persona and the settings of `glmtune demo`.
 """
 
 import argparse
-import csv
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 from padding import PaddingCollator
+from rows import append_row
 
 from glmtune.config import embedded_data, load_config
 from glmtune.data.dataset import load_dataset
@@ -94,21 +93,8 @@ def main() -> None:
     parser.add_argument("--commit", required=True, help="the commit that is measured")
     arguments = parser.parse_args()
     for row in measure():
-        row |= {
-            "cpu_cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "commit": arguments.commit,
-            "date": datetime.now(UTC).date().isoformat(),
-        }
-        is_new = not arguments.results.exists()
-        with arguments.results.open("a", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(row), lineterminator="\n")
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-        print(row, flush=True)
+        machine = {"cpu_cores": os.cpu_count(), "processor": platform.machine()}
+        append_row(arguments.results, row, arguments.commit, **machine)
 
 
 if __name__ == "__main__":

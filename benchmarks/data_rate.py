@@ -6,18 +6,16 @@ The yardstick is the fastest training rate measured, with a factor of 20 to spar
 """
 
 import argparse
-import csv
 import os
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import datasets
-import torch
+from rows import append_row
 from torch.utils.data import DataLoader
 from train_throughput import SAMPLES_OF_8192_TOKENS
 from workload import load_samples, make_tokenizer
@@ -72,22 +70,8 @@ def main() -> None:
     arguments = parser.parse_args()
     datasets.disable_progress_bars()
     for row in measure(arguments.data):
-        row |= {
-            "cpu_cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "torch": torch.__version__,
-            "datasets": datasets.__version__,
-            "python": platform.python_version(),
-            "commit": arguments.commit,
-            "date": datetime.now(UTC).date().isoformat(),
-        }
-        is_new = not arguments.results.exists()
-        with arguments.results.open("a", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(row), lineterminator="\n")
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-        print(row, flush=True)
+        machine = {"cpu_cores": os.cpu_count(), "processor": platform.machine(), "datasets": datasets.__version__}
+        append_row(arguments.results, row, arguments.commit, **machine)
 
 
 if __name__ == "__main__":

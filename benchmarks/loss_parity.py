@@ -9,13 +9,9 @@ fast modes are measured against.
 """
 
 import argparse
-import csv
 import gc
-import json
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ import torch
 import transformers
 from padding import PaddingCollator
 from peft import PeftModel
+from rows import append_row
 from torch import Tensor
 from workload import load_samples, make_tokenizer, random_model
 
@@ -215,11 +212,7 @@ def main() -> None:
     environment = {
         "base": "tiny" if arguments.tiny else "ChatGLM3-6B's shape",
         "device": "CPU" if arguments.tiny else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "commit": arguments.commit,
-        "date": datetime.now(UTC).date().isoformat(),
     }
     file = arguments.results / f"loss_parity{'_tiny' if arguments.tiny else ''}.csv"
     for seed in range(arguments.seeds):
@@ -227,14 +220,7 @@ def main() -> None:
         batches = [[samples[index] for index in order[i * SAMPLES : (i + 1) * SAMPLES]] for i in range(STEPS)]
         modes = Modes(batches, seed, 1e-3 if arguments.tiny else 1e-4)  # the tiny base wants larger steps
         for row in run_seed(modes, make_base, has_graphs=not arguments.tiny):
-            row |= environment
-            is_new = not file.exists()
-            with file.open("a", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, fieldnames=list(row), lineterminator="\n")
-                if is_new:
-                    writer.writeheader()
-                writer.writerow(row)
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+            append_row(file, row, arguments.commit, **environment)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,11 @@ Trainer, loader and clipping included. Speeds are medians over the steps after a
 """
 
 import argparse
-import csv
 import gc
-import json
-import platform
 import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ import transformers
 from datasets import Dataset
 from padding import PaddingCollator
 from peft import PeftModel
+from rows import append_row
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from workload import load_samples, make_tokenizer, random_model
 
@@ -391,22 +388,12 @@ def main() -> None:
             quantize_layers(base, case.quantize)
             is_quantized = True
         row = measure(case, base, samples, floors[case.samples])
-        row |= {
+        versions = {
             "gpu": torch.cuda.get_device_name(),
-            "torch": torch.__version__,
             "transformers": transformers.__version__,
             "peft": peft.__version__,
-            "python": platform.python_version(),
-            "commit": arguments.commit,
-            "date": datetime.now(UTC).date().isoformat(),
         }
-        is_new = not arguments.results.exists()
-        with arguments.results.open("a", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(row), lineterminator="\n")
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-        print(json.dumps(row, ensure_ascii=False), flush=True)
+        append_row(arguments.results, row, arguments.commit, **versions)
 
 
 if __name__ == "__main__":

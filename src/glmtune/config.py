@@ -130,7 +130,7 @@ class ModelSection(_Section):
         default="auto", description="Type of the frozen base: auto, float32, bfloat16 or float16."
     )
     quantize: Literal["none", "fp8"] = Field(
-        default="none", description="Hold the frozen base in fewer bits: none, or fp8 (Ada, Hopper or newer)."
+        default="none", description="Hold the frozen base in fewer bits: none, or fp8 (Hopper or newer)."
     )
 
 

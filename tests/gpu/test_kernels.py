@@ -1,7 +1,8 @@
 """Every Triton op against its twin in `ops/reference.py`, forward and backward, at odd sizes and in three dtypes.
 
 The twin is given the same inputs in float64, and the kernel's error may be no more than rounding to its dtype.
-Without a GPU, `TRITON_INTERPRET=1` runs the kernels (not fp8, nor the flash attention) in Triton's interpreter.
+Without a GPU, `TRITON_INTERPRET=1` runs most of them in Triton's interpreter: not fp8 nor flash attention, and under
+NumPy 2.4 not the loops of `sum_slots` and `cross_entropy`.
 """
 
 import os
@@ -198,7 +199,7 @@ def test_flash_attention(half: torch.dtype, heads: tuple[int, int, int], is_shar
 
 @needs_gpu
 @pytest.mark.skipif(
-    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="needs a GPU that multiplies fp8"
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0), reason="needs a GPU that multiplies fp8"
 )
 @pytest.mark.parametrize("num_rows", ROWS)
 def test_fp8(kernels, num_rows: int) -> None:

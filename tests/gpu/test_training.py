@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
-HAS_FP8 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+HAS_FP8 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
 
 
 def make_model(dtype: torch.dtype, targets: object = "all-linear", dropout: float = 0.0, quantize="none") -> PeftModel:

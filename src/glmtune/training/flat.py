@@ -37,7 +37,7 @@ class FlatParameters:
             parameter.grad = gradient
 
     def _attach(self) -> None:
-        """Moves parameters back into the buffer that were given other memory, as DistributedDataParallel does."""
+        """Moves parameters back into the buffer that were given other memory, as accelerate does on the CPU."""
         for parameter, values in zip(self.parameters, self._values, strict=True):
             if parameter.data_ptr() != values.data_ptr():
                 values.copy_(parameter.detach())

@@ -1,7 +1,7 @@
 """Forward and backward passes, recorded once for each layout of padded rows and then replayed as CUDA graphs.
 
-A small step asks the device for some 1,500 kernels of a few microseconds each; asking one by one takes a host two or
-three times as long as the device needs to compute them. A graph asks for all of them at once.
+A small step asks the device for more than a thousand kernels of a few microseconds each; asking one by one took the
+host three times as long as the device needed to compute them. A graph asks for all of them at once.
 """
 
 import logging

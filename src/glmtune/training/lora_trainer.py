@@ -35,7 +35,6 @@ class LoraTrainer(Trainer):
     """A Trainer for a model from `attach_lora` and batches from `PackingCollator`.
 
     - The loss is the mean over the weights of an optimiser step, on all devices, however its samples are laid out.
-
     - A step whose gradient is not finite changes neither weights nor optimiser, and stops the run when the host next
       looks: when logging, and before every save. What has been saved is therefore always sound.
     - Checkpoints hold the adapter for the base as published, and the run's manifest.

@@ -92,9 +92,9 @@ def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) 
     """
     if quantize == "none":
         return
-    if model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) < (8, 9):
+    if model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) < (9, 0):
         name = torch.cuda.get_device_name(model.device)
-        raise ConfigError(f"model.quantize=fp8 needs an Ada, Hopper or newer GPU; this is a {name}")
+        raise ConfigError(f"model.quantize=fp8 needs a Hopper or newer GPU; this is a {name}")
     if model.device.type == "cuda" and model.dtype != torch.bfloat16:
         raise ConfigError("model.quantize=fp8 computes in bfloat16; leave model.dtype=auto")
     layers = model.transformer.encoder.layers

@@ -30,7 +30,7 @@ _WHOLE_NUMBERS = (
 
 @dataclass(frozen=True)
 class PackedRows:
-    """One forward pass's worth of whole samples, without padding.
+    """One forward pass's worth of whole samples, one after the other.
 
     All tensors are views of one buffer, so that pinning and moving are one call each.
 
