@@ -1,6 +1,6 @@
 """Does every fast mode learn what fp32 learns? 200 steps of each from the same start, and the first step's gradients.
 
-    python benchmarks/loss_parity.py --data huanhuan.json --commit HASH --results FOLDER [--seeds 3] [--tiny]
+    python benchmarks/loss_parity.py --data huanhuan.json --commit HASH --results FOLDER [--seeds 0 1 2] [--tiny]
 
 ChatGLM3-6B's shape with random weights on a GPU, or with `--tiny` the embedded base on the CPU; the tutorial's recipe
 at dropout 0, the same samples in the same order, another order for each seed. The reference is fp32 with stock PEFT
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True, help="a folder")
     parser.add_argument("--commit", required=True, help="the commit that is measured")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="an order of the samples for each")
     parser.add_argument("--tiny", action="store_true", help="the embedded base, on the CPU")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -215,7 +215,7 @@ def main() -> None:
         "transformers": transformers.__version__,
     }
     file = arguments.results / f"loss_parity{'_tiny' if arguments.tiny else ''}.csv"
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
         batches = [[samples[index] for index in order[i * SAMPLES : (i + 1) * SAMPLES]] for i in range(STEPS)]
         modes = Modes(batches, seed, 1e-3 if arguments.tiny else 1e-4)  # the tiny base wants larger steps
