@@ -135,15 +135,23 @@ FP8 = [
 
 
 class StepClock(TrainerCallback):
-    """Puts a mark on the device's time line at the end of each step."""
+    """Puts a mark on the device's time line at the end of each step.
+
+    Attributes:
+        marks: The marks.
+        peak_allocated: Most bytes in use up to the end of the last step.
+        peak_reserved: Most bytes that the allocator held.
+    """
 
     def __init__(self) -> None:
         self.marks: list[torch.cuda.Event] = []
+        self.peak_allocated = self.peak_reserved = 0
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         mark = torch.cuda.Event(enable_timing=True)
         mark.record()
         self.marks.append(mark)
+        self.peak_allocated, self.peak_reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
 
     def durations_ms(self) -> list[float]:
         torch.cuda.synchronize()

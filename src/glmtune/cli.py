@@ -61,15 +61,13 @@ def train(
 
     For example: glmtune train examples/chatglm3-6b.yaml data.path=train.json train.learning_rate=1e-4
     """
-    from glmtune.config import describe_keys, load_config
+    from glmtune.config import describe_keys
 
     if keys:
         for key in describe_keys():
             typer.echo(f"{key.key:<38} {key.default!r:<28} {key.description}")
         return
-    given = arguments or []
-    has_file = bool(given) and "=" not in given[0]
-    config = load_config(given[0] if has_file else None, given[1:] if has_file else given)
+    config = _load_config(arguments)
     from glmtune.training.trainer import TrainingInterrupted
     from glmtune.training.trainer import train as run_training
 
@@ -80,6 +78,37 @@ def train(
         typer.echo(str(interruption), err=True)
         raise typer.Exit(130) from interruption
     typer.echo(f"完成 Done: {result.output_dir}\n  glmtune chat {shlex.quote(str(result.output_dir))}")
+
+
+@app.command()
+def plan(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG.yaml] [section.key=value ...]", help="As for glmtune train."),
+    ] = None,
+    gpu_gib: Annotated[
+        float | None,
+        typer.Option("--gpu-gib", help="Memory of the card to plan for, in GiB; the GPU here if left out."),
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option("--tflops", help="What that card computes in 16 bits, for the expected time.")
+    ] = None,
+) -> None:
+    """Say what a run will take of the GPU, how long, and with which settings it fits. 估算显存与时间。
+
+    For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu-gib 8
+    """
+    for name, value in (("--gpu-gib", gpu_gib), ("--tflops", tflops)):
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name}: expected a number above 0; found {value:g}")
+    from glmtune.training.plan import plan_for_card
+
+    stats, planned = plan_for_card(_load_config(arguments), gpu_gib, tflops)
+    console = Console()
+    for line in stats.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+    planned.print(console)
+    planned.check()
 
 
 @app.command()
@@ -268,6 +297,15 @@ def demo(
 
     _hide_loading_bars()
     run_demo(Path(output), Console())
+
+
+def _load_config(arguments: list[str] | None) -> Any:
+    """The configuration of a file, if the first argument is one, and the overrides behind it."""
+    from glmtune.config import load_config
+
+    given = arguments or []
+    has_file = bool(given) and "=" not in given[0]
+    return load_config(given[0] if has_file else None, given[1:] if has_file else given)
 
 
 def _hide_loading_bars() -> None:

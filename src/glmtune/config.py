@@ -50,13 +50,17 @@ OWN_TRAIN_KEYS: Mapping[str, str] = MappingProxyType(
         "early_stopping_patience": "Stop after this many evaluations in a row without a better metric.",
         "max_tokens_per_device": "Most tokens of one forward pass; by default what per_device_train_batch_size of the "
         "longest samples have. A step of more is split, with the same result.",
+        "offload_checkpoints": "Keep checkpointed layers' inputs in the host's memory: true, false, or as it fits.",
+        "cuda_graphs": "Record small passes as CUDA graphs, which takes memory: true, false, or as it fits.",
         "shared_prefix": "Compute what samples of a step begin with alike only once: true, false, or by default "
         "wherever lora_dropout is 0, where it is exact.",
     }
 )
 
 # Types of our keys under `train` that are no whole numbers.
-_OWN_HINTS: Mapping[str, Any] = MappingProxyType({"shared_prefix": bool | None})
+_OWN_HINTS: Mapping[str, Any] = MappingProxyType(
+    dict.fromkeys(("shared_prefix", "offload_checkpoints", "cuda_graphs"), bool | None)
+)
 
 # The least that a number under `train` may be.
 _LEAST: Mapping[str, int] = MappingProxyType(
@@ -68,6 +72,7 @@ _LEAST: Mapping[str, int] = MappingProxyType(
         "early_stopping_patience": 1,
         "max_tokens_per_device": 1,
         "dataloader_num_workers": 0,
+        "gradient_checkpointing": 0,
     }
 )
 # Numbers of steps, or a share of all steps where they are below 1.
@@ -99,8 +104,8 @@ _PASSED_KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "gradient_accumulation_steps": "Samples of an optimiser step, times per_device_train_batch_size.",
             "logging_steps": "Optimiser steps between two log lines.",
             "num_train_epochs": "Passes over the data.",
-            "gradient_checkpointing": "Recompute activations in the backward pass: true, false, or auto for as few "
-            "layers as fit.",
+            "gradient_checkpointing": "Recompute activations in the backward pass: true, false, a number of layers, "
+            "or auto for as few as fit.",
             "save_steps": "Optimiser steps between two checkpoints.",
             "learning_rate": "Peak learning rate.",
             "save_on_each_node": "Save on every node of a cluster rather than on the first.",
@@ -120,7 +125,9 @@ class ModelSection(_Section):
     Attributes:
         path: Folder in the official layout, or a hub id; None for the tiny base in the package.
         dtype: How the frozen base is held; `auto` is bfloat16 or float16 on a GPU, float32 on the CPU.
-        quantize: Whether its layers are held in fewer bits while an adapter is trained.
+        quantize: What its layers are held in while an adapter is trained; `auto` is `none`, or where that does not fit
+            on the GPU, the first of `int8` and `nf4` that does.
+        offload_embedding: Whether the token embedding stays in the host's memory; None for where it is needed.
     """
 
     path: str | None = Field(
@@ -129,8 +136,13 @@ class ModelSection(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Type of the frozen base: auto, float32, bfloat16 or float16."
     )
-    quantize: Literal["none", "fp8"] = Field(
-        default="none", description="Hold the frozen base in fewer bits: none, or fp8 (Hopper or newer)."
+    quantize: Literal["auto", "none", "int8", "nf4", "fp8"] = Field(
+        default="auto",
+        description="Hold the frozen base in fewer bits: none, int8, nf4, fp8 (Hopper or newer), or auto for as few as "
+        "the GPU's memory asks for.",
+    )
+    offload_embedding: bool | None = Field(
+        default=None, description="Keep the token embedding in the host's memory: true, false, or as it fits."
     )
 
 
@@ -443,7 +455,10 @@ def _check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[st
 def _check_value(name: str, value: Any, hint: Any) -> tuple[Any, str | None]:
     """Reads a value where its type is plain; anything richer is left to the class that gets it."""
     members = set(typing.get_args(hint)) if isinstance(hint, UnionType) or typing.get_origin(hint) else {hint}
-    is_more = name == "train.resume_from_checkpoint" or (name == "train.gradient_checkpointing" and value == "auto")
+    is_number_of_layers = isinstance(value, int) and not isinstance(value, bool)
+    is_more = name == "train.resume_from_checkpoint" or (
+        name == "train.gradient_checkpointing" and (value == "auto" or is_number_of_layers)
+    )
     if is_more or not members <= {int, float, bool, str, NoneType} or (value is None and NoneType in members):
         return value, None
     try:
@@ -451,7 +466,7 @@ def _check_value(name: str, value: Any, hint: Any) -> tuple[Any, str | None]:
     except ValidationError:
         expected = " or ".join(sorted(member.__name__ for member in members if member is not NoneType))
         if name == "train.gradient_checkpointing":
-            expected = "true, false or auto"
+            expected = "true, false, auto or a number of layers"
         return value, f"{name}: expected {expected}; found {value!r}"
     return (read, None) if isinstance(value, str) or str in members or members <= {bool, NoneType} else (value, None)
 

@@ -27,6 +27,9 @@ Ints = NDArray[numpy.int32]
 # Above so many rows the device takes longer than the host does to ask it, and graphs have nothing to win.
 MOST_GRAPHED_TOKENS = 2048
 
+# A padded layout has at least so many segments.
+_LEAST_SEGMENTS = 16
+
 # Samples that share ever longer beginnings are told apart so many times at most.
 _MOST_SPLITS = 64
 
@@ -73,7 +76,7 @@ class PackingCollator:
     loss_weight: LossWeight = "token"
     pads_to_buckets: bool = False
 
-    def __call__(self, features: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+    def __call__(self, features: Sequence[Mapping[str, Sequence[int] | Ints]]) -> dict[str, Any]:
         """Makes a batch.
 
         Args:
@@ -215,7 +218,7 @@ class _Segments:
 
     def add_empty(self) -> None:
         """Adds segments of nothing, until they are a power of two."""
-        for _ in range(_power_of_two(len(self.key_lengths), 16) - len(self.key_lengths)):
+        for _ in range(_power_of_two(len(self.key_lengths), _LEAST_SEGMENTS) - len(self.key_lengths)):
             self.add(0)
 
     def fields(self, prefix: str, num_rows: int) -> dict[str, Ints]:
@@ -271,15 +274,15 @@ class _Layout:
         if self._num_rows >= MOST_GRAPHED_TOKENS:
             return
         self._is_padded = True
-        num_rows = _round_up(self._num_rows + 1, 64 if self._num_rows < 1024 else 128)
+        num_labels = sum(map(len, self._labels))
+        num_rows, num_label_rows, _ = padded_sizes(self._num_rows, num_labels, 0)
         is_gathered = sum(self._segments.key_lengths) != self._num_rows
         padding = self._add_rows(numpy.zeros(num_rows - self._num_rows, dtype=numpy.int32), 0)
         if is_gathered:
             self._segments.pad(len(padding), padding[-1:], num_rows // 2)
         else:
             self._segments.add(len(padding), padding)
-        num_labels = sum(map(len, self._labels))
-        num_padding = _round_up(num_labels + 1, num_rows // 4) - num_labels
+        num_padding = num_label_rows - num_labels
         self._label_rows.append(padding[-1:].repeat(num_padding))
         self._labels.append(numpy.zeros(num_padding, dtype=numpy.int32))
         self._weights.append(numpy.zeros(num_padding, dtype=numpy.float32))
@@ -315,6 +318,13 @@ class _Layout:
             num_samples=num_samples,
             is_padded=self._is_padded,
         )
+
+
+def padded_sizes(num_rows: int, num_label_rows: int, num_segments: int) -> tuple[int, int, int]:
+    """Rows, label rows and segments of a layout after padding."""
+    padded = _round_up(num_rows + 1, 64 if num_rows < 1024 else 128)
+    segments = _power_of_two(num_segments + 1, _LEAST_SEGMENTS)
+    return padded, _round_up(num_label_rows + 1, padded // 4), segments
 
 
 def _starts(lengths: Sequence[int] | NDArray[numpy.int64]) -> Ints:

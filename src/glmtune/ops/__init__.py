@@ -5,8 +5,9 @@ Every op is specified in plain torch by `reference`; that version runs anywhere 
 """
 
 from glmtune.ops.attention import takes_flash_kernel
-from glmtune.ops.frozen_linear import DenseLinear, Fp8Linear, FrozenLinear
+from glmtune.ops.frozen_linear import DenseLinear, Fp8Linear, FrozenLinear, PackedLinear, Scratch
 from glmtune.ops.fused_layer import AdaptedLinear, Adapter, LayerCall, LayerWeights, fused_layer
+from glmtune.ops.host_table import HostTable
 from glmtune.ops.label_head import label_head
 from glmtune.ops.reference import apply_rotary, rms_norm, rotary_cos_sin, swiglu
 from glmtune.ops.segment_attention import segment_attention
@@ -18,8 +19,11 @@ __all__ = [
     "DenseLinear",
     "Fp8Linear",
     "FrozenLinear",
+    "HostTable",
     "LayerCall",
     "LayerWeights",
+    "PackedLinear",
+    "Scratch",
     "Segments",
     "apply_rotary",
     "fused_layer",

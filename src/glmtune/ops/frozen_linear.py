@@ -1,6 +1,6 @@
 """A linear layer that is not trained, in whatever format its weight is held: the product and its input gradient."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -97,3 +97,69 @@ class Fp8Linear:
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight that the values stand for, [N, K]."""
         return (self.values.float() * self.scales.unsqueeze(-1)).to(dtype)
+
+
+class PackedWeight(Protocol):
+    """A weight in a format that nothing multiplies with; it has to be written out first."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the weight that it stands for: [N, K]."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies, and where it is written out."""
+
+    def write_to(self, output_NK: Tensor) -> None:
+        """Writes the weight out, in the dtype of `output_NK`."""
+
+
+class Scratch:
+    """Memory for one weight at a time, which all packed layers of a model write theirs into by turns.
+
+    What one has written there holds until the next one writes; on one stream that is after it has been used.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The memory as a tensor with any values; grows where it is too small."""
+        num_bytes = shape[0] * shape[1] * dtype.itemsize
+        if self._bytes.device != device or self._bytes.numel() < num_bytes:
+            self._bytes = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+        return self._bytes[:num_bytes].view(dtype).view(shape)
+
+
+@dataclass(frozen=True)
+class PackedLinear:
+    """A weight that is written out into shared memory for each product, in the dtype that is computed in.
+
+    Attributes:
+        weight: The weight.
+        scratch: Where it is written out.
+        bias: [N], or None.
+        rows: Which outputs are meant, from and up to; None for all.
+    """
+
+    weight: PackedWeight
+    scratch: Scratch
+    bias: Tensor | None = None
+    rows: tuple[int, int] | None = None
+
+    def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
+        """As `FrozenLinear`."""
+        return self._written_out(x_TK.dtype).product(x_TK, residual_TN)
+
+    def input_gradient(self, grad_TN: Tensor) -> Tensor:
+        """As `FrozenLinear`."""
+        return self._written_out(grad_TN.dtype).input_gradient(grad_TN)
+
+    def part(self, begin: int, end: int) -> "PackedLinear":
+        """As `FrozenLinear`; the whole weight is still written out."""
+        return replace(self, rows=(begin, end), bias=None if self.bias is None else self.bias[begin:end])
+
+    def _written_out(self, dtype: torch.dtype) -> DenseLinear:
+        output = self.scratch.take(self.weight.shape, dtype, self.weight.device)
+        self.weight.write_to(output)
+        return DenseLinear(output if self.rows is None else output[slice(*self.rows)], self.bias)

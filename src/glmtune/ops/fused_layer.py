@@ -94,6 +94,7 @@ class LayerCall:
         seed: The dropout masks follow from it, [1] int64; None for no dropout.
         stream: Tells the layer's masks from those of other layers; the next three numbers are the layer's too.
         is_checkpointed: Whether to keep the input alone.
+        offloads_checkpoint: Whether to keep it in the host's memory, pinned.
     """
 
     weights: LayerWeights
@@ -104,6 +105,7 @@ class LayerCall:
     seed: Tensor | None
     stream: int
     is_checkpointed: bool
+    offloads_checkpoint: bool = False
 
 
 def fused_layer(hidden_TH: Tensor, call: LayerCall, adapter_parameters: Sequence[Tensor]) -> Tensor:
@@ -144,7 +146,7 @@ class _FusedLayer(torch.autograd.Function):
         output, low_down = _narrow(call, activations)
         ctx.call = call
         if call.is_checkpointed:
-            ctx.save_for_backward(hidden_TH, low_down)
+            ctx.save_for_backward(_to_host(hidden_TH) if call.offloads_checkpoint else hidden_TH, low_down)
         else:
             ctx.save_for_backward(hidden_TH, low_down, *activations)
         return output
@@ -153,11 +155,17 @@ class _FusedLayer(torch.autograd.Function):
     def backward(ctx: Any, grad_QH: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         call: LayerCall = ctx.call
         hidden_TH, low_down, *kept = ctx.saved_tensors
+        hidden_TH = hidden_TH.to(grad_QH.device, non_blocking=True)
         activations = _Activations(*kept) if kept else _attend_and_widen(call, hidden_TH)
         hidden_grad, *adapter_grads = _Backward(call).run(
             hidden_TH, activations, low_down, grad_QH.contiguous(), ctx.needs_input_grad[0]
         )
         return hidden_grad, None, *adapter_grads
+
+
+def _to_host(x: Tensor) -> Tensor:
+    """A copy in pinned memory, which the device makes in its own time: in order with whatever else it is asked for."""
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda).copy_(x, non_blocking=True)
 
 
 def _attend_and_widen(call: LayerCall, hidden_TH: Tensor) -> _Activations:

@@ -1,5 +1,9 @@
-"""The backward pass of gathering rows in Triton: each row sums its copies itself, so no atomics and no chance."""
+"""Gathering rows in Triton.
 
+On the way back each row sums its copies itself, so no atomics and no chance.
+"""
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -33,3 +37,22 @@ def sum_slots(values_KC: Tensor, order_K: Tensor, offsets_T1: Tensor) -> Tensor:
         values, order_K, offsets_T1, sums, width, BLOCK_SLOTS=_BLOCK_SLOTS, BLOCK_COLUMNS=_BLOCK_COLUMNS
     )
     return sums
+
+
+@triton.jit
+def _gather_kernel(table_ptr, ids_ptr, output_ptr, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    is_column = columns < width
+    source = tl.load(ids_ptr + row).to(tl.int64)
+    values = tl.load(table_ptr + source * width + columns, is_column, 0.0)
+    tl.store(output_ptr + row * width + columns, values, is_column)
+
+
+def gather_rows(table_VH: Tensor, ids_T: Tensor) -> Tensor:
+    """As `reference.gather_rows`; the table lies on the device, or in host memory that the device can read."""
+    width = table_VH.shape[1]
+    output = torch.empty(len(ids_T), width, dtype=table_VH.dtype, device=ids_T.device)
+    block = min(triton.next_power_of_2(width), 1024)
+    _gather_kernel[(len(ids_T), triton.cdiv(width, block))](table_VH, ids_T, output, width, BLOCK=block)
+    return output

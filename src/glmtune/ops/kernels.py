@@ -6,7 +6,8 @@ from torch import Tensor
 from glmtune.ops.cross_entropy import cross_entropy
 from glmtune.ops.dropout import dropout, dropout_add_
 from glmtune.ops.fp8 import quantize_rows, scaled_product, transpose_bytes
-from glmtune.ops.gather import sum_slots
+from glmtune.ops.gather import gather_rows, sum_slots
+from glmtune.ops.int8 import scale_rows
 from glmtune.ops.rms_norm import rms_norm, rms_norm_backward
 from glmtune.ops.rotary import rotate_
 from glmtune.ops.swiglu import swiglu, swiglu_backward
@@ -15,10 +16,12 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "dropout_add_",
+    "gather_rows",
     "quantize_rows",
     "rms_norm",
     "rms_norm_backward",
     "rotate_",
+    "scale_rows",
     "scaled_product",
     "sum_slots",
     "swiglu",

@@ -232,6 +232,30 @@ def _hash_uint32(value: Tensor) -> Tensor:
     return value ^ (value >> 16)
 
 
+def gather_rows(table_VH: Tensor, ids_T: Tensor) -> Tensor:
+    """Looks rows of a table up that may lie on another device.
+
+    Args:
+        table_VH: The table, [V, H].
+        ids_T: Which rows, [T], integer.
+
+    Returns:
+        The rows, [T, H], where the ids are.
+    """
+    return table_VH.index_select(0, ids_T.to(table_VH.device)).to(ids_T.device)
+
+
+def scale_rows(values_NK: Tensor, scales_N: Tensor, output_NK: Tensor) -> None:
+    """Writes whole numbers out with the scales of their rows, multiplied in fp32.
+
+    Args:
+        values_NK: The numbers, [N, K], int8.
+        scales_N: The scales, [N], fp32.
+        output_NK: Where to, [N, K], any floating-point dtype.
+    """
+    torch.mul(values_NK, scales_N.unsqueeze(-1), out=output_NK)
+
+
 def sum_slots(values_KC: Tensor, order_K: Tensor, offsets_T1: Tensor) -> Tensor:
     """The backward pass of gathering rows: sums over the copies of each row, in fp32.
 

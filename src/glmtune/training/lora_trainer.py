@@ -25,6 +25,7 @@ from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
 from glmtune.tuning.adapter_files import load_adapter_weights, save_adapter
 from glmtune.tuning.fused import FusedLayers
+from glmtune.tuning.lora import trainable_summary
 from glmtune.tuning.run_folder import RunManifest, checkpoints
 
 # Optimisers that treat every number for itself, so that it makes no difference to which tensor it belongs.
@@ -67,7 +68,7 @@ class LoraTrainer(Trainer):
         self._flat: list[FlatParameters] = []
         self._accumulator: GradientAccumulator | None = None
         self._uses_graphs = uses_graphs
-        self._flops_per_token = 4 * sum(p.numel() for p in self.model.parameters())  # a frozen base: no weight gradient
+        self._flops_per_token = 4 * trainable_summary(self.model).num_total  # a frozen base: no weight gradient
         self.initial_weights = initial_weights
         self._manifest = manifest
         self._base_dtype = base_dtype

@@ -1,41 +1,38 @@
 """Training a LoRA adapter, from configuration to run folder."""
 
 import os
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import DistributedType, PartialState
+from accelerate import PartialState
 from peft import PeftModel
 from rich.console import Console
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
-from glmtune.config import RunConfig, embedded_data, validate_names
-from glmtune.data.dataset import tokenize_conversations
-from glmtune.data.formats import read_conversations
-from glmtune.data.packing import MOST_GRAPHED_TOKENS, PackedSample, PackingCollator, shared_prefixes
-from glmtune.data.samples import SampleDataset
-from glmtune.data.statistics import DataStats
+from glmtune.config import RunConfig, embedded_base, validate_names
+from glmtune.data.packing import PackedSample, PackingCollator, shared_prefixes
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.models.chatglm import ChatGLMTokenizer
-from glmtune.ops import takes_flash_kernel
-from glmtune.prompts import Template
 from glmtune.training.arguments import make_arguments
 from glmtune.training.callbacks import Interruption, LogFile, ProgressReport
 from glmtune.training.lora_trainer import LoraTrainer
+from glmtune.training.plan import RunPlan, free_device_bytes, plain_settings, plan_run
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
 from glmtune.training.resume import check_resumed, find_checkpoint
-from glmtune.training.selftest import Sample, SelfTestReport, run_selftest
+from glmtune.training.run_data import RunData, load_run_data
+from glmtune.training.selftest import SelfTestReport, run_selftest
 from glmtune.tuning.adapter_files import read_initial_weights
-from glmtune.tuning.checkpointing import checkpoint_layers, free_bytes, layers_to_checkpoint
+from glmtune.tuning.checkpointing import checkpoint_layers
 from glmtune.tuning.fused import fuse
-from glmtune.tuning.load import load_base, resolve_dtype
+from glmtune.tuning.load import load_base, load_tokenizer, resolve_dtype
 from glmtune.tuning.lora import TrainableSummary, attach_lora, changes_base, initial_adapter_weights, trainable_summary
-from glmtune.tuning.quantize import check_quantize, quantize_layers
+from glmtune.tuning.memory import MemorySettings
+from glmtune.tuning.planner import Plan
+from glmtune.tuning.quantize import Quantize, check_quantize
 from glmtune.tuning.run_folder import RunManifest, checkpoints, current_versions
 
 # Common beginnings are looked for among so many samples, and worth a line from this share of the tokens on.
@@ -71,14 +68,6 @@ class TrainResult:
     selftest: SelfTestReport | None
 
 
-@dataclass(frozen=True)
-class _Data:
-    train: SampleDataset
-    eval: SampleDataset | None
-    stats: DataStats
-    sample: Sample
-
-
 def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     """Trains an adapter and leaves it, with everything about the run, in `train.output_dir`.
 
@@ -94,7 +83,8 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         TrainingInterrupted: Somebody pressed Ctrl-C; the run can go on where it stopped.
     """
     validate_names(config)
-    check_quantize(config.model.quantize, config.lora)
+    if config.model.quantize != "auto":
+        check_quantize(config.model.quantize, config.lora)
     console = console or Console(stderr=True)
     checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
     device_map = "cpu" if config.train.get("use_cpu") else None
@@ -111,24 +101,34 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     if not PartialState().is_main_process:
         console = Console(quiet=True)
 
-    with console.status("加载模型 loading the base model ..."):
-        model, tokenizer = load_base(config.model.path, config.model.dtype, device_map)
-        quantize_layers(model, config.model.quantize)
-    if config.model.quantize != "none" and model.device.type == "cpu":
-        console.print(
-            f"CPU 上只是模拟 {config.model.quantize}，更慢 it is only emulated here, and slower", highlight=False
-        )
+    tokenizer = load_tokenizer(config.model.path or embedded_base())
     with arguments.main_process_first(desc="reading the data"):
-        data = _load_data(
-            tokenizer,
-            config.prompt.template,
-            config.prompt.system,
-            arguments.seed,
-            **config.data.model_dump(exclude={"loss_weight"}),
-        )
+        data = load_run_data(config, tokenizer, arguments.seed)
     for line in data.stats.lines():
         console.print(line, highlight=False, soft_wrap=True)
-    manifest = _make_manifest(config.model_dump(mode="json"), model.name_or_path, data.stats.fingerprint)
+    if checkpoint is not None and config.model.quantize == "auto":
+        config = _with_quantize(config, RunManifest.read(checkpoint))
+    planning = partial(
+        plan_run, config, data.train, device=arguments.device, dtype=dtype, num_processes=arguments.world_size
+    )
+    settings, max_tokens = plain_settings(config, data.train)
+    if arguments.device.type == "cuda" and not _is_sharded(arguments):
+        with console.status("计划 planning ..."):
+            plan = planning(free_bytes=free_device_bytes(arguments.device))
+        plan.check()
+        console.print(plan.summary(), highlight=False, soft_wrap=True)
+        settings, max_tokens = plan.chosen.settings, plan.chosen.step.max_tokens
+    with console.status("加载模型 loading the base model ..."):
+        model, _ = load_base(
+            config.model.path,
+            config.model.dtype,
+            device_map,
+            quantize=settings.quantize,
+            offloads_embedding=settings.offloads_embedding,
+        )
+    if settings.quantize == "fp8" and model.device.type == "cpu":
+        console.print("CPU 上只是模拟 fp8，更慢 it is only emulated here, and slower", highlight=False)
+    manifest = _make_manifest(config, settings.quantize, model.name_or_path, data.stats.fingerprint)
     initial = None
     if checkpoint is not None:
         check_resumed(checkpoint, Path(arguments.output_dir), manifest)
@@ -139,8 +139,8 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     peft_model = attach_lora(model, config.lora, initial)
     summary = trainable_summary(peft_model)
     console.print(str(summary), highlight=False)
-    computation = _plan_computation(peft_model, config, arguments, data, summary, dtype)
-    for line in computation.lines:
+    collator, lines = _prepare(peft_model, config, arguments, data, settings, max_tokens)
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     interruption = Interruption(console)
     progress = ProgressReport(console)
@@ -149,12 +149,12 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         args=arguments,
         train_dataset=data.train,
         eval_dataset=data.eval,
-        data_collator=computation.collator,
+        data_collator=collator,
         callbacks=_callbacks(arguments.output_dir, config.train.get("early_stopping_patience"), progress, interruption),
         initial_weights=initial_adapter_weights(peft_model),
         manifest=manifest,
         base_dtype=dtype,
-        uses_graphs=computation.collator.pads_to_buckets,
+        uses_graphs=collator.pads_to_buckets,
     )
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
@@ -168,7 +168,10 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
                 ignore_keys_for_eval=["past_key_values"],
             )
     except torch.OutOfMemoryError as error:
-        raise TrainingError(_how_to_save_memory(trainer, computation, error)) from error
+        plan = planning(free_bytes=None)
+        raise TrainingError(
+            _how_to_save_memory(trainer, plan.planner.plan(settings, max_tokens), plan, error)
+        ) from error
     finally:
         progress.close()
     if interruption.happened:
@@ -177,122 +180,30 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     return _finish(trainer, tokenizer, data, summary, output.metrics)
 
 
-def _load_data(
-    tokenizer: ChatGLMTokenizer,
-    template: Template,
-    system: str | None,
-    seed: int,
-    *,
-    path: str | list[str] | None,
-    eval_path: str | list[str] | None,
-    eval_fraction: float,
-    max_length: int | None,
-    fields: Mapping[str, str],
-    join: str,
-    num_workers: int | None,
-) -> _Data:
-    """Reads and tokenises the data, and sets some apart to evaluate on where that is asked for."""
-    settings: dict[str, Any] = {
-        "template": template,
-        "system": system,
-        "max_length": max_length,
-        "num_workers": num_workers,
-    }
-    conversations = read_conversations(path or embedded_data(), fields, join)
-    dataset, stats = tokenize_conversations(conversations, tokenizer, **settings)
-    chosen = list(range(len(dataset)))
-    evaluated = None
-    if eval_path is not None:
-        held_out = read_conversations(eval_path, fields, join)
-        evaluated, _ = tokenize_conversations(held_out, tokenizer, **settings)
-    elif eval_fraction > 0:
-        random.Random(seed).shuffle(chosen)
-        num_held_out = max(1, round(eval_fraction * len(dataset)))
-        if num_held_out == len(dataset):
-            raise ConfigError(f"data.eval_fraction leaves nothing to train on: there are {len(dataset)} samples")
-        evaluated = dataset.select(sorted(chosen[:num_held_out]))
-        chosen = sorted(chosen[num_held_out:])
-    first = chosen[0]
-    sample = Sample(conversations.items[first], dataset[first]["input_ids"], max_length)
-    trained = dataset if evaluated is None else dataset.select(chosen)
-    return _Data(SampleDataset(trained), None if evaluated is None else SampleDataset(evaluated), stats, sample)
-
-
-@dataclass(frozen=True)
-class _Computation:
-    """How steps are computed, none of which changes what they compute.
-
-    Attributes:
-        collator: Lays samples out.
-        can_checkpoint_more: Whether more layers could be checkpointed.
-        longest: Tokens of the longest sample, which no layout goes below.
-        lines: What to tell the user.
-    """
-
-    collator: PackingCollator
-    can_checkpoint_more: bool
-    longest: int
-    lines: Sequence[str]
-
-
-def _plan_computation(
+def _prepare(
     model: PeftModel,
     config: RunConfig,
     arguments: TrainingArguments,
-    data: _Data,
-    summary: TrainableSummary,
-    dtype: torch.dtype,
-) -> _Computation:
-    """Fuses the layers if that can be done, and decides how samples are laid out and which layers are checkpointed."""
+    data: RunData,
+    settings: MemorySettings,
+    max_tokens: int,
+) -> tuple[PackingCollator, list[str]]:
+    """Fuses the layers where that can be done; returns a collator, and what to tell the user."""
     if model.config.attention_dropout > 0:
         raise ConfigError("the base has attention_dropout, which packed samples cannot be trained with; set it to 0")
-    lengths, num_samples = sorted(data.train.lengths), arguments.per_device_train_batch_size
-    max_tokens = config.train.get("max_tokens_per_device")
-    if max_tokens is None:
-        max_tokens = config.train["per_device_train_batch_size"] * lengths[-1]
-    num_tokens = max(min(max_tokens, sum(lengths[-num_samples:])), lengths[-1])
-    is_sharded = _is_sharded(arguments)
-    why_not = "weights are spread over devices, or compiled" if is_sharded else fuse(model)
+    why_not = "weights are spread over devices, or compiled" if _is_sharded(arguments) else fuse(model)
     lines = []
     if why_not is not None:
         lines.append(f"层未融合，较慢 layers run one operation at a time, which is slower: {why_not}")
-    shares_prefix, line = _choose_prefix(config, data, num_samples)
-    checkpointing = config.train.get("gradient_checkpointing")
-    num_checkpointed, has_room = _choose_checkpointing(
-        model, dtype, num_tokens, summary.num_trainable, is_fused=why_not is None, is_auto=checkpointing == "auto"
-    )
-    if checkpointing == "auto" and model.device.type == "cuda":
-        lines.append(f"梯度检查点 gradient checkpointing: {num_checkpointed} of {model.config.num_layers} layers")
-    is_alone = PartialState().distributed_type == DistributedType.NO and why_not is None
-    never_waits = takes_flash_kernel(model.device, dtype, model.config.kv_channels)
+    checkpoint_layers(model, settings.num_checkpointed, offloads=settings.offloads_checkpoints)
+    shares_prefix, line = _choose_prefix(config, data, arguments.per_device_train_batch_size)
     collator = PackingCollator(
         max_tokens=None if arguments.deepspeed else max_tokens,  # DeepSpeed takes every backward pass for a step
         shares_prefix=shares_prefix,
         loss_weight=config.data.loss_weight,
-        pads_to_buckets=is_alone and never_waits and (has_room or checkpointing is True),
+        pads_to_buckets=settings.uses_graphs,
     )
-    can_checkpoint_more = checkpointing is not True and num_checkpointed < model.config.num_layers
-    return _Computation(collator, can_checkpoint_more, lengths[-1], [*lines, *line])
-
-
-def _choose_checkpointing(
-    model: PeftModel, dtype: torch.dtype, num_tokens: int, num_trained: int, *, is_fused: bool, is_auto: bool
-) -> tuple[int, bool]:
-    """Checkpoints layers where that is left to us; returns how many, and whether there is room for CUDA graphs."""
-    if model.device.type != "cuda":
-        return 0, False
-    needed = partial(
-        layers_to_checkpoint,
-        model.config,
-        dtype,
-        is_fused=is_fused,
-        num_trained=num_trained,
-        free_bytes=free_bytes(model.device),
-    )
-    num_checkpointed = needed(num_tokens=num_tokens) if is_auto else 0
-    checkpoint_layers(model, num_checkpointed)
-    # Graphs keep their memory beside that of passes that are not recorded.
-    return num_checkpointed, needed(num_tokens=num_tokens + min(num_tokens, MOST_GRAPHED_TOKENS)) == 0
+    return collator, [*lines, *line]
 
 
 def _is_sharded(arguments: TrainingArguments) -> bool:
@@ -301,7 +212,7 @@ def _is_sharded(arguments: TrainingArguments) -> bool:
     return bool(arguments.fsdp or arguments.deepspeed or arguments.torch_compile or by_launcher)
 
 
-def _choose_prefix(config: RunConfig, data: _Data, num_samples: int) -> tuple[bool, list[str]]:
+def _choose_prefix(config: RunConfig, data: RunData, num_samples: int) -> tuple[bool, list[str]]:
     """Whether common beginnings are computed once; and a line where that would pay but for the dropout."""
     dropout = config.lora.get("lora_dropout", 0.0)
     asked: bool | None = config.train.get("shared_prefix")
@@ -320,16 +231,24 @@ def _choose_prefix(config: RunConfig, data: _Data, num_samples: int) -> tuple[bo
     ]
 
 
-def _make_manifest(config: Mapping[str, Any], base_path: str, data_fingerprint: str) -> RunManifest:
-    """Makes the manifest of a run from its resolved configuration, a dictionary for each section."""
+def _with_quantize(config: RunConfig, manifest: RunManifest | None) -> RunConfig:
+    """The configuration with a run's format of the base, which a resumed run keeps whatever fits by now."""
+    quantize = manifest.config.get("model", {}).get("quantize", "none") if manifest else "none"
+    return config.model_copy(update={"model": config.model.model_copy(update={"quantize": quantize})})
+
+
+def _make_manifest(config: RunConfig, quantize: Quantize, base_path: str, data_fingerprint: str) -> RunManifest:
+    """Makes the manifest of a run from its configuration and what was chosen for it."""
+    values = config.model_dump(mode="json")
+    values["model"]["quantize"] = quantize
     local = Path(base_path)
-    is_embedded = config["model"]["path"] is None
+    is_embedded = config.model.path is None
     return RunManifest(
         base_path=None if is_embedded else str(local.resolve()) if local.is_dir() else base_path,
-        template=config["prompt"]["template"],
-        system=config["prompt"]["system"],
+        template=config.prompt.template,
+        system=config.prompt.system,
         data_fingerprint=data_fingerprint,
-        config=config,
+        config=values,
         versions=current_versions(),
     )
 
@@ -352,21 +271,17 @@ def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
     )
 
 
-def _how_to_save_memory(trainer: LoraTrainer, computation: _Computation, error: torch.OutOfMemoryError) -> str:
-    advice = ["lower data.max_length"]
-    if computation.can_checkpoint_more:
-        advice.insert(0, "train.gradient_checkpointing=true")
-    smaller = (computation.collator.max_tokens or 0) // 2
-    if smaller >= computation.longest:
-        advice.insert(0, f"train.max_tokens_per_device={smaller}")
+def _how_to_save_memory(trainer: LoraTrainer, used: Plan, plan: RunPlan, error: torch.OutOfMemoryError) -> str:
+    changes = plan.planner.cheapest_changes(used, plan.whole_freedom)
+    advice = "\n".join(f"  {change}" for change in changes) or "  a lower data.max_length"
     return (
-        f"training stopped: the device ran out of memory after step {trainer.state.global_step}. "
-        f"Try {'; '.join(advice)}.\n{trainer.last_good()}\n{error}"
+        f"显存不足 training stopped: the device ran out of memory after step {trainer.state.global_step}. "
+        f"The cheapest changes, with what each saves:\n{advice}\n{trainer.last_good()}\n{error}"
     )
 
 
 def _finish(
-    trainer: LoraTrainer, tokenizer: ChatGLMTokenizer, data: _Data, summary: TrainableSummary, metrics: dict[str, Any]
+    trainer: LoraTrainer, tokenizer: ChatGLMTokenizer, data: RunData, summary: TrainableSummary, metrics: dict[str, Any]
 ) -> TrainResult:
     """Saves the adapter and the reports, and runs the self-test."""
     arguments, state = trainer.args, trainer.state

@@ -104,11 +104,13 @@ class FusedLayers:
     forward pass.
 
     Attributes:
+        offloads_checkpoints: Whether the inputs of checkpointed layers go to the host's memory until they are wanted.
         graph_seed: What dropout masks follow from in a CUDA graph, [1] int64 on the device; whoever replays the graph
             draws it anew. Elsewhere each forward pass draws its own.
     """
 
     def __init__(self, base: ChatGLMForConditionalGeneration) -> None:
+        self.offloads_checkpoints = False
         self._dtype = _blocks(base)[0].input_layernorm.get_parameter("weight").dtype
         self._wide: list[Tensor] = []
         self._narrow: list[Tensor] = []
@@ -152,6 +154,7 @@ class FusedLayers:
                 seed=seed,
                 stream=4 * index,  # a mask for each of the four projections
                 is_checkpointed=fused.block.gradient_checkpointing and is_training,
+                offloads_checkpoint=self.offloads_checkpoints,
             )
             hidden_TH = fused_layer(hidden_TH, call, () if is_disabled else fused.parameters)
         return hidden_TH

@@ -13,14 +13,19 @@ import torch
 from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from glmtune.config import embedded_base
-from glmtune.errors import AdapterError, GlmtuneError, ModelError
+from glmtune.errors import AdapterError, ConfigError, GlmtuneError, ModelError
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from glmtune.models.chatglm.checkpoint import read_config, read_weights, resolve_and_check
+from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.prompts import Template
 from glmtune.tuning.adapter_files import load_adapter_weights, read_adapter_config
 from glmtune.tuning.lora import make_lora_config, put_on
+from glmtune.tuning.quantize import Quantize, Quantizer, check_format
 from glmtune.tuning.run_folder import RunManifest, find_adapter, is_hub_id
 
 _HUB_TIMEOUT_S = 5.0
@@ -120,33 +125,113 @@ def _expand(path: str | Path) -> str:
 
 
 def load_base(
-    path: str | Path | None, dtype: Dtype = "auto", device_map: DeviceMap = None
+    path: str | Path | None,
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    *,
+    quantize: Quantize = "none",
+    offloads_embedding: bool = False,
 ) -> tuple[PreTrainedModel, ChatGLMTokenizer]:
     """Loads a base model and its tokenizer.
 
     Args:
         path: A folder in the official layout or a hub id; None for the tiny base in the package.
         dtype: As for `load`.
-        device_map: As for `load`.
+        device_map: As for `load`; for the two settings below, None or one device's name.
+        quantize: What the layers are held in; each weight is quantised as it is read.
+        offloads_embedding: Whether the token embedding stays in the host's memory.
 
     Returns:
         The model, which stops at the end of a turn, and the tokenizer.
 
     Raises:
         ModelError: Something is missing or damaged, or is no ChatGLM.
+        ConfigError: The device cannot compute in the format, or its package is not installed.
     """
     path = embedded_base() if path is None else path
     tokenizer = load_tokenizer(path)
+    torch_dtype = resolve_dtype(dtype, device_map)
     with _model_errors(path):
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=resolve_dtype(dtype, device_map), device_map=device_map or default_device()
-        )
+        if quantize == "none" and not offloads_embedding:
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch_dtype, device_map=device_map or default_device()
+            )
+        else:
+            device = torch.device(str(device_map or default_device()))
+            model = load_by_weight(path, torch_dtype, device, quantize=quantize, offloads_embedding=offloads_embedding)
     if not isinstance(model, ChatGLMForConditionalGeneration):
         raise ModelError(f"{path}: expected model_type {ChatGLMConfig.model_type}; found {model.config.model_type}")
     # Official folders name </s> alone; a model that ends its turn with a role token would then talk on.
     model.generation_config.eos_token_id = tokenizer.stop_token_ids
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def load_by_weight(
+    path: str | Path, dtype: torch.dtype, device: torch.device, *, quantize: Quantize, offloads_embedding: bool
+) -> ChatGLMForConditionalGeneration:
+    """Loads a base weight by weight: beside what stays, one file is mapped and one weight at a time is on the device.
+
+    Args:
+        path: A folder in the official layout or a hub id.
+        dtype: What is not quantised is held in, and computed in.
+        device: Where to.
+        quantize: What the layers are held in.
+        offloads_embedding: Whether the token embedding stays in the host's memory.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ModelError: Something is missing or damaged, or does not fit the format.
+        ConfigError: The device cannot compute in the format, or its package is not installed; or embedding and output
+            layer are one.
+    """
+    folder = Path(resolve_and_check(ChatGLMForConditionalGeneration, str(path), {}))
+    config = read_config(folder)
+    if offloads_embedding and config.tie_word_embeddings:
+        raise ConfigError("model.offload_embedding: this base's output layer is its embedding, which must be at hand")
+    check_format(quantize, config, dtype, device)
+    with torch.device("meta"):
+        model = ChatGLMForConditionalGeneration(config).to(dtype)
+    quantizer = Quantizer(model, quantize)
+    embedding_name = "transformer.embedding.word_embeddings.weight"
+    for name, stored in read_weights(folder):
+        if name == embedding_name and offloads_embedding:
+            model.set_input_embeddings(HostEmbedding(stored.to(dtype, copy=True)))
+            continue
+        weight = stored.to(device, dtype, copy=True)
+        if quantizer.wants(name):
+            quantizer.put(name, weight)
+        else:
+            module_name, _, parameter_name = name.rpartition(".")
+            parameter = nn.Parameter(weight, requires_grad=False)
+            setattr(model.get_submodule(module_name), parameter_name, parameter)
+    if config.tie_word_embeddings:
+        model.tie_weights()
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    model.name_or_path = model.config._name_or_path = str(path)
+    return model.eval()
+
+
+def read_base_config(path: str | Path | None) -> ChatGLMConfig:
+    """Reads a base's configuration alone.
+
+    Args:
+        path: A folder in the official layout or a hub id; None for the tiny base in the package.
+
+    Raises:
+        ModelError: There is none, or it is another architecture's.
+    """
+    path = embedded_base() if path is None else path
+    with _model_errors(path):
+        if Path(path).is_dir():
+            return read_config(Path(path))
+        config = AutoConfig.from_pretrained(path)
+    if not isinstance(config, ChatGLMConfig):
+        raise ModelError(f"{path}: expected model_type {ChatGLMConfig.model_type}; found {config.model_type}")
+    return config
 
 
 def load_tokenizer(path: str | Path) -> ChatGLMTokenizer:

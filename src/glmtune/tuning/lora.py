@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from glmtune.errors import AdapterError, summarise_faults
+from glmtune.models.chatglm.layers import HostEmbedding
 
 ALL_LINEAR = "all-linear"
 
@@ -148,9 +149,17 @@ def changes_base(init_lora_weights: Any) -> bool:
 
 
 def trainable_summary(model: nn.Module) -> TrainableSummary:
-    """Counts parameters; print the result for a line that says what is trained."""
-    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return TrainableSummary(sum(count for count, is_trained in counts if is_trained), sum(count for count, _ in counts))
+    """Counts parameters, quantised ones as what they stand for; print it for a line that says what is trained."""
+    num_trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    counts: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            counts[id(parameter)] = parameter.numel()
+        if isinstance(module, nn.Linear):  # in 4 bits, two weights are one number
+            counts[id(module.weight)] = module.in_features * module.out_features
+        if isinstance(module, HostEmbedding):
+            counts[id(module.weight)] = module.weight.numel()
+    return TrainableSummary(num_trainable, sum(counts.values()))
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:

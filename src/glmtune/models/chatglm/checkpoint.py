@@ -122,6 +122,31 @@ def check_weights(model_class: Any, config: ChatGLMConfig, folder: Path, use_saf
         raise ModelError(summarise_faults(f"{folder} cannot be loaded", faults))
 
 
+def read_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Reads a checked folder's weights one by one, one file open at a time.
+
+    Args:
+        folder: A folder that `check_weights` had nothing to say against.
+
+    Yields:
+        Name and values, on the CPU, in the file's dtype; mapped from the file where that is possible, so good only
+        until the next one is asked for. Buffers that are computed here are left out.
+    """
+    files, _ = _weight_files(folder, None, [])
+    for file in files:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  (no mapping)
+                    if name != IGNORED_WEIGHT:
+                        yield name, tensors.get_tensor(name)
+        else:
+            loaded = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
+            for name in list(loaded):
+                tensor = loaded.pop(name)
+                if name != IGNORED_WEIGHT:
+                    yield name, tensor
+
+
 def _expected_shapes(model_class: Any, config: ChatGLMConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all parameters, with the names that a whole checkpoint has."""
     with torch.device("meta"):

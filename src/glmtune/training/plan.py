@@ -1,0 +1,416 @@
+"""Plans a run from its configuration and data, before the base is loaded: how much memory, how long, which settings."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from glmtune.config import RunConfig, embedded_base, validate_names
+from glmtune.data.packing import MOST_GRAPHED_TOKENS, PackingCollator, padded_sizes
+from glmtune.data.samples import SampleDataset
+from glmtune.data.statistics import DataStats
+from glmtune.errors import ConfigError, GlmtuneError, TrainingError
+from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.ops import takes_flash_kernel
+from glmtune.training.run_data import load_run_data
+from glmtune.tuning.load import default_device, load_tokenizer, read_base_config, resolve_dtype
+from glmtune.tuning.lora import attach_lora
+from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, MemorySettings, Pass
+from glmtune.tuning.planner import Change, DeviceSpeed, Freedom, Plan, Planner, StepShape
+from glmtune.tuning.quantize import Quantize, check_format, check_quantize, has_bitsandbytes, unquantizable
+
+# What a process takes of a card before it has put anything there: CUDA's own memory.
+CONTEXT_GIB = 0.6
+# Of a card that is not here, in 16 bits.
+ASSUMED_TFLOPS = 50.0
+# Samples that steps are laid out with to see how large passes are.
+_LAID_OUT_SAMPLES = 2000
+_QUANTIZED: tuple[Quantize, ...] = ("int8", "nf4")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run will take, and the settings that it will go by.
+
+    Attributes:
+        chosen: The plan; where none fits, the one that needs least.
+        free_bytes: What the device has for it; None where that is not known, or not asked.
+        num_steps: Optimiser steps of the whole run.
+        planner: What made it.
+        freedom: What it could choose among.
+        whole_freedom: What there would be if the user had decided nothing.
+        device: What the time is for, in words.
+        longest: Tokens of the longest sample.
+    """
+
+    chosen: Plan
+    free_bytes: float | None
+    num_steps: int
+    planner: Planner
+    freedom: Freedom
+    whole_freedom: Freedom
+    device: str
+    longest: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the chosen plan fits."""
+        return self.free_bytes is None or self.chosen.memory.needed <= self.free_bytes
+
+    def settings(self) -> list[str]:
+        """The chosen settings, as on the command line."""
+        return _spell(self.chosen)
+
+    def summary(self) -> str:
+        """What is chosen and needed, in one line."""
+        settings, gib = self.chosen.settings, self.chosen.memory.needed / GIB
+        free = "" if self.free_bytes is None else f" / {self.free_bytes / GIB:.1f}"
+        parts = [
+            f"base {settings.quantize}" if settings.quantize != "none" else "base not quantised",
+            f"passes of at most {self.chosen.step.max_tokens:,} tokens",
+            f"{settings.num_checkpointed} layers checkpointed"
+            + (" (in host memory)" if settings.offloads_checkpoints else ""),
+        ]
+        if settings.offloads_embedding:
+            parts.append("embedding in host memory")
+        parts.append("CUDA graphs" if settings.uses_graphs else "no CUDA graphs")
+        return f"显存计划 memory plan: {gib:.1f}{free} GiB; {', '.join(parts)}"
+
+    def check(self) -> None:
+        """Makes sure that it fits.
+
+        Raises:
+            TrainingError: It does not; the message says what would.
+        """
+        if self.fits or self.free_bytes is None:
+            return
+        raise TrainingError(
+            f"放不下 this run does not fit: it needs {self.chosen.memory.needed / GIB:.1f} GiB at least, and "
+            f"{self.free_bytes / GIB:.1f} GiB are free. {self.what_would_fit(self.free_bytes)}\n"
+            "See docs/memory.md, or `glmtune plan` with the same arguments for the whole sum"
+        )
+
+    def what_would_fit(self, free_bytes: float) -> str:
+        """Which settings would fit in so much memory, as a sentence; else how large a card would have to be."""
+        fitting = self.planner.choose(self.whole_freedom, free_bytes)
+        if fitting is not None:
+            return f"These settings would fit: {' '.join(_spell(fitting))}"
+        smallest = self.planner.smallest(self.whole_freedom)
+        card = math.ceil(smallest.memory.needed / GIB + CONTEXT_GIB)
+        hint = "" if has_bitsandbytes() else "; with bitsandbytes (pip install -e '.[quant]') less would do"
+        return (
+            f"The smallest card that could do it has {card} GiB ({' '.join(_spell(smallest))}){hint}. "
+            f"Shorter samples need less: data.max_length, now up to {self.longest} tokens"
+        )
+
+    def cheapest_changes(self) -> list[Change]:
+        """Single changes that would save memory, the cheapest in time first."""
+        return self.planner.cheapest_changes(self.chosen, self.whole_freedom)
+
+    def print(self, console: Console) -> None:
+        """Prints the sum, the settings, and how long it will take."""
+        memory = self.chosen.memory
+        table = Table(title="显存 GPU memory", title_justify="left")
+        table.add_column("项 term")
+        table.add_column("GiB", justify="right")
+        rows = {
+            "权重 weights": memory.weights,
+            "LoRA 参数 adapters": memory.adapters,
+            "优化器 optimiser": memory.optimizer,
+            "激活 activations": memory.activations,
+            "logits": memory.logits,
+            "库 overhead": memory.overhead,
+        }
+        for name, value in rows.items():
+            table.add_row(name, f"{value / GIB:.2f}")
+        table.add_section()
+        table.add_row("峰值 peak", f"{memory.peak / GIB:.2f}")
+        table.add_row("CUDA graphs", f"{memory.graphs / GIB:.2f}")
+        table.add_row("预留 reserve", f"{memory.reserve / GIB:.2f}")
+        table.add_section()
+        table.add_row("需要 needed", f"{memory.needed / GIB:.2f}")
+        if self.free_bytes is not None:
+            table.add_row("可用 free", f"{self.free_bytes / GIB:.2f}")
+        console.print(table)
+        step = self.chosen.step
+        console.print(
+            f"最大的一次前向 largest pass: {step.largest.rows:,} rows, {step.largest.label_rows:,} of them learnt; "
+            f"{step.num_passes:.3g} passes a step",
+            highlight=False,
+        )
+        seconds = self.num_steps * self.chosen.seconds_per_step
+        console.print(
+            f"预计 expected: {self.num_steps:,} steps, {_duration(seconds)} on {self.device}", highlight=False
+        )
+        console.print(f"设置 settings: {' '.join(self.settings())}", highlight=False, soft_wrap=True)
+
+
+def plan_run(
+    config: RunConfig,
+    train: SampleDataset,
+    *,
+    device: torch.device | None,
+    dtype: torch.dtype,
+    free_bytes: float | None,
+    num_processes: int = 1,
+    speed: DeviceSpeed | None = None,
+) -> RunPlan:
+    """Plans a run.
+
+    Args:
+        config: The configuration; what it leaves open is chosen.
+        train: The samples.
+        device: Where it is to run; None for a card that is not here.
+        dtype: What the base computes in.
+        free_bytes: What the device has for it; None for no limit.
+        num_processes: Devices that share the samples of an epoch.
+        speed: Of the device; measured if left out, where there is one.
+
+    Returns:
+        The plan, which may not fit.
+
+    Raises:
+        ConfigError: Settings contradict each other.
+        ModelError: The base's configuration cannot be read.
+        AdapterError: The adapter does not fit the base.
+    """
+    base_config = read_base_config(config.model.path)
+    with torch.device("meta"):
+        model = ChatGLMForConditionalGeneration(base_config).to(dtype)
+    model.name_or_path = base_config._name_or_path = str(config.model.path)  # PEFT warns of a base without a name
+    base = BaseShape.of(model, dtype)
+    # pissa and olora would decompose weights that are not there.
+    adapter = AdapterShape.of(attach_lora(model, {**config.lora, "init_lora_weights": True}))
+    if base_config.attention_dropout > 0:
+        raise ConfigError("the base has attention_dropout, which packed samples cannot be trained with; set it to 0")
+    num_samples = config.train["per_device_train_batch_size"] * config.train["gradient_accumulation_steps"]
+    lengths = sorted(train.lengths)
+    is_alone = num_processes == 1 and adapter.why_not_fused is None
+    can_graph = is_alone and (device is None or takes_flash_kernel(device, dtype, base_config.kv_channels))
+    whole = _whole_freedom(config, base_config, adapter, lengths, dtype, device, can_graph)
+    freedom = _decided(whole, config, base_config.num_layers)
+    planner = Planner(
+        base,
+        adapter,
+        speed or (DeviceSpeed.assumed(ASSUMED_TFLOPS) if device is None else DeviceSpeed.measure(device, dtype)),
+        cache(lambda max_tokens, graphs: _lay_out(config, train, num_samples, max_tokens, graphs)),
+        _state_bytes(str(config.train.get("optim", "adamw"))),
+    )
+    chosen = planner.choose(freedom, math.inf if free_bytes is None else free_bytes)
+    num_steps = int(config.train.get("max_steps", -1))
+    if num_steps <= 0:
+        num_steps = math.ceil(
+            math.ceil(len(train) / (num_samples * num_processes)) * float(config.train["num_train_epochs"])
+        )
+    return RunPlan(
+        chosen=chosen or planner.smallest(freedom),
+        free_bytes=free_bytes,
+        num_steps=num_steps,
+        planner=planner,
+        freedom=freedom,
+        whole_freedom=whole,
+        device=_name(device) if speed is None else f"a card of {speed.flops / 1e12:g} TFLOP/s",
+        longest=lengths[-1],
+    )
+
+
+def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None) -> tuple[DataStats, RunPlan]:
+    """Plans a run as `glmtune plan` does: for the GPU that is here, or for a card that is not.
+
+    Args:
+        config: The configuration.
+        gpu_gib: The card's memory in GiB; None for what the GPU here has free, or for no limit where there is none.
+        tflops: What a card that is not here computes in 16 bits, in TFLOP/s.
+
+    Returns:
+        Counts of the data, and the plan.
+
+    Raises:
+        GlmtuneError: Configuration, data or base are wrong.
+    """
+    validate_names(config)
+    device = torch.device(default_device())
+    here = device if device.type == "cuda" and not config.train.get("use_cpu") else None
+    dtype = resolve_dtype(config.model.dtype)
+    if here is None and config.model.dtype == "auto":
+        dtype = torch.bfloat16
+    free = (gpu_gib - CONTEXT_GIB) * GIB if gpu_gib is not None else free_device_bytes(here) if here else None
+    tokenizer = load_tokenizer(config.model.path or embedded_base())
+    data = load_run_data(config, tokenizer, int(config.train.get("seed", 42)))
+    speed = None if tflops is None else DeviceSpeed.assumed(tflops)
+    return data.stats, plan_run(config, data.train, device=here, dtype=dtype, free_bytes=free, speed=speed)
+
+
+def plain_settings(config: RunConfig, train: SampleDataset) -> tuple[MemorySettings, int]:
+    """The settings of a run that is not planned: what the user decided, and the plainest elsewhere.
+
+    Returns:
+        The settings, and the most tokens of a pass.
+    """
+    num_layers = read_base_config(config.model.path).num_layers
+    decided = _decided(Freedom(), config, num_layers)
+    limit = config.train.get("max_tokens_per_device")
+    if limit is None:
+        limit = config.train["per_device_train_batch_size"] * max(train.lengths)
+    settings = MemorySettings(
+        quantize=decided.quantize[0],
+        offloads_embedding=decided.offloads_embedding[0],
+        num_checkpointed=decided.num_checkpointed[0],
+        offloads_checkpoints=decided.offloads_checkpoints[0],
+    )
+    return settings, limit
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """What a CUDA device has left for this process, within the share that it may take."""
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+    return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
+
+
+def _whole_freedom(
+    config: RunConfig,
+    base_config: ChatGLMConfig,
+    adapter: AdapterShape,
+    lengths: list[int],
+    dtype: torch.dtype,
+    device: torch.device | None,
+    can_graph: bool,
+) -> Freedom:
+    """All that can be chosen for a run, whatever the user has decided."""
+    is_fused = adapter.why_not_fused is None
+    formats: list[Quantize] = ["none"]
+    if not unquantizable(config.lora) and has_bitsandbytes():
+        formats += [quantize for quantize in _QUANTIZED if _is_possible(quantize, base_config, dtype, device)]
+    longest = lengths[-1]
+    limit = max(config.train["per_device_train_batch_size"] * longest, longest)
+    limits = [limit]
+    while limits[-1] > longest:
+        limits.append(max(limits[-1] // 2, longest))
+    return Freedom(
+        quantize=formats,
+        offloads_embedding=(False, True) if is_fused and not base_config.tie_word_embeddings else (False,),
+        num_checkpointed=range(base_config.num_layers + 1),
+        offloads_checkpoints=(False, True) if is_fused else (False,),
+        uses_graphs=(True, False) if can_graph else (False,),
+        max_tokens=limits,
+    )
+
+
+def _is_possible(
+    quantize: Quantize, base_config: ChatGLMConfig, dtype: torch.dtype, device: torch.device | None
+) -> bool:
+    try:
+        check_format(quantize, base_config, dtype, device or torch.device("meta"))
+    except GlmtuneError:
+        return False
+    return True
+
+
+def _decided(whole: Freedom, config: RunConfig, num_layers: int) -> Freedom:
+    """What the user's settings leave of the freedom.
+
+    Raises:
+        ConfigError: They ask for what cannot be.
+    """
+    train = config.train
+    decided: dict[str, Any] = {}
+    if config.model.quantize != "auto":
+        check_quantize(config.model.quantize, config.lora)
+        decided["quantize"] = (config.model.quantize,)
+    checkpointing: Any = train.get("gradient_checkpointing")
+    if checkpointing != "auto":
+        number = num_layers if checkpointing is True else min(int(checkpointing or 0), num_layers)
+        decided["num_checkpointed"] = (number,)
+    if train.get("max_tokens_per_device") is not None:
+        decided["max_tokens"] = (train["max_tokens_per_device"],)
+    switches: Mapping[str, tuple[str, Any]] = {
+        "model.offload_embedding": ("offloads_embedding", config.model.offload_embedding),
+        "train.offload_checkpoints": ("offloads_checkpoints", train.get("offload_checkpoints")),
+        "train.cuda_graphs": ("uses_graphs", train.get("cuda_graphs")),
+    }
+    for key, (name, value) in switches.items():
+        if value is None:
+            continue
+        if value not in getattr(whole, name):
+            raise ConfigError(f"{key}=true is not possible here: it takes fused layers; see docs/memory.md")
+        decided[name] = (value,)
+    if decided.get("num_checkpointed") == (0,):
+        decided["offloads_checkpoints"] = (False,)
+    if decided.get("offloads_checkpoints") == (True,):
+        if decided.get("uses_graphs") == (True,):
+            raise ConfigError("train.cuda_graphs=true cannot be used with train.offload_checkpoints=true")
+        decided["uses_graphs"] = (False,)
+    return replace(whole, **decided)
+
+
+def _lay_out(
+    config: RunConfig, train: SampleDataset, num_samples: int, max_tokens: int, uses_graphs: bool
+) -> StepShape:
+    """Lays steps of random samples out as training will, and extrapolates to the largest pass that there can be."""
+    shares = config.train.get("shared_prefix")
+    if shares is None:
+        shares = config.lora.get("lora_dropout", 0.0) == 0
+    collator = PackingCollator(max_tokens=max_tokens, shares_prefix=bool(shares), pads_to_buckets=False)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
+    num_steps = max(min(_LAID_OUT_SAMPLES, len(order)) // num_samples, 1)
+    steps = [
+        collator([train[index] for index in order[start * num_samples : (start + 1) * num_samples]])["micro_batches"]
+        for start in range(num_steps)
+    ]
+    passes = [packed for step in steps for packed in step]
+    lengths = sorted(train.lengths)
+    most_tokens = max(min(max_tokens, sum(lengths[-num_samples:])), lengths[-1])
+    seen_tokens = max(packed.num_tokens for packed in passes)
+    growth = max(most_tokens / seen_tokens, 1)
+    # Samples that share a beginning have fewer rows than tokens.
+    rows = max(math.ceil(growth * max(len(packed.input_ids) for packed in passes)), 1)
+    label_rows = min(math.ceil(growth * max(len(packed.label_rows) for packed in passes)), most_tokens)
+    segments = max(len(packed.segments.cu_query) for packed in passes)
+    mean_rows = sum(len(packed.input_ids) for packed in passes) / len(passes)
+    mean_labels = sum(len(packed.label_rows) for packed in passes) / len(passes)
+    if uses_graphs and rows < MOST_GRAPHED_TOKENS:
+        rows, label_rows, segments = padded_sizes(rows, label_rows, segments)
+        mean_rows, mean_labels, _ = padded_sizes(round(mean_rows), round(mean_labels), segments)
+    return StepShape(max_tokens, Pass(rows, label_rows, segments), len(passes) / num_steps, mean_rows, mean_labels)
+
+
+def _state_bytes(optim: str) -> int:
+    """What an optimiser keeps of each parameter, by its transformers name."""
+    name = optim.rpartition(".")[2].lower()
+    if "sgd" in name or "adafactor" in name:
+        return 0
+    if "8bit" in name:
+        return 2
+    return 4 if "lion" in name or "rmsprop" in name or "adagrad" in name else 8
+
+
+def _spell(plan: Plan) -> list[str]:
+    settings = plan.settings
+    return [
+        f"model.quantize={settings.quantize}",
+        f"model.offload_embedding={str(settings.offloads_embedding).lower()}",
+        f"train.max_tokens_per_device={plan.step.max_tokens}",
+        f"train.gradient_checkpointing={settings.num_checkpointed or 'false'}",
+        f"train.offload_checkpoints={str(settings.offloads_checkpoints).lower()}",
+        f"train.cuda_graphs={str(settings.uses_graphs).lower()}",
+    ]
+
+
+def _name(device: torch.device | None) -> str:
+    if device is None:
+        return f"a card of {ASSUMED_TFLOPS:g} TFLOP/s (--tflops)"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,273 @@
+"""Chooses the settings of a run that change its memory and speed, and nothing else: the fastest that fit."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, MemoryEstimate, MemorySettings, Pass, estimate_memory
+from glmtune.tuning.quantize import Quantize
+
+# Kernels that forward and backward pass of a fused layer ask for, counted with torch's profiler.
+_KERNELS_PER_LAYER = 47
+# What a layer's norms, rotation and activation read and write for a row, both ways: so often F and H numbers.
+_MOVED_F, _MOVED_H = 8, 20
+# fp8 products against 16-bit ones, as docs/performance.md has them.
+_FP8_SPEED = 1.87
+# Bytes a second between host and device, of which a narrow slot has no more.
+_BUS_BYTES_PER_S = 6e9
+# A setting that departs from the plainest must be faster by this share for each departure.
+_WORTH_IT = 0.01
+
+
+class DeviceSpeed(NamedTuple):
+    """How fast a device is.
+
+    Attributes:
+        flops: Floating-point operations a second of matrix products in the dtype that is computed in.
+        bytes_per_s: Bytes a second, read and written.
+        launch_s: Seconds that the host takes to ask for a kernel.
+    """
+
+    flops: float
+    bytes_per_s: float
+    launch_s: float
+
+    @classmethod
+    def measure(cls, device: torch.device, dtype: torch.dtype) -> "DeviceSpeed":
+        """Measures in a fraction of a second, on products as a small pass has them."""
+        size, repeats = (1024, 8) if device.type == "cuda" else (32, 2)
+        x = torch.randn(size, 4096, device=device).to(dtype)
+        weight = torch.randn(4096, 4096, device=device).to(dtype)
+        tiny = torch.zeros(1, device=device)
+        product_s = _seconds(lambda: x @ weight, device, repeats)
+        copy_s = _seconds(weight.clone, device, repeats)
+        launch_s = _seconds(lambda: tiny.add_(1), device, repeats=200)
+        return cls(2 * size * 4096 * 4096 / product_s, 2 * 4096 * 4096 * dtype.itemsize / copy_s, launch_s)
+
+    @classmethod
+    def assumed(cls, tflops: float) -> "DeviceSpeed":
+        """Of a card that is not here: its products as given, its memory and host as they usually go with these."""
+        return cls(tflops * 1e12, tflops * 1e10, 1e-5)
+
+
+def _seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
+    def finish() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(2):
+        run()
+    finish()
+    began_s = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    finish()
+    return (time.perf_counter() - began_s) / repeats
+
+
+class StepShape(NamedTuple):
+    """An optimiser step, laid out under a limit.
+
+    Attributes:
+        max_tokens: The limit: most tokens of a pass.
+        largest: The largest pass that there can be.
+        num_passes: Passes of a step, on average.
+        rows: Rows of a pass, padding included, on average.
+        label_rows: Label rows of a pass, on average.
+    """
+
+    max_tokens: int
+    largest: Pass
+    num_passes: float
+    rows: float
+    label_rows: float
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """What may be chosen among; one value alone where the user has decided.
+
+    Attributes:
+        quantize: In order of preference: one is only looked at if nothing fits with those before it.
+        offloads_embedding: Whether the embedding may or must stay on the host.
+        num_checkpointed: Numbers of checkpointed layers, ascending; the first that fits is taken.
+        offloads_checkpoints: Whether checkpoints may or must go to the host.
+        uses_graphs: Whether CUDA graphs may or must be used.
+        max_tokens: Limits of a pass.
+    """
+
+    quantize: Sequence[Quantize] = ("none",)
+    offloads_embedding: Sequence[bool] = (False, True)
+    num_checkpointed: Sequence[int] = (0,)
+    offloads_checkpoints: Sequence[bool] = (False, True)
+    uses_graphs: Sequence[bool] = (True, False)
+    max_tokens: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings, and what they are expected to take.
+
+    Attributes:
+        settings: The settings.
+        step: How steps are laid out.
+        memory: What that takes of the device.
+        seconds_per_step: How long an optimiser step is expected to take.
+    """
+
+    settings: MemorySettings
+    step: StepShape
+    memory: MemoryEstimate
+    seconds_per_step: float
+
+
+class Change(NamedTuple):
+    """A single change to a plan.
+
+    Attributes:
+        setting: As it is written on the command line.
+        saved_bytes: How much less of the device's memory is needed.
+        slowdown: By what share a step takes longer.
+    """
+
+    setting: str
+    saved_bytes: int
+    slowdown: float
+
+    def __str__(self) -> str:
+        slower = "no slower" if self.slowdown < 0.005 else f"about {self.slowdown:.0%} slower"
+        return f"{self.setting}: {self.saved_bytes / GIB:.2g} GiB less, {slower}"
+
+
+class Planner:
+    """Plans runs of one base, adapter and data set on one device.
+
+    Args:
+        base: The base.
+        adapter: The adapter.
+        speed: The device.
+        lay_out: Lays steps out under a limit of tokens, with or without padding for CUDA graphs.
+        state_bytes: As for `estimate_memory`.
+    """
+
+    def __init__(
+        self,
+        base: BaseShape,
+        adapter: AdapterShape,
+        speed: DeviceSpeed,
+        lay_out: Callable[[int, bool], StepShape],
+        state_bytes: int = 8,
+    ) -> None:
+        self._base, self._adapter, self._speed = base, adapter, speed
+        self._lay_out, self._state_bytes = lay_out, state_bytes
+
+    def plan(self, settings: MemorySettings, max_tokens: int) -> Plan:
+        """What given settings take."""
+        step = self._lay_out(max_tokens, settings.uses_graphs)
+        memory = estimate_memory(self._base, self._adapter, settings, step.largest, self._state_bytes)
+        return Plan(settings, step, memory, self._seconds_per_step(settings, step))
+
+    def choose(self, freedom: Freedom, free_bytes: float) -> Plan | None:
+        """The fastest plan that fits, or None; of plans about as fast, the plainest."""
+        for quantize in freedom.quantize:
+            fitting = [plan for plan in self._plans(freedom, quantize, free_bytes) if plan.memory.needed <= free_bytes]
+            if fitting:
+                return min(fitting, key=self._price)
+        return None
+
+    def smallest(self, freedom: Freedom) -> Plan:
+        """The plan that needs least."""
+        plans = (plan for quantize in freedom.quantize for plan in self._plans(freedom, quantize, 0))
+        return min(plans, key=lambda plan: plan.memory.needed)
+
+    def cheapest_changes(self, plan: Plan, freedom: Freedom, count: int = 3) -> list[Change]:
+        """The single changes that save memory at the least loss of speed.
+
+        Args:
+            plan: What is changed.
+            freedom: What there is to choose among, whatever the user has decided.
+            count: How many.
+        """
+        settings, limit = plan.settings, plan.step.max_tokens
+        changed = [
+            (f"train.max_tokens_per_device={smaller}", settings, smaller)
+            for smaller in freedom.max_tokens
+            if smaller < limit
+        ][:1]
+        for name, new in self._changed_settings(settings, freedom):
+            changed.append((name, new, limit))
+        changes = []
+        for name, new, max_tokens in changed:
+            other = self.plan(new, max_tokens)
+            saved = plan.memory.needed - other.memory.needed
+            if saved >= 0.01 * plan.memory.needed:
+                changes.append(Change(name, saved, other.seconds_per_step / plan.seconds_per_step - 1))
+        return sorted(changes, key=lambda change: change.slowdown)[:count]
+
+    def _changed_settings(self, settings: MemorySettings, freedom: Freedom) -> Iterator[tuple[str, MemorySettings]]:
+        if settings.uses_graphs:
+            yield "train.cuda_graphs=false", replace(settings, uses_graphs=False)
+        if not settings.offloads_embedding and True in freedom.offloads_embedding:
+            yield "model.offload_embedding=true", replace(settings, offloads_embedding=True)
+        num_layers = max(freedom.num_checkpointed)
+        if settings.num_checkpointed < num_layers:
+            yield "train.gradient_checkpointing=true", replace(settings, num_checkpointed=num_layers)
+        if settings.num_checkpointed and not settings.offloads_checkpoints and True in freedom.offloads_checkpoints:
+            new = replace(settings, offloads_checkpoints=True, uses_graphs=False)
+            yield "train.offload_checkpoints=true", new
+        for quantize in freedom.quantize:
+            if quantize != settings.quantize:
+                yield f"model.quantize={quantize}", replace(settings, quantize=quantize)
+
+    def _plans(self, freedom: Freedom, quantize: Quantize, free_bytes: float) -> Iterator[Plan]:
+        """For each combination the plan with the fewest checkpointed layers that fits, or with the most."""
+        for embedding, offloads, graphs, max_tokens in itertools.product(
+            freedom.offloads_embedding, freedom.offloads_checkpoints, freedom.uses_graphs, freedom.max_tokens
+        ):
+            if offloads and (graphs or max(freedom.num_checkpointed) == 0):
+                continue
+            for num_checkpointed in freedom.num_checkpointed:
+                settings = MemorySettings(quantize, embedding, num_checkpointed, offloads, graphs)
+                plan = self.plan(settings, max_tokens)
+                if plan.memory.needed <= free_bytes:
+                    break
+            yield plan
+
+    def _price(self, plan: Plan) -> float:
+        settings = plan.settings
+        departures = settings.offloads_embedding + settings.offloads_checkpoints + (settings.num_checkpointed > 0)
+        return plan.seconds_per_step * (1 + _WORTH_IT * departures)
+
+    def _seconds_per_step(self, settings: MemorySettings, step: StepShape) -> float:
+        """Products, memory traffic and the bus one after the other; or the host, where it takes longer."""
+        base, config = self._base, self._base.config
+        itemsize, in_blocks = base.dtype.itemsize, base.in_blocks
+        again = settings.num_checkpointed / config.num_layers
+        # Running a layer forward again stops before its last projection.
+        forward_again = again * (1 - config.ffn_hidden_size * config.hidden_size * config.num_layers / in_blocks)
+        through_layers = 2 + forward_again
+        share_of_rows = (config.num_layers - 1 + step.label_rows / step.rows) / config.num_layers
+        products = 2 * step.rows * share_of_rows * in_blocks * through_layers
+        if settings.quantize == "fp8":
+            products /= _FP8_SPEED
+        products += 4 * step.label_rows * base.head
+        # However few the rows, every weight is read.
+        least_s = through_layers * in_blocks * itemsize / self._speed.bytes_per_s
+        seconds = max(products / self._speed.flops, least_s)
+        moved = step.rows * config.num_layers * itemsize
+        moved *= _MOVED_F * config.ffn_hidden_size + _MOVED_H * config.hidden_size
+        written_out = {"none": 0.0, "fp8": 1.0, "int8": 1.0 + itemsize, "nf4": 0.52 + itemsize}[settings.quantize]
+        moved += in_blocks * written_out * through_layers
+        seconds += moved / self._speed.bytes_per_s
+        over_bus = step.rows * config.hidden_size * itemsize
+        seconds += settings.offloads_embedding * over_bus / _BUS_BYTES_PER_S
+        if settings.offloads_checkpoints:
+            seconds += 2 * settings.num_checkpointed * over_bus / _BUS_BYTES_PER_S
+        if not settings.uses_graphs:
+            asked = _KERNELS_PER_LAYER * (1 + again / 3) * config.num_layers
+            seconds = max(seconds, asked * self._speed.launch_s)
+        return step.num_passes * seconds
