@@ -4,9 +4,9 @@
     python benchmarks/memory.py cards    --data huanhuan.json --commit HASH --results FOLDER --base FOLDER
     python benchmarks/memory.py loading  --data huanhuan.json --commit HASH --results FOLDER --base FOLDER
 
-`settings` measures the peak of four steps in many settings. `cards` caps a process at what a card of a given size leaves
-it and runs `glmtune train` with the planner's own choice, and then the tutorial's recipe without a cap. `loading` loads a
-sharded folder and looks at the host. A base folder is written where there is none.
+`settings` measures the peak of four steps in many settings. `cards` caps a process at what a card of a given size
+leaves it and runs `glmtune train` with the planner's own choice, and then the tutorial's recipe without a cap.
+`loading` loads a sharded folder and looks at the host. A base folder is written where there is none.
 """
 
 import argparse

@@ -210,7 +210,7 @@ def test_a_run_that_does_not_fit_stops_before_loading(run, monkeypatch) -> None:
 
     monkeypatch.setattr(training, "load_base", load)
     monkeypatch.setattr(training, "free_device_bytes", lambda device: 10_000_000)
-    with pytest.raises(TrainingError, match="does not fit: it needs .* The smallest card that could do it has"):
+    with pytest.raises(TrainingError, match=r"does not fit: it needs .* The smallest card that could do it has"):
         run()
 
 
