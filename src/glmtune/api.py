@@ -34,7 +34,7 @@ def load(run: str | Path, *, model_path: str | Path | None = None, **options: An
     Args:
         run: The folder.
         model_path: Where the base is now, if not where the run remembers it.
-        **options: As for `glmtune.tuning.load.load`: `dtype`, `device_map`.
+        **options: As for `glmtune.tuning.load.load`: `dtype`, `device_map`, `quantize`.
 
     Returns:
         Model and tokenizer; `glmtune.Chat(model, tokenizer)` uses the template and system prompt of the run.

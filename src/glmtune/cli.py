@@ -33,6 +33,9 @@ ModelOption = Annotated[
     str | None, typer.Option("--model", help="Where the base model lies now, if the run remembers another place.")
 ]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+QuantizeOption = Annotated[
+    str, typer.Option("--quantize", help="Hold the base in fewer bits: none, int8, nf4, fp8; auto for what fits.")
+]
 SystemOption = Annotated[str | None, typer.Option("--system", help='System prompt instead of the run\'s; "" for none.')]
 TemplateOption = Annotated[str | None, typer.Option("--template", help="chatglm3 or tutorial instead of the run's.")]
 Sampling = Annotated[
@@ -117,6 +120,7 @@ def chat(
     options: Sampling = None,
     model: ModelOption = None,
     dtype: DtypeOption = "auto",
+    quantize: QuantizeOption = "auto",
     system: SystemOption = None,
     template: TemplateOption = None,
 ) -> None:
@@ -124,7 +128,7 @@ def chat(
     from glmtune.inference.chat import Chat
     from glmtune.inference.terminal import run_terminal_chat
 
-    loaded = _load(run, model, dtype)
+    loaded = _load(run, model, dtype, quantize)
     conversation = Chat(
         loaded.model,
         loaded.tokenizer,
@@ -146,6 +150,7 @@ def generate(
     batch_size: Annotated[int, typer.Option("--batch-size", help="Questions answered at once.")] = 8,
     model: ModelOption = None,
     dtype: DtypeOption = "auto",
+    quantize: QuantizeOption = "auto",
     system: SystemOption = None,
     template: TemplateOption = None,
     field: FieldOption = None,
@@ -158,7 +163,7 @@ def generate(
         raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl")
     from glmtune.inference.batch import generate_file
 
-    loaded = _load(run, model, dtype)
+    loaded = _load(run, model, dtype, quantize)
     try:
         report = generate_file(
             loaded.model,
@@ -315,13 +320,19 @@ def _hide_loading_bars() -> None:
     logging.disable_progress_bar()
 
 
-def _load(run: str, model: str | None, dtype: str) -> Any:
+def _load(run: str, model: str | None, dtype: str, quantize: str) -> Any:
     from glmtune.tuning.load import load
 
-    checked_dtype = _dtype(dtype)
+    checked_dtype: Any = _dtype(dtype)
+    if quantize not in ("auto", "none", "int8", "nf4", "fp8"):
+        raise ConfigError(f"--quantize: expected auto, none, int8, nf4 or fp8; found {quantize!r}")
     _hide_loading_bars()
-    with Console(stderr=True).status("加载模型 Loading the model ..."):
-        return load(run, model_path=model, dtype=checked_dtype)
+    console = Console(stderr=True)
+    with console.status("加载模型 Loading the model ..."):
+        loaded = load(run, model_path=model, dtype=checked_dtype, quantize=quantize)  # type: ignore[arg-type]
+    if quantize == "auto" and loaded.quantize != "none":
+        console.print(f"显存放不下原精度 the base does not fit in full precision; held in {loaded.quantize}")
+    return loaded
 
 
 def _load_tokenizer(model: str | None) -> Any:

@@ -16,12 +16,18 @@ from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneratio
 from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.ops import HostTable, reference
 from glmtune.training import trainer as training
-from glmtune.training.plan import free_device_bytes
 from glmtune.tuning.checkpointing import checkpoint_layers
 from glmtune.tuning.fused import fuse
 from glmtune.tuning.load import load_base
 from glmtune.tuning.lora import attach_lora
-from glmtune.tuning.memory import AdapterShape, BaseShape, MemorySettings, Pass, estimate_memory
+from glmtune.tuning.memory import (
+    AdapterShape,
+    BaseShape,
+    MemorySettings,
+    Pass,
+    estimate_memory,
+    free_device_bytes,
+)
 from glmtune.tuning.quantize import quantize_layers
 
 pytestmark = [

@@ -101,7 +101,7 @@ def merge(
     output = _check_output(Path(output_dir).expanduser(), {Path(run), adapter_path, Path(base)})
 
     base_dtype = _own_dtype(base)
-    loaded = load(adapter_path, model_path=model_path, dtype=base_dtype, device_map="cpu")
+    loaded = load(adapter_path, model_path=model_path, dtype=base_dtype, device_map="cpu", quantize="none")
     merged_dtype = resolve_dtype(base_dtype if dtype == "auto" else dtype)
     folder = base_folder(loaded.base_path)
     _check_space(output, loaded.model, merged_dtype, small_files(folder))

@@ -20,7 +20,7 @@ from glmtune.ops import takes_flash_kernel
 from glmtune.training.run_data import load_run_data
 from glmtune.tuning.load import default_device, load_tokenizer, read_base_config, resolve_dtype
 from glmtune.tuning.lora import attach_lora
-from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, MemorySettings, Pass
+from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, MemorySettings, Pass, free_device_bytes
 from glmtune.tuning.planner import Change, DeviceSpeed, Freedom, Plan, Planner, StepShape
 from glmtune.tuning.quantize import Quantize, check_format, check_quantize, has_bitsandbytes, unquantizable
 
@@ -264,14 +264,6 @@ def plain_settings(config: RunConfig, train: SampleDataset) -> tuple[MemorySetti
         offloads_checkpoints=decided.offloads_checkpoints[0],
     )
     return settings, limit
-
-
-def free_device_bytes(device: torch.device) -> int:
-    """What a CUDA device has left for this process, within the share that it may take."""
-    free, total = torch.cuda.mem_get_info(device)
-    reserved = torch.cuda.memory_reserved(device)
-    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
-    return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
 
 
 def _whole_freedom(

@@ -20,7 +20,7 @@ from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.training.arguments import make_arguments
 from glmtune.training.callbacks import Interruption, LogFile, ProgressReport
 from glmtune.training.lora_trainer import LoraTrainer
-from glmtune.training.plan import RunPlan, free_device_bytes, plain_settings, plan_run
+from glmtune.training.plan import RunPlan, plain_settings, plan_run
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
 from glmtune.training.resume import check_resumed, find_checkpoint
 from glmtune.training.run_data import RunData, load_run_data
@@ -30,7 +30,7 @@ from glmtune.tuning.checkpointing import checkpoint_layers
 from glmtune.tuning.fused import fuse
 from glmtune.tuning.load import load_base, load_tokenizer, resolve_dtype
 from glmtune.tuning.lora import TrainableSummary, attach_lora, changes_base, initial_adapter_weights, trainable_summary
-from glmtune.tuning.memory import MemorySettings
+from glmtune.tuning.memory import MemorySettings, free_device_bytes
 from glmtune.tuning.planner import Plan
 from glmtune.tuning.quantize import Quantize, check_quantize
 from glmtune.tuning.run_folder import RunManifest, checkpoints, current_versions

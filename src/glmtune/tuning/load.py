@@ -25,10 +25,20 @@ from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.prompts import Template
 from glmtune.tuning.adapter_files import load_adapter_weights, read_adapter_config
 from glmtune.tuning.lora import make_lora_config, put_on
-from glmtune.tuning.quantize import Quantize, Quantizer, check_format
+from glmtune.tuning.memory import BaseShape, base_bytes, free_device_bytes
+from glmtune.tuning.quantize import (
+    Quantize,
+    Quantizer,
+    check_format,
+    check_quantize,
+    has_bitsandbytes,
+    unquantizable,
+)
 from glmtune.tuning.run_folder import RunManifest, find_adapter, is_hub_id
 
 _HUB_TIMEOUT_S = 5.0
+# Caches, activations and logits of a conversation: 28 KB a token at ChatGLM3-6B's shape, and some hundreds of MB.
+_ROOM_FOR_A_CHAT = 3 * 2**28
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceMap = str | dict[str, Any] | None
@@ -46,6 +56,7 @@ class Loaded:
         base_path: Where the base came from: a folder or a hub id.
         adapter_path: Where the adapter came from; None for a base alone.
         join: What stood between `instruction` and `input` in training.
+        quantize: What the base's layers are held in.
     """
 
     model: PreTrainedModel | PeftModel
@@ -55,6 +66,7 @@ class Loaded:
     base_path: str
     adapter_path: Path | None
     join: str = "\n"
+    quantize: Quantize = "none"
 
 
 def load(
@@ -63,6 +75,7 @@ def load(
     model_path: str | Path | None = None,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
+    quantize: Quantize | Literal["auto"] = "auto",
 ) -> Loaded:
     """Loads a run, a checkpoint, an adapter or a base.
 
@@ -72,6 +85,8 @@ def load(
         dtype: How the base is held; `auto` is bfloat16 on a GPU that computes in it, else float16 on a GPU, else
             float32. Adapters are float32 in any case.
         device_map: As for `from_pretrained`; None for the first GPU, or the CPU where there is none.
+        quantize: What the base's layers are held in; `auto` is `none`, or where that does not fit on the GPU, the first
+            of `int8` and `nf4` that does.
 
     Returns:
         Model, tokenizer and what to ask with.
@@ -87,21 +102,27 @@ def load(
         base_path = _expand(path)
         # A merged folder remembers the run that it came from.
         manifest = RunManifest.read(base_path) if Path(base_path).is_dir() else None
-        model, tokenizer = load_base(base_path, dtype, device_map)
-        return _loaded(model, tokenizer, manifest, base_path, None)
+        if quantize == "auto":
+            quantize = _fitting_format(base_path, dtype, device_map)
+        model, tokenizer = load_base(base_path, dtype, device_map, quantize=quantize)
+        return _loaded(model, tokenizer, manifest, base_path, None, quantize)
 
     manifest = RunManifest.read(adapter_path)
     config = read_adapter_config(adapter_path)
     base_path = _find_base(adapter_path, manifest, config, model_path)
+    lora = config.to_dict()
     try:
-        model, tokenizer = load_base(base_path, dtype, device_map)
+        if quantize == "auto":
+            quantize = "none" if unquantizable(lora) else _fitting_format(base_path, dtype, device_map)
+        check_quantize(quantize, lora)
+        model, tokenizer = load_base(base_path, dtype, device_map, quantize=quantize)
     except ModelError as error:
         if Path(base_path).is_dir():
             raise
         raise AdapterError(
             f"{adapter_path}: its {str(error).rstrip('.')}. Pass where it lies: --model FOLDER"
         ) from error
-    return _loaded(_load_adapter(model, adapter_path, config), tokenizer, manifest, base_path, adapter_path)
+    return _loaded(_load_adapter(model, adapter_path, config), tokenizer, manifest, base_path, adapter_path, quantize)
 
 
 def _loaded(
@@ -110,13 +131,29 @@ def _loaded(
     manifest: RunManifest | None,
     base_path: str,
     adapter_path: Path | None,
+    quantize: Quantize,
 ) -> Loaded:
     template: Template = manifest.template if manifest else "chatglm3"
     system = manifest.system if manifest else None
     # They belong to how text becomes ids, and are to be there wherever the tokenizer is.
     tokenizer.init_kwargs |= {"prompt_template": template, "system_prompt": system}
     join = manifest.config.get("data", {}).get("join", "\n") if manifest else "\n"
-    return Loaded(model.eval(), tokenizer, template, system, base_path, adapter_path, join)
+    return Loaded(model.eval(), tokenizer, template, system, base_path, adapter_path, join, quantize)
+
+
+def _fitting_format(path: str, dtype: Dtype, device_map: DeviceMap) -> Quantize:
+    """The most exact format in which a base fits on the GPU that it is to be asked on; `none` elsewhere."""
+    if not torch.cuda.is_available() or device_map is not None or not has_bitsandbytes():
+        return "none"
+    with torch.device("meta"):
+        base = ChatGLMForConditionalGeneration(read_base_config(path))
+    return fitting_format(BaseShape.of(base, resolve_dtype(dtype)), free_device_bytes(torch.device(default_device())))
+
+
+def fitting_format(base: BaseShape, free_bytes: int) -> Quantize:
+    """The most exact of `none`, `int8` and `nf4` in which a base fits, with room for a conversation."""
+    formats: tuple[Quantize, ...] = ("none", "int8", "nf4")
+    return next((f for f in formats if base_bytes(base, f) + _ROOM_FOR_A_CHAT <= free_bytes), formats[-1])
 
 
 def _expand(path: str | Path) -> str:

@@ -194,8 +194,24 @@ def weight_bytes(num_weights: int, rows: int, quantize: Quantize, dtype: torch.d
         return num_weights * dtype.itemsize
     if quantize == "nf4":
         blocks = num_weights // NF4_BLOCK
-        return num_weights // 2 + blocks + 4 * (blocks // NF4_NESTED_BLOCK) + 4 * (256 + 16 + 1)
+        return num_weights // 2 + blocks + 4 * math.ceil(blocks / NF4_NESTED_BLOCK) + 4 * (256 + 16 + 1)
     return num_weights + 4 * rows
+
+
+def base_bytes(base: BaseShape, quantize: Quantize, offloads_embedding: bool = False) -> int:
+    """Bytes of a base on its device, with the memory that packed weights are written out to."""
+    itemsize = base.dtype.itemsize
+    total = sum(weight_bytes(rows * columns, rows, quantize, base.dtype) for rows, columns in base.linears)
+    total += (base.head + base.rest + (0 if offloads_embedding else base.embedding)) * itemsize
+    return total + (base.largest * itemsize if quantize in ("int8", "nf4") else 0)
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """What a CUDA device has left for this process, within the share that it may take."""
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+    return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
 
 
 def kept_bytes(config: ChatGLMConfig, dtype: torch.dtype, ranks: int = 0) -> tuple[int, int]:
@@ -226,12 +242,7 @@ def estimate_memory(
         The terms.
     """
     itemsize = base.dtype.itemsize
-    weights = sum(weight_bytes(n * k, n, settings.quantize, base.dtype) for n, k in base.linears)
-    weights += (base.head + base.rest) * itemsize
-    if not settings.offloads_embedding:
-        weights += base.embedding * itemsize
-    if settings.quantize in ("int8", "nf4"):
-        weights += base.largest * itemsize
+    weights = base_bytes(base, settings.quantize, settings.offloads_embedding)
     activations, logits = _at_the_peak(base, adapter, settings, largest)
     is_fused = adapter.why_not_fused is None
     adapters = adapter.num_trained * (4 + (itemsize if is_fused else 0))

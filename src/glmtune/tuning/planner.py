@@ -204,7 +204,7 @@ class Planner:
         for name, new, max_tokens in changed:
             other = self.plan(new, max_tokens)
             saved = plan.memory.needed - other.memory.needed
-            if saved >= 0.01 * plan.memory.needed:
+            if saved >= 0.01 * (plan.memory.peak - plan.memory.overhead):
                 changes.append(Change(name, saved, other.seconds_per_step / plan.seconds_per_step - 1))
         return sorted(changes, key=lambda change: change.slowdown)[:count]
 

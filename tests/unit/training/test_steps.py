@@ -228,5 +228,5 @@ def test_what_a_quantised_base_cannot_be_trained_with(run: Run, setting: str) ->
 
 
 def test_a_missing_optimiser_is_one_clear_error(run: Run) -> None:
-    with pytest.raises(ConfigError, match=r"train\.optim=adamw_bnb_8bit: .*pip install"):
-        run("train.optim=adamw_bnb_8bit")
+    with pytest.raises(ConfigError, match=r"train\.optim=grokadamw: .*pip install"):
+        run("train.optim=grokadamw")

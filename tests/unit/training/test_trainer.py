@@ -307,19 +307,6 @@ def test_checkpoints_that_cannot_be_gone_on_from(run: Run, tmp_path: Path) -> No
         run(*again)
 
 
-def test_running_out_of_memory(run: Run, at_step: Any, tmp_path: Path) -> None:
-    def run_out() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    at_step(5, run_out)
-    with pytest.raises(TrainingError) as caught:
-        run("train.gradient_checkpointing=false")
-    message = str(caught.value)
-    assert "out of memory after step 4" in message
-    assert "Try train.max_tokens_per_device=28; train.gradient_checkpointing=true; lower data.max_length" in message
-    assert str(tmp_path / "run" / "checkpoint-3") in message
-
-
 @pytest.mark.parametrize("method", ["evaluate", "_save_checkpoint"])
 def test_speed_leaves_evaluating_and_saving_out(run: Run, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     theirs, ours = Trainer.__dict__[method], LoraTrainer.__dict__[method]

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import Request
 
@@ -9,9 +10,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from glmtune.errors import AdapterError, ModelError
+from glmtune.errors import AdapterError, ConfigError, ModelError
+from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.tuning import load as load_module
-from glmtune.tuning.load import load, load_base, resolve_dtype
+from glmtune.tuning.load import fitting_format, load, load_base, load_by_weight, resolve_dtype
+from glmtune.tuning.memory import BaseShape
+from glmtune.tuning.quantize import quantize_layers
 from glmtune.tuning.run_folder import RunManifest
 
 
@@ -135,3 +140,67 @@ def test_layers_of_the_adapter_that_the_base_does_not_have(golden: Path, tmp_pat
         file.write_text(json.dumps(config | change))
         with pytest.raises(AdapterError, match=message):
             load(run, model_path=golden)
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8", "nf4", "fp8"])
+@pytest.mark.parametrize("offloads_embedding", [False, True])
+def test_weight_by_weight(golden: Path, quantize: Any, offloads_embedding: bool) -> None:
+    """The same model as one that is quantised once it is there."""
+    whole, _ = load_base(golden, "float32", "cpu")
+    quantize_layers(whole, quantize)
+    settings = {"quantize": quantize, "offloads_embedding": offloads_embedding}
+    model = load_by_weight(golden, torch.float32, torch.device("cpu"), **settings)
+    ids = torch.arange(12).reshape(2, 6)
+    assert torch.equal(model(ids).logits, whole(ids).logits)
+    assert not model.training
+    assert model.name_or_path == str(golden)
+    assert model.device == torch.device("cpu")
+    assert isinstance(model.get_input_embeddings(), HostEmbedding) == offloads_embedding
+
+
+def test_weight_by_weight_from_other_files(golden: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(golden, tmp_path / "base", ignore=shutil.ignore_patterns("adapter_*"))
+    weights = {}
+    for file in base.glob("*.safetensors"):
+        if file.name != "expected.safetensors":
+            weights |= load_file(file)
+            file.unlink()
+    (base / "model.safetensors.index.json").unlink(missing_ok=True)
+    torch.save(weights, base / "pytorch_model.bin")
+    settings = {"quantize": "int8", "offloads_embedding": False}
+    ids = torch.arange(12).reshape(2, 6)
+    logits = [load_by_weight(f, torch.float32, torch.device("cpu"), **settings)(ids).logits for f in (golden, base)]
+    assert torch.equal(*logits)
+    del weights["transformer.output_layer.weight"]
+    torch.save(weights, base / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="is missing"):
+        load_by_weight(base, torch.float32, torch.device("cpu"), **settings)
+
+
+def test_a_run_on_a_quantised_base_is_asked_and_merged(golden: Path, tmp_path: Path) -> None:
+    """Held in fewer bits it answers about the same; merging takes the original."""
+    exact = load(golden / "adapter_final", model_path=golden)
+    ids = torch.arange(12).reshape(2, 6)
+    with torch.no_grad():
+        expected = exact.model(input_ids=ids).logits
+        for quantize, limit in (("int8", 0.02), ("nf4", 0.2)):
+            loaded = load(golden / "adapter_final", model_path=golden, quantize=quantize)
+            assert loaded.quantize == quantize
+            error = (loaded.model(input_ids=ids).logits - expected).norm() / expected.norm()
+            assert 0 < error < limit
+
+
+def test_the_most_exact_format_that_fits_is_asked() -> None:
+    config = ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True)
+    with torch.device("meta"):
+        base = BaseShape.of(ChatGLMForConditionalGeneration(config), torch.bfloat16)
+    formats = {gib: fitting_format(base, int((gib - 0.6) * 2**30)) for gib in (4, 6, 8, 12, 16, 24)}
+    assert formats == {4: "nf4", 6: "nf4", 8: "int8", 12: "int8", 16: "none", 24: "none"}
+
+
+def test_an_embedding_that_is_the_output_layer_stays(golden: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(golden, tmp_path / "base")
+    values = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (base / "config.json").write_text(json.dumps({**values, "tie_word_embeddings": True}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="output layer is its embedding"):
+        load_by_weight(base, torch.float32, torch.device("cpu"), quantize="none", offloads_embedding=True)

@@ -1,16 +1,21 @@
 import copy
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
 
-from glmtune.errors import ModelError
+from glmtune.errors import ConfigError, ModelError
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.ops import DenseLinear
 from glmtune.tuning.fused import fuse
+from glmtune.tuning.load import load_base
 from glmtune.tuning.lora import attach_lora
-from glmtune.tuning.quantize import QuantizedLinear, quantize_layers
+from glmtune.tuning.quantize import QuantizedLinear, check_quantize, quantize_layers
 
 LINEARS = {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
 
@@ -48,10 +53,20 @@ def adapted(model: ChatGLMForConditionalGeneration, targets: Any = "all-linear")
     return result.train()
 
 
+# How far logits and gradients of the model here may be from those of the full base: what it costs to round the weights,
+# and with fp8 also what is multiplied with them.
+FORMATS = {"fp8": (0.08, 0.2), "int8": (0.02, 0.05), "nf4": (0.2, 0.5)}
+
+
+@pytest.fixture(params=list(FORMATS))
+def quantize(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
 @pytest.fixture
-def quantized() -> ChatGLMForConditionalGeneration:
+def quantized(quantize: Any) -> ChatGLMForConditionalGeneration:
     model = make()
-    quantize_layers(model, "fp8")
+    quantize_layers(model, quantize)
     return model
 
 
@@ -88,19 +103,79 @@ def test_none_leaves_all_as_it_is(input_ids: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_are_near_those_of_full_precision(input_ids: torch.Tensor, dtype: torch.dtype) -> None:
+def test_logits_are_near_those_of_full_precision(input_ids: torch.Tensor, dtype: torch.dtype, quantize: Any) -> None:
     model = make().to(dtype)
-    quantize_layers(model, "fp8")
+    quantize_layers(model, quantize)
     logits = model(input_ids).logits
     assert logits.dtype == dtype
-    assert 0 < relative_error(logits.float(), make()(input_ids).logits) < 0.08
+    assert 0 < relative_error(logits.float(), make()(input_ids).logits) < FORMATS[quantize][0]
 
 
-def test_biases_are_kept(input_ids: torch.Tensor) -> None:
+def test_biases_are_kept(input_ids: torch.Tensor, quantize: Any) -> None:
     model = make(add_bias_linear=True)
     full = copy.deepcopy(model)
-    quantize_layers(model, "fp8")
-    assert relative_error(model(input_ids).logits, full(input_ids).logits) < 0.08
+    quantize_layers(model, quantize)
+    assert relative_error(model(input_ids).logits, full(input_ids).logits) < FORMATS[quantize][0]
+
+
+@pytest.mark.parametrize("quantize", ["int8", "nf4"])
+def test_golden_logits_within_the_error_of_the_format(golden: Path, quantize: Any) -> None:
+    expected = load_file(golden / "expected.safetensors")
+    model, _ = load_base(golden, "float32", "cpu", quantize=quantize)
+    with torch.no_grad():
+        logits = model(expected["plain.input_ids"]).logits
+    assert 1e-4 < relative_error(logits, expected["plain.logits"]) < FORMATS[quantize][0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("quantize", "limit"), [("int8", 0.012), ("nf4", 0.1)])
+def test_weights_are_written_out_in_any_dtype(dtype: torch.dtype, quantize: Any, limit: float) -> None:
+    """Normal weights lose 0.9 % in int8 with a scale a row, 9 % in nf4 with a scale for each 64."""
+    model = make().to(dtype)
+    full = model.transformer.encoder.layers[0].mlp.dense_h_to_4h.weight.detach().clone()
+    quantize_layers(model, quantize)
+    output = torch.full_like(full, torch.nan)
+    model.transformer.encoder.layers[0].mlp.dense_h_to_4h.write_to(output)
+    assert 0 < relative_error(output.float(), full.float()) < limit
+
+
+@pytest.mark.parametrize("quantize", ["int8", "nf4"])
+def test_all_layers_write_into_the_same_memory(quantize: Any, input_ids: torch.Tensor) -> None:
+    model = make()
+    quantize_layers(model, quantize)
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    scratch = {id(layer.frozen.scratch) for layer in layers}
+    assert len(scratch) == 1
+    address = layers[0].frozen.scratch._bytes.data_ptr()
+    model(input_ids)
+    assert layers[-1].frozen.scratch._bytes.data_ptr() == address
+    assert layers[-1].frozen.scratch._bytes.numel() == 4 * 192 * 64  # the largest layer, once
+
+
+@pytest.mark.parametrize("quantize", ["int8", "nf4"])
+def test_products_are_those_of_the_weight_written_out(quantize: Any) -> None:
+    model = make(add_bias_linear=True)
+    quantize_layers(model, quantize)
+    layer = model.transformer.encoder.layers[0].self_attention.query_key_value
+    weight = torch.empty(layer.shape)
+    layer.write_to(weight)
+    dense = DenseLinear(weight.clone(), layer.bias.detach())
+    x, grad, residual = torch.randn(5, 64), torch.randn(5, layer.out_features), torch.randn(5, layer.out_features)
+    frozen = layer.frozen
+    assert torch.equal(frozen.product(x), dense.product(x))
+    assert torch.equal(frozen.product(x, residual), dense.product(x, residual))
+    assert torch.equal(frozen.input_gradient(grad), dense.input_gradient(grad))
+    part, dense_part = frozen.part(8, 40), dense.part(8, 40)
+    assert torch.equal(part.product(x), dense_part.product(x))
+    assert torch.equal(part.input_gradient(grad[:, 8:40]), dense_part.input_gradient(grad[:, 8:40]))
+
+
+def test_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.functional", None)
+    for quantize in ("int8", "nf4"):
+        with pytest.raises(ConfigError, match=rf"model\.quantize={quantize} needs bitsandbytes.*pip install"):
+            check_quantize(quantize, {})
+    check_quantize("fp8", {})
 
 
 @pytest.mark.parametrize(
@@ -133,19 +208,21 @@ def test_adapters_begin_as_on_any_base(quantized: ChatGLMForConditionalGeneratio
 
 @pytest.mark.parametrize("is_fused", [False, True])
 @pytest.mark.parametrize("targets", ["query_key_value", "all-linear"])
-def test_gradients_reach_the_adapters(samples: Samples, packed: Callable, targets: str, is_fused: bool) -> None:
+def test_gradients_reach_the_adapters(
+    samples: Samples, packed: Callable, targets: str, is_fused: bool, quantize: Any
+) -> None:
     """They are near those of the base in full precision; rounding grows with the layers that they pass."""
     exact = packed(adapted(make(), targets), samples)
     model = make()
-    quantize_layers(model, "fp8")
+    quantize_layers(model, quantize)
     model = adapted(model, targets)
     if is_fused:
         assert fuse(model) is None
     result = packed(model, samples)
-    assert result.loss == pytest.approx(exact.loss, rel=0.01)
+    assert result.loss == pytest.approx(exact.loss, rel=0.02)
     assert result.gradients.keys() == exact.gradients.keys()
     for name, gradient in exact.gradients.items():
-        assert 0 < relative_error(result.gradients[name], gradient) < 0.2, name
+        assert 0 < relative_error(result.gradients[name], gradient) < FORMATS[quantize][1], name
 
 
 @pytest.mark.parametrize("targets", ["query_key_value", "all-linear"])

@@ -1,0 +1,228 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from glmtune.config import RunConfig, load_config
+from glmtune.data.packing import PackingCollator
+from glmtune.data.samples import SampleDataset
+from glmtune.errors import AdapterError, ConfigError, TrainingError
+from glmtune.models.chatglm import ChatGLMConfig
+from glmtune.training import plan as plan_module
+from glmtune.training.plan import RunPlan, plain_settings, plan_for_card, plan_run
+from glmtune.training.run_data import load_run_data
+from glmtune.training.trainer import TrainResult
+from glmtune.tuning.load import load_tokenizer
+from glmtune.tuning.memory import MemorySettings
+from glmtune.tuning.run_folder import RunManifest
+
+Configure = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def configure(shared: Path, data_file: Path, tmp_path: Path) -> Configure:
+    """A run of ChatGLM3-6B's shape: there are no weights in its folder, and none are needed."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    golden = shared / "golden" / "chatglm3-tiny"
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        (folder / name).write_bytes((golden / name).read_bytes())
+    ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True).save_pretrained(folder)
+
+    def configure(*overrides: str) -> RunConfig:
+        return load_config(None, [f"model.path={folder}", f"data.path={data_file}", *overrides])
+
+    return configure
+
+
+@pytest.fixture
+def plan(configure: Configure) -> Callable[..., RunPlan]:
+    def plan(*overrides: str, gib: float | None = None) -> RunPlan:
+        return plan_for_card(configure(*overrides), gib, None)[1]
+
+    return plan
+
+
+def test_small_cards(plan: Callable[..., RunPlan]) -> None:
+    formats = {gib: plan(gib=gib).chosen.settings.quantize for gib in (6, 12, 16, 24)}
+    assert formats == {6: "nf4", 12: "int8", 16: "none", 24: "none"}
+    assert all(plan(gib=gib).fits for gib in (6, 12, 16, 24))
+    assert plan(gib=16).chosen.settings.num_checkpointed == 0
+
+
+def test_a_card_that_cannot(plan: Callable[..., RunPlan]) -> None:
+    planned = plan(gib=4)
+    assert not planned.fits
+    with pytest.raises(TrainingError, match=r"needs 3\.\d GiB at least, and 3\.4 GiB are free.*smallest card.*5 GiB"):
+        planned.check()
+
+
+def test_what_would_fit_instead_of_what_was_asked(plan: Callable[..., RunPlan]) -> None:
+    planned = plan("model.quantize=none", gib=8)
+    with pytest.raises(TrainingError, match=r"These settings would fit: model\.quantize=int8") as caught:
+        planned.check()
+    settings = str(caught.value).partition("would fit: ")[2].partition("\n")[0].split()
+    assert plan(*settings, gib=8).fits
+
+
+def test_the_settings_printed_are_the_settings_planned(plan: Callable[..., RunPlan]) -> None:
+    for gib in (6, 7, 12, 16, 40):
+        planned = plan(gib=gib)
+        again = plan(*planned.settings(), gib=gib)
+        assert again.chosen == planned.chosen
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.quantize=nf4", {"quantize": "nf4"}),
+        ("model.offload_embedding=true", {"offloads_embedding": True}),
+        ("train.gradient_checkpointing=true", {"num_checkpointed": 28}),
+        ("train.gradient_checkpointing=9", {"num_checkpointed": 9}),
+        ("train.gradient_checkpointing=99", {"num_checkpointed": 28}),
+        ("train.gradient_checkpointing=false", {"num_checkpointed": 0}),
+        ("train.cuda_graphs=true", {"uses_graphs": True}),
+        ("train.offload_checkpoints=true", {"offloads_checkpoints": True}),
+    ],
+)
+def test_what_the_user_decided_stays(
+    plan: Callable[..., RunPlan], configure: Configure, override: str, expected: dict[str, Any]
+) -> None:
+    chosen = plan(override, gib=40).chosen.settings
+    assert {name: getattr(chosen, name) for name in expected} == expected
+    if "graphs" not in override:  # which the CPU has none of
+        config = configure(override)
+        data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+        settings, _ = plain_settings(config, data.train)
+        assert {name: getattr(settings, name) for name in expected} == expected
+
+
+def test_settings_that_contradict_each_other(plan: Callable[..., RunPlan]) -> None:
+    with pytest.raises(ConfigError, match=r"cuda_graphs=true cannot be used with train\.offload_checkpoints"):
+        plan("train.cuda_graphs=true", "train.offload_checkpoints=true")
+    with pytest.raises(ConfigError, match=r"offload_checkpoints=true is not possible here"):
+        plan("lora.use_dora=true", "train.offload_checkpoints=true")
+    with pytest.raises(ConfigError, match=r"lora\.use_dora cannot be used with model\.quantize=nf4"):
+        plan("lora.use_dora=true", "model.quantize=nf4")
+    with pytest.raises(AdapterError, match="matches nothing"):
+        plan("lora.target_modules=[q_proj]")
+
+
+def test_what_cannot_be_quantised_is_not(plan: Callable[..., RunPlan]) -> None:
+    planned = plan("lora.use_dora=true", gib=8)
+    assert planned.chosen.settings.quantize == "none"
+    assert not planned.fits
+
+
+def test_pissa_is_planned_without_weights(plan: Callable[..., RunPlan]) -> None:
+    assert plan("lora.init_lora_weights=pissa", gib=24).fits
+
+
+def test_without_bitsandbytes_nothing_is_quantised(
+    plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "has_bitsandbytes", lambda: False)
+    planned = plan(gib=8)
+    with pytest.raises(TrainingError, match=r"with bitsandbytes .* less would do"):
+        planned.check()
+
+
+def test_steps_and_time(plan: Callable[..., RunPlan]) -> None:
+    assert plan("train.num_train_epochs=2").num_steps == 2 * 3  # 24 samples, 8 a step
+    assert plan("train.max_steps=70").num_steps == 70
+    assert plan(gib=24).chosen.seconds_per_step > 0
+
+
+@pytest.mark.parametrize("overrides", [[], ["lora.lora_dropout=0"], ["train.max_tokens_per_device=70"]])
+def test_no_pass_is_larger_than_planned(configure: Configure, overrides: list[str]) -> None:
+    config = configure(*overrides, "train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
+    data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+    planned = plan_run(config, data.train, device=None, dtype=torch.bfloat16, free_bytes=None)
+    chosen = planned.chosen
+    collator = PackingCollator(
+        max_tokens=chosen.step.max_tokens,
+        shares_prefix="lora.lora_dropout=0" in overrides,
+        pads_to_buckets=chosen.settings.uses_graphs,
+    )
+    for start in range(0, len(data.train), 4):
+        for packed in collator([data.train[index] for index in range(start, start + 4)])["micro_batches"]:
+            assert len(packed.input_ids) <= chosen.step.largest.rows
+
+
+def test_the_table(plan: Callable[..., RunPlan]) -> None:
+    console = Console(record=True, width=100)
+    plan(gib=8).print(console)
+    text = console.export_text()
+    for word in ("weights", "adapters", "optimiser", "activations", "logits", "overhead", "reserve", "peak", "needed"):
+        assert word in text
+    assert "expected: 9 steps" in text
+    assert "model.quantize=int8" in text
+
+
+def test_memory_adds_up(plan: Callable[..., RunPlan]) -> None:
+    memory = plan(gib=24).chosen.memory
+    assert memory.peak < memory.needed < 1.2 * memory.peak
+    assert math.isclose(
+        memory.needed,
+        sum(getattr(memory, name) for name in memory.__dataclass_fields__),
+    )
+
+
+def test_running_out_of_memory_anyway(
+    run: Callable[..., TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glmtune.training.lora_trainer import LoraTrainer
+
+    original = LoraTrainer.training_step
+
+    def step(self: LoraTrainer, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(LoraTrainer, "training_step", step)
+    with pytest.raises(TrainingError) as caught:
+        run()
+    message = str(caught.value)
+    assert "out of memory after step 4" in message
+    assert 1 <= message.count("GiB less") <= 3
+    assert str(tmp_path / "run" / "checkpoint-3") in message
+    assert (tmp_path / "run" / "checkpoint-3" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("quantize", ["int8", "nf4"])
+def test_a_run_on_a_quantised_base(run: Callable[..., TrainResult], tmp_path: Path, quantize: str) -> None:
+    result = run(f"model.quantize={quantize}", "model.offload_embedding=true", "train.offload_checkpoints=true")
+    assert result.first_loss is not None
+    assert result.last_loss is not None
+    assert result.last_loss < result.first_loss
+    assert result.trainable.num_total == run(name="full").trainable.num_total
+    manifest = RunManifest.read(tmp_path / "run")
+    assert manifest is not None
+    assert manifest.config["model"]["quantize"] == quantize
+
+
+def test_a_resumed_run_keeps_its_format(run: Callable[..., TrainResult], tmp_path: Path) -> None:
+    constant = "train.lr_scheduler_type=constant"
+    run("model.quantize=int8", "train.max_steps=6", constant, name="whole")
+    run("model.quantize=int8", "train.max_steps=3", constant)
+    with pytest.raises(TrainingError, match=r"model\.quantize"):
+        run("model.quantize=nf4", "train.max_steps=6", constant, "train.resume_from_checkpoint=true")
+    run("train.max_steps=6", constant, "train.resume_from_checkpoint=true")  # auto: as it was
+    losses = []
+    for name in ("whole", "run"):
+        lines = (tmp_path / name / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()
+        losses.append([entry["loss"] for entry in map(json.loads, lines) if "loss" in entry])
+    assert losses[0] == losses[1]
+
+
+def test_plain_settings_are_plain(run: Callable[..., TrainResult], configure: Configure) -> None:
+    config = configure()
+    data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+    assert isinstance(data.train, SampleDataset)
+    assert plain_settings(config, data.train) == (MemorySettings(), 4 * max(data.train.lengths))
