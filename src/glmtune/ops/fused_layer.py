@@ -318,6 +318,7 @@ class _Backward:
         middle_grad = ops.rms_norm_backward(
             up.input, kept.middle_QH, weights.post_attention_norm, eps, grad_QH, up.masked, masks[2]
         )
+        del up
 
         dense = self._through(1, middle_grad, kept.low_dense, needs[1])
         if dense.low is not None:

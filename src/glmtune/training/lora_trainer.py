@@ -81,7 +81,7 @@ class LoraTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.optim not in _ELEMENTWISE_OPTIMIZERS:
             try:
                 return super().create_optimizer(model)
-            except ImportError as error:
+            except (ImportError, ValueError) as error:
                 raise ConfigError(f"train.optim={self.args.optim.value}: {error}") from error
         if self.optimizer is None:
             decaying = set(self.get_decay_parameter_names(self.model))

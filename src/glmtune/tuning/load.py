@@ -189,19 +189,28 @@ def load_base(
     tokenizer = load_tokenizer(path)
     torch_dtype = resolve_dtype(dtype, device_map)
     with _model_errors(path):
-        if quantize == "none" and not offloads_embedding:
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch_dtype, device_map=device_map or default_device()
-            )
-        else:
-            device = torch.device(str(device_map or default_device()))
+        device = _one_device(device_map)
+        if device is not None:
             model = load_by_weight(path, torch_dtype, device, quantize=quantize, offloads_embedding=offloads_embedding)
+        elif quantize == "none" and not offloads_embedding:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, device_map=device_map)
+        else:
+            raise ConfigError(
+                f"device_map={device_map!r}: a quantised base, or an embedding on the host, wants one device"
+            )
     if not isinstance(model, ChatGLMForConditionalGeneration):
         raise ModelError(f"{path}: expected model_type {ChatGLMConfig.model_type}; found {model.config.model_type}")
     # Official folders name </s> alone; a model that ends its turn with a role token would then talk on.
     model.generation_config.eos_token_id = tokenizer.stop_token_ids
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def _one_device(device_map: DeviceMap) -> torch.device | None:
+    """The device that a device map names; None where it spreads a model over several."""
+    if isinstance(device_map, dict) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        return None
+    return torch.device(device_map or default_device())
 
 
 def load_by_weight(
@@ -242,8 +251,7 @@ def load_by_weight(
             quantizer.put(name, weight)
         else:
             module_name, _, parameter_name = name.rpartition(".")
-            parameter = nn.Parameter(weight, requires_grad=False)
-            setattr(model.get_submodule(module_name), parameter_name, parameter)
+            setattr(model.get_submodule(module_name), parameter_name, nn.Parameter(weight))
     if config.tie_word_embeddings:
         model.tie_weights()
     if (folder / GENERATION_CONFIG_NAME).is_file():

@@ -334,9 +334,9 @@ def _working_bytes(
     mlp = hidden + 3 * width
     if adapter.is_on_last_projection:
         mlp += width * (2 if adapter.has_dropout else 1)
-    # In attention: gradients of the residual stream, of the output, of the queries; the sums of the queries' gradients
-    # in fp32, in whole blocks; gradients of keys and values for every query head.
-    of_attention = asking * (hidden + 2 * attention * itemsize) + rows * 2 * attention * itemsize
+    # In attention: gradients of the output, of the residual stream, of the attended values and of the queries; the sums
+    # of the queries' gradients in fp32, in whole blocks; gradients of keys and values for every query head.
+    of_attention = asking * (2 * hidden + 2 * attention * itemsize) + rows * 2 * attention * itemsize
     of_attention += (asking + _FLASH_BLOCK * segments) * attention * 4
     of_mlp = asking * mlp
     if settings.quantize == "fp8":

@@ -2,8 +2,9 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -11,8 +12,8 @@ import torch
 from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, MemoryEstimate, MemorySettings, Pass, estimate_memory
 from glmtune.tuning.quantize import Quantize
 
-# Kernels that forward and backward pass of a fused layer ask for, counted with torch's profiler.
-_KERNELS_PER_LAYER = 47
+# How long the host takes for a fused layer, both ways, counted in kernels of the plainest kind (`x.add_(1)`).
+_LAUNCHES_PER_LAYER: Mapping[Quantize, int] = MappingProxyType({"none": 200, "int8": 300, "nf4": 360, "fp8": 330})
 # What a layer's norms, rotation and activation read and write for a row, both ways: so often F and H numbers.
 _MOVED_F, _MOVED_H = 8, 20
 # fp8 products against 16-bit ones, as docs/performance.md has them.
@@ -29,7 +30,7 @@ class DeviceSpeed(NamedTuple):
     Attributes:
         flops: Floating-point operations a second of matrix products in the dtype that is computed in.
         bytes_per_s: Bytes a second, read and written.
-        launch_s: Seconds that the host takes to ask for a kernel.
+        launch_s: Seconds that the host takes to ask for a plain kernel.
     """
 
     flops: float
@@ -268,6 +269,6 @@ class Planner:
         if settings.offloads_checkpoints:
             seconds += 2 * settings.num_checkpointed * over_bus / _BUS_BYTES_PER_S
         if not settings.uses_graphs:
-            asked = _KERNELS_PER_LAYER * (1 + again / 3) * config.num_layers
+            asked = _LAUNCHES_PER_LAYER[settings.quantize] * (1 + again / 3) * config.num_layers
             seconds = max(seconds, asked * self._speed.launch_s)
         return step.num_passes * seconds
