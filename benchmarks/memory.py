@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Setting:
         checkpointed: Checkpointed layers.
         offloads_embedding: Whether the embedding is on the host.
         offloads_checkpoints: Whether checkpoints are.
+        is_fused: Whether layers are fused.
     """
 
     tokens: int
@@ -76,6 +77,7 @@ class Setting:
     checkpointed: int = 0
     offloads_embedding: bool = False
     offloads_checkpoints: bool = False
+    is_fused: bool = True
 
 
 SETTINGS = [
@@ -100,6 +102,8 @@ SETTINGS = [
     Setting(2048, "nf4", checkpointed=28, offloads_embedding=True, offloads_checkpoints=True),
     Setting(8192, "nf4", targets="all-linear", r=64),
     Setting(4096, "nf4", checkpointed=7),
+    Setting(2048, is_fused=False),
+    Setting(2048, "nf4", targets="all-linear", checkpointed=28, is_fused=False),
 ]
 
 
@@ -117,7 +121,9 @@ def measure_setting(setting: Setting, samples: Sequence[PackedSample]) -> dict[s
     lora = {"r": setting.r, "lora_alpha": 32, "lora_dropout": setting.dropout, "target_modules": setting.targets}
     model = attach_lora(base, lora).train()
     adapter = AdapterShape.of(model)
-    if (reason := fuse(model)) is not None:
+    if not setting.is_fused:
+        adapter = replace(adapter, why_not_fused="it is not to be")
+    elif (reason := fuse(model)) is not None:
         raise RuntimeError(reason)
     checkpoint_layers(model, setting.checkpointed, offloads=setting.offloads_checkpoints)
     flat = FlatParameters([parameter for parameter in model.parameters() if parameter.requires_grad])

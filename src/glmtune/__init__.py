@@ -5,6 +5,7 @@ transformers itself is imported, before or after.
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from glmtune.prompts import Conversation, Message
 
 __version__ = "0.1.0"
+
+# On a CPU it warns, as soon as PEFT imports it, of a package that nothing here uses.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [
     "AdapterError",

@@ -91,7 +91,7 @@ class RunPlan:
             return
         raise TrainingError(
             f"放不下 this run does not fit: it needs {self.chosen.memory.needed / GIB:.1f} GiB at least, and "
-            f"{self.free_bytes / GIB:.1f} GiB are free. {self.what_would_fit(self.free_bytes)}\n"
+            f"{max(self.free_bytes, 0) / GIB:.1f} GiB are free. {self.what_would_fit(self.free_bytes)}\n"
             "See docs/memory.md, or `glmtune plan` with the same arguments for the whole sum"
         )
 
