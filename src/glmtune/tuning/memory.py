@@ -29,7 +29,7 @@ _UNFUSED_FACTOR = 2.1
 # Workspaces of cuBLAS: 32 MiB a thread that asks for products, and as much again for the products with a bias.
 _OVERHEAD = 96 * 2**20
 # What the allocator holds beyond what is in use: a few large pieces, and what is lost between sizes.
-_RESERVE, _RESERVE_SHARE = 128 * 2**20, 0.02
+_RESERVE, _RESERVE_SHARE = 128 * 2**20, 0.03
 # Flash attention's backward pass works on whole blocks of so many rows of a segment.
 _FLASH_BLOCK = 128
 
