@@ -91,20 +91,27 @@ def plan(
     ] = None,
     gpu_gib: Annotated[
         float | None,
-        typer.Option("--gpu-gib", help="Memory of the card to plan for, in GiB; the GPU here if left out."),
+        typer.Option(
+            "--gpu-gib", help="Memory of the card to plan for, in GiB; what the GPU here has free if left out."
+        ),
     ] = None,
     tflops: Annotated[
-        float | None, typer.Option("--tflops", help="What that card computes in 16 bits, for the expected time.")
+        float | None,
+        typer.Option("--tflops", help="What the card computes in 16 bits; for the time, else the GPU's here, or 50."),
     ] = None,
 ) -> None:
     """Say what a run will take of the GPU, how long, and with which settings it fits. 估算显存与时间。
 
     For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu-gib 8
     """
-    for name, value in (("--gpu-gib", gpu_gib), ("--tflops", tflops)):
-        if value is not None and not value > 0:
-            raise ConfigError(f"{name}: expected a number above 0; found {value:g}")
-    from glmtune.training.plan import plan_for_card
+    from glmtune.training.plan import CONTEXT_GIB, plan_for_card
+
+    if gpu_gib is not None and not CONTEXT_GIB < gpu_gib < 1e6:
+        raise ConfigError(
+            f"--gpu-gib: expected a number above {CONTEXT_GIB}, what CUDA itself takes; found {gpu_gib:g}"
+        )
+    if tflops is not None and not 0 < tflops < 1e6:
+        raise ConfigError(f"--tflops: expected a number above 0; found {tflops:g}")
 
     stats, planned = plan_for_card(_load_config(arguments), gpu_gib, tflops)
     console = Console()
@@ -327,12 +334,8 @@ def _load(run: str, model: str | None, dtype: str, quantize: str) -> Any:
     if quantize not in ("auto", "none", "int8", "nf4", "fp8"):
         raise ConfigError(f"--quantize: expected auto, none, int8, nf4 or fp8; found {quantize!r}")
     _hide_loading_bars()
-    console = Console(stderr=True)
-    with console.status("加载模型 Loading the model ..."):
-        loaded = load(run, model_path=model, dtype=checked_dtype, quantize=quantize)  # type: ignore[arg-type]
-    if quantize == "auto" and loaded.quantize != "none":
-        console.print(f"显存放不下原精度 the base does not fit in full precision; held in {loaded.quantize}")
-    return loaded
+    with Console(stderr=True).status("加载模型 Loading the model ..."):
+        return load(run, model_path=model, dtype=checked_dtype, quantize=quantize)  # type: ignore[arg-type]
 
 
 def _load_tokenizer(model: str | None) -> Any:

@@ -124,12 +124,23 @@ def test_gradients_are_near_those_of_the_full_base(quantize: str) -> None:
 @pytest.mark.parametrize("shape", [(7,), (2, 5), (1,)])
 def test_rows_of_a_table_on_the_host(shape: tuple[int, ...]) -> None:
     table = HostTable(torch.randn(300, 1500).bfloat16())
-    assert table.is_mapped
     for dtype in (torch.int32, torch.int64):
         ids = torch.randint(300, shape, device="cuda", dtype=dtype)
         rows = table.rows(ids)
         assert rows.is_cuda
+        assert table.is_mapped
         assert torch.equal(rows.cpu(), table.values_VH[ids.cpu().long()])
+
+
+def test_a_table_that_cannot_be_mapped_is_copied_from() -> None:
+    """Registering the same memory twice fails, and the next kernels do not hear of it."""
+    values = torch.randn(50, 64)
+    first, second = HostTable(values), HostTable(values)
+    ids = torch.tensor([3, 1, 49], device="cuda")
+    assert torch.equal(first.rows(ids), second.rows(ids))
+    assert first.is_mapped
+    assert not second.is_mapped
+    assert torch.ones(3, device="cuda").sum().item() == 3
 
 
 def test_an_embedding_on_the_host_changes_nothing() -> None:
@@ -208,6 +219,35 @@ def test_a_run_on_a_quantised_base(run, quantize: str) -> None:
     assert result.selftest is not None
     assert f"base {quantize}" in text
     assert "embedding in host memory" in text
+
+
+def test_a_resumed_run_goes_by_its_plan(run, monkeypatch) -> None:
+    _, text = run("train.max_steps=2", "train.lr_scheduler_type=constant")
+    first = next(line for line in text.splitlines() if "memory plan" in line).partition("; ")[2]
+    free = training.free_device_bytes
+    monkeypatch.setattr(training, "free_device_bytes", lambda device: min(free(device), 2_000_000_000))
+    _, text = run("train.max_steps=4", "train.lr_scheduler_type=constant", "train.resume_from_checkpoint=true")
+    assert next(line for line in text.splitlines() if "memory plan" in line).partition("; ")[2] == first
+
+
+def test_running_out_of_memory_on_a_full_device(run, monkeypatch) -> None:
+    """What the step holds is let go of before changes are looked for."""
+    original = training.LoraTrainer.training_step
+
+    def step(self, *args, **kwargs):
+        held = []
+        while self.state.global_step == 3:
+            held.append(torch.empty(2**28, dtype=torch.uint8, device="cuda"))
+        return original(self, *args, **kwargs)
+
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(4 * 2**30 / total)
+    monkeypatch.setattr(training.LoraTrainer, "training_step", step)
+    try:
+        with pytest.raises(TrainingError, match=r"(?s)out of memory after step 3.*GiB less.*checkpoint-2"):
+            run()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_a_run_that_does_not_fit_stops_before_loading(run, monkeypatch) -> None:

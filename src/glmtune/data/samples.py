@@ -8,6 +8,8 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from glmtune.data.packing import IGNORED_LABEL
+
 _COLUMNS = ("input_ids", "labels")
 
 
@@ -40,6 +42,16 @@ class SampleDataset(torch.utils.data.Dataset):
     def lengths(self) -> Sequence[int]:
         """Tokens of each sample."""
         return list(self._dataset["length"])
+
+    @cached_property
+    def num_labels(self) -> NDArray[numpy.int64]:
+        """How many tokens of each sample are to be predicted; the first never is."""
+        counts = []
+        for values, offsets in self._chunks["labels"]:
+            sums = numpy.concatenate(([0], numpy.cumsum(values != IGNORED_LABEL)))
+            firsts = numpy.asarray(values)[numpy.minimum(offsets[:-1], len(values) - 1)] != IGNORED_LABEL
+            counts.append(sums[offsets[1:]] - sums[offsets[:-1]] - firsts)
+        return numpy.concatenate(counts)
 
     def __len__(self) -> int:
         return len(self._dataset)

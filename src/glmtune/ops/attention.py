@@ -112,9 +112,14 @@ def has_flash_kernel(query_QND: Tensor) -> bool:
 
 
 def takes_flash_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether a device has the flash kernel for a dtype and head size; then attention never makes the host wait."""
+    """Whether a device has the flash kernel for a dtype and head size; then attention never makes the host wait.
+
+    A CUDA device without an index is taken for a current one, where there is none here.
+    """
     is_shaped = dtype in (torch.bfloat16, torch.float16) and head_dim % 8 == 0 and head_dim <= 256
-    return device.type == "cuda" and is_shaped and _is_ampere_or_newer(device.index)
+    if device.type != "cuda" or not is_shaped:
+        return False
+    return not torch.cuda.is_available() or _is_ampere_or_newer(device.index)
 
 
 @cache

@@ -1,6 +1,7 @@
 """A linear layer that is not trained, in whatever format its weight is held: the product and its input gradient."""
 
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Protocol
 
 import torch
@@ -117,11 +118,18 @@ class PackedWeight(Protocol):
 class Scratch:
     """Memory for one weight at a time, which all packed layers of a model write theirs into by turns.
 
-    What one has written there holds until the next one writes; on one stream that is after it has been used.
+    What one has written there holds until the next one writes: on one stream, until it has been used.
+
+    Attributes:
+        lock: To be held from writing until the product has been asked for, so that threads take turns too.
     """
 
     def __init__(self) -> None:
+        self.lock = Lock()
         self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def __reduce__(self) -> tuple[type["Scratch"], tuple[()]]:
+        return Scratch, ()  # a copied model has memory of its own
 
     def take(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """The memory as a tensor with any values; grows where it is too small."""
@@ -149,11 +157,13 @@ class PackedLinear:
 
     def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
         """As `FrozenLinear`."""
-        return self._written_out(x_TK.dtype).product(x_TK, residual_TN)
+        with self.scratch.lock:
+            return self._written_out(x_TK.dtype).product(x_TK, residual_TN)
 
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """As `FrozenLinear`."""
-        return self._written_out(grad_TN.dtype).input_gradient(grad_TN)
+        with self.scratch.lock:
+            return self._written_out(grad_TN.dtype).input_gradient(grad_TN)
 
     def part(self, begin: int, end: int) -> "PackedLinear":
         """As `FrozenLinear`; the whole weight is still written out."""

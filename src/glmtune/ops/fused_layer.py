@@ -146,7 +146,8 @@ class _FusedLayer(torch.autograd.Function):
         output, low_down = _narrow(call, activations)
         ctx.call = call
         if call.is_checkpointed:
-            ctx.save_for_backward(_to_host(hidden_TH) if call.offloads_checkpoint else hidden_TH, low_down)
+            is_kept_on_host = call.offloads_checkpoint and any(ctx.needs_input_grad)
+            ctx.save_for_backward(_to_host(hidden_TH) if is_kept_on_host else hidden_TH, low_down)
         else:
             ctx.save_for_backward(hidden_TH, low_down, *activations)
         return output

@@ -5,6 +5,8 @@ where the table has 533 MB.
 """
 
 import weakref
+from contextlib import suppress
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,19 +16,17 @@ from glmtune.ops.back_end import back_end
 
 
 class HostTable:
-    """Rows in the host's memory, made known to CUDA where there is one, so that kernels can read them in place.
+    """Rows in the host's memory, made known to CUDA when they are first asked for from there.
 
     Args:
         values_VH: The rows, [V, H], on the CPU.
 
     Attributes:
         values_VH: As given.
-        is_mapped: Whether kernels can read it; otherwise the host copies the rows, and waits for that.
     """
 
     def __init__(self, values_VH: Tensor) -> None:
         self.values_VH = values_VH.detach().contiguous()
-        self.is_mapped = torch.cuda.is_available() and self._map()
 
     def rows(self, ids: Tensor) -> Tensor:
         """Looks rows up.
@@ -38,13 +38,17 @@ class HostTable:
             The rows, [..., H], on that device.
         """
         narrow = ids.flatten().int()
-        ops = back_end(narrow) if self.is_mapped else reference
+        ops = back_end(narrow) if ids.is_cuda and self.is_mapped else reference
         return ops.gather_rows(self.values_VH, narrow).unflatten(0, ids.shape)
 
-    def _map(self) -> bool:
+    @cached_property
+    def is_mapped(self) -> bool:
+        """Whether kernels can read the rows in place; otherwise the host copies them, and waits for that."""
         runtime = torch.cuda.cudart()
-        address, num_bytes = self.values_VH.data_ptr(), self.values_VH.nbytes
-        if int(runtime.cudaHostRegister(address, num_bytes, 0)) != 0:
+        if int(runtime.cudaHostRegister(self.values_VH.data_ptr(), self.values_VH.nbytes, 0)) != 0:
+            # The failure would be reported by whatever kernel comes next; this one takes it.
+            with suppress(RuntimeError):
+                torch.zeros(1, device="cuda")
             return False
         # The values go with the finalizer, so that they are still there when it runs.
         weakref.finalize(self, _unmap, self.values_VH)

@@ -32,6 +32,11 @@ from glmtune.tuning.run_folder import RunManifest, checkpoints
 _ELEMENTWISE_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED, OptimizerNames.SGD)
 
 
+def is_elementwise(optim: str) -> bool:
+    """Whether an optimiser, by its transformers name, takes flat parameters, which graphs accumulate gradients in."""
+    return optim.rpartition(".")[2].lower() in {name.value for name in _ELEMENTWISE_OPTIMIZERS}
+
+
 class LoraTrainer(Trainer):
     """A Trainer for a model from `attach_lora` and batches from `PackingCollator`.
 
@@ -270,11 +275,14 @@ class LoraTrainer(Trainer):
             max_grad_norm=self.args.max_grad_norm,
         )
         when = f" (from step {since_step} on)" if since_step is not None else ""
-        raise TrainingError(f"training stopped: {what}{when}. Probable cause: {cause}.\n{self.last_good()}")
+        raise TrainingError(
+            f"training stopped: {what}{when}. Probable cause: {cause}.\n{last_good(self.args.output_dir)}"
+        )
 
-    def last_good(self) -> str:
-        """A sentence that names the newest checkpoint."""
-        saved = checkpoints(self.args.output_dir)
-        if not saved:
-            return "No checkpoint had been saved yet."
-        return f"The last good checkpoint is {Path(self.args.output_dir) / saved[-1].name}."
+
+def last_good(output_dir: str) -> str:
+    """A sentence that names the newest checkpoint of a run."""
+    saved = checkpoints(output_dir)
+    if not saved:
+        return "No checkpoint had been saved yet."
+    return f"The last good checkpoint is {Path(output_dir) / saved[-1].name}."

@@ -1,11 +1,12 @@
 """Plans a run from its configuration and data, before the base is loaded: how much memory, how long, which settings."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import numpy
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +18,7 @@ from glmtune.data.statistics import DataStats
 from glmtune.errors import ConfigError, GlmtuneError, TrainingError
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.ops import takes_flash_kernel
+from glmtune.training.lora_trainer import is_elementwise
 from glmtune.training.run_data import load_run_data
 from glmtune.tuning.load import default_device, load_tokenizer, read_base_config, resolve_dtype
 from glmtune.tuning.lora import attach_lora
@@ -28,9 +30,29 @@ from glmtune.tuning.quantize import Quantize, check_format, check_quantize, has_
 CONTEXT_GIB = 0.6
 # Of a card that is not here, in 16 bits.
 ASSUMED_TFLOPS = 50.0
+# Where a card that is not here would be; current cards have the flash kernel.
+_CARD = torch.device("cuda")
 # Samples that steps are laid out with to see how large passes are.
 _LAID_OUT_SAMPLES = 2000
 _QUANTIZED: tuple[Quantize, ...] = ("int8", "nf4")
+# A format that is less exact than need be is worth a line if it is faster by this share.
+_WORTH_A_LINE = 0.1
+
+# The settings that a plan decides on.
+_KEYS = (
+    ("model", "quantize"),
+    ("model", "offload_embedding"),
+    ("train", "max_tokens_per_device"),
+    ("train", "gradient_checkpointing"),
+    ("train", "offload_checkpoints"),
+    ("train", "cuda_graphs"),
+)
+# What they take, where that is not always there.
+_NEEDS = {
+    "model.offload_embedding": "fused layers, and an embedding that is not the output layer too",
+    "train.offload_checkpoints": "fused layers",
+    "train.cuda_graphs": "fused layers, one process, 16 bits on an Ampere or newer GPU, and torch's own AdamW or SGD",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +64,6 @@ class RunPlan:
         free_bytes: What the device has for it; None where that is not known, or not asked.
         num_steps: Optimiser steps of the whole run.
         planner: What made it.
-        freedom: What it could choose among.
         whole_freedom: What there would be if the user had decided nothing.
         device: What the time is for, in words.
         longest: Tokens of the longest sample.
@@ -52,7 +73,6 @@ class RunPlan:
     free_bytes: float | None
     num_steps: int
     planner: Planner
-    freedom: Freedom
     whole_freedom: Freedom
     device: str
     longest: int
@@ -81,6 +101,19 @@ class RunPlan:
         parts.append("CUDA graphs" if settings.uses_graphs else "no CUDA graphs")
         return f"显存计划 memory plan: {gib:.1f}{free} GiB; {', '.join(parts)}"
 
+    def hint(self) -> str | None:
+        """A line on a less exact format that would be faster, if one is by much."""
+        if self.free_bytes is None or not self.fits:
+            return None
+        for quantize in self.whole_freedom.quantize:
+            if quantize in ("none", self.chosen.settings.quantize):
+                continue
+            other = self.planner.choose(replace(self.whole_freedom, quantize=(quantize,)), self.free_bytes)
+            if other and other.seconds_per_step < (1 - _WORTH_A_LINE) * self.chosen.seconds_per_step:
+                share = 1 - other.seconds_per_step / self.chosen.seconds_per_step
+                return f"model.quantize={quantize} 约快 would be about {share:.0%} faster, and less exact"
+        return None
+
     def check(self) -> None:
         """Makes sure that it fits.
 
@@ -91,8 +124,7 @@ class RunPlan:
             return
         raise TrainingError(
             f"放不下 this run does not fit: it needs {self.chosen.memory.needed / GIB:.1f} GiB at least, and "
-            f"{max(self.free_bytes, 0) / GIB:.1f} GiB are free. {self.what_would_fit(self.free_bytes)}\n"
-            "See docs/memory.md, or `glmtune plan` with the same arguments for the whole sum"
+            f"{max(self.free_bytes, 0) / GIB:.1f} GiB are free. {self.what_would_fit(self.free_bytes)}"
         )
 
     def what_would_fit(self, free_bytes: float) -> str:
@@ -148,6 +180,8 @@ class RunPlan:
             f"预计 expected: {self.num_steps:,} steps, {_duration(seconds)} on {self.device}", highlight=False
         )
         console.print(f"设置 settings: {' '.join(self.settings())}", highlight=False, soft_wrap=True)
+        if (hint := self.hint()) is not None:
+            console.print(hint, highlight=False, soft_wrap=True)
 
 
 def plan_run(
@@ -159,6 +193,7 @@ def plan_run(
     free_bytes: float | None,
     num_processes: int = 1,
     speed: DeviceSpeed | None = None,
+    why_not_fused: str | None = None,
 ) -> RunPlan:
     """Plans a run.
 
@@ -170,6 +205,7 @@ def plan_run(
         free_bytes: What the device has for it; None for no limit.
         num_processes: Devices that share the samples of an epoch.
         speed: Of the device; measured if left out, where there is one.
+        why_not_fused: Why layers will not be fused though they could be.
 
     Returns:
         The plan, which may not fit.
@@ -186,12 +222,16 @@ def plan_run(
     base = BaseShape.of(model, dtype)
     # pissa and olora would decompose weights that are not there.
     adapter = AdapterShape.of(attach_lora(model, {**config.lora, "init_lora_weights": True}))
-    if base_config.attention_dropout > 0:
-        raise ConfigError("the base has attention_dropout, which packed samples cannot be trained with; set it to 0")
+    if why_not_fused is not None:
+        adapter = replace(adapter, why_not_fused=why_not_fused)
     num_samples = config.train["per_device_train_batch_size"] * config.train["gradient_accumulation_steps"]
     lengths = sorted(train.lengths)
-    is_alone = num_processes == 1 and adapter.why_not_fused is None
-    can_graph = is_alone and (device is None or takes_flash_kernel(device, dtype, base_config.kv_channels))
+    can_graph = (
+        num_processes == 1
+        and adapter.why_not_fused is None
+        and is_elementwise(str(config.train.get("optim", "adamw_torch")))
+        and takes_flash_kernel(device or _CARD, dtype, base_config.kv_channels)
+    )
     whole = _whole_freedom(config, base_config, adapter, lengths, dtype, device, can_graph)
     freedom = _decided(whole, config, base_config.num_layers)
     planner = Planner(
@@ -199,7 +239,8 @@ def plan_run(
         adapter,
         speed or (DeviceSpeed.assumed(ASSUMED_TFLOPS) if device is None else DeviceSpeed.measure(device, dtype)),
         cache(lambda max_tokens, graphs: _lay_out(config, train, num_samples, max_tokens, graphs)),
-        _state_bytes(str(config.train.get("optim", "adamw"))),
+        # DistributedDataParallel has its gradients once more, in buckets.
+        _state_bytes(str(config.train.get("optim", "adamw"))) + (4 if num_processes > 1 else 0),
     )
     chosen = planner.choose(freedom, math.inf if free_bytes is None else free_bytes)
     num_steps = int(config.train.get("max_steps", -1))
@@ -212,7 +253,6 @@ def plan_run(
         free_bytes=free_bytes,
         num_steps=num_steps,
         planner=planner,
-        freedom=freedom,
         whole_freedom=whole,
         device=_name(device) if speed is None else f"a card of {speed.flops / 1e12:g} TFLOP/s",
         longest=lengths[-1],
@@ -246,14 +286,22 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
     return data.stats, plan_run(config, data.train, device=here, dtype=dtype, free_bytes=free, speed=speed)
 
 
-def plain_settings(config: RunConfig, train: SampleDataset) -> tuple[MemorySettings, int]:
-    """The settings of a run that is not planned: what the user decided, and the plainest elsewhere.
+def settings_of(config: RunConfig, train: SampleDataset, *, can_graph: bool) -> tuple[MemorySettings, int]:
+    """What a configuration says, the plainest where it leaves something open.
+
+    Args:
+        config: The configuration.
+        train: The samples.
+        can_graph: Whether there are CUDA graphs.
 
     Returns:
         The settings, and the most tokens of a pass.
+
+    Raises:
+        ConfigError: Settings contradict each other.
     """
-    num_layers = read_base_config(config.model.path).num_layers
-    decided = _decided(Freedom(), config, num_layers)
+    whole = Freedom(uses_graphs=(True, False) if can_graph else (False,))
+    decided = _decided(whole, config, read_base_config(config.model.path).num_layers)
     limit = config.train.get("max_tokens_per_device")
     if limit is None:
         limit = config.train["per_device_train_batch_size"] * max(train.lengths)
@@ -262,8 +310,49 @@ def plain_settings(config: RunConfig, train: SampleDataset) -> tuple[MemorySetti
         offloads_embedding=decided.offloads_embedding[0],
         num_checkpointed=decided.num_checkpointed[0],
         offloads_checkpoints=decided.offloads_checkpoints[0],
+        uses_graphs=decided.uses_graphs == (True,),
     )
     return settings, limit
+
+
+def with_settings(config: RunConfig, settings: MemorySettings, max_tokens: int) -> RunConfig:
+    """The configuration with all that a plan decides on filled in."""
+    return _filled(
+        config,
+        {
+            ("model", "quantize"): settings.quantize,
+            ("model", "offload_embedding"): settings.offloads_embedding,
+            ("train", "max_tokens_per_device"): max_tokens,
+            ("train", "gradient_checkpointing"): settings.num_checkpointed,
+            ("train", "offload_checkpoints"): settings.offloads_checkpoints,
+            ("train", "cuda_graphs"): settings.uses_graphs,
+        },
+    )
+
+
+def as_before(config: RunConfig, before: Mapping[str, Any], keys: Iterable[tuple[str, str]] = _KEYS) -> RunConfig:
+    """The configuration with what it leaves open as an earlier run had it.
+
+    Args:
+        config: The configuration.
+        before: That of the earlier run's manifest.
+        keys: What is taken over.
+    """
+    filled = {}
+    for section, key in keys:
+        present = config.model_dump()[section].get(key)
+        value = before.get(section, {}).get(key, "none" if key == "quantize" else None)
+        if present in (None, "auto") and value not in (None, "auto"):
+            filled[section, key] = value
+    return _filled(config, filled)
+
+
+def _filled(config: RunConfig, values: Mapping[tuple[str, str], Any]) -> RunConfig:
+    """A copy with some values set, by section and key."""
+    model = {key: value for (section, key), value in values.items() if section == "model"}
+    train = {key: value for (section, key), value in values.items() if section == "train"}
+    update = {"model": config.model.model_copy(update=model), "train": {**config.train, **train}}
+    return config.model_copy(update=update)
 
 
 def _whole_freedom(
@@ -281,8 +370,7 @@ def _whole_freedom(
     if not unquantizable(config.lora) and has_bitsandbytes():
         formats += [quantize for quantize in _QUANTIZED if _is_possible(quantize, base_config, dtype, device)]
     longest = lengths[-1]
-    limit = max(config.train["per_device_train_batch_size"] * longest, longest)
-    limits = [limit]
+    limits = [config.train["per_device_train_batch_size"] * longest]
     while limits[-1] > longest:
         limits.append(max(limits[-1] // 2, longest))
     return Freedom(
@@ -322,7 +410,7 @@ def _decided(whole: Freedom, config: RunConfig, num_layers: int) -> Freedom:
         decided["num_checkpointed"] = (number,)
     if train.get("max_tokens_per_device") is not None:
         decided["max_tokens"] = (train["max_tokens_per_device"],)
-    switches: Mapping[str, tuple[str, Any]] = {
+    switches: Mapping[str, tuple[str, bool | None]] = {
         "model.offload_embedding": ("offloads_embedding", config.model.offload_embedding),
         "train.offload_checkpoints": ("offloads_checkpoints", train.get("offload_checkpoints")),
         "train.cuda_graphs": ("uses_graphs", train.get("cuda_graphs")),
@@ -331,14 +419,17 @@ def _decided(whole: Freedom, config: RunConfig, num_layers: int) -> Freedom:
         if value is None:
             continue
         if value not in getattr(whole, name):
-            raise ConfigError(f"{key}=true is not possible here: it takes fused layers; see docs/memory.md")
+            raise ConfigError(f"{key}=true is not possible here: it takes {_NEEDS[key]}")
         decided[name] = (value,)
-    if decided.get("num_checkpointed") == (0,):
-        decided["offloads_checkpoints"] = (False,)
     if decided.get("offloads_checkpoints") == (True,):
+        if decided.get("num_checkpointed") == (0,):
+            raise ConfigError("train.offload_checkpoints=true: there are no checkpoints without gradient_checkpointing")
         if decided.get("uses_graphs") == (True,):
             raise ConfigError("train.cuda_graphs=true cannot be used with train.offload_checkpoints=true")
+        decided.setdefault("num_checkpointed", range(1, num_layers + 1))
         decided["uses_graphs"] = (False,)
+    elif decided.get("num_checkpointed") == (0,):
+        decided["offloads_checkpoints"] = (False,)
     return replace(whole, **decided)
 
 
@@ -363,7 +454,7 @@ def _lay_out(
     growth = max(most_tokens / seen_tokens, 1)
     # Samples that share a beginning have fewer rows than tokens.
     rows = max(math.ceil(growth * max(len(packed.input_ids) for packed in passes)), 1)
-    label_rows = min(math.ceil(growth * max(len(packed.label_rows) for packed in passes)), most_tokens)
+    label_rows = _most_labels(train, num_samples, most_tokens)
     segments = max(len(packed.segments.cu_query) for packed in passes)
     mean_rows = sum(len(packed.input_ids) for packed in passes) / len(passes)
     mean_labels = sum(len(packed.label_rows) for packed in passes) / len(passes)
@@ -373,6 +464,19 @@ def _lay_out(
     return StepShape(max_tokens, Pass(rows, label_rows, segments), len(passes) / num_steps, mean_rows, mean_labels)
 
 
+def _most_labels(train: SampleDataset, num_samples: int, max_tokens: int) -> int:
+    """The most label rows that so many samples can have in so many tokens: those with the most labels a token first."""
+    lengths, labels = numpy.asarray(train.lengths), train.num_labels
+    by_share = numpy.argsort(-labels / lengths, kind="stable")[:num_samples]
+    tokens, total = numpy.cumsum(lengths[by_share]), numpy.cumsum(labels[by_share])
+    within = int(numpy.searchsorted(tokens, max_tokens, side="right"))
+    # One sample more, as far as there is room for it.
+    room = max_tokens - (int(tokens[within - 1]) if within else 0)
+    rest = min(room, int(labels[by_share[within]])) if within < len(by_share) else 0
+    in_tokens = (int(total[within - 1]) if within else 0) + rest
+    return max(min(in_tokens, int(numpy.sort(labels)[-num_samples:].sum())), 1)
+
+
 def _state_bytes(optim: str) -> int:
     """What an optimiser keeps of each parameter, by its transformers name."""
     name = optim.rpartition(".")[2].lower()
@@ -380,6 +484,8 @@ def _state_bytes(optim: str) -> int:
         return 0
     if "8bit" in name:
         return 2
+    if "ademamix" in name:
+        return 12
     return 4 if "lion" in name or "rmsprop" in name or "adagrad" in name else 8
 
 

@@ -1,26 +1,28 @@
 """Training a LoRA adapter, from configuration to run folder."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from peft import PeftModel
 from rich.console import Console
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
 from glmtune.config import RunConfig, embedded_base, validate_names
 from glmtune.data.packing import PackedSample, PackingCollator, shared_prefixes
-from glmtune.errors import ConfigError, TrainingError
+from glmtune.errors import ConfigError, ModelError, TrainingError
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.training.arguments import make_arguments
 from glmtune.training.callbacks import Interruption, LogFile, ProgressReport
-from glmtune.training.lora_trainer import LoraTrainer
-from glmtune.training.plan import RunPlan, plain_settings, plan_run
+from glmtune.training.lora_trainer import LoraTrainer, last_good
+from glmtune.training.plan import ASSUMED_TFLOPS, RunPlan, as_before, plan_run, settings_of, with_settings
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
 from glmtune.training.resume import check_resumed, find_checkpoint
 from glmtune.training.run_data import RunData, load_run_data
@@ -31,8 +33,8 @@ from glmtune.tuning.fused import fuse
 from glmtune.tuning.load import load_base, load_tokenizer, resolve_dtype
 from glmtune.tuning.lora import TrainableSummary, attach_lora, changes_base, initial_adapter_weights, trainable_summary
 from glmtune.tuning.memory import MemorySettings, free_device_bytes
-from glmtune.tuning.planner import Plan
-from glmtune.tuning.quantize import Quantize, check_quantize
+from glmtune.tuning.planner import Change, DeviceSpeed
+from glmtune.tuning.quantize import check_quantize
 from glmtune.tuning.run_folder import RunManifest, checkpoints, current_versions
 
 # Common beginnings are looked for among so many samples, and worth a line from this share of the tokens on.
@@ -106,29 +108,93 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         data = load_run_data(config, tokenizer, arguments.seed)
     for line in data.stats.lines():
         console.print(line, highlight=False, soft_wrap=True)
-    if checkpoint is not None and config.model.quantize == "auto":
-        config = _with_quantize(config, RunManifest.read(checkpoint))
+    before = None if checkpoint is None else RunManifest.read(checkpoint)
+    config, plan = _plan(config, before, arguments, data, dtype, console)
+    settings, max_tokens = settings_of(config, data.train, can_graph=plan is not None)
+    config = with_settings(config, settings, max_tokens)
+    trainers: list[LoraTrainer] = []
+    try:
+        return _train(config, settings, max_tokens, arguments, dtype, tokenizer, data, checkpoint, console, trainers)
+    except (RuntimeError, ModelError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        clear_frames(error.__traceback__)  # and with them what they hold on the device
+        if plan is None:
+            speed = DeviceSpeed.assumed(ASSUMED_TFLOPS)
+            plan = plan_run(config, data.train, device=arguments.device, dtype=dtype, free_bytes=None, speed=speed)
+        changes = plan.planner.cheapest_changes(plan.planner.plan(settings, max_tokens), plan.whole_freedom)
+        raise TrainingError(_how_to_save_memory(trainers, arguments.output_dir, changes, error)) from error
+
+
+def _plan(
+    config: RunConfig,
+    before: RunManifest | None,
+    arguments: TrainingArguments,
+    data: RunData,
+    dtype: torch.dtype,
+    console: Console,
+) -> tuple[RunConfig, RunPlan | None]:
+    """Plans a run on a GPU; returns the configuration with what was decided, and the plan.
+
+    A resumed run goes by its earlier settings if they fit, and in any case on a base of the same format.
+    """
+    if before is not None:
+        config = as_before(config, before.config, keys=[("model", "quantize")])
+    if arguments.device.type != "cuda":
+        return config if before is None else as_before(config, before.config), None
+    if _is_sharded(arguments):
+        if config.train["gradient_checkpointing"] == "auto":
+            config = config.model_copy(update={"train": {**config.train, "gradient_checkpointing": True}})
+            console.print("不做显存计划 weights are spread over devices: not planned, and all layers are checkpointed")
+        return config, None
+    free, speed = free_device_bytes(arguments.device), DeviceSpeed.measure(arguments.device, dtype)
+    if arguments.world_size > 1:  # all processes must come to the same plan
+        everywhere = gather_object([(free, speed)])
+        free, speed = min(each for each, _ in everywhere), everywhere[0][1]
     planning = partial(
-        plan_run, config, data.train, device=arguments.device, dtype=dtype, num_processes=arguments.world_size
+        plan_run,
+        train=data.train,
+        device=arguments.device,
+        dtype=dtype,
+        free_bytes=free,
+        num_processes=arguments.world_size,
+        speed=speed,
+        why_not_fused=_why_not_fuse(arguments),
     )
-    settings, max_tokens = plain_settings(config, data.train)
-    if arguments.device.type == "cuda" and not _is_sharded(arguments):
-        with console.status("计划 planning ..."):
-            plan = planning(free_bytes=free_device_bytes(arguments.device))
-        plan.check()
-        console.print(plan.summary(), highlight=False, soft_wrap=True)
-        settings, max_tokens = plan.chosen.settings, plan.chosen.step.max_tokens
+    plan = planning(config if before is None else as_before(config, before.config))
+    if not plan.fits and before is not None:
+        plan = planning(config)
+    plan.check()
+    for line in (plan.summary(), plan.hint()):
+        if line is not None:
+            console.print(line, highlight=False, soft_wrap=True)
+    return with_settings(config, plan.chosen.settings, plan.chosen.step.max_tokens), plan
+
+
+def _train(
+    config: RunConfig,
+    settings: MemorySettings,
+    max_tokens: int,
+    arguments: TrainingArguments,
+    dtype: torch.dtype,
+    tokenizer: ChatGLMTokenizer,
+    data: RunData,
+    checkpoint: Path | None,
+    console: Console,
+    trainers: list[LoraTrainer],
+) -> TrainResult:
+    """Loads the base and trains; the trainer is put into `trainers` once there is one."""
     with console.status("加载模型 loading the base model ..."):
         model, _ = load_base(
             config.model.path,
             config.model.dtype,
-            device_map,
+            "cpu" if arguments.device.type == "cpu" else None,
             quantize=settings.quantize,
             offloads_embedding=settings.offloads_embedding,
         )
     if settings.quantize == "fp8" and model.device.type == "cpu":
         console.print("CPU 上只是模拟 fp8，更慢 it is only emulated here, and slower", highlight=False)
-    manifest = _make_manifest(config, settings.quantize, model.name_or_path, data.stats.fingerprint)
+    manifest = _make_manifest(config, model.name_or_path, data.stats.fingerprint)
     initial = None
     if checkpoint is not None:
         check_resumed(checkpoint, Path(arguments.output_dir), manifest)
@@ -156,6 +222,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         base_dtype=dtype,
         uses_graphs=collator.pads_to_buckets,
     )
+    trainers.append(trainer)
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
     PartialState().wait_for_everyone()  # all have looked whether the folder is free
@@ -167,11 +234,6 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
                 resume_from_checkpoint=str(checkpoint) if checkpoint else None,
                 ignore_keys_for_eval=["past_key_values"],
             )
-    except torch.OutOfMemoryError as error:
-        plan = planning(free_bytes=None)
-        raise TrainingError(
-            _how_to_save_memory(trainer, plan.planner.plan(settings, max_tokens), plan, error)
-        ) from error
     finally:
         progress.close()
     if interruption.happened:
@@ -191,7 +253,7 @@ def _prepare(
     """Fuses the layers where that can be done; returns a collator, and what to tell the user."""
     if model.config.attention_dropout > 0:
         raise ConfigError("the base has attention_dropout, which packed samples cannot be trained with; set it to 0")
-    why_not = "weights are spread over devices, or compiled" if _is_sharded(arguments) else fuse(model)
+    why_not = _why_not_fuse(arguments) or fuse(model)
     lines = []
     if why_not is not None:
         lines.append(f"层未融合，较慢 layers run one operation at a time, which is slower: {why_not}")
@@ -209,7 +271,14 @@ def _prepare(
 def _is_sharded(arguments: TrainingArguments) -> bool:
     """Whether the model's weights are not simply there: sharded, by our settings or by `accelerate launch`."""
     by_launcher = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
-    return bool(arguments.fsdp or arguments.deepspeed or arguments.torch_compile or by_launcher)
+    return bool(arguments.fsdp or arguments.deepspeed or by_launcher)
+
+
+def _why_not_fuse(arguments: TrainingArguments) -> str | None:
+    """Why layers are not fused whatever the model, as a phrase."""
+    if _is_sharded(arguments):
+        return "weights are spread over devices"
+    return "train.torch_compile compiles them" if arguments.torch_compile else None
 
 
 def _choose_prefix(config: RunConfig, data: RunData, num_samples: int) -> tuple[bool, list[str]]:
@@ -231,16 +300,8 @@ def _choose_prefix(config: RunConfig, data: RunData, num_samples: int) -> tuple[
     ]
 
 
-def _with_quantize(config: RunConfig, manifest: RunManifest | None) -> RunConfig:
-    """The configuration with a run's format of the base, which a resumed run keeps whatever fits by now."""
-    quantize = manifest.config.get("model", {}).get("quantize", "none") if manifest else "none"
-    return config.model_copy(update={"model": config.model.model_copy(update={"quantize": quantize})})
-
-
-def _make_manifest(config: RunConfig, quantize: Quantize, base_path: str, data_fingerprint: str) -> RunManifest:
-    """Makes the manifest of a run from its configuration and what was chosen for it."""
-    values = config.model_dump(mode="json")
-    values["model"]["quantize"] = quantize
+def _make_manifest(config: RunConfig, base_path: str, data_fingerprint: str) -> RunManifest:
+    """Makes the manifest of a run from its resolved configuration."""
     local = Path(base_path)
     is_embedded = config.model.path is None
     return RunManifest(
@@ -248,7 +309,7 @@ def _make_manifest(config: RunConfig, quantize: Quantize, base_path: str, data_f
         template=config.prompt.template,
         system=config.prompt.system,
         data_fingerprint=data_fingerprint,
-        config=values,
+        config=config.model_dump(mode="json"),
         versions=current_versions(),
     )
 
@@ -271,12 +332,23 @@ def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
     )
 
 
-def _how_to_save_memory(trainer: LoraTrainer, used: Plan, plan: RunPlan, error: torch.OutOfMemoryError) -> str:
-    changes = plan.planner.cheapest_changes(used, plan.whole_freedom)
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, says that memory ran out: torch's own, CUDA's or cuBLAS's."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    if isinstance(error, RuntimeError):
+        return "out of memory" in str(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    return isinstance(error.__cause__, RuntimeError) and _is_out_of_memory(error.__cause__)
+
+
+def _how_to_save_memory(
+    trainers: Sequence[LoraTrainer], output_dir: str, changes: Sequence[Change], error: Exception
+) -> str:
+    when = f"after step {trainers[0].state.global_step}" if trainers else "before training began"
     advice = "\n".join(f"  {change}" for change in changes) or "  a lower data.max_length"
     return (
-        f"显存不足 training stopped: the device ran out of memory after step {trainer.state.global_step}. "
-        f"The cheapest changes, with what each saves:\n{advice}\n{trainer.last_good()}\n{error}"
+        f"显存不足 training stopped: the device ran out of memory {when}. "
+        f"The cheapest changes, with what each saves:\n{advice}\n{last_good(output_dir)}\n{error}"
     )
 
 

@@ -1,5 +1,6 @@
 """From a folder to a model that can be asked: base, adapter, tokenizer, template and system prompt."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.prompts import Template
 from glmtune.tuning.adapter_files import load_adapter_weights, read_adapter_config
 from glmtune.tuning.lora import make_lora_config, put_on
-from glmtune.tuning.memory import BaseShape, base_bytes, free_device_bytes
+from glmtune.tuning.memory import GIB, BaseShape, base_bytes, free_device_bytes
 from glmtune.tuning.quantize import (
     Quantize,
     Quantizer,
@@ -36,12 +37,13 @@ from glmtune.tuning.quantize import (
 )
 from glmtune.tuning.run_folder import RunManifest, find_adapter, is_hub_id
 
+_logger = logging.getLogger(__name__)
 _HUB_TIMEOUT_S = 5.0
 # Caches, activations and logits of a conversation: 28 KB a token at ChatGLM3-6B's shape, and some hundreds of MB.
 _ROOM_FOR_A_CHAT = 3 * 2**28
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-DeviceMap = str | dict[str, Any] | None
+DeviceMap = str | int | torch.device | dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def load(
             float32. Adapters are float32 in any case.
         device_map: As for `from_pretrained`; None for the first GPU, or the CPU where there is none.
         quantize: What the base's layers are held in; `auto` is `none`, or where that does not fit on the GPU, the first
-            of `int8` and `nf4` that does.
+            of `int8` and `nf4` that does, with a warning. Such a model can be asked and trained with an adapter, but
+            neither saved nor merged; `glmtune.merge` takes the original.
 
     Returns:
         Model, tokenizer and what to ask with.
@@ -147,7 +150,13 @@ def _fitting_format(path: str, dtype: Dtype, device_map: DeviceMap) -> Quantize:
         return "none"
     with torch.device("meta"):
         base = ChatGLMForConditionalGeneration(read_base_config(path))
-    return fitting_format(BaseShape.of(base, resolve_dtype(dtype)), free_device_bytes(torch.device(default_device())))
+    shape, free = BaseShape.of(base, resolve_dtype(dtype)), free_device_bytes(torch.device(default_device()))
+    quantize = fitting_format(shape, free)
+    if quantize != "none":
+        _logger.warning(
+            "原精度放不下 the base does not fit into %.1f GiB in full precision; it is held in %s", free / GIB, quantize
+        )
+    return quantize
 
 
 def fitting_format(base: BaseShape, free_bytes: int) -> Quantize:
@@ -208,9 +217,19 @@ def load_base(
 
 def _one_device(device_map: DeviceMap) -> torch.device | None:
     """The device that a device map names; None where it spreads a model over several."""
-    if isinstance(device_map, dict) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+    if isinstance(device_map, dict):
+        if list(device_map) != [""]:
+            return None
+        device_map = device_map[""]
+    if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
         return None
-    return torch.device(device_map or default_device())
+    try:
+        place: Any = default_device() if device_map is None else device_map
+        device = torch.device(place)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(f"device_map={device_map!r}: there is no such device here ({error})") from error
+    return device
 
 
 def load_by_weight(
@@ -241,19 +260,24 @@ def load_by_weight(
     with torch.device("meta"):
         model = ChatGLMForConditionalGeneration(config).to(dtype)
     quantizer = Quantizer(model, quantize)
-    embedding_name = "transformer.embedding.word_embeddings.weight"
+    on_host = "transformer.embedding.word_embeddings.weight" if offloads_embedding else None
+    names = set()
     for name, stored in read_weights(folder):
-        if name == embedding_name and offloads_embedding:
-            model.set_input_embeddings(HostEmbedding(stored.to(dtype, copy=True)))
-            continue
-        weight = stored.to(device, dtype, copy=True)
-        if quantizer.wants(name):
+        names.add(name)
+        weight = stored.to("cpu" if name == on_host else device, dtype, copy=True)
+        del stored
+        if name == on_host:
+            model.set_input_embeddings(HostEmbedding(weight))
+        elif quantizer.wants(name):
             quantizer.put(name, weight)
         else:
             module_name, _, parameter_name = name.rpartition(".")
             setattr(model.get_submodule(module_name), parameter_name, nn.Parameter(weight))
-    if config.tie_word_embeddings:
-        model.tie_weights()
+        del weight  # before the next one comes
+    # As in transformers, an output layer that has weights of its own keeps them.
+    if config.tie_word_embeddings and "transformer.output_layer.weight" not in names:
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    config.dtype = dtype
     if (folder / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     model.name_or_path = model.config._name_or_path = str(path)
@@ -273,6 +297,7 @@ def read_base_config(path: str | Path | None) -> ChatGLMConfig:
     with _model_errors(path):
         if Path(path).is_dir():
             return read_config(Path(path))
+        _reach_hub(str(path))
         config = AutoConfig.from_pretrained(path)
     if not isinstance(config, ChatGLMConfig):
         raise ModelError(f"{path}: expected model_type {ChatGLMConfig.model_type}; found {config.model_type}")

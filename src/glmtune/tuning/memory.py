@@ -87,6 +87,7 @@ class AdapterShape:
         is_on_last_projection: Whether the last projection of a layer, the widest in, is adapted.
         has_dropout: Whether adapters drop any of their input.
         why_not_fused: Why the layers cannot be fused; None where they can.
+        has_plain_head: Whether final norm and output layer are as published, and logits are made by chunks.
     """
 
     num_trained: int
@@ -95,6 +96,7 @@ class AdapterShape:
     is_on_last_projection: bool
     has_dropout: bool
     why_not_fused: str | None = None
+    has_plain_head: bool = True
 
     @classmethod
     def of(cls, model: PeftModel) -> "AdapterShape":
@@ -102,12 +104,15 @@ class AdapterShape:
         by_layer: dict[int, dict[str, LoraLayer]] = {}
         for name, module in lora_layers(model).items():
             parts = name.split(".")
-            index = int(parts[parts.index("layers") + 1]) if "layers" in parts else 0
-            by_layer.setdefault(index, {})[parts[-1]] = module
+            if "layers" in parts:
+                by_layer.setdefault(int(parts[parts.index("layers") + 1]), {})[parts[-1]] = module
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        base = model.get_base_model()
         ranks = [sum(module.r["default"] for module in layer.values()) for layer in by_layer.values()]
         return cls(
             num_trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-            first_layer=min(by_layer, default=0),
+            # What is trained below the layers has its gradient come through all of them.
+            first_layer=0 if any("embedding" in name for name in trained) else min(by_layer, default=0),
             ranks=max(ranks, default=0),
             is_on_last_projection=any("dense_4h_to_h" in layer for layer in by_layer.values()),
             has_dropout=any(
@@ -116,6 +121,8 @@ class AdapterShape:
                 for module in layer.values()
             ),
             why_not_fused=why_not(model),
+            has_plain_head=base.config.rmsnorm
+            and not any("output_layer" in name or "final_layernorm" in name for name in trained),
         )
 
 
@@ -314,8 +321,9 @@ def _at_the_peak(base: BaseShape, adapter: AdapterShape, settings: MemorySetting
     if 0 < num_checkpointed <= last - 1:
         moments.append((backward_of(num_checkpointed - 1), 0))
     # The head: hidden states before and after the norm, and their gradient; a chunk's logits and their gradient.
-    chunk = min(label_rows, CHUNK_ROWS)
-    logits = chunk * config.padded_vocab_size * (4 + itemsize)
+    logits = min(label_rows, CHUNK_ROWS) * config.padded_vocab_size * (4 + itemsize)
+    if not adapter.has_plain_head:  # all at once: as computed, in fp32, their log-softmax and its gradient
+        logits = label_rows * config.padded_vocab_size * (3 * 4 + itemsize)
     moments.append((below[-1] + 3 * label_rows * hidden, logits))
     # The end of the backward pass, when all gradients wait for being added up.
     moments.append((backward_of(adapter.first_layer) + 4 * adapter.num_trained, 0))

@@ -11,7 +11,7 @@ model's dtype.
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import import_module, util
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,15 @@ class QuantizedLinear(nn.Linear):
         """The values' bytes; whatever else belongs to them is kept beside."""
         raise NotImplementedError
 
+    def _keep_scales(self, scales: Tensor) -> None:
+        # Bit for bit as whole numbers: `model.bfloat16()` would round floating-point buffers.
+        self.register_buffer("scale_bits", scales.float().view(torch.int32))
+
+    @property
+    def scales(self) -> Tensor:
+        """The scale of each output, [N] fp32."""
+        return self.get_buffer("scale_bits").view(torch.float32)
+
     @property
     def frozen(self) -> FrozenLinear:
         """The weight, wherever the module has been moved to."""
@@ -68,8 +77,7 @@ class Fp8Weights(QuantizedLinear):
 
     def _pack(self, weight: Tensor) -> Tensor:
         packed = Fp8Linear.quantize(weight, None)
-        self.scales: Tensor
-        self.register_buffer("scales", packed.scales)
+        self._keep_scales(packed.scales)
         return packed.values.view(torch.uint8)
 
     @property
@@ -117,8 +125,7 @@ class Int8Weights(_WrittenOut):
     def _pack(self, weight: Tensor) -> Tensor:
         # The kernel takes float16 alone; what that rounds to zero, int8 does too.
         values, largest, _ = _bitsandbytes("int8").int8_vectorwise_quant(weight.half())
-        self.scales: Tensor
-        self.register_buffer("scales", largest / 127)
+        self._keep_scales(largest / 127)
         return values
 
     def write_to(self, output_NK: Tensor) -> None:
@@ -177,6 +184,7 @@ def check_quantize(quantize: Quantize, lora: Mapping[str, Any]) -> None:
     """
     if quantize == "none":
         return
+    _check_name(quantize)
     faults = [f"lora.{key} cannot be used with model.quantize={quantize}" for key in unquantizable(lora)]
     if faults:
         raise ConfigError(summarise_faults("configuration", faults))
@@ -210,9 +218,10 @@ def check_format(quantize: Quantize, config: Any, dtype: torch.dtype, device: to
         device: Where.
 
     Raises:
-        ConfigError: The device cannot multiply in this format.
+        ConfigError: There is no such format, or the device cannot multiply in it.
         ModelError: A width of the model does not fit the format.
     """
+    _check_name(quantize)
     if quantize == "fp8" and device.type == "cuda":
         if torch.cuda.get_device_capability(device) < (9, 0):
             name = torch.cuda.get_device_name(device)
@@ -295,6 +304,11 @@ def block_linears(model: ChatGLMForConditionalGeneration) -> dict[str, nn.Linear
         for name, module in model.named_modules()
         if name.startswith(prefix) and isinstance(module, nn.Linear)
     }
+
+
+def _check_name(quantize: str) -> None:
+    if quantize not in get_args(Quantize):
+        raise ConfigError(f"quantize: expected {', '.join(get_args(Quantize))}; found {quantize!r}")
 
 
 def _bitsandbytes(quantize: str) -> Any:

@@ -10,14 +10,15 @@ from rich.console import Console
 
 from glmtune.config import RunConfig, load_config
 from glmtune.data.packing import PackingCollator
-from glmtune.data.samples import SampleDataset
-from glmtune.errors import AdapterError, ConfigError, TrainingError
+from glmtune.errors import AdapterError, ConfigError, ModelError, TrainingError
+from glmtune.export.merge import merge
 from glmtune.models.chatglm import ChatGLMConfig
 from glmtune.training import plan as plan_module
-from glmtune.training.plan import RunPlan, plain_settings, plan_for_card, plan_run
+from glmtune.training import trainer as trainer_module
+from glmtune.training.plan import RunPlan, plan_for_card, plan_run, settings_of, with_settings
 from glmtune.training.run_data import load_run_data
 from glmtune.training.trainer import TrainResult
-from glmtune.tuning.load import load_tokenizer
+from glmtune.tuning.load import load, load_base, load_tokenizer
 from glmtune.tuning.memory import MemorySettings
 from glmtune.tuning.run_folder import RunManifest
 
@@ -98,7 +99,7 @@ def test_what_the_user_decided_stays(
     if "graphs" not in override:  # which the CPU has none of
         config = configure(override)
         data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
-        settings, _ = plain_settings(config, data.train)
+        settings, _ = settings_of(config, data.train, can_graph=False)
         assert {name: getattr(settings, name) for name in expected} == expected
 
 
@@ -221,8 +222,111 @@ def test_a_resumed_run_keeps_its_format(run: Callable[..., TrainResult], tmp_pat
     assert losses[0] == losses[1]
 
 
-def test_plain_settings_are_plain(run: Callable[..., TrainResult], configure: Configure) -> None:
+def test_a_run_that_is_not_planned_is_plain(configure: Configure) -> None:
     config = configure()
     data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
-    assert isinstance(data.train, SampleDataset)
-    assert plain_settings(config, data.train) == (MemorySettings(), 4 * max(data.train.lengths))
+    settings, max_tokens = settings_of(config, data.train, can_graph=False)
+    assert (settings, max_tokens) == (MemorySettings(), 4 * max(data.train.lengths))
+    filled = with_settings(config, settings, max_tokens)
+    assert settings_of(filled, data.train, can_graph=False) == (settings, max_tokens)
+    assert filled.command() == config.command()
+    with pytest.raises(ConfigError, match=r"cuda_graphs=true is not possible here: it takes fused layers"):
+        settings_of(configure("train.cuda_graphs=true"), data.train, can_graph=False)
+
+
+def test_labels_of_the_largest_pass(configure: Configure, data_file: Path) -> None:
+    """Samples that are learnt in full may come together, however rare they are."""
+    rows = [{"instruction": "问" * 40, "output": "答"}] * 200 + [{"instruction": "问", "output": "答" * 40}] * 4
+    data_file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    config = configure("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
+    data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+    assert data.train.num_labels.tolist() == [
+        sum(label != -100 for label in data.train[index]["labels"][1:]) for index in range(204)
+    ]
+    planned = plan_run(config, data.train, device=None, dtype=torch.bfloat16, free_bytes=None)
+    longest = sorted(data.train.num_labels)[-2:]
+    assert planned.chosen.step.largest.label_rows >= sum(longest)
+
+
+@pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adafactor"])
+def test_graphs_take_torchs_own_optimisers(plan: Callable[..., RunPlan], optim: str) -> None:
+    assert plan("train.cuda_graphs=true", gib=40).chosen.settings.uses_graphs
+    with pytest.raises(ConfigError, match=r"cuda_graphs=true is not possible here"):
+        plan("train.cuda_graphs=true", f"train.optim={optim}", gib=40)
+    assert plan("model.dtype=float32", gib=80).chosen.settings.uses_graphs is False
+
+
+def test_a_less_exact_format_that_would_be_faster(plan: Callable[..., RunPlan]) -> None:
+    lines = {gib: plan("train.max_tokens_per_device=8192", "lora.r=64", gib=gib).hint() for gib in (13, 80)}
+    assert lines[80] is None
+    assert lines[13] is None or "model.quantize=int8" in lines[13]
+
+
+@pytest.mark.parametrize("quantize", ["int8", "nf4"])
+def test_an_adapter_trained_on_a_quantised_base_is_merged_into_the_original(
+    run: Callable[..., TrainResult], shared: Path, tmp_path: Path, quantize: str
+) -> None:
+    run(f"model.quantize={quantize}")
+    result = merge(tmp_path / "run", tmp_path / "merged")
+    assert result.difference <= result.tolerance < result.effect
+    ids = torch.arange(12).reshape(2, 6)
+    with torch.no_grad():
+        merged = load(tmp_path / "merged").model(input_ids=ids).logits
+        exact = load(tmp_path / "run", quantize="none")
+        torch.testing.assert_close(merged, exact.model(input_ids=ids).logits, atol=1e-4, rtol=0)
+        base, _ = load_base(shared / "golden" / "chatglm3-tiny", "float32", "cpu")
+        assert (merged - base(ids).logits).abs().max() > 1e-3
+
+
+def test_a_run_that_does_not_fit_stops_before_loading(
+    run: Callable[..., TrainResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU; here it is only said to be one."""
+
+    def plan(config: Any, before: Any, arguments: Any, data: Any, dtype: Any, console: Any) -> Any:
+        plan_run(config, data.train, device=None, dtype=dtype, free_bytes=1e6).check()
+
+    monkeypatch.setattr(trainer_module, "_plan", plan)
+    monkeypatch.setattr(trainer_module, "load_base", lambda *_args, **_options: pytest.fail("loaded"))
+    with pytest.raises(TrainingError, match=r"does not fit.*smallest card that could do it"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_out"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_errors_that_mean_too_little_memory(
+    run: Callable[..., TrainResult], monkeypatch: pytest.MonkeyPatch, error: RuntimeError, is_out: bool
+) -> None:
+    """Also while loading, where transformers' errors are turned into one of ours."""
+
+    def fail(*_args: Any, **_options: Any) -> Any:
+        raise ModelError("cannot be loaded") from error
+
+    monkeypatch.setattr(trainer_module, "load_base", fail)
+    expected = TrainingError if is_out else ModelError
+    with pytest.raises(expected, match="out of memory before training began" if is_out else "cannot be loaded"):
+        run()
+
+
+def test_a_resumed_run_keeps_its_settings(run: Callable[..., TrainResult], tmp_path: Path) -> None:
+    constant = "train.lr_scheduler_type=constant"
+    run("train.max_steps=3", "train.max_tokens_per_device=40", "train.gradient_checkpointing=2", constant)
+    manifest = RunManifest.read(tmp_path / "run")
+    assert manifest is not None
+    assert manifest.config["train"]["max_tokens_per_device"] == 40
+    run("train.max_steps=6", "train.resume_from_checkpoint=true", constant)
+    manifest = RunManifest.read(tmp_path / "run")
+    assert manifest is not None
+    assert manifest.config["train"]["max_tokens_per_device"] == 40
+    assert manifest.config["train"]["gradient_checkpointing"] == 2
+    run("train.max_steps=7", "train.resume_from_checkpoint=true", "train.max_tokens_per_device=90", constant)
+    manifest = RunManifest.read(tmp_path / "run")
+    assert manifest is not None
+    assert manifest.config["train"]["max_tokens_per_device"] == 90

@@ -1,5 +1,6 @@
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -177,8 +178,7 @@ def test_weight_by_weight_from_other_files(golden: Path, tmp_path: Path) -> None
         load_by_weight(base, torch.float32, torch.device("cpu"), **settings)
 
 
-def test_a_run_on_a_quantised_base_is_asked_and_merged(golden: Path, tmp_path: Path) -> None:
-    """Held in fewer bits it answers about the same; merging takes the original."""
+def test_asking_in_fewer_bits(golden: Path) -> None:
     exact = load(golden / "adapter_final", model_path=golden)
     ids = torch.arange(12).reshape(2, 6)
     with torch.no_grad():
@@ -204,3 +204,53 @@ def test_an_embedding_that_is_the_output_layer_stays(golden: Path, tmp_path: Pat
     (base / "config.json").write_text(json.dumps({**values, "tie_word_embeddings": True}), encoding="utf-8")
     with pytest.raises(ConfigError, match="output layer is its embedding"):
         load_by_weight(base, torch.float32, torch.device("cpu"), quantize="none", offloads_embedding=True)
+
+
+def test_an_output_layer_of_its_own_stays_so(golden: Path, tmp_path: Path) -> None:
+    """As in transformers, whatever config.json says of tying."""
+    base = shutil.copytree(golden, tmp_path / "base", ignore=shutil.ignore_patterns("adapter_*"))
+    values = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (base / "config.json").write_text(json.dumps({**values, "tie_word_embeddings": True}), encoding="utf-8")
+    ids = torch.arange(12).reshape(2, 6)
+    theirs = ChatGLMForConditionalGeneration.from_pretrained(base, dtype=torch.float32)(ids).logits
+    settings = {"quantize": "none", "offloads_embedding": False}
+    ours = load_by_weight(base, torch.float32, torch.device("cpu"), **settings)
+    assert torch.equal(ours(ids).logits, theirs)
+    assert ours.config.dtype == torch.float32
+
+
+def test_no_more_than_one_weight_at_a_time(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is let go of before the next one is read."""
+    original, alive, most = load_module.read_weights, [], 0
+
+    def watched(folder: Path) -> Any:
+        nonlocal most
+        for name, tensor in original(folder):
+            copy = tensor.clone()
+            alive.append(weakref.ref(copy))
+            yield name, copy
+            del tensor, copy
+            most = max(most, sum(reference() is not None for reference in alive))
+
+    monkeypatch.setattr(load_module, "read_weights", watched)
+    load_by_weight(golden, torch.float32, torch.device("cpu"), quantize="int8", offloads_embedding=True)
+    assert len(alive) > 10
+    assert most == 0
+
+
+@pytest.mark.parametrize("device_map", ["gpu", "cuda:77", 99])
+def test_devices_that_are_not_there(golden: Path, device_map: Any) -> None:
+    with pytest.raises(ConfigError, match="there is no such device here"):
+        load(golden, device_map=device_map)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", torch.device("cpu"), {"": "cpu"}])
+def test_one_device_in_many_spellings(golden: Path, device_map: Any) -> None:
+    assert load(golden, device_map=device_map, quantize="int8").model.device.type == "cpu"
+
+
+def test_formats_that_there_are_not(golden: Path) -> None:
+    with pytest.raises(ConfigError, match="expected none, fp8, int8, nf4; found 'int4'"):
+        load(golden, quantize="int4")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="wants one device"):
+        load(golden, quantize="int8", device_map="auto")

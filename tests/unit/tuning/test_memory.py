@@ -206,3 +206,17 @@ def test_the_head_is_the_peak_of_a_pass_of_labels(base: BaseShape) -> None:
 def test_optimisers_that_keep_less(base: BaseShape) -> None:
     memory = estimate_memory(base, QKV, MemorySettings(), Pass(64, 9, 2), state_bytes=2)
     assert memory.optimizer == 6 * 1_949_696
+
+
+def test_what_is_trained_outside_the_layers(base: BaseShape) -> None:
+    """Below them, all layers keep; an output layer that is trained makes all logits at once."""
+    plain = adapted(3).unload()
+    settings = {"r": 2, "target_modules": ["dense"], "layers_to_transform": [2]}
+    below = AdapterShape.of(attach_lora(plain, {**settings, "modules_to_save": ["word_embeddings"]}))
+    assert (below.first_layer, below.has_plain_head) == (0, True)
+    head = AdapterShape.of(attach_lora(adapted(3).unload(), {**settings, "modules_to_save": ["output_layer"]}))
+    assert (head.first_layer, head.has_plain_head) == (2, False)
+    size = Pass(4096, 3000, 9)
+    whole = dataclasses.replace(QKV, has_plain_head=False)
+    memory = estimate_memory(base, whole, MemorySettings(num_checkpointed=28), size)
+    assert memory.logits == 3000 * 65_024 * 14

@@ -1,6 +1,7 @@
 import copy
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,38 @@ def test_fused_layers_agree_with_peft(
         for name, gradient in expected.gradients.items():
             is_last = ".layers.2." in name
             assert relative_error(result.gradients[name], gradient) < (1e-3 if is_last else 0.08), name
+
+
+@pytest.mark.parametrize("quantize", ["int8", "nf4"])
+def test_threads_take_turns(quantize: Any, input_ids: torch.Tensor) -> None:
+    """They share the memory that weights are written out to."""
+    model = make()
+    quantize_layers(model, quantize)
+    with torch.no_grad():
+        expected = model(input_ids).logits
+
+    def ask(_: int) -> bool:
+        with torch.no_grad():
+            return torch.equal(model(input_ids).logits, expected)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(ask, range(60)))
+
+
+def test_scales_stay_exact_in_any_dtype(input_ids: torch.Tensor) -> None:
+    model = make()
+    quantize_layers(model, "int8")
+    layer = model.transformer.encoder.layers[0].mlp.dense_h_to_4h
+    before = layer.scales.clone()
+    model.bfloat16()
+    assert torch.equal(layer.scales, before)
+    assert model(input_ids).logits.dtype == torch.bfloat16
+
+
+def test_a_copy_has_memory_of_its_own(input_ids: torch.Tensor) -> None:
+    model = make()
+    quantize_layers(model, "int8")
+    copied = copy.deepcopy(model)
+    layers = [each.transformer.encoder.layers[0].mlp.dense_h_to_4h for each in (model, copied)]
+    assert layers[0].frozen.scratch is not layers[1].frozen.scratch
+    assert torch.equal(model(input_ids).logits, copied(input_ids).logits)
