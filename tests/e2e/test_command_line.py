@@ -166,3 +166,18 @@ def test_help_imports_nothing_heavy() -> None:
     assert all(command in printed for command in ("train", "chat", "generate", "merge", "data", "demo", "env"))
     probe = "import sys, glmtune.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe]).returncode == 0, "the command line imports torch for its help"
+
+
+def test_plan(workplace: Path) -> None:
+    """For a card that is not here; a plan that does not fit is an error."""
+    text = run_glmtune("plan", "--gpu-gib", "24")
+    assert "weights" in text
+    assert "model.quantize=none" in text
+    assert "Traceback" not in text
+    assert f"{STEPS} steps" in run_glmtune("plan", *SETTINGS)
+    assert "12 TFLOP/s" in run_glmtune("plan", "--gpu-gib", "2", "--tflops", "12")
+    text = run_glmtune("plan", "--gpu-gib", "0.61", code=1)
+    assert "does not fit" in text
+    assert "smallest card" in text
+    for wrong in (["--gpu-gib", "0.5"], ["--gpu-gib", "-3"], ["--tflops", "0"]):
+        assert f"{wrong[0]}: expected a number above" in run_glmtune("plan", *wrong, code=1)

@@ -1,7 +1,7 @@
 """Plans a run from its configuration and data, before the base is loaded: how much memory, how long, which settings."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -24,7 +24,14 @@ from glmtune.tuning.load import default_device, load_tokenizer, read_base_config
 from glmtune.tuning.lora import attach_lora
 from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, MemorySettings, Pass, free_device_bytes
 from glmtune.tuning.planner import Change, DeviceSpeed, Freedom, Plan, Planner, StepShape
-from glmtune.tuning.quantize import Quantize, check_format, check_quantize, has_bitsandbytes, unquantizable
+from glmtune.tuning.quantize import (
+    HOW_TO_INSTALL,
+    Quantize,
+    check_adapter,
+    check_format,
+    has_bitsandbytes,
+    unquantizable,
+)
 
 # What a process takes of a card before it has put anything there: CUDA's own memory.
 CONTEXT_GIB = 0.6
@@ -35,8 +42,6 @@ _CARD = torch.device("cuda")
 # Samples that steps are laid out with to see how large passes are.
 _LAID_OUT_SAMPLES = 2000
 _QUANTIZED: tuple[Quantize, ...] = ("int8", "nf4")
-# A format that is less exact than need be is worth a line if it is faster by this share.
-_WORTH_A_LINE = 0.1
 
 # The settings that a plan decides on.
 _KEYS = (
@@ -67,6 +72,7 @@ class RunPlan:
         whole_freedom: What there would be if the user had decided nothing.
         device: What the time is for, in words.
         longest: Tokens of the longest sample.
+        notes: What else the user should know, a line each.
     """
 
     chosen: Plan
@@ -76,6 +82,7 @@ class RunPlan:
     whole_freedom: Freedom
     device: str
     longest: int
+    notes: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -101,19 +108,6 @@ class RunPlan:
         parts.append("CUDA graphs" if settings.uses_graphs else "no CUDA graphs")
         return f"显存计划 memory plan: {gib:.1f}{free} GiB; {', '.join(parts)}"
 
-    def hint(self) -> str | None:
-        """A line on a less exact format that would be faster, if one is by much."""
-        if self.free_bytes is None or not self.fits:
-            return None
-        for quantize in self.whole_freedom.quantize:
-            if quantize in ("none", self.chosen.settings.quantize):
-                continue
-            other = self.planner.choose(replace(self.whole_freedom, quantize=(quantize,)), self.free_bytes)
-            if other and other.seconds_per_step < (1 - _WORTH_A_LINE) * self.chosen.seconds_per_step:
-                share = 1 - other.seconds_per_step / self.chosen.seconds_per_step
-                return f"model.quantize={quantize} 约快 would be about {share:.0%} faster, and less exact"
-        return None
-
     def check(self) -> None:
         """Makes sure that it fits.
 
@@ -125,18 +119,21 @@ class RunPlan:
         raise TrainingError(
             f"放不下 this run does not fit: it needs {self.chosen.memory.needed / GIB:.1f} GiB at least, and "
             f"{max(self.free_bytes, 0) / GIB:.1f} GiB are free. {self.what_would_fit(self.free_bytes)}"
+            + "".join(f"\n{note}" for note in self.notes)
         )
 
     def what_would_fit(self, free_bytes: float) -> str:
         """Which settings would fit in so much memory, as a sentence; else how large a card would have to be."""
         fitting = self.planner.choose(self.whole_freedom, free_bytes)
         if fitting is not None:
-            return f"These settings would fit: {' '.join(_spell(fitting))}"
+            settings = f"these settings would fit: {' '.join(_spell(fitting))}"
+            if fitting.settings.quantize in _QUANTIZED and not has_bitsandbytes():
+                return f"装上 bitsandbytes 就行 With bitsandbytes ({HOW_TO_INSTALL}) {settings}"
+            return settings[0].upper() + settings[1:]
         smallest = self.planner.smallest(self.whole_freedom)
         card = math.ceil(smallest.memory.needed / GIB + CONTEXT_GIB)
-        hint = "" if has_bitsandbytes() else "; with bitsandbytes (pip install -e '.[quant]') less would do"
         return (
-            f"The smallest card that could do it has {card} GiB ({' '.join(_spell(smallest))}){hint}. "
+            f"The smallest card that could do it has {card} GiB ({' '.join(_spell(smallest))}). "
             f"Shorter samples need less: data.max_length, now up to {self.longest} tokens"
         )
 
@@ -169,6 +166,8 @@ class RunPlan:
         if self.free_bytes is not None:
             table.add_row("可用 free", f"{self.free_bytes / GIB:.2f}")
         console.print(table)
+        if not self.fits:
+            return
         step = self.chosen.step
         console.print(
             f"最大的一次前向 largest pass: {step.largest.rows:,} rows, {step.largest.label_rows:,} of them learnt; "
@@ -180,8 +179,13 @@ class RunPlan:
             f"预计 expected: {self.num_steps:,} steps, {_duration(seconds)} on {self.device}", highlight=False
         )
         console.print(f"设置 settings: {' '.join(self.settings())}", highlight=False, soft_wrap=True)
-        if (hint := self.hint()) is not None:
-            console.print(hint, highlight=False, soft_wrap=True)
+        console.print(
+            "（不写这些，train 会按实际的显卡选 leave them out, and train chooses by the card that it finds）"
+        )
+        if self.free_bytes is None:
+            console.print("这里没有 GPU no GPU here to compare with; --gpu-gib N plans for a card of N GiB")
+        for note in self.notes:
+            console.print(note, highlight=False, soft_wrap=True)
 
 
 def plan_run(
@@ -242,6 +246,8 @@ def plan_run(
         # DistributedDataParallel has its gradients once more, in buckets.
         _state_bytes(str(config.train.get("optim", "adamw"))) + (4 if num_processes > 1 else 0),
     )
+    if config.model.quantize == "auto" and not has_bitsandbytes():
+        freedom = replace(freedom, quantize=("none",))
     chosen = planner.choose(freedom, math.inf if free_bytes is None else free_bytes)
     num_steps = int(config.train.get("max_steps", -1))
     if num_steps <= 0:
@@ -256,7 +262,24 @@ def plan_run(
         whole_freedom=whole,
         device=_name(device) if speed is None else f"a card of {speed.flops / 1e12:g} TFLOP/s",
         longest=lengths[-1],
+        notes=tuple(_notes(config, adapter, device, lengths[-1])),
     )
+
+
+def _notes(config: RunConfig, adapter: AdapterShape, device: torch.device | None, longest: int) -> Iterator[str]:
+    if adapter.why_not_fused is not None:
+        yield f"层不能融合，更慢更占显存 layers cannot be fused, which takes time and memory: {adapter.why_not_fused}"
+    if unquantizable(config.lora):
+        keys = ", ".join(f"lora.{key}" for key in unquantizable(config.lora))
+        yield f"基座不能量化 the base cannot be quantised: {keys}"
+    if config.model.quantize == "fp8" and device is None:
+        yield "fp8 需要 Hopper 或更新的卡 fp8 needs a Hopper or newer GPU"
+    limit = config.train.get("max_tokens_per_device")
+    if limit is not None and limit < longest:
+        yield (
+            f"train.max_tokens_per_device={limit} 比最长的样本还短 is below the longest sample: "
+            f"that one is a pass of {longest} tokens all the same"
+        )
 
 
 def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None) -> tuple[DataStats, RunPlan]:
@@ -367,7 +390,7 @@ def _whole_freedom(
     """All that can be chosen for a run, whatever the user has decided."""
     is_fused = adapter.why_not_fused is None
     formats: list[Quantize] = ["none"]
-    if not unquantizable(config.lora) and has_bitsandbytes():
+    if not unquantizable(config.lora):
         formats += [quantize for quantize in _QUANTIZED if _is_possible(quantize, base_config, dtype, device)]
     longest = lengths[-1]
     limits = [config.train["per_device_train_batch_size"] * longest]
@@ -402,7 +425,7 @@ def _decided(whole: Freedom, config: RunConfig, num_layers: int) -> Freedom:
     train = config.train
     decided: dict[str, Any] = {}
     if config.model.quantize != "auto":
-        check_quantize(config.model.quantize, config.lora)
+        check_adapter(config.model.quantize, config.lora)
         decided["quantize"] = (config.model.quantize,)
     checkpointing: Any = train.get("gradient_checkpointing")
     if checkpointing != "auto":
@@ -451,9 +474,9 @@ def _lay_out(
     lengths = sorted(train.lengths)
     most_tokens = max(min(max_tokens, sum(lengths[-num_samples:])), lengths[-1])
     seen_tokens = max(packed.num_tokens for packed in passes)
-    growth = max(most_tokens / seen_tokens, 1)
     # Samples that share a beginning have fewer rows than tokens.
-    rows = max(math.ceil(growth * max(len(packed.input_ids) for packed in passes)), 1)
+    seen_rows = max(len(packed.input_ids) for packed in passes)
+    rows = max(-(-most_tokens * seen_rows // seen_tokens), seen_rows)
     label_rows = _most_labels(train, num_samples, most_tokens)
     segments = max(len(packed.segments.cu_query) for packed in passes)
     mean_rows = sum(len(packed.input_ids) for packed in passes) / len(passes)

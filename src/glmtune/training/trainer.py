@@ -165,9 +165,7 @@ def _plan(
     if not plan.fits and before is not None:
         plan = planning(config)
     plan.check()
-    for line in (plan.summary(), plan.hint()):
-        if line is not None:
-            console.print(line, highlight=False, soft_wrap=True)
+    console.print(plan.summary(), highlight=False, soft_wrap=True)
     return with_settings(config, plan.chosen.settings, plan.chosen.step.max_tokens), plan
 
 

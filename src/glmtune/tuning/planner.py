@@ -20,8 +20,12 @@ _MOVED_F, _MOVED_H = 8, 20
 _FP8_SPEED = 1.87
 # Bytes a second between host and device, of which a narrow slot has no more.
 _BUS_BYTES_PER_S = 6e9
-# A setting that departs from the plainest must be faster by this share for each departure.
+# A setting that departs from the plainest must be faster by this share for each departure,
 _WORTH_IT = 0.01
+# and a less exact format by this one.
+_WORTH_LESS_EXACT = 0.25
+# Layers that are not fused take longer by this factor: 473 ms a step against 325 in docs/performance.md.
+_UNFUSED_TIME = 1.45
 
 
 class DeviceSpeed(NamedTuple):
@@ -93,7 +97,8 @@ class Freedom:
     """What may be chosen among; one value alone where the user has decided.
 
     Attributes:
-        quantize: In order of preference: one is only looked at if nothing fits with those before it.
+        quantize: From the most exact on; one is taken instead of those before it if nothing fits with them, or if the
+            run is faster by a quarter.
         offloads_embedding: Whether the embedding may or must stay on the host.
         num_checkpointed: Numbers of checkpointed layers, ascending; the first that fits is taken.
         offloads_checkpoints: Whether checkpoints may or must go to the host.
@@ -173,12 +178,14 @@ class Planner:
         return Plan(settings, step, memory, self._seconds_per_step(settings, step))
 
     def choose(self, freedom: Freedom, free_bytes: float) -> Plan | None:
-        """The fastest plan that fits, or None; of plans about as fast, the plainest."""
-        for quantize in freedom.quantize:
-            fitting = [plan for plan in self._plans(freedom, quantize, free_bytes) if plan.memory.needed <= free_bytes]
-            if fitting:
-                return min(fitting, key=self._price)
-        return None
+        """The plan that fits with the lowest price, or None: its time, and what it departs from the plainest by."""
+        best: tuple[float, Plan] | None = None
+        for rank, quantize in enumerate(freedom.quantize):
+            for plan in self._plans(freedom, quantize, free_bytes):
+                price = self._price(plan) * (1 + _WORTH_LESS_EXACT) ** rank
+                if plan.memory.needed <= free_bytes and (best is None or price < best[0]):
+                    best = price, plan
+        return None if best is None else best[1]
 
     def smallest(self, freedom: Freedom) -> Plan:
         """The plan that needs least."""
@@ -259,6 +266,8 @@ class Planner:
         # However few the rows, every weight is read.
         least_s = through_layers * in_blocks * itemsize / self._speed.bytes_per_s
         seconds = max(products / self._speed.flops, least_s)
+        if self._adapter.why_not_fused is not None:
+            seconds *= _UNFUSED_TIME
         moved = step.rows * config.num_layers * itemsize
         moved *= _MOVED_F * config.ffn_hidden_size + _MOVED_H * config.hidden_size
         written_out = {"none": 0.0, "fp8": 1.0, "int8": 1.0 + itemsize, "nf4": 0.52 + itemsize}[settings.quantize]

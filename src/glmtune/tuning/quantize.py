@@ -24,6 +24,8 @@ from glmtune.tuning.lora import changes_base
 
 Quantize = Literal["none", "fp8", "int8", "nf4"]
 
+HOW_TO_INSTALL = "pip install -c constraints.txt -e '.[quant]'"
+
 # Weights that share a scale, and scales that share theirs: bitsandbytes' and QLoRA's own choice.
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
 
@@ -182,14 +184,21 @@ def check_quantize(quantize: Quantize, lora: Mapping[str, Any]) -> None:
         ConfigError: It asks for something that needs the base's weights themselves, all faults in one message; or the
             package that the format takes is not installed.
     """
-    if quantize == "none":
-        return
-    _check_name(quantize)
-    faults = [f"lora.{key} cannot be used with model.quantize={quantize}" for key in unquantizable(lora)]
-    if faults:
-        raise ConfigError(summarise_faults("configuration", faults))
+    check_adapter(quantize, lora)
     if quantize in ("int8", "nf4"):
         _bitsandbytes(quantize)
+
+
+def check_adapter(quantize: Quantize, lora: Mapping[str, Any]) -> None:
+    """`check_quantize` without looking for the package.
+
+    Raises:
+        ConfigError: There is no such format, or the adapter needs the base's weights themselves.
+    """
+    _check_name(quantize)
+    faults = [f"lora.{key} cannot be used with model.quantize={quantize}" for key in unquantizable(lora)]
+    if faults and quantize != "none":
+        raise ConfigError(summarise_faults("configuration", faults))
 
 
 def unquantizable(lora: Mapping[str, Any]) -> list[str]:
@@ -320,6 +329,4 @@ def _bitsandbytes(quantize: str) -> Any:
     try:
         return import_module("bitsandbytes.functional")
     except ImportError as error:
-        raise ConfigError(
-            f"model.quantize={quantize} needs bitsandbytes ({error}); pip install -c constraints.txt -e '.[quant]'"
-        ) from error
+        raise ConfigError(f"model.quantize={quantize} needs bitsandbytes ({error}); {HOW_TO_INSTALL}") from error

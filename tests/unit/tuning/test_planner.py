@@ -61,6 +61,20 @@ def test_the_most_exact_format_that_fits_is_taken(planner: Planner) -> None:
     assert formats == ["none", "none", "int8", "nf4"]
 
 
+def test_a_less_exact_format_is_taken_if_it_is_faster_by_a_quarter(planner: Planner) -> None:
+    """Between what little fits in int8 and what easily fits in nf4."""
+    freedom = dataclasses.replace(FREEDOM, max_tokens=(512,))
+    for gib in (6.6, 6.8, 7.0, 7.2, 7.6, 8.0, 9.0):
+        plan = planner.choose(freedom, gib * GIB)
+        assert plan is not None
+        others = [
+            other.seconds_per_step
+            for quantize in ("int8", "nf4")
+            if (other := planner.choose(dataclasses.replace(freedom, quantize=(quantize,)), gib * GIB))
+        ]
+        assert plan.seconds_per_step <= 1.3 * min(others)
+
+
 @pytest.mark.parametrize(
     ("decided", "expected"),
     [
