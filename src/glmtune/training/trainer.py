@@ -112,9 +112,9 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     config, plan = _plan(config, before, arguments, data, dtype, console)
     settings, max_tokens = settings_of(config, data.train, can_graph=plan is not None)
     config = with_settings(config, settings, max_tokens)
-    trainers: list[LoraTrainer] = []
+    run = _Run(config, settings, max_tokens, arguments, dtype, tokenizer, data, checkpoint, console)
     try:
-        return _train(config, settings, max_tokens, arguments, dtype, tokenizer, data, checkpoint, console, trainers)
+        return _train(run)
     except (RuntimeError, ModelError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -123,7 +123,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
             speed = DeviceSpeed.assumed(ASSUMED_TFLOPS)
             plan = plan_run(config, data.train, device=arguments.device, dtype=dtype, free_bytes=None, speed=speed)
         changes = plan.planner.cheapest_changes(plan.planner.plan(settings, max_tokens), plan.whole_freedom)
-        raise TrainingError(_how_to_save_memory(trainers, arguments.output_dir, changes, error)) from error
+        raise TrainingError(_how_to_save_memory(run, changes, error)) from error
 
 
 def _plan(
@@ -169,28 +169,47 @@ def _plan(
     return with_settings(config, plan.chosen.settings, plan.chosen.step.max_tokens), plan
 
 
-def _train(
-    config: RunConfig,
-    settings: MemorySettings,
-    max_tokens: int,
-    arguments: TrainingArguments,
-    dtype: torch.dtype,
-    tokenizer: ChatGLMTokenizer,
-    data: RunData,
-    checkpoint: Path | None,
-    console: Console,
-    trainers: list[LoraTrainer],
-) -> TrainResult:
-    """Loads the base and trains; the trainer is put into `trainers` once there is one."""
+@dataclass
+class _Run:
+    """What was decided before the base is loaded.
+
+    Attributes:
+        config: The configuration, with all that was decided filled in.
+        settings: What of it concerns memory.
+        max_tokens: Most tokens of a pass.
+        arguments: The Trainer's arguments.
+        dtype: What the base computes in.
+        tokenizer: The base's tokenizer.
+        data: The data.
+        checkpoint: The checkpoint to go on from, if there is one.
+        console: Where progress is shown.
+        trainer: The trainer, once there is one.
+    """
+
+    config: RunConfig
+    settings: MemorySettings
+    max_tokens: int
+    arguments: TrainingArguments
+    dtype: torch.dtype
+    tokenizer: ChatGLMTokenizer
+    data: RunData
+    checkpoint: Path | None
+    console: Console
+    trainer: LoraTrainer | None = None
+
+
+def _train(run: _Run) -> TrainResult:
+    """Loads the base and trains."""
+    config, arguments, data, checkpoint, console = run.config, run.arguments, run.data, run.checkpoint, run.console
     with console.status("加载模型 loading the base model ..."):
         model, _ = load_base(
             config.model.path,
             config.model.dtype,
             "cpu" if arguments.device.type == "cpu" else None,
-            quantize=settings.quantize,
-            offloads_embedding=settings.offloads_embedding,
+            quantize=run.settings.quantize,
+            offloads_embedding=run.settings.offloads_embedding,
         )
-    if settings.quantize == "fp8" and model.device.type == "cpu":
+    if run.settings.quantize == "fp8" and model.device.type == "cpu":
         console.print("CPU 上只是模拟 fp8，更慢 it is only emulated here, and slower", highlight=False)
     manifest = _make_manifest(config, model.name_or_path, data.stats.fingerprint)
     initial = None
@@ -203,12 +222,12 @@ def _train(
     peft_model = attach_lora(model, config.lora, initial)
     summary = trainable_summary(peft_model)
     console.print(str(summary), highlight=False)
-    collator, lines = _prepare(peft_model, config, arguments, data, settings, max_tokens)
+    collator, lines = _prepare(peft_model, run)
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     interruption = Interruption(console)
     progress = ProgressReport(console)
-    trainer = LoraTrainer(
+    trainer = run.trainer = LoraTrainer(
         model=peft_model,
         args=arguments,
         train_dataset=data.train,
@@ -217,10 +236,9 @@ def _train(
         callbacks=_callbacks(arguments.output_dir, config.train.get("early_stopping_patience"), progress, interruption),
         initial_weights=initial_adapter_weights(peft_model),
         manifest=manifest,
-        base_dtype=dtype,
+        base_dtype=run.dtype,
         uses_graphs=collator.pads_to_buckets,
     )
-    trainers.append(trainer)
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
     PartialState().wait_for_everyone()  # all have looked whether the folder is free
@@ -237,31 +255,24 @@ def _train(
     if interruption.happened:
         command = config.command("train.resume_from_checkpoint=true")
         raise TrainingInterrupted(_how_to_go_on(trainer, command))
-    return _finish(trainer, tokenizer, data, summary, output.metrics)
+    return _finish(trainer, run.tokenizer, data, summary, output.metrics)
 
 
-def _prepare(
-    model: PeftModel,
-    config: RunConfig,
-    arguments: TrainingArguments,
-    data: RunData,
-    settings: MemorySettings,
-    max_tokens: int,
-) -> tuple[PackingCollator, list[str]]:
+def _prepare(model: PeftModel, run: _Run) -> tuple[PackingCollator, list[str]]:
     """Fuses the layers where that can be done; returns a collator, and what to tell the user."""
     if model.config.attention_dropout > 0:
         raise ConfigError("the base has attention_dropout, which packed samples cannot be trained with; set it to 0")
-    why_not = _why_not_fuse(arguments) or fuse(model)
+    why_not = _why_not_fuse(run.arguments) or fuse(model)
     lines = []
     if why_not is not None:
         lines.append(f"层未融合，较慢 layers run one operation at a time, which is slower: {why_not}")
-    checkpoint_layers(model, settings.num_checkpointed, offloads=settings.offloads_checkpoints)
-    shares_prefix, line = _choose_prefix(config, data, arguments.per_device_train_batch_size)
+    checkpoint_layers(model, run.settings.num_checkpointed, offloads=run.settings.offloads_checkpoints)
+    shares_prefix, line = _choose_prefix(run.config, run.data, run.arguments.per_device_train_batch_size)
     collator = PackingCollator(
-        max_tokens=None if arguments.deepspeed else max_tokens,  # DeepSpeed takes every backward pass for a step
+        max_tokens=None if run.arguments.deepspeed else run.max_tokens,  # DeepSpeed takes each backward pass for a step
         shares_prefix=shares_prefix,
-        loss_weight=config.data.loss_weight,
-        pads_to_buckets=settings.uses_graphs,
+        loss_weight=run.config.data.loss_weight,
+        pads_to_buckets=run.settings.uses_graphs,
     )
     return collator, [*lines, *line]
 
@@ -339,14 +350,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error.__cause__, RuntimeError) and _is_out_of_memory(error.__cause__)
 
 
-def _how_to_save_memory(
-    trainers: Sequence[LoraTrainer], output_dir: str, changes: Sequence[Change], error: Exception
-) -> str:
-    when = f"after step {trainers[0].state.global_step}" if trainers else "before training began"
+def _how_to_save_memory(run: _Run, changes: Sequence[Change], error: Exception) -> str:
+    when = f"after step {run.trainer.state.global_step}" if run.trainer else "before training began"
     advice = "\n".join(f"  {change}" for change in changes) or "  a lower data.max_length"
     return (
         f"显存不足 training stopped: the device ran out of memory {when}. "
-        f"The cheapest changes, with what each saves:\n{advice}\n{last_good(output_dir)}\n{error}"
+        f"The cheapest changes, with what each saves:\n{advice}\n{last_good(run.arguments.output_dir)}\n{error}"
     )
 
 
