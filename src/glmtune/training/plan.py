@@ -23,7 +23,7 @@ from glmtune.training.run_data import load_run_data
 from glmtune.tuning.load import default_device, load_tokenizer, read_base_config, resolve_dtype
 from glmtune.tuning.lora import attach_lora
 from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, MemorySettings, Pass, free_device_bytes
-from glmtune.tuning.planner import Change, DeviceSpeed, Freedom, Plan, Planner, StepShape
+from glmtune.tuning.planner import DeviceSpeed, Freedom, Plan, Planner, StepShape
 from glmtune.tuning.quantize import (
     HOW_TO_INSTALL,
     Quantize,
@@ -136,10 +136,6 @@ class RunPlan:
             f"The smallest card that could do it has {card} GiB ({' '.join(_spell(smallest))}). "
             f"Shorter samples need less: data.max_length, now up to {self.longest} tokens"
         )
-
-    def cheapest_changes(self) -> list[Change]:
-        """Single changes that would save memory, the cheapest in time first."""
-        return self.planner.cheapest_changes(self.chosen, self.whole_freedom)
 
     def print(self, console: Console) -> None:
         """Prints the sum, the settings, and how long it will take."""
