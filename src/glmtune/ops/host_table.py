@@ -28,6 +28,9 @@ class HostTable:
     def __init__(self, values_VH: Tensor) -> None:
         self.values_VH = values_VH.detach().contiguous()
 
+    def __reduce__(self) -> tuple[type["HostTable"], tuple[Tensor]]:
+        return HostTable, (self.values_VH,)  # a copy's memory has yet to be made known
+
     def rows(self, ids: Tensor) -> Tensor:
         """Looks rows up.
 

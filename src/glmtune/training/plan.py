@@ -100,7 +100,7 @@ class RunPlan:
         parts = [
             f"base {settings.quantize}" if settings.quantize != "none" else "base not quantised",
             f"passes of at most {self.chosen.step.max_tokens:,} tokens",
-            f"{settings.num_checkpointed} layers checkpointed"
+            f"checkpointed layers: {settings.num_checkpointed}"
             + (" (in host memory)" if settings.offloads_checkpoints else ""),
         ]
         if settings.offloads_embedding:
@@ -194,6 +194,7 @@ def plan_run(
     num_processes: int = 1,
     speed: DeviceSpeed | None = None,
     why_not_fused: str | None = None,
+    keeps_format: bool = False,
 ) -> RunPlan:
     """Plans a run.
 
@@ -206,6 +207,7 @@ def plan_run(
         num_processes: Devices that share the samples of an epoch.
         speed: Of the device; measured if left out, where there is one.
         why_not_fused: Why layers will not be fused though they could be.
+        keeps_format: Whether the base's format is not to be changed, whatever would fit.
 
     Returns:
         The plan, which may not fit.
@@ -226,21 +228,24 @@ def plan_run(
         adapter = replace(adapter, why_not_fused=why_not_fused)
     num_samples = config.train["per_device_train_batch_size"] * config.train["gradient_accumulation_steps"]
     lengths = sorted(train.lengths)
+    optim = str(config.train.get("optim", "adamw_torch"))
     can_graph = (
         num_processes == 1
         and adapter.why_not_fused is None
-        and is_elementwise(str(config.train.get("optim", "adamw_torch")))
+        and is_elementwise(optim)
         and takes_flash_kernel(device or _CARD, dtype, base_config.kv_channels)
     )
     whole = _whole_freedom(config, base_config, adapter, lengths, dtype, device, can_graph)
     freedom = _decided(whole, config, base_config.num_layers)
+    if keeps_format:
+        whole = replace(whole, quantize=freedom.quantize)
     planner = Planner(
         base,
         adapter,
         speed or (DeviceSpeed.assumed(ASSUMED_TFLOPS) if device is None else DeviceSpeed.measure(device, dtype)),
         cache(lambda max_tokens, graphs: _lay_out(config, train, num_samples, max_tokens, graphs)),
         # DistributedDataParallel has its gradients once more, in buckets.
-        _state_bytes(str(config.train.get("optim", "adamw"))) + (4 if num_processes > 1 else 0),
+        _state_bytes(optim) + (4 if num_processes > 1 else 0),
     )
     if config.model.quantize == "auto" and not has_bitsandbytes():
         freedom = replace(freedom, quantize=("none",))
@@ -302,16 +307,18 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
     tokenizer = load_tokenizer(config.model.path or embedded_base())
     data = load_run_data(config, tokenizer, int(config.train.get("seed", 42)))
     speed = None if tflops is None else DeviceSpeed.assumed(tflops)
-    return data.stats, plan_run(config, data.train, device=here, dtype=dtype, free_bytes=free, speed=speed)
+    why_not_fused = "train.torch_compile compiles them" if config.train.get("torch_compile") else None
+    plan = plan_run(
+        config, data.train, device=here, dtype=dtype, free_bytes=free, speed=speed, why_not_fused=why_not_fused
+    )
+    if config.train.get("fsdp") or config.train.get("deepspeed"):
+        note = "这是一个设备装下整个模型的情形 for one device that holds the whole model; sharded runs are not planned"
+        plan = replace(plan, notes=(*plan.notes, note))
+    return data.stats, plan
 
 
-def settings_of(config: RunConfig, train: SampleDataset, *, can_graph: bool) -> tuple[MemorySettings, int]:
-    """What a configuration says, the plainest where it leaves something open.
-
-    Args:
-        config: The configuration.
-        train: The samples.
-        can_graph: Whether there are CUDA graphs.
+def plain_settings(config: RunConfig, train: SampleDataset) -> tuple[MemorySettings, int]:
+    """What a configuration says, the plainest where it leaves something open: for runs that are not planned.
 
     Returns:
         The settings, and the most tokens of a pass.
@@ -319,7 +326,7 @@ def settings_of(config: RunConfig, train: SampleDataset, *, can_graph: bool) -> 
     Raises:
         ConfigError: Settings contradict each other.
     """
-    whole = Freedom(uses_graphs=(True, False) if can_graph else (False,))
+    whole = Freedom(uses_graphs=(False,))
     decided = _decided(whole, config, read_base_config(config.model.path).num_layers)
     limit = config.train.get("max_tokens_per_device")
     if limit is None:
@@ -329,9 +336,13 @@ def settings_of(config: RunConfig, train: SampleDataset, *, can_graph: bool) -> 
         offloads_embedding=decided.offloads_embedding[0],
         num_checkpointed=decided.num_checkpointed[0],
         offloads_checkpoints=decided.offloads_checkpoints[0],
-        uses_graphs=decided.uses_graphs == (True,),
     )
     return settings, limit
+
+
+def with_quantize(config: RunConfig, quantize: Quantize) -> RunConfig:
+    """The configuration with the format of the base filled in."""
+    return _filled(config, {("model", "quantize"): quantize})
 
 
 def with_settings(config: RunConfig, settings: MemorySettings, max_tokens: int) -> RunConfig:
@@ -521,9 +532,9 @@ def _spell(plan: Plan) -> list[str]:
 
 
 def _name(device: torch.device | None) -> str:
-    if device is None:
+    if device is None or device.type != "cuda":
         return f"a card of {ASSUMED_TFLOPS:g} TFLOP/s (--tflops)"
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
+    return torch.cuda.get_device_name(device)
 
 
 def _duration(seconds: float) -> str:

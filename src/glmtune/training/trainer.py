@@ -1,12 +1,11 @@
 """Training a LoRA adapter, from configuration to run folder."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from traceback import clear_frames
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -17,12 +16,20 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 
 from glmtune.config import RunConfig, embedded_base, validate_names
 from glmtune.data.packing import PackedSample, PackingCollator, shared_prefixes
-from glmtune.errors import ConfigError, ModelError, TrainingError
+from glmtune.errors import ConfigError, GlmtuneError, ModelError, TrainingError
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.training.arguments import make_arguments
 from glmtune.training.callbacks import Interruption, LogFile, ProgressReport
 from glmtune.training.lora_trainer import LoraTrainer, last_good
-from glmtune.training.plan import ASSUMED_TFLOPS, RunPlan, as_before, plan_run, settings_of, with_settings
+from glmtune.training.plan import (
+    ASSUMED_TFLOPS,
+    RunPlan,
+    as_before,
+    plain_settings,
+    plan_run,
+    with_quantize,
+    with_settings,
+)
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
 from glmtune.training.resume import check_resumed, find_checkpoint
 from glmtune.training.run_data import RunData, load_run_data
@@ -39,6 +46,8 @@ from glmtune.tuning.run_folder import RunManifest, checkpoints, current_versions
 
 # Common beginnings are looked for among so many samples, and worth a line from this share of the tokens on.
 _MOST_LOOKED_AT, _WORTH_A_LINE = 64, 0.1
+
+_T = TypeVar("_T")
 
 
 class TrainingInterrupted(TrainingError):  # noqa: N818 - nobody's fault
@@ -108,94 +117,116 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         data = load_run_data(config, tokenizer, arguments.seed)
     for line in data.stats.lines():
         console.print(line, highlight=False, soft_wrap=True)
-    before = None if checkpoint is None else RunManifest.read(checkpoint)
-    config, plan = _plan(config, before, arguments, data, dtype, console)
-    settings, max_tokens = settings_of(config, data.train, can_graph=plan is not None)
-    config = with_settings(config, settings, max_tokens)
-    run = _Run(config, settings, max_tokens, arguments, dtype, tokenizer, data, checkpoint, console)
+    before = None
+    if checkpoint is not None:
+        before = RunManifest.read(checkpoint)
+        config = as_before(config, before.config if before else {}, keys=[("model", "quantize")])
+        check_resumed(checkpoint, Path(arguments.output_dir), _make_manifest(config, data.stats.fingerprint))
+    run = _plan(_Run(config, arguments, dtype, tokenizer, data, checkpoint, console), before)
     try:
         return _train(run)
     except (RuntimeError, ModelError) as error:
         if not _is_out_of_memory(error):
             raise
-        clear_frames(error.__traceback__)  # and with them what they hold on the device
-        if plan is None:
-            speed = DeviceSpeed.assumed(ASSUMED_TFLOPS)
-            plan = plan_run(config, data.train, device=arguments.device, dtype=dtype, free_bytes=None, speed=speed)
-        changes = plan.planner.cheapest_changes(plan.planner.plan(settings, max_tokens), plan.whole_freedom)
-        raise TrainingError(_how_to_save_memory(run, changes, error)) from error
-
-
-def _plan(
-    config: RunConfig,
-    before: RunManifest | None,
-    arguments: TrainingArguments,
-    data: RunData,
-    dtype: torch.dtype,
-    console: Console,
-) -> tuple[RunConfig, RunPlan | None]:
-    """Plans a run on a GPU; returns the configuration with what was decided, and the plan.
-
-    A resumed run goes by its earlier settings if they fit, and in any case on a base of the same format.
-    """
-    if before is not None:
-        config = as_before(config, before.config, keys=[("model", "quantize")])
-    if arguments.device.type != "cuda":
-        return config if before is None else as_before(config, before.config), None
-    if _is_sharded(arguments):
-        if config.train["gradient_checkpointing"] == "auto":
-            config = config.model_copy(update={"train": {**config.train, "gradient_checkpointing": True}})
-            console.print("不做显存计划 weights are spread over devices: not planned, and all layers are checkpointed")
-        return config, None
-    free, speed = free_device_bytes(arguments.device), DeviceSpeed.measure(arguments.device, dtype)
-    if arguments.world_size > 1:  # all processes must come to the same plan
-        everywhere = gather_object([(free, speed)])
-        free, speed = min(each for each, _ in everywhere), everywhere[0][1]
-    planning = partial(
-        plan_run,
-        train=data.train,
-        device=arguments.device,
-        dtype=dtype,
-        free_bytes=free,
-        num_processes=arguments.world_size,
-        speed=speed,
-        why_not_fused=_why_not_fuse(arguments),
-    )
-    plan = planning(config if before is None else as_before(config, before.config))
-    if not plan.fits and before is not None:
-        plan = planning(config)
-    plan.check()
-    console.print(plan.summary(), highlight=False, soft_wrap=True)
-    return with_settings(config, plan.chosen.settings, plan.chosen.step.max_tokens), plan
+        raise TrainingError(_how_to_save_memory(run, error)) from error
 
 
 @dataclass
 class _Run:
-    """What was decided before the base is loaded.
+    """A run on its way.
 
     Attributes:
-        config: The configuration, with all that was decided filled in.
-        settings: What of it concerns memory.
-        max_tokens: Most tokens of a pass.
+        config: The configuration; once the run is planned, with what was decided filled in.
         arguments: The Trainer's arguments.
         dtype: What the base computes in.
         tokenizer: The base's tokenizer.
         data: The data.
         checkpoint: The checkpoint to go on from, if there is one.
         console: Where progress is shown.
+        settings: What concerns memory.
+        max_tokens: Most tokens of a pass.
+        plan: The plan, if the run is planned.
         trainer: The trainer, once there is one.
     """
 
     config: RunConfig
-    settings: MemorySettings
-    max_tokens: int
     arguments: TrainingArguments
     dtype: torch.dtype
     tokenizer: ChatGLMTokenizer
     data: RunData
     checkpoint: Path | None
     console: Console
+    settings: MemorySettings = field(default_factory=MemorySettings)
+    max_tokens: int = 0
+    plan: RunPlan | None = None
     trainer: LoraTrainer | None = None
+
+
+def _plan(run: _Run, before: RunManifest | None) -> _Run:
+    """Decides what the configuration leaves open, by the memory that there is if that is a GPU's.
+
+    A resumed run goes by its earlier settings where they are possible and fit.
+    """
+    config, arguments = run.config, run.arguments
+    configs = [config] if before is None else [as_before(config, before.config), config]
+    if arguments.device.type != "cuda" or _is_sharded(arguments):
+        if _is_sharded(arguments) and config.train["gradient_checkpointing"] == "auto":
+            configs = [config.model_copy(update={"train": {**config.train, "gradient_checkpointing": True}})]
+            run.console.print(
+                "不做显存计划 weights are spread over devices: not planned, and all layers are checkpointed"
+            )
+        config, (settings, max_tokens) = _first_possible(
+            configs, lambda each: (each, plain_settings(each, run.data.train))
+        )
+        return replace(run, config=with_quantize(config, settings.quantize), settings=settings, max_tokens=max_tokens)
+    free, speed = _look_at(arguments.device, run.dtype)
+    if arguments.world_size > 1:  # all processes must come to the same plan
+        everywhere = gather_object([(free, speed)])
+        free, speed = min(each for each, _ in everywhere), everywhere[0][1]
+    plan = _first_possible(
+        configs, lambda each: _plan_on_device(replace(run, config=each), free, speed), lambda plan: plan.fits
+    )
+    plan.check()
+    run.console.print(plan.summary(), highlight=False, soft_wrap=True)
+    settings, max_tokens = plan.chosen.settings, plan.chosen.step.max_tokens
+    decided = with_settings(config, settings, max_tokens)
+    return replace(run, config=decided, settings=settings, max_tokens=max_tokens, plan=plan)
+
+
+def _first_possible(
+    configs: Sequence[RunConfig], plan: Callable[[RunConfig], _T], is_good: Callable[[_T], bool] = lambda _: True
+) -> _T:
+    """What comes of the first configuration that contradicts nothing and is good; else of the last one."""
+    for config in configs[:-1]:
+        with suppress(ConfigError):
+            result = plan(config)
+            if is_good(result):
+                return result
+    return plan(configs[-1])
+
+
+def _look_at(device: torch.device, dtype: torch.dtype) -> tuple[int, DeviceSpeed]:
+    """The free memory of a device and its speed; nothing is free where there is not even room for looking."""
+    try:
+        return free_device_bytes(device), DeviceSpeed.measure(device, dtype)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        return 0, DeviceSpeed.assumed(ASSUMED_TFLOPS)
+
+
+def _plan_on_device(run: _Run, free_bytes: float | None, speed: DeviceSpeed) -> RunPlan:
+    return plan_run(
+        run.config,
+        run.data.train,
+        device=run.arguments.device,
+        dtype=run.dtype,
+        free_bytes=free_bytes,
+        num_processes=run.arguments.world_size,
+        speed=speed,
+        why_not_fused=_why_not_fuse(run.arguments),
+        keeps_format=run.checkpoint is not None,
+    )
 
 
 def _train(run: _Run) -> TrainResult:
@@ -211,10 +242,9 @@ def _train(run: _Run) -> TrainResult:
         )
     if run.settings.quantize == "fp8" and model.device.type == "cpu":
         console.print("CPU 上只是模拟 fp8，更慢 it is only emulated here, and slower", highlight=False)
-    manifest = _make_manifest(config, model.name_or_path, data.stats.fingerprint)
+    manifest = _make_manifest(config, data.stats.fingerprint)
     initial = None
     if checkpoint is not None:
-        check_resumed(checkpoint, Path(arguments.output_dir), manifest)
         console.print(f"going on from {checkpoint}", highlight=False, soft_wrap=True)
         if changes_base(config.lora.get("init_lora_weights")):
             initial = read_initial_weights(checkpoint)
@@ -309,12 +339,11 @@ def _choose_prefix(config: RunConfig, data: RunData, num_samples: int) -> tuple[
     ]
 
 
-def _make_manifest(config: RunConfig, base_path: str, data_fingerprint: str) -> RunManifest:
+def _make_manifest(config: RunConfig, data_fingerprint: str) -> RunManifest:
     """Makes the manifest of a run from its resolved configuration."""
-    local = Path(base_path)
-    is_embedded = config.model.path is None
+    path = config.model.path
     return RunManifest(
-        base_path=None if is_embedded else str(local.resolve()) if local.is_dir() else base_path,
+        base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
         template=config.prompt.template,
         system=config.prompt.system,
         data_fingerprint=data_fingerprint,
@@ -350,8 +379,15 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error.__cause__, RuntimeError) and _is_out_of_memory(error.__cause__)
 
 
-def _how_to_save_memory(run: _Run, changes: Sequence[Change], error: Exception) -> str:
+def _how_to_save_memory(run: _Run, error: Exception) -> str:
     when = f"after step {run.trainer.state.global_step}" if run.trainer else "before training began"
+    changes: list[Change] = []
+    with suppress(GlmtuneError):
+        plan = run.plan or _plan_on_device(run, None, DeviceSpeed.assumed(ASSUMED_TFLOPS))
+        freedom = plan.whole_freedom
+        if checkpoints(run.arguments.output_dir):  # which can only be gone on from in the same format
+            freedom = replace(freedom, quantize=(run.settings.quantize,))
+        changes = plan.planner.cheapest_changes(plan.planner.plan(run.settings, run.max_tokens), freedom)
     advice = "\n".join(f"  {change}" for change in changes) or "  a lower data.max_length"
     return (
         f"显存不足 training stopped: the device ran out of memory {when}. "

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from glmtune.export.merge import merge
 from glmtune.models.chatglm import ChatGLMConfig
 from glmtune.training import plan as plan_module
 from glmtune.training import trainer as trainer_module
-from glmtune.training.plan import RunPlan, plan_for_card, plan_run, settings_of, with_settings
+from glmtune.training.plan import RunPlan, as_before, plain_settings, plan_for_card, plan_run, with_settings
 from glmtune.training.run_data import load_run_data
 from glmtune.training.trainer import TrainResult
 from glmtune.tuning.load import load, load_base, load_tokenizer
@@ -99,7 +100,7 @@ def test_what_the_user_decided_stays(
     if "graphs" not in override:  # which the CPU has none of
         config = configure(override)
         data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
-        settings, _ = settings_of(config, data.train, can_graph=False)
+        settings, _ = plain_settings(config, data.train)
         assert {name: getattr(settings, name) for name in expected} == expected
 
 
@@ -235,13 +236,13 @@ def test_a_resumed_run_keeps_its_format(run: Callable[..., TrainResult], tmp_pat
 def test_a_run_that_is_not_planned_is_plain(configure: Configure) -> None:
     config = configure()
     data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
-    settings, max_tokens = settings_of(config, data.train, can_graph=False)
+    settings, max_tokens = plain_settings(config, data.train)
     assert (settings, max_tokens) == (MemorySettings(), 4 * max(data.train.lengths))
     filled = with_settings(config, settings, max_tokens)
-    assert settings_of(filled, data.train, can_graph=False) == (settings, max_tokens)
+    assert plain_settings(filled, data.train) == (settings, max_tokens)
     assert filled.command() == config.command()
     with pytest.raises(ConfigError, match=r"cuda_graphs=true is not possible here: it takes fused layers"):
-        settings_of(configure("train.cuda_graphs=true"), data.train, can_graph=False)
+        plain_settings(configure("train.cuda_graphs=true"), data.train)
 
 
 def test_labels_of_the_largest_pass(configure: Configure, data_file: Path) -> None:
@@ -287,8 +288,8 @@ def test_a_run_that_does_not_fit_stops_before_loading(
 ) -> None:
     """On a GPU; here it is only said to be one."""
 
-    def plan(config: Any, before: Any, arguments: Any, data: Any, dtype: Any, console: Any) -> Any:
-        plan_run(config, data.train, device=None, dtype=dtype, free_bytes=1e6).check()
+    def plan(job: Any, before: Any) -> Any:
+        plan_run(job.config, job.data.train, device=None, dtype=job.dtype, free_bytes=1e6).check()
 
     monkeypatch.setattr(trainer_module, "_plan", plan)
     monkeypatch.setattr(trainer_module, "load_base", lambda *_args, **_options: pytest.fail("loaded"))
@@ -334,3 +335,66 @@ def test_a_resumed_run_keeps_its_settings(run: Callable[..., TrainResult], tmp_p
     manifest = RunManifest.read(tmp_path / "run")
     assert manifest is not None
     assert manifest.config["train"]["max_tokens_per_device"] == 90
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"),
+    [
+        ({"cuda_graphs": True}, []),  # as a GPU's plan has it, gone on with on a CPU
+        ({"cuda_graphs": True}, ["train.offload_checkpoints=true"]),
+        ({"offload_checkpoints": True, "gradient_checkpointing": 3}, ["train.gradient_checkpointing=false"]),
+        ({"gradient_checkpointing": 0}, ["train.offload_checkpoints=true"]),
+    ],
+)
+def test_earlier_settings_that_are_not_possible_any_more(
+    run: Callable[..., TrainResult], tmp_path: Path, stored: dict[str, Any], asked: list[str]
+) -> None:
+    run("train.max_steps=3", "train.lr_scheduler_type=constant")
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-3"):
+        manifest = RunManifest.read(folder)
+        assert manifest is not None
+        config = {**manifest.config, "train": {**manifest.config["train"], **stored}}
+        dataclasses.replace(manifest, config=config).write(folder)
+    again = ("train.max_steps=4", "train.lr_scheduler_type=constant", "train.resume_from_checkpoint=true")
+    assert run(*again, *asked).num_steps == 4
+
+
+def test_earlier_settings_fill_in_what_is_left_open(configure: Configure) -> None:
+    before = {"model": {"quantize": "nf4"}, "train": {"gradient_checkpointing": 5, "cuda_graphs": None}}
+    config = as_before(configure("train.max_tokens_per_device=77"), before)
+    assert config.model.quantize == "nf4"
+    assert config.train["gradient_checkpointing"] == 5
+    assert config.train["max_tokens_per_device"] == 77
+    assert config.train.get("cuda_graphs") is None
+    assert as_before(configure("model.quantize=int8"), before).model.quantize == "int8"
+    assert as_before(configure(), {}).model.quantize == "none"  # runs of earlier versions knew no other
+
+
+def test_a_run_that_is_not_planned_stores_what_was_asked(run: Callable[..., TrainResult], tmp_path: Path) -> None:
+    run("train.max_steps=1")
+    manifest = RunManifest.read(tmp_path / "run")
+    assert manifest is not None
+    assert manifest.config["model"]["quantize"] == "none"
+    assert manifest.config["train"]["gradient_checkpointing"] == "auto"
+    assert "cuda_graphs" not in manifest.config["train"]
+
+
+def test_after_a_checkpoint_no_other_format_is_advised(
+    run: Callable[..., TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: Any, **_options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer_module, "_finish", fail)
+    with pytest.raises(TrainingError, match="out of memory after step 3") as caught:
+        run("train.max_steps=3")
+    assert "checkpoint-3" in str(caught.value)
+    assert "model.quantize" not in str(caught.value)
+    with pytest.raises(TrainingError, match="out of memory after step 1") as caught:
+        run("train.max_steps=1", "train.save_strategy=no", name="unsaved")
+    assert "model.quantize" in str(caught.value)
+
+
+def test_what_the_command_cannot_plan_is_said(plan: Callable[..., RunPlan]) -> None:
+    assert "train.torch_compile compiles them" in plan("train.torch_compile=true", gib=24).notes[0]
+    assert "sharded runs are not planned" in plan("train.fsdp=full_shard", gib=24).notes[-1]

@@ -155,7 +155,7 @@ def test_checkpoints_that_are_there_may_go_to_the_host(planner: Planner) -> None
     plan = planner.plan(MemorySettings(quantize="nf4", num_checkpointed=28, offloads_embedding=True), 2048)
     changes = {change.setting: change for change in planner.cheapest_changes(plan, FREEDOM, count=10)}
     assert (
-        changes["train.offload_checkpoints=true"].saved_bytes > 25 * 2048 * 8192
+        changes["train.offload_checkpoints=true train.cuda_graphs=false"].saved_bytes > 25 * 2048 * 8192
     )  # all but the one at work and its input
     assert "train.gradient_checkpointing=true" not in changes
 
