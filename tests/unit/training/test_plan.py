@@ -3,6 +3,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from glmtune.training.run_data import load_run_data
 from glmtune.training.trainer import TrainResult
 from glmtune.tuning.load import load, load_base, load_tokenizer
 from glmtune.tuning.memory import MemorySettings
+from glmtune.tuning.planner import DeviceSpeed
 from glmtune.tuning.run_folder import RunManifest
 
 Configure = Callable[..., RunConfig]
@@ -398,3 +400,54 @@ def test_after_a_checkpoint_no_other_format_is_advised(
 def test_what_the_command_cannot_plan_is_said(plan: Callable[..., RunPlan]) -> None:
     assert "train.torch_compile compiles them" in plan("train.torch_compile=true", gib=24).notes[0]
     assert "sharded runs are not planned" in plan("train.fsdp=full_shard", gib=24).notes[-1]
+
+
+@pytest.fixture
+def decide(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """What a run decides on a GPU with so much free memory; the GPU is only said to be there."""
+
+    def decide(*overrides: str, gib: float, before: RunManifest | None = None) -> Any:
+        monkeypatch.setattr(trainer_module, "_look_at", lambda *_: (gib * 2**30, DeviceSpeed.assumed(50)))
+        config = configure(*overrides)
+        data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+        arguments = SimpleNamespace(
+            device=torch.device("cuda", 0), world_size=1, fsdp=None, deepspeed=None, torch_compile=False
+        )
+        checkpoint = None if before is None else Path("checkpoint-1")
+        console = Console(quiet=True)
+        job = trainer_module._Run(config, arguments, torch.bfloat16, None, data, checkpoint, console)  # type: ignore[arg-type]
+        return trainer_module._plan(job, before)
+
+    return decide
+
+
+def test_a_run_on_a_gpu_goes_by_its_plan(decide: Callable[..., Any]) -> None:
+    assert decide(gib=23.4).settings.quantize == "none"
+    small = decide(gib=5.4)
+    assert small.settings.quantize == "nf4"
+    assert small.plan.fits
+    assert small.config.model.quantize == "nf4"
+    assert small.config.train["max_tokens_per_device"] == small.max_tokens
+    assert plain_settings(small.config, small.data.train)[0] == small.settings or small.settings.uses_graphs
+    with pytest.raises(TrainingError, match="does not fit"):
+        decide(gib=2)
+
+
+def test_a_resumed_run_on_a_gpu_keeps_its_plan_while_that_fits(decide: Callable[..., Any]) -> None:
+    first = decide("model.quantize=nf4", "train.gradient_checkpointing=9", gib=23.4)
+    before = RunManifest(None, config=first.config.model_dump(mode="json"))
+    assert decide("model.quantize=nf4", gib=23.4, before=before).settings == first.settings
+    tight = decide("model.quantize=nf4", gib=4.5, before=before)
+    assert tight.settings != first.settings
+    assert tight.settings.quantize == "nf4"
+    with pytest.raises(TrainingError, match="does not fit") as caught:
+        decide("model.quantize=none", gib=8, before=before)
+    assert "int8" not in str(caught.value)  # a resumed run cannot change its base
+
+
+def test_no_room_even_for_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> int:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(trainer_module, "free_device_bytes", fail)
+    assert trainer_module._look_at(torch.device("cuda", 0), torch.bfloat16)[0] == 0
