@@ -56,6 +56,7 @@ class _LabelHead(torch.autograd.Function):
             losses.append(chunk_losses)
             if needs_gradient:
                 gradients.append(_scaled_product(logits_grad, head_weight_VH, scale))
+            del logits_grad  # before the next chunk's logits come
         if needs_gradient:
             gradient = torch.cat(gradients)
             if norm_weight_H is not None:
