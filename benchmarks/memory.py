@@ -39,16 +39,14 @@ from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.training import trainer as training
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
+from glmtune.training.plan import CONTEXT_GIB
 from glmtune.tuning.checkpointing import checkpoint_layers
 from glmtune.tuning.fused import fuse
 from glmtune.tuning.load import load_base
 from glmtune.tuning.lora import attach_lora
-from glmtune.tuning.memory import AdapterShape, BaseShape, MemorySettings, Pass, estimate_memory
+from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, MemorySettings, Pass, estimate_memory
 from glmtune.tuning.planner import DeviceSpeed
 from glmtune.tuning.quantize import quantize_layers
-
-GIB = 2**30
-CONTEXT_GIB = 0.6
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,31 @@
 """Plans a run from its configuration and data, before the base is loaded: how much memory, how long, which settings."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
-import numpy
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from glmtune.config import RunConfig, embedded_base, validate_names
-from glmtune.data.packing import MOST_GRAPHED_TOKENS, PackingCollator, padded_sizes
 from glmtune.data.samples import SampleDataset
 from glmtune.data.statistics import DataStats
-from glmtune.errors import ConfigError, GlmtuneError, TrainingError
+from glmtune.errors import GlmtuneError, TrainingError
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.ops import takes_flash_kernel
+from glmtune.training.layout import lay_out
 from glmtune.training.lora_trainer import is_elementwise
 from glmtune.training.run_data import load_run_data
+from glmtune.training.run_settings import decide, spell
 from glmtune.tuning.load import default_device, load_tokenizer, read_base_config, resolve_dtype
 from glmtune.tuning.lora import attach_lora
-from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, MemorySettings, Pass, free_device_bytes
-from glmtune.tuning.planner import DeviceSpeed, Freedom, Plan, Planner, StepShape
+from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, free_device_bytes
+from glmtune.tuning.planner import DeviceSpeed, Freedom, Plan, Planner
 from glmtune.tuning.quantize import (
     HOW_TO_INSTALL,
     Quantize,
-    check_adapter,
     check_format,
     has_bitsandbytes,
     unquantizable,
@@ -39,25 +37,7 @@ CONTEXT_GIB = 0.6
 ASSUMED_TFLOPS = 50.0
 # Where a card that is not here would be; current cards have the flash kernel.
 _CARD = torch.device("cuda")
-# Samples that steps are laid out with to see how large passes are.
-_LAID_OUT_SAMPLES = 2000
 _QUANTIZED: tuple[Quantize, ...] = ("int8", "nf4")
-
-# The settings that a plan decides on.
-_KEYS = (
-    ("model", "quantize"),
-    ("model", "offload_embedding"),
-    ("train", "max_tokens_per_device"),
-    ("train", "gradient_checkpointing"),
-    ("train", "offload_checkpoints"),
-    ("train", "cuda_graphs"),
-)
-# What they take, where that is not always there.
-_NEEDS = {
-    "model.offload_embedding": "fused layers, and an embedding that is not the output layer too",
-    "train.offload_checkpoints": "fused layers",
-    "train.cuda_graphs": "fused layers, one process, 16 bits on an Ampere or newer GPU, and torch's own AdamW or SGD",
-}
 
 
 @dataclass(frozen=True)
@@ -91,7 +71,7 @@ class RunPlan:
 
     def settings(self) -> list[str]:
         """The chosen settings, as on the command line."""
-        return _spell(self.chosen)
+        return spell(self.chosen)
 
     def summary(self) -> str:
         """What is chosen and needed, in one line."""
@@ -126,14 +106,14 @@ class RunPlan:
         """Which settings would fit in so much memory, as a sentence; else how large a card would have to be."""
         fitting = self.planner.choose(self.whole_freedom, free_bytes)
         if fitting is not None:
-            settings = f"these settings would fit: {' '.join(_spell(fitting))}"
+            settings = f"these settings would fit: {' '.join(spell(fitting))}"
             if fitting.settings.quantize in _QUANTIZED and not has_bitsandbytes():
                 return f"装上 bitsandbytes 就行 With bitsandbytes ({HOW_TO_INSTALL}) {settings}"
             return settings[0].upper() + settings[1:]
         smallest = self.planner.smallest(self.whole_freedom)
         card = math.ceil(smallest.memory.needed / GIB + CONTEXT_GIB)
         return (
-            f"The smallest card that could do it has {card} GiB ({' '.join(_spell(smallest))}). "
+            f"The smallest card that could do it has {card} GiB ({' '.join(spell(smallest))}). "
             f"Shorter samples need less: data.max_length, now up to {self.longest} tokens"
         )
 
@@ -236,14 +216,14 @@ def plan_run(
         and takes_flash_kernel(device or _CARD, dtype, base_config.kv_channels)
     )
     whole = _whole_freedom(config, base_config, adapter, lengths, dtype, device, can_graph)
-    freedom = _decided(whole, config, base_config.num_layers)
+    freedom = decide(whole, config, base_config.num_layers)
     if keeps_format:
         whole = replace(whole, quantize=freedom.quantize)
     planner = Planner(
         base,
         adapter,
         speed or (DeviceSpeed.assumed(ASSUMED_TFLOPS) if device is None else DeviceSpeed.measure(device, dtype)),
-        cache(lambda max_tokens, graphs: _lay_out(config, train, num_samples, max_tokens, graphs)),
+        cache(lambda max_tokens, graphs: lay_out(config, train, num_samples, max_tokens, graphs)),
         # DistributedDataParallel has its gradients once more, in buckets.
         _state_bytes(optim) + (4 if num_processes > 1 else 0),
     )
@@ -317,74 +297,6 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
     return data.stats, plan
 
 
-def plain_settings(config: RunConfig, train: SampleDataset) -> tuple[MemorySettings, int]:
-    """What a configuration says, the plainest where it leaves something open: for runs that are not planned.
-
-    Returns:
-        The settings, and the most tokens of a pass.
-
-    Raises:
-        ConfigError: Settings contradict each other.
-    """
-    whole = Freedom(uses_graphs=(False,))
-    decided = _decided(whole, config, read_base_config(config.model.path).num_layers)
-    limit = config.train.get("max_tokens_per_device")
-    if limit is None:
-        limit = config.train["per_device_train_batch_size"] * max(train.lengths)
-    settings = MemorySettings(
-        quantize=decided.quantize[0],
-        offloads_embedding=decided.offloads_embedding[0],
-        num_checkpointed=decided.num_checkpointed[0],
-        offloads_checkpoints=decided.offloads_checkpoints[0],
-    )
-    return settings, limit
-
-
-def with_quantize(config: RunConfig, quantize: Quantize) -> RunConfig:
-    """The configuration with the format of the base filled in."""
-    return _filled(config, {("model", "quantize"): quantize})
-
-
-def with_settings(config: RunConfig, settings: MemorySettings, max_tokens: int) -> RunConfig:
-    """The configuration with all that a plan decides on filled in."""
-    return _filled(
-        config,
-        {
-            ("model", "quantize"): settings.quantize,
-            ("model", "offload_embedding"): settings.offloads_embedding,
-            ("train", "max_tokens_per_device"): max_tokens,
-            ("train", "gradient_checkpointing"): settings.num_checkpointed,
-            ("train", "offload_checkpoints"): settings.offloads_checkpoints,
-            ("train", "cuda_graphs"): settings.uses_graphs,
-        },
-    )
-
-
-def as_before(config: RunConfig, before: Mapping[str, Any], keys: Iterable[tuple[str, str]] = _KEYS) -> RunConfig:
-    """The configuration with what it leaves open as an earlier run had it.
-
-    Args:
-        config: The configuration.
-        before: That of the earlier run's manifest.
-        keys: What is taken over.
-    """
-    filled = {}
-    for section, key in keys:
-        present = config.model_dump()[section].get(key)
-        value = before.get(section, {}).get(key, "none" if key == "quantize" else None)
-        if present in (None, "auto") and value not in (None, "auto"):
-            filled[section, key] = value
-    return _filled(config, filled)
-
-
-def _filled(config: RunConfig, values: Mapping[tuple[str, str], Any]) -> RunConfig:
-    """A copy with some values set, by section and key."""
-    model = {key: value for (section, key), value in values.items() if section == "model"}
-    train = {key: value for (section, key), value in values.items() if section == "train"}
-    update = {"model": config.model.model_copy(update=model), "train": {**config.train, **train}}
-    return config.model_copy(update=update)
-
-
 def _whole_freedom(
     config: RunConfig,
     base_config: ChatGLMConfig,
@@ -423,90 +335,6 @@ def _is_possible(
     return True
 
 
-def _decided(whole: Freedom, config: RunConfig, num_layers: int) -> Freedom:
-    """What the user's settings leave of the freedom.
-
-    Raises:
-        ConfigError: They ask for what cannot be.
-    """
-    train = config.train
-    decided: dict[str, Any] = {}
-    if config.model.quantize != "auto":
-        check_adapter(config.model.quantize, config.lora)
-        decided["quantize"] = (config.model.quantize,)
-    checkpointing: Any = train.get("gradient_checkpointing")
-    if checkpointing != "auto":
-        number = num_layers if checkpointing is True else min(int(checkpointing or 0), num_layers)
-        decided["num_checkpointed"] = (number,)
-    if train.get("max_tokens_per_device") is not None:
-        decided["max_tokens"] = (train["max_tokens_per_device"],)
-    switches: Mapping[str, tuple[str, bool | None]] = {
-        "model.offload_embedding": ("offloads_embedding", config.model.offload_embedding),
-        "train.offload_checkpoints": ("offloads_checkpoints", train.get("offload_checkpoints")),
-        "train.cuda_graphs": ("uses_graphs", train.get("cuda_graphs")),
-    }
-    for key, (name, value) in switches.items():
-        if value is None:
-            continue
-        if value not in getattr(whole, name):
-            raise ConfigError(f"{key}=true is not possible here: it takes {_NEEDS[key]}")
-        decided[name] = (value,)
-    if decided.get("offloads_checkpoints") == (True,):
-        if decided.get("num_checkpointed") == (0,):
-            raise ConfigError("train.offload_checkpoints=true: there are no checkpoints without gradient_checkpointing")
-        if decided.get("uses_graphs") == (True,):
-            raise ConfigError("train.cuda_graphs=true cannot be used with train.offload_checkpoints=true")
-        decided.setdefault("num_checkpointed", range(1, num_layers + 1))
-        decided["uses_graphs"] = (False,)
-    elif decided.get("num_checkpointed") == (0,):
-        decided["offloads_checkpoints"] = (False,)
-    return replace(whole, **decided)
-
-
-def _lay_out(
-    config: RunConfig, train: SampleDataset, num_samples: int, max_tokens: int, uses_graphs: bool
-) -> StepShape:
-    """Lays steps of random samples out as training will, and extrapolates to the largest pass that there can be."""
-    shares = config.train.get("shared_prefix")
-    if shares is None:
-        shares = config.lora.get("lora_dropout", 0.0) == 0
-    collator = PackingCollator(max_tokens=max_tokens, shares_prefix=bool(shares), pads_to_buckets=False)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
-    num_steps = max(min(_LAID_OUT_SAMPLES, len(order)) // num_samples, 1)
-    steps = [
-        collator([train[index] for index in order[start * num_samples : (start + 1) * num_samples]])["micro_batches"]
-        for start in range(num_steps)
-    ]
-    passes = [packed for step in steps for packed in step]
-    lengths = sorted(train.lengths)
-    most_tokens = max(min(max_tokens, sum(lengths[-num_samples:])), lengths[-1])
-    seen_tokens = max(packed.num_tokens for packed in passes)
-    # Samples that share a beginning have fewer rows than tokens.
-    seen_rows = max(len(packed.input_ids) for packed in passes)
-    rows = max(-(-most_tokens * seen_rows // seen_tokens), seen_rows)
-    label_rows = _most_labels(train, num_samples, most_tokens)
-    segments = max(len(packed.segments.cu_query) for packed in passes)
-    mean_rows = sum(len(packed.input_ids) for packed in passes) / len(passes)
-    mean_labels = sum(len(packed.label_rows) for packed in passes) / len(passes)
-    if uses_graphs and rows < MOST_GRAPHED_TOKENS:
-        rows, label_rows, segments = padded_sizes(rows, label_rows, segments)
-        mean_rows, mean_labels, _ = padded_sizes(round(mean_rows), round(mean_labels), segments)
-    return StepShape(max_tokens, Pass(rows, label_rows, segments), len(passes) / num_steps, mean_rows, mean_labels)
-
-
-def _most_labels(train: SampleDataset, num_samples: int, max_tokens: int) -> int:
-    """The most label rows that so many samples can have in so many tokens: those with the most labels a token first."""
-    lengths, labels = numpy.asarray(train.lengths), train.num_labels
-    by_share = numpy.argsort(-labels / lengths, kind="stable")[:num_samples]
-    tokens, total = numpy.cumsum(lengths[by_share]), numpy.cumsum(labels[by_share])
-    within = int(numpy.searchsorted(tokens, max_tokens, side="right"))
-    # One sample more, as far as there is room for it.
-    room = max_tokens - (int(tokens[within - 1]) if within else 0)
-    rest = min(room, int(labels[by_share[within]])) if within < len(by_share) else 0
-    in_tokens = (int(total[within - 1]) if within else 0) + rest
-    return max(min(in_tokens, int(numpy.sort(labels)[-num_samples:].sum())), 1)
-
-
 def _state_bytes(optim: str) -> int:
     """What an optimiser keeps of each parameter, by its transformers name."""
     name = optim.rpartition(".")[2].lower()
@@ -517,18 +345,6 @@ def _state_bytes(optim: str) -> int:
     if "ademamix" in name:
         return 12
     return 4 if "lion" in name or "rmsprop" in name or "adagrad" in name else 8
-
-
-def _spell(plan: Plan) -> list[str]:
-    settings = plan.settings
-    return [
-        f"model.quantize={settings.quantize}",
-        f"model.offload_embedding={str(settings.offloads_embedding).lower()}",
-        f"train.max_tokens_per_device={plan.step.max_tokens}",
-        f"train.gradient_checkpointing={settings.num_checkpointed or 'false'}",
-        f"train.offload_checkpoints={str(settings.offloads_checkpoints).lower()}",
-        f"train.cuda_graphs={str(settings.uses_graphs).lower()}",
-    ]
 
 
 def _name(device: torch.device | None) -> str:

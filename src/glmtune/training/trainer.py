@@ -20,19 +20,13 @@ from glmtune.errors import ConfigError, GlmtuneError, ModelError, TrainingError
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.training.arguments import make_arguments
 from glmtune.training.callbacks import Interruption, LogFile, ProgressReport
+from glmtune.training.layout import shares_prefix
 from glmtune.training.lora_trainer import LoraTrainer, last_good
-from glmtune.training.plan import (
-    ASSUMED_TFLOPS,
-    RunPlan,
-    as_before,
-    plain_settings,
-    plan_run,
-    with_quantize,
-    with_settings,
-)
+from glmtune.training.plan import ASSUMED_TFLOPS, RunPlan, plan_run
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
 from glmtune.training.resume import check_resumed, find_checkpoint
 from glmtune.training.run_data import RunData, load_run_data
+from glmtune.training.run_settings import as_before, plain_settings, with_quantize, with_settings
 from glmtune.training.selftest import SelfTestReport, run_selftest
 from glmtune.tuning.adapter_files import read_initial_weights
 from glmtune.tuning.checkpointing import checkpoint_layers
@@ -295,12 +289,14 @@ def _prepare(model: PeftModel, run: _Run) -> tuple[PackingCollator, list[str]]:
     why_not = _why_not_fuse(run.arguments) or fuse(model)
     lines = []
     if why_not is not None:
+        if run.settings.offloads_checkpoints:
+            raise ConfigError(f"train.offload_checkpoints=true takes fused layers: {why_not}")
         lines.append(f"层未融合，较慢 layers run one operation at a time, which is slower: {why_not}")
     checkpoint_layers(model, run.settings.num_checkpointed, offloads=run.settings.offloads_checkpoints)
-    shares_prefix, line = _choose_prefix(run.config, run.data, run.arguments.per_device_train_batch_size)
+    is_shared, line = _choose_prefix(run.config, run.data, run.arguments.per_device_train_batch_size)
     collator = PackingCollator(
         max_tokens=None if run.arguments.deepspeed else run.max_tokens,  # DeepSpeed takes each backward pass for a step
-        shares_prefix=shares_prefix,
+        shares_prefix=is_shared,
         loss_weight=run.config.data.loss_weight,
         pads_to_buckets=run.settings.uses_graphs,
     )
@@ -322,10 +318,9 @@ def _why_not_fuse(arguments: TrainingArguments) -> str | None:
 
 def _choose_prefix(config: RunConfig, data: RunData, num_samples: int) -> tuple[bool, list[str]]:
     """Whether common beginnings are computed once; and a line where that would pay but for the dropout."""
-    dropout = config.lora.get("lora_dropout", 0.0)
-    asked: bool | None = config.train.get("shared_prefix")
-    if asked is not None or dropout == 0:
-        return asked is not False, []
+    if shares_prefix(config) or config.train.get("shared_prefix") is not None:
+        return shares_prefix(config), []
+    dropout = config.lora["lora_dropout"]
     rows = [data.train[index] for index in range(min(num_samples, len(data.train), _MOST_LOOKED_AT))]
     samples = [PackedSample.of(row["input_ids"], row["labels"]) for row in rows]
     saved = sum(group.prefix_length * (len(group.members) - 1) for group in shared_prefixes(samples))

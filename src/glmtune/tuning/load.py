@@ -97,6 +97,7 @@ def load(
     Raises:
         ModelError: There is no such folder, or the base cannot be loaded.
         AdapterError: The adapter is damaged, does not fit the base, or its base is not to be found.
+        ConfigError: There is no such device or format, or the adapter does not go with the format.
     """
     adapter_path = find_adapter(path)
     if adapter_path is None:

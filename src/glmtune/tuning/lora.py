@@ -95,6 +95,7 @@ def make_lora_config(model: nn.Module, lora: Mapping[str, Any]) -> LoraConfig:
         *_unmatched(model, "modules_to_save", saved),
         *_layer_faults(model, settings.get("layers_to_transform")),
     ]
+    faults = faults or _host_faults(model, [targets, saved])
     init = str(settings.get("init_lora_weights", True)).lower()
     if init in _DATA_DRIVEN_INITS:
         faults.append(f"lora.init_lora_weights: {init} needs data before training; use true, gaussian, pissa or olora")
@@ -186,18 +187,36 @@ def _linear_names(model: nn.Module) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in linears})
 
 
+def _matches(name: str, targets: str | list[str]) -> bool:
+    """Whether targets, a regular expression or names, mean a module; as PEFT has it."""
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _host_faults(model: nn.Module, wanted: Iterable[str | list[str]]) -> list[str]:
+    """A fault for an embedding that is to be trained, but has no parameters here."""
+    on_host = [name for name, module in model.named_modules() if isinstance(module, HostEmbedding)]
+    return [
+        f"lora: {name.rpartition('.')[2]} stays in the host's memory and cannot be trained there; leave out "
+        "model.offload_embedding"
+        for name in on_host
+        if any(_matches(name, targets) for targets in wanted)
+    ]
+
+
 def _unmatched(model: nn.Module, key: str, targets: str | list[str]) -> list[str]:
     """A fault for each target that names no module."""
     names = [name for name, _ in model.named_modules()]
     there_are = f"the linear layers are {', '.join(_linear_names(model))}"
     if isinstance(targets, str):
         try:
-            matches = any(re.fullmatch(targets, name) for name in names)
+            matches = any(_matches(name, targets) for name in names)
         except re.error as error:
             return [f"lora.{key}: {targets!r} is not a regular expression: {error}"]
         unmatched = [] if matches else [targets]
     else:
-        unmatched = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
+        unmatched = [target for target in targets if not any(_matches(name, [target]) for name in names)]
     return [f"lora.{key}: {target!r} matches nothing in the model; {there_are}" for target in unmatched]
 
 

@@ -17,8 +17,9 @@ from glmtune.export.merge import merge
 from glmtune.models.chatglm import ChatGLMConfig
 from glmtune.training import plan as plan_module
 from glmtune.training import trainer as trainer_module
-from glmtune.training.plan import RunPlan, as_before, plain_settings, plan_for_card, plan_run, with_settings
+from glmtune.training.plan import RunPlan, plan_for_card, plan_run
 from glmtune.training.run_data import load_run_data
+from glmtune.training.run_settings import as_before, plain_settings, with_settings
 from glmtune.training.trainer import TrainResult
 from glmtune.tuning.load import load, load_base, load_tokenizer
 from glmtune.tuning.memory import MemorySettings
@@ -451,3 +452,22 @@ def test_no_room_even_for_looking(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(trainer_module, "free_device_bytes", fail)
     assert trainer_module._look_at(torch.device("cuda", 0), torch.bfloat16)[0] == 0
+
+
+def test_offloading_takes_fused_layers_everywhere(run: Callable[..., TrainResult]) -> None:
+    with pytest.raises(ConfigError, match=r"offload_checkpoints=true takes fused layers: lora\.use_dora"):
+        run("lora.use_dora=true", "train.offload_checkpoints=true")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "lora.modules_to_save=[word_embeddings]",
+        "lora.target_modules=[query_key_value, word_embeddings]",
+        r"lora.target_modules='.*\.(word_embeddings|dense)'",
+    ],
+)
+def test_an_embedding_on_the_host_is_not_trained_silently(run: Callable[..., TrainResult], setting: str) -> None:
+    """It has no parameters, so that PEFT would find nothing to train in it and say nothing."""
+    with pytest.raises(AdapterError, match=r"word_embeddings stays in the host's memory.*model\.offload_embedding"):
+        run(setting, "model.offload_embedding=true")
