@@ -71,6 +71,8 @@ def train(
             typer.echo(f"{key.key:<38} {key.default!r:<28} {key.description}")
         return
     config = _load_config(arguments)
+    from accelerate import PartialState
+
     from glmtune.training.trainer import TrainingInterrupted
     from glmtune.training.trainer import train as run_training
 
@@ -78,9 +80,15 @@ def train(
     try:
         result = run_training(config)
     except TrainingInterrupted as interruption:
-        typer.echo(str(interruption), err=True)
-        raise typer.Exit(130) from interruption
-    typer.echo(f"完成 Done: {result.output_dir}\n  glmtune chat {shlex.quote(str(result.output_dir))}")
+        message, code = str(interruption), 130
+    else:
+        folder = result.output_dir
+        message, code = f"完成 Done: {folder}\n  glmtune chat {shlex.quote(str(folder))}", 0
+    state = PartialState()
+    if state.is_main_process:
+        typer.echo(message, err=code != 0)
+    state.destroy_process_group()  # or its threads may still run when the interpreter ends, which aborts it
+    raise typer.Exit(code)
 
 
 @app.command()

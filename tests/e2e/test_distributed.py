@@ -27,6 +27,7 @@ def train(folder: Path, launcher: list[str], *settings: str) -> list[tuple[float
         [*command, f"train.output_dir={folder}"], capture_output=True, text=True, timeout=240, env=environment
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Done") == 1  # said once, however many processes there are
     entries = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
     return [(entry["loss"], entry["grad_norm"]) for entry in entries if "loss" in entry]
 
