@@ -27,6 +27,10 @@ class AdapterError(GlmtuneError):
     """A LoRA setting or an adapter on disk does not fit the model."""
 
 
+class StorageError(GlmtuneError):
+    """A file or folder cannot be read or written: the disk is full, read-only or gone, or another process has it."""
+
+
 class TrainingError(GlmtuneError):
     """Training had to stop: a non-finite loss, an interrupted run that cannot be resumed, a failed self-test."""
 

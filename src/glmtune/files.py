@@ -1,0 +1,152 @@
+"""Files: whole or absent, one writer at a time, and what goes wrong with them in one sentence."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from glmtune.errors import StorageError
+
+_SAYINGS = {
+    errno.ENOSPC: "the disk is full; free some space, or choose another place",
+    errno.EDQUOT: "your disk quota is used up; free some space, or choose another place",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EACCES: "permission denied; choose another place, or change its permissions",
+    errno.EPERM: "the operation is not permitted; choose another place",
+    errno.ENOENT: "it, or the folder that it lies in, does not exist",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "it is a folder, not a file",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EIO: "the disk reports an input/output error",
+    errno.ESTALE: "the network file system has lost it",
+}
+
+
+def say_os_error(error: OSError) -> str:
+    """What an operating system's error means, as a phrase to follow a path and a colon."""
+    return _SAYINGS.get(error.errno or 0, error.strerror or str(error))
+
+
+@contextmanager
+def storage_faults(path: str | Path) -> Iterator[None]:
+    """Turns an operating system's error into one sentence that names the path.
+
+    Args:
+        path: What is being read or written.
+
+    Raises:
+        StorageError: In place of an OSError from within.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: {say_os_error(error)}") from error
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[Path]:
+    """Writes a file beside its place and renames it once it is complete and on the disk.
+
+    Whoever kills the process, and whenever the disk fills up, `path` is the old file or the new one, never part of
+    one. The new file has the permissions that the umask gives, whatever the writer inside made of them.
+
+    Args:
+        path: The file; its folder exists.
+
+    Yields:
+        An empty file to write to, by its path.
+
+    Raises:
+        OSError: The file cannot be written. `storage_faults` makes that a sentence.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name[:100]}.{token_hex(4)}.unfinished")
+    # Exclusive: a link that somebody has laid in this place is not followed.
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)) as file:
+        mode = os.fstat(file.fileno()).st_mode & 0o777
+    try:
+        yield unfinished
+        unfinished.chmod(mode)
+        _flush(unfinished)
+        unfinished.replace(path)
+        if os.name == "posix":  # the new name is only as safe as the folder that holds it
+            _flush(path.parent)
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all; see `written_aside`."""
+    with written_aside(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, values: Any) -> None:
+    """Writes values as indented JSON, whole or not at all; see `written_aside`."""
+    write_text(path, json.dumps(values, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def check_writable_folder(path: str | Path) -> None:
+    """Makes sure that a folder can be made and written to, before anything expensive begins. Makes nothing.
+
+    Args:
+        path: The folder; it need not exist yet.
+
+    Raises:
+        StorageError: It cannot be written to, or something else is in its place.
+    """
+    path = Path(path).expanduser().absolute()
+    with storage_faults(path):
+        there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "", str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "", str(there))
+        if os.name == "posix" and os.statvfs(there).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, "", str(there))
+
+
+@contextmanager
+def held(path: str | Path, what: str) -> Iterator[None]:
+    """Holds the lock of a file or folder; another process that wants it meanwhile is refused.
+
+    The operating system frees the lock of a process that has died, however it died.
+
+    Args:
+        path: The file or folder that nobody else may write meanwhile. The lock is a hidden file in the folder, or
+            beside the file.
+        what: What is going on with it, as a phrase: "is being trained into".
+
+    Raises:
+        StorageError: Another process holds it, or there can be no lock file.
+    """
+    path = Path(path)
+    place = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    lock = FileLock(place, timeout=0)
+    with storage_faults(path):
+        try:
+            lock.acquire()
+        except Timeout as error:  # which is an OSError too
+            raise StorageError(
+                f"{path} {what} by another process; wait for it to end, or choose another place"
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _flush(path: Path) -> None:
+    """Waits until what has been written lies on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

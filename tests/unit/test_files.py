@@ -1,0 +1,72 @@
+"""A file that glmtune writes is whole or absent, readable by those whom the umask lets, and written by one process."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glmtune.errors import StorageError
+from glmtune.files import check_writable_folder, held, storage_faults, write_text, written_aside
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    file.write_text("old")
+
+    def fill_the_disk() -> None:
+        with storage_faults(file), written_aside(file) as unfinished:
+            unfinished.write_text("half of the ne")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StorageError, match=r"results\.json: the disk is full"):
+        fill_the_disk()
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with written_aside(tmp_path / "weights") as unfinished:
+            unfinished.unlink()  # as a writer does that makes a private file of its own and renames it
+            unfinished.touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_long_name_can_be_written(tmp_path: Path) -> None:
+    file = tmp_path / ("n" * 240)
+    write_text(file, "text")
+    assert file.read_text() == "text"
+
+
+def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    script = (
+        "import sys; from glmtune.files import held\n"
+        "with held(sys.argv[1], 'is being trained into'): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(StorageError, match="is being trained into by another process"),
+            held(tmp_path, "is being trained into"),
+        ):
+            pass
+        other.kill()
+    with held(tmp_path, "is being trained into"):
+        pass
+
+
+def test_a_folder_that_cannot_be_is_refused_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    check_writable_folder(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(StorageError, match="a part of the path is a file"):
+        check_writable_folder(tmp_path / "file" / "run")
