@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from glmtune.errors import StorageError
+from glmtune.errors import GlmtuneError, StorageError
 
 _SAYINGS = {
     errno.ENOSPC: "the disk is full; free some space, or choose another place",
@@ -91,6 +91,27 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, values: Any) -> None:
     """Writes values as indented JSON, whole or not at all; see `written_aside`."""
     write_text(path, json.dumps(values, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def read_json_object(path: str | Path, error_type: type[GlmtuneError]) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Args:
+        path: The file.
+        error_type: What is raised.
+
+    Raises:
+        GlmtuneError: As `error_type`: it cannot be read, is no JSON, or holds something else.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise error_type(f"{path}: {say_os_error(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise error_type(f"{path} is damaged or cut short: {error}") from error
+    if not isinstance(values, dict):
+        raise error_type(f"{path}: expected a JSON object; found {type(values).__name__}")
+    return values
 
 
 def check_writable_folder(path: str | Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from glmtune.errors import StorageError
-from glmtune.files import check_writable_folder, held, storage_faults, write_text, written_aside
+from glmtune.errors import ModelError, StorageError
+from glmtune.files import check_writable_folder, held, read_json_object, storage_faults, write_text, written_aside
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
@@ -70,3 +70,22 @@ def test_a_folder_that_cannot_be_is_refused_beforehand(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     with pytest.raises(StorageError, match="a part of the path is a file"):
         check_writable_folder(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[]", "expected a JSON object; found list"),
+        (b"null", "expected a JSON object; found NoneType"),
+        (b'{"a": ', "damaged or cut short"),
+        (b"\xff\xfe", "damaged or cut short"),
+        (b"[" * 100_000, "damaged or cut short"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_file_that_is_no_json_object_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "config.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ModelError, match=rf"config\.json.*{message}"):
+        read_json_object(file, ModelError)
