@@ -36,6 +36,11 @@ class FlatParameters:
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
 
+    def sum_over_devices(self) -> None:
+        """Adds up the gradients of all processes, in one piece; where there is one process, they are the sum."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self._gradient)
+
     def _attach(self) -> None:
         """Moves parameters back into the buffer that were given other memory, as accelerate does on the CPU."""
         for parameter, values in zip(self.parameters, self._values, strict=True):
