@@ -36,9 +36,14 @@ class FlatParameters:
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
 
-    def sum_over_devices(self) -> None:
-        """Adds up the gradients of all processes, in one piece; where there is one process, they are the sum."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+    def copy_from_first_process(self) -> None:
+        """Makes the parameters of all processes those of the first."""
+        if _has_company():
+            torch.distributed.broadcast(self.flat.detach(), src=0)
+
+    def sum_over_processes(self) -> None:
+        """Adds up the gradients of all processes, in one piece."""
+        if _has_company():
             torch.distributed.all_reduce(self._gradient)
 
     def _attach(self) -> None:
@@ -47,3 +52,7 @@ class FlatParameters:
             if parameter.data_ptr() != values.data_ptr():
                 values.copy_(parameter.detach())
                 parameter.data = values
+
+
+def _has_company() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

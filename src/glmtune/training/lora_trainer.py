@@ -95,6 +95,8 @@ class LoraTrainer(Trainer):
                     weight_decay = self.args.weight_decay if name in decaying else 0.0
                     alike.setdefault((weight_decay, parameter.device, parameter.dtype), []).append(parameter)
             self._flat = [FlatParameters(parameters) for parameters in alike.values()]
+            for flat in self._flat:
+                flat.copy_from_first_process()
             groups = [
                 {"params": [flat.flat], "weight_decay": weight_decay}
                 for flat, (weight_decay, *_) in zip(self._flat, alike, strict=True)
@@ -104,14 +106,19 @@ class LoraTrainer(Trainer):
             self._accumulator = self._make_accumulator()
         return self.optimizer
 
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
+        """As in Trainer; without DistributedDataParallel where `training_step` itself sums what lies flat."""
+        if training and self._flat and self.args.world_size > 1:
+            return self.accelerator.prepare_model(model, evaluation_mode=True)
+        return super()._wrap_model(model, training, dataloader)
+
     def _make_accumulator(self) -> GradientAccumulator:
         model = self.adapted_model()
         fused = model.get_base_model().transformer.fused_layers
         is_fused = isinstance(fused, FusedLayers)
         return GradientAccumulator(
-            # Past DistributedDataParallel, which sees nothing of gradients from `autograd.grad`; `training_step` sums
-            # them. The autocast that accelerate may have put around the model's forward stays.
-            lambda packed: self.accelerator.unwrap_model(self.model_wrapped)(packed=packed).loss,
+            # Through the wrapped model, for the autocast that accelerate may have put around its forward.
+            lambda packed: self.model_wrapped(packed=packed).loss,
             [parameter for flat in self._flat for parameter in flat.parameters],
             [gradient for flat in self._flat for gradient in flat.gradients],
             fused.draw_graph_seed if is_fused else lambda: None,
@@ -144,7 +151,7 @@ class LoraTrainer(Trainer):
             for packed in micro_batches:
                 total += self._accumulator.add(packed, self._scale() / (weight * num_devices))
             for flat in self._flat:
-                flat.sum_over_devices()
+                flat.sum_over_processes()
             return total / weight
         for index, packed in enumerate(micro_batches):
             is_last = index == len(micro_batches) - 1

@@ -223,8 +223,8 @@ def plan_run(
         adapter,
         speed or (DeviceSpeed.assumed(ASSUMED_TFLOPS) if device is None else DeviceSpeed.measure(device, dtype)),
         cache(lambda max_tokens, graphs: lay_out(config, train, num_samples, max_tokens, graphs)),
-        # DistributedDataParallel makes room for the gradients once more.
-        _state_bytes(optim) + (4 if num_processes > 1 else 0),
+        # DistributedDataParallel, which trains what does not lie flat, has the gradients once more.
+        _state_bytes(optim) + (4 if num_processes > 1 and not is_elementwise(optim) else 0),
     )
     if config.model.quantize == "auto" and not has_bitsandbytes():
         freedom = replace(freedom, quantize=("none",))

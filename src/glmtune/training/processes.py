@@ -8,28 +8,55 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from glmtune.errors import ConfigError
+
 _DEFAULT_TIMEOUT_S = 1800  # that of `TrainingArguments.ddp_timeout`
 
 
 def join_processes(train: Mapping[str, Any]) -> None:
-    """Joins the process group of a launcher with this process's GPU bound to it; does nothing without a launcher.
+    """Joins the process group of a launcher with this process's GPU bound to it.
 
-    accelerate would join it without naming the GPU. torch then has to guess which one each process means, warns of that
-    at every barrier, and on some machines guesses wrong.
+    accelerate would join it without naming the GPU: torch would guess it, and warn of that at every barrier. FSDP,
+    DeepSpeed and processes on the CPU are left to accelerate, which gives them back ends of their own.
 
     Args:
         train: The `train` section of the configuration.
+
+    Raises:
+        ConfigError: There are more processes than GPUs.
     """
-    is_on_gpu = torch.cuda.is_available() and not train.get("use_cpu")
-    if "LOCAL_RANK" not in os.environ or not is_on_gpu or distributed.is_initialized():
+    is_on_gpu = torch.cuda.is_available() and not train.get("use_cpu") and not _is_asked_for("CPU")
+    is_sharded = train.get("fsdp") or train.get("deepspeed") or _is_asked_for("FSDP") or _is_asked_for("DEEPSPEED")
+    if "LOCAL_RANK" not in os.environ or not is_on_gpu or is_sharded or distributed.is_initialized():
         return
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    num_gpus, local_rank = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+    if local_rank >= num_gpus:
+        raise ConfigError(
+            f"more processes than GPUs: there are {num_gpus} here; use torchrun --nproc_per_node={num_gpus}"
+        )
+    device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     distributed.init_process_group(
         backend=train.get("ddp_backend"),
         timeout=timedelta(seconds=float(train.get("ddp_timeout") or _DEFAULT_TIMEOUT_S)),
         device_id=device,
     )
+
+
+def leave_processes() -> None:
+    """Leaves the process group, if there is one, or its threads would still run when the interpreter ends."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that speaks for all that a launcher has started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _is_asked_for(name: str) -> bool:
+    """Whether `accelerate launch` asks for something."""
+    return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1")
 
 
 class SharedFlag:

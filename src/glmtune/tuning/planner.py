@@ -18,8 +18,8 @@ from glmtune.tuning.quantize import Quantize
 _LAUNCHES_PER_LAYER: Mapping[Quantize, int] = MappingProxyType({"none": 200, "int8": 300, "nf4": 360, "fp8": 330})
 # What a layer's norms, rotation and activation read and write for a row, both ways: so often F and H numbers.
 _MOVED_F, _MOVED_H = 8, 20
-# Products read their weights while they compute, but not all of that time is hidden: beyond the 40 us a row of a pass of
-# 8,192 rows, a pass of 449 took 4 ms, where reading takes 5.3 ms; CUDA graphs in results/train_throughput.csv.
+# Products read their weights while they compute, but not all of that time is hidden: a pass of 449 rows took 4 ms more
+# than the 40 us a row of a pass of 8,192, where reading takes 5.3 ms; CUDA graphs in results/train_throughput.csv.
 _NOT_HIDDEN = 0.7
 # How much faster fp8 products are, rounding included: the cases of 8,192 tokens in results/train_throughput.csv.
 _FP8_SPEED = 1.5
