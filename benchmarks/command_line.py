@@ -4,8 +4,8 @@
     python benchmarks/command_line.py devices --base BASE --data DATA.json
     python benchmarks/command_line.py choice --base BASE --data DATA.json
 
-Each row is a whole run of the command; its speed is the median of the second half of its log lines, when most graphs have
-been recorded.
+Each row is a whole run of the command; its speed is the median of the second half of its log lines, when most graphs are
+recorded.
 """
 
 import argparse
