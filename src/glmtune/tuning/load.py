@@ -370,8 +370,6 @@ def _load_adapter(model: PreTrainedModel, adapter_path: Path, config: LoraConfig
     checked = ("target_modules", "modules_to_save", "layers_to_transform")
     make_lora_config(model, {name: value for name, value in config.to_dict().items() if name in checked})
     config.inference_mode = True
-    # What the file holds replaces the start values, and pissa or olora must not touch the base a second time.
-    config.init_lora_weights = True
     peft_model = put_on(model, config)
     load_adapter_weights(peft_model, adapter_path)
     for name, parameter in peft_model.named_parameters():
