@@ -35,6 +35,7 @@ class RunManifest:
         data_fingerprint: Tells whether data are still the same.
         config: The resolved configuration, a dictionary for each section.
         versions: Versions of the packages that matter, and of Python.
+        base_fingerprint: Tells whether the base's weights are still the same; empty in older runs.
     """
 
     base_path: str | None
@@ -43,6 +44,7 @@ class RunManifest:
     data_fingerprint: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    base_fingerprint: str = ""
 
     def write(self, folder: str | Path) -> None:
         """Writes `glmtune.json` into a folder."""
@@ -68,7 +70,7 @@ class RunManifest:
         if file is None:
             return None
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = {"base_fingerprint": ""} | json.loads(file.read_text(encoding="utf-8"))
             manifest = cls(**{each.name: values[each.name] for each in fields(cls)})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdapterError(f"{file} is damaged: {error!r}. Delete it to load the adapter without it") from error
