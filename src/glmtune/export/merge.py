@@ -23,7 +23,8 @@ from glmtune.export.layout import (
 from glmtune.export.verify import compare_folder, probe_prompts, stock_logits
 from glmtune.files import check_writable_folder, held, storage_faults
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from glmtune.tuning.load import Dtype, base_of, find_base, is_trained_base, load, read_base_config, resolve_dtype
+from glmtune.tuning.base_weights import is_trained_base
+from glmtune.tuning.load import Dtype, base_of, find_base, load, read_base_config, resolve_dtype
 from glmtune.tuning.run_folder import RunManifest, find_adapter
 
 

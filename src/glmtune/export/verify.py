@@ -18,6 +18,7 @@ from glmtune.errors import AdapterError
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.models.chatglm.layers import GLMBlock
 from glmtune.prompts import Conversation, Message, render_prompt
+from glmtune.tuning.lora import quiet_peft
 
 _PROBES = ("你是谁？", "请用一句话介绍你自己。", "Hello! What can you do for me?")
 _FLOAT32_TOLERANCE = 1e-4
@@ -56,7 +57,9 @@ def stock_logits(
     """
     model = AutoModelForCausalLM.from_pretrained(base_path, dtype=dtype, device_map="cpu").eval()
     without_adapter = probe_logits(model, prompts)
-    with_adapter = probe_logits(PeftModel.from_pretrained(model, str(adapter_path)).eval(), prompts)
+    with quiet_peft():
+        model = PeftModel.from_pretrained(model, str(adapter_path)).eval()
+    with_adapter = probe_logits(model, prompts)
     return with_adapter, largest_difference(with_adapter, without_adapter)
 
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -150,16 +150,23 @@ class _ConfigFile(BaseModel):
 
     peft_type: str = Field(description="a method of PEFT, such as LORA")
     task_type: str | None = Field(None, description="a task of PEFT, such as CAUSAL_LM")
+    auto_mapping: dict[str, Any] | None = Field(None, description="names of classes, by their keys")
+    revision: str | None = Field(None, description="a revision of the base on its hub")
     base_model_name_or_path: str | None = Field(None, description="the folder or hub id of the base")
     r: int = Field(8, ge=1, description="a whole number above 0")
     lora_alpha: int | float = Field(8, description="a number")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="a number from 0 to below 1")
-    bias: str = Field("none", description="none, all or lora_only")
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="none, all or lora_only")
     target_modules: list[str] | str | None = Field(None, description="a list of names, or a regular expression")
     exclude_modules: list[str] | str | None = Field(None, description="a list of names, or a regular expression")
     modules_to_save: list[str] | None = Field(None, description="a list of names")
     layers_to_transform: list[int] | int | None = Field(None, description="a list of layers, by their numbers")
     layers_pattern: list[str] | str | None = Field(None, description="a name, or a list of names")
+    layer_replication: list[list[int]] | None = Field(None, description="a list of pairs of layers")
+    target_parameters: list[str] | None = Field(None, description="a list of names")
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = Field(None, description="lists of token ids")
+    alora_invocation_tokens: list[int] | None = Field(None, description="a list of token ids")
+    megatron_config: dict[str, Any] | None = Field(None, description="settings by their names")
     rank_pattern: dict[str, int] | None = Field(None, description="whole numbers by the names of layers")
     alpha_pattern: dict[str, int | float] | None = Field(None, description="numbers by the names of layers")
     fan_in_fan_out: bool = Field(False, description="true or false")

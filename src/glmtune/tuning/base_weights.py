@@ -9,6 +9,7 @@ from torch import Tensor
 from glmtune.errors import ModelError
 from glmtune.models.chatglm import ChatGLMForConditionalGeneration
 from glmtune.models.chatglm.checkpoint import read_weights, resolve_and_check
+from glmtune.tuning.run_folder import RunManifest
 
 _NUM_COMPARED = 2048  # values of each weight: a page or two of its file
 
@@ -36,6 +37,21 @@ def fingerprint_base(path: str | Path) -> str:
         of_weight.update(middle.view(torch.uint8).numpy().tobytes())
         pieces[name] = of_weight.hexdigest()
     return hashlib.sha256("\n".join(f"{name} {pieces[name]}" for name in sorted(pieces)).encode()).hexdigest()
+
+
+def is_trained_base(manifest: RunManifest | None, base_path: str) -> bool:
+    """Whether a base has the weights that a run was trained on, as far as the run remembers them.
+
+    Args:
+        manifest: The run's manifest, if it has one.
+        base_path: A folder or a hub id.
+
+    Raises:
+        ModelError: The base's weights cannot be read.
+    """
+    if manifest is None or not manifest.base_fingerprint:
+        return True
+    return fingerprint_base(base_path) == manifest.base_fingerprint
 
 
 def check_finite(name: str, weight: Tensor) -> None:

@@ -24,8 +24,8 @@ from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneratio
 from glmtune.models.chatglm.checkpoint import read_config, read_weights, resolve_and_check
 from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.prompts import Template
-from glmtune.tuning.adapter_files import load_adapter_weights, read_adapter_config
-from glmtune.tuning.base_weights import check_finite, fingerprint_base
+from glmtune.tuning.adapter_files import CONFIG_NAME, load_adapter_weights, read_adapter_config
+from glmtune.tuning.base_weights import check_finite, is_trained_base
 from glmtune.tuning.lora import make_lora_config, put_on
 from glmtune.tuning.memory import GIB, BaseShape, base_bytes, free_device_bytes
 from glmtune.tuning.quantize import (
@@ -378,21 +378,6 @@ def find_base(adapter_path: Path, model_path: str | Path | None = None) -> str:
     raise AdapterError(f"{adapter_path}: {looked_for}. Pass where it lies: --model FOLDER")
 
 
-def is_trained_base(manifest: RunManifest | None, base_path: str) -> bool:
-    """Whether a base has the weights that a run was trained on, as far as the run remembers them.
-
-    Args:
-        manifest: The run's manifest, if it has one.
-        base_path: A folder or a hub id.
-
-    Raises:
-        ModelError: The base's weights cannot be read.
-    """
-    if manifest is None or not manifest.base_fingerprint:
-        return True
-    return fingerprint_base(base_path) == manifest.base_fingerprint
-
-
 @contextmanager
 def base_of(adapter_path: Path, base_path: str) -> Iterator[None]:
     """Says of a base that is not to be had which adapter wants it.
@@ -413,11 +398,14 @@ def base_of(adapter_path: Path, base_path: str) -> Iterator[None]:
 def _load_adapter(model: PreTrainedModel, adapter_path: Path, config: LoraConfig) -> PeftModel:
     """Puts a saved adapter on its base."""
     base_dtype = model.dtype
+    config.inference_mode = True
     # Checks the targets, with an error that lists what there is.
     checked = ("target_modules", "modules_to_save", "layers_to_transform")
-    make_lora_config(model, {name: value for name, value in config.to_dict().items() if name in checked})
-    config.inference_mode = True
-    peft_model = put_on(model, config)
+    try:
+        make_lora_config(model, {name: value for name, value in config.to_dict().items() if name in checked})
+        peft_model = put_on(model, config)
+    except AdapterError as error:
+        raise AdapterError(f"{adapter_path / CONFIG_NAME}: {error}") from error
     load_adapter_weights(peft_model, adapter_path)
     for name, parameter in peft_model.named_parameters():
         # Whole modules that were trained along meet activations of the base's type, with no autocast around them.

@@ -3,7 +3,8 @@
 import copy
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,14 +127,21 @@ def put_on(model: nn.Module, config: LoraConfig) -> PeftModel:
     name_or_path = model.__dict__.get("name_or_path")
     config.base_model_name_or_path = name_or_path  # a base that has moved is nothing to be warned of here
     try:
-        with warnings.catch_warnings():
-            # PEFT asks for gradient checkpointing by the name that transformers is about to change.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        with quiet_peft():
             peft_model: PeftModel = get_peft_model(model, config)
-    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
         raise AdapterError(f"PEFT cannot attach this adapter: {error}") from error
     config.base_model_name_or_path = _lasting_path(name_or_path)
     return peft_model
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Hides a warning that is none of the user's business while PEFT makes a model."""
+    with warnings.catch_warnings():
+        # PEFT asks for gradient checkpointing by the name that transformers is about to change.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
 
 
 def initial_adapter_weights(model: PeftModel) -> dict[str, Tensor]:
