@@ -69,13 +69,12 @@ def merge(
 ) -> MergeResult:
     """Merges a run into its base.
 
-    Each weight is merged in float32 and rounded once (what pissa and olora leave of the base is held in the base's type
-    before that, as it was in training). The folder is made beside its final place and only renamed once
-    the merged model, loaded back by plain transformers, computes what stock PEFT makes of base and adapter. A failure
-    leaves nothing; what a merge that was killed left, the next one to the same place sweeps away. Works on the CPU.
-    Memory holds the weights once, in the base's type or the merged one (12.5 GB for ChatGLM3-6B in 16 bits), and a
-    layer or an embedding table in float32 (about 1 GB); versions of safetensors that copy what they write need a shard
-    more.
+    Each weight is merged in float32 and rounded once; what pissa and olora leave of the base is held in the base's type
+    before that, as it was in training. The folder is made beside its final place and only renamed once the merged
+    model, loaded back by plain transformers, computes what stock PEFT makes of base and adapter. A failure leaves
+    nothing; what a merge that was killed left, the next one to the same place sweeps away. Works on the CPU. Memory
+    holds the weights once, in the base's type or the merged one (12.5 GB for ChatGLM3-6B in 16 bits), and a layer or an
+    embedding table in float32 (about 1 GB); versions of safetensors that copy what they write need a shard more.
 
     Args:
         run: A run folder, a `checkpoint-N` in one, or an adapter folder of stock PEFT.

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from glmtune.errors import AdapterError, summarise_faults
-from glmtune.files import read_json_object, write_json, write_tensors
+from glmtune.files import read_json_object, storage_faults, write_json, write_tensors
 from glmtune.tuning.lora import init_for_loading
 
 CONFIG_NAME = "adapter_config.json"
@@ -54,17 +54,21 @@ def save_adapter(
         folder: Where to; made if need be.
         initial_weights: What `initial_adapter_weights` gave after attaching.
         state_dict: All weights by name, where they had to be gathered from several devices.
+
+    Raises:
+        StorageError: They cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = adapter_weights(model, state_dict)
     config = copy.deepcopy(model.peft_config["default"])
     config.inference_mode = True
     if initial_weights:
         weights = _to_plain_lora(weights, initial_weights)
         _double_rank(config)
-    write_tensors(folder / WEIGHTS_NAME, {name: weight.contiguous() for name, weight in weights.items()})
-    write_json(folder / CONFIG_NAME, _config_values(config))
+    with storage_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / WEIGHTS_NAME, {name: weight.contiguous() for name, weight in weights.items()})
+        write_json(folder / CONFIG_NAME, _config_values(config))
 
 
 def adapter_weights(model: PeftModel, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
