@@ -9,7 +9,7 @@ import json
 import logging
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -74,9 +74,24 @@ class RunManifest:
             manifest = cls(**{each.name: values[each.name] for each in fields(cls)})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdapterError(f"{file} is damaged: {error!r}. Delete it to load the adapter without it") from error
+        if faults := list(_type_faults(values)):
+            raise AdapterError(f"{file} is damaged: {'; '.join(faults)}. Delete it to load the adapter without it")
         if manifest.template not in get_args(Template):
             raise AdapterError(f"{file}: unknown template {manifest.template!r}; was it written by a newer glmtune?")
         return manifest
+
+
+def _type_faults(values: Mapping[str, Any]) -> Iterator[str]:
+    """What in a manifest is of the wrong type, a phrase for each key."""
+    for name in ("base_path", "system"):
+        if not isinstance(values[name], str | None):
+            yield f"{name}: expected text or null; found {values[name]!r:.80}"
+    for name in ("data_fingerprint", "base_fingerprint"):
+        if not isinstance(values[name], str):
+            yield f"{name}: expected text; found {values[name]!r:.80}"
+    sections = values["config"]
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        yield f"config: expected settings by section; found {sections!r:.80}"
 
 
 def current_versions() -> dict[str, str]:
