@@ -3,15 +3,19 @@
 import errno
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from glmtune.errors import GlmtuneError, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SAYINGS = {
     errno.ENOSPC: "the disk is full; free some space, or choose another place",
@@ -91,6 +95,23 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, values: Any) -> None:
     """Writes values as indented JSON, whole or not at all; see `written_aside`."""
     write_text(path, json.dumps(values, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, "Tensor"]) -> None:
+    """Writes contiguous tensors by name as safetensors, whole or not at all; see `written_aside`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with written_aside(path) as unfinished:
+        try:
+            save_file(dict(tensors), unfinished, metadata={"format": "pt"})
+        except SafetensorError as error:  # the system's errors are words in it
+            code = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(code[1]) if code else None, str(error), str(path)) from error
 
 
 def read_json_object(path: str | Path, error_type: type[GlmtuneError]) -> dict[str, Any]:

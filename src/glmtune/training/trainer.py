@@ -30,6 +30,7 @@ from glmtune.training.run_data import RunData, load_run_data
 from glmtune.training.run_settings import as_before, plain_settings, with_quantize, with_settings
 from glmtune.training.selftest import SelfTestReport, run_selftest
 from glmtune.tuning.adapter_files import read_initial_weights
+from glmtune.tuning.base_weights import fingerprint_base
 from glmtune.tuning.checkpointing import checkpoint_layers
 from glmtune.tuning.fused import fuse
 from glmtune.tuning.load import load_base, load_tokenizer, resolve_dtype
@@ -346,6 +347,7 @@ def _make_manifest(config: RunConfig, data_fingerprint: str) -> RunManifest:
         data_fingerprint=data_fingerprint,
         config=config.model_dump(mode="json"),
         versions=current_versions(),
+        base_fingerprint=fingerprint_base(path or embedded_base()),
     )
 
 
