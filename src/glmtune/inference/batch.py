@@ -21,10 +21,10 @@ from rich.progress import (
 from rich.text import Text
 from transformers import PreTrainedModel
 
+from glmtune.data.formats import Question, read_questions
 from glmtune.errors import ConfigError, DataError
 from glmtune.inference.generate import Reply, check_batch_size, fit_prompts, generate_batches, prompt_room, read_reply
 from glmtune.inference.options import build_generation_config, remembered_prompt
-from glmtune.inference.questions import Question, read_questions
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.prompts import Template
 
