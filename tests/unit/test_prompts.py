@@ -157,7 +157,7 @@ def test_a_conversation_of_thousands_of_turns_is_truncated_quickly(letters, monk
 
     monkeypatch.setattr(letters, "get_command", counting)
     exchanges = [(Message("user", f"q{n}"), Message("assistant", f"a{n}")) for n in range(1000)]
-    rendered = render(Conversation(tuple(turn for exchange in exchanges for turn in exchange)), letters, max_length=40)
+    rendered = render(Conversation(tuple(turn for exchange in exchanges for turn in exchange)), letters, max_length=30)
     assert letters.spell(rendered.input_ids).endswith(
         "<|user|>\nq998<|assistant|>\na998<|user|>\nq999<|assistant|>\na999</s>"
     )

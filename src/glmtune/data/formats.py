@@ -77,6 +77,10 @@ class Conversations:
     def __len__(self) -> int:
         return len(self.items)
 
+    def format_lines(self) -> list[str]:
+        """How each file is read, a line a file."""
+        return [f"{show_text(path)}: {form}" for path, form in self.formats.items()]
+
 
 @dataclass(frozen=True)
 class Question:
