@@ -124,7 +124,7 @@ def plan(
     stats, planned = plan_for_card(_load_config(arguments), gpu_gib, tflops)
     console = Console()
     for line in stats.lines():
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     planned.print(console)
     planned.check()
 
