@@ -8,6 +8,7 @@ from typing import Any
 from glmtune.errors import DataError, show_names, show_text
 
 MAX_DEPTH = 100  # brackets within brackets; far below what Python's own recursion can bear
+_CONTAINERS = (list, tuple, dict)
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,13 @@ def check_unicode(text: str, name: str) -> None:
 
 def is_too_deep(value: Any) -> bool:
     """Whether arrays and objects are nested more than `MAX_DEPTH` deep."""
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [item for item in level if isinstance(item, list | tuple | dict)]
+    level = [value] if isinstance(value, _CONTAINERS) else []
+    for _ in range(MAX_DEPTH):
         if not level:
             return False
-        level = [item for each in level for item in (each.values() if isinstance(each, dict) else each)]
-    return True
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for items in inside for item in items if isinstance(item, _CONTAINERS)]
+    return bool(level)
 
 
 def _check_depth(value: Any, name: str) -> None:

@@ -123,7 +123,8 @@ def read_tools(values: Mapping[str, Any]) -> list[Any]:
         DataError: They are no array of JSON values.
     """
     tools = read_list(values, "tools")
-    write_json(tools, "tools")
+    if tools:
+        write_json(tools, "tools")
     return [_unwrap_tool(tool) for tool in tools]
 
 

@@ -41,6 +41,11 @@ class _Format:
     def is_chat(self) -> bool:
         return len(self.columns) == 1
 
+    @property
+    def known(self) -> set[str]:
+        """All columns that are read."""
+        return {*self.columns, *self.optional}
+
 
 # In the order in which they are tried.
 _FORMATS = (
@@ -205,16 +210,16 @@ def _read_file_rows(
     # Of several forms that fit, that with columns which the user has named.
     forms = sorted(_FORMATS, key=lambda form: not any(column in fields for column in form.columns))
     form = _find_format(name, renamed, forms, needs_answer=needs_answer)
-    if unused := [key for key in fields if key not in (*form.columns, *form.optional)]:
+    if unused := [key for key in fields if key not in form.known]:
         raise DataError(
             f"{name}: data.fields.{unused[0]} has no use: these rows are read as {form.name}, which has no "
             f'"{unused[0]}". Map all columns of one form'
         )
     needed = form.columns if needs_answer else form.columns[:1]
-    left: set[str] = set()
+    known, left = form.known, set[str]()
     for row, values in zip(rows, renamed, strict=True):
-        other = _row_format(values, forms, needs_answer=needs_answer)
-        if other is not None and not all(column in values for column in needed):
+        is_whole = all(column in values for column in needed)
+        if not is_whole and (other := _row_format(values, forms, needs_answer=needs_answer)):
             content.faults.append(
                 f"{row.source}: this row has {' and '.join(other.columns[: len(needed)])}, the file began with "
                 f"{' and '.join(needed)}. Put rows of one form into one file"
@@ -226,7 +231,8 @@ def _read_file_rows(
             content.rows.append(row)
             content.items.append(conversation)
             content.num_joined += "input" in form.optional and bool(read_optional_text(values, "input").strip())
-            left |= _unread(values, form)
+            left |= values.keys() - known
+            left |= _unread_in_messages(values, form.columns[0]) if form.is_chat else set()
     content.form = _describe(form, renamed[0], left)
 
 
@@ -242,6 +248,8 @@ def _check_columns(name: str, rows: Sequence[Row], fields: Mapping[str, str]) ->
 
 def _rename(values: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
     """A row under standard names. A column that `fields` names is found under its standard name only."""
+    if not fields:
+        return dict(values)
     mapped = {*fields, *fields.values()}
     kept = {key: value for key, value in values.items() if key not in mapped}
     return kept | {name: values[column] for name, column in fields.items() if column in values}
@@ -272,14 +280,8 @@ def _find_format(
     )
 
 
-def _unread(values: Mapping[str, Any], form: _Format) -> set[str]:
-    """What is in a sound row, and in its messages, but is not read."""
-    left = {column for column in values if column not in form.columns and column not in form.optional}
-    if form.is_chat:
-        column = form.columns[0]
-        keys = {key for entry in read_list(values, column) for key in unread_keys(entry)}
-        left |= {f"{column}[].{key}" for key in keys}
-    return left
+def _unread_in_messages(values: Mapping[str, Any], column: str) -> set[str]:
+    return {f"{column}[].{key}" for entry in read_list(values, column) for key in unread_keys(entry)}
 
 
 def _describe(form: _Format, values: Mapping[str, Any], left: set[str]) -> str:
