@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from glmtune.training.processes import SharedFlag
+
 LOG_NAME = "trainer_log.jsonl"
 _STOPPING = (
     "\n本步结束后保存检查点并停止；再按 Ctrl-C 立即中止。"
@@ -179,6 +181,7 @@ class Interruption(TrainerCallback):
         self.happened = False
         self._console = console
         self._pressed_s: float | None = None
+        self._flag: SharedFlag | None = None
         self._process = os.getpid()
 
     @contextmanager
@@ -198,9 +201,8 @@ class Interruption(TrainerCallback):
         """Asks for a checkpoint and the end of training, on all processes at the same step."""
         is_asked = self._pressed_s is not None
         if args.world_size > 1 and torch.distributed.is_initialized():
-            asked = torch.tensor(int(is_asked), device=args.device)
-            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-            is_asked = bool(asked.item())
+            self._flag = self._flag or SharedFlag(args.device)
+            is_asked = self._flag.share(is_asked)
         # The last step ends training anyway, with everything that belongs to its end.
         if is_asked and state.global_step < state.max_steps:
             self.happened = True
