@@ -149,10 +149,10 @@ def check_writable_folder(path: str | Path) -> None:
         there = next(place for place in (path, *path.parents) if os.path.lexists(place))
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "", str(there))
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "", str(there))
         if os.name == "posix" and os.statvfs(there).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, "", str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "", str(there))
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     with arguments.main_process_first(desc="reading the data"):
         data = load_run_data(config, tokenizer, arguments.seed)
     for line in data.stats.lines():
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     before = None
     if checkpoint is not None:
         before = RunManifest.read(checkpoint)
