@@ -4,7 +4,7 @@
     python benchmarks/command_line.py devices --base BASE --data DATA.json
     python benchmarks/command_line.py choice --base BASE --data DATA.json
 
-Each row is a whole run of the command; its speed is the median of the second half of its log lines, when hardly a graph is
+Each row is a whole run of the command; its speed is the median of the second half of its log lines, when few graphs are
 left to record.
 """
 
