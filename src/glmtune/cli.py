@@ -396,9 +396,15 @@ def _unescape(text: str) -> str:
 
 def main() -> None:
     """Runs the command line: faults of the user's making are one message without a traceback."""
+    from glmtune.training.display import surviving
+
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a standard stream that was closed, whose number a file of ours must not get
+    os.close(descriptor)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows ? for what it cannot
             stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = surviving(sys.stdout), surviving(sys.stderr)
     try:
         app()
     except GlmtuneError as error:

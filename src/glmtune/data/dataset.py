@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import datasets
@@ -16,6 +19,7 @@ from glmtune.data.formats import Conversations, Paths, read_conversations
 from glmtune.data.statistics import DataStats
 from glmtune.errors import DataError, summarise_faults
 from glmtune.prompts import Conversation, Message, PromptTokenizer, Template, render
+from glmtune.signals import hearing
 
 _COLUMNS = Features(
     {
@@ -96,20 +100,43 @@ def tokenize_conversations(
     """
     rows = [_to_json(conversation.with_system(system)) for conversation in conversations.items]
     fingerprint = _fingerprint(rows, tokenizer, template, max_length)
-    tokenized = Dataset.from_dict({"conversation": rows}).map(
-        partial(_tokenize_batch, tokenizer=tokenizer, template=template, max_length=max_length),
-        batched=True,
-        remove_columns=["conversation"],
-        features=_COLUMNS,
-        num_proc=_num_processes(len(rows), num_workers),
-        new_fingerprint=fingerprint,
-        cache_file_name=str(_cache_folder() / f"{fingerprint}.arrow"),
-        load_from_cache_file=True,
-        desc="Tokenising",
-    )
+    with _workers_end_with_us():
+        tokenized = Dataset.from_dict({"conversation": rows}).map(
+            partial(_tokenize_batch, tokenizer=tokenizer, template=template, max_length=max_length),
+            batched=True,
+            remove_columns=["conversation"],
+            features=_COLUMNS,
+            num_proc=_num_processes(len(rows), num_workers),
+            new_fingerprint=fingerprint,
+            cache_file_name=str(_cache_folder() / f"{fingerprint}.arrow"),
+            load_from_cache_file=True,
+            desc="Tokenising",
+        )
     _raise_faults(tokenized["fault"], conversations)
     stats = DataStats.collect(tokenized, fingerprint, join=conversations.join, num_joined=conversations.num_joined)
     return tokenized.select_columns(_TRAINING_COLUMNS), stats
+
+
+@contextmanager
+def _workers_end_with_us() -> Iterator[None]:
+    """Leaves no worker behind when a signal ends this process, and lets no worker print a traceback at Ctrl-C."""
+    process = os.getpid()
+    received: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            received.append(number)
+            raise KeyboardInterrupt
+        if number == signal.SIGTERM:  # how the pool ends its workers; Ctrl-C reaches them too, but is not for them
+            os._exit(128 + number)
+
+    try:
+        with hearing(on_signal):
+            yield
+    finally:
+        # Not only from the handler: what datasets does on its way out ends in an error of its own.
+        if received:
+            raise (KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])) from None
 
 
 def _tokenize_batch(

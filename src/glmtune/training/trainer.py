@@ -19,7 +19,9 @@ from glmtune.data.packing import PackedSample, PackingCollator, shared_prefixes
 from glmtune.errors import ConfigError, GlmtuneError, ModelError, TrainingError
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.training.arguments import make_arguments
-from glmtune.training.callbacks import Interruption, LogFile, ProgressReport
+from glmtune.training.callbacks import LogFile, ProgressReport
+from glmtune.training.display import progress_console
+from glmtune.training.interruption import Interruption
 from glmtune.training.layout import shares_prefix
 from glmtune.training.lora_trainer import LoraTrainer, last_good
 from glmtune.training.plan import ASSUMED_TFLOPS, RunPlan, plan_run
@@ -90,7 +92,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     validate_names(config)
     if config.model.quantize != "auto":
         check_quantize(config.model.quantize, config.lora)
-    console = console or Console(stderr=True)
+    console = console or progress_console()
     checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
     device_map = "cpu" if config.train.get("use_cpu") else None
     dtype = resolve_dtype(config.model.dtype, device_map)
@@ -249,7 +251,7 @@ def _train(run: _Run) -> TrainResult:
     collator, lines = _prepare(peft_model, run)
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-    interruption = Interruption(console)
+    interruption = Interruption()
     progress = ProgressReport(console)
     trainer = run.trainer = LoraTrainer(
         model=peft_model,
@@ -268,18 +270,18 @@ def _train(run: _Run) -> TrainResult:
     PartialState().wait_for_everyone()  # all have looked whether the folder is free
     if arguments.should_save:
         manifest.write(arguments.output_dir)
-    try:
-        with interruption.listening():
+    with interruption.listening():
+        try:
             output = trainer.train(
                 resume_from_checkpoint=str(checkpoint) if checkpoint else None,
                 ignore_keys_for_eval=["past_key_values"],
             )
-    finally:
-        progress.close()
-    if interruption.happened:
-        command = config.command("train.resume_from_checkpoint=true")
-        raise TrainingInterrupted(_how_to_go_on(trainer, command))
-    return _finish(trainer, run.tokenizer, data, summary, output.metrics)
+        finally:
+            progress.close()
+        if interruption.happened:
+            command = config.command("train.resume_from_checkpoint=true")
+            raise TrainingInterrupted(_how_to_go_on(trainer, command))
+        return _finish(trainer, run.tokenizer, data, summary, output.metrics)
 
 
 def _prepare(model: PeftModel, run: _Run) -> tuple[PackingCollator, list[str]]:
