@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from glmtune.files import storage_faults
+
 LOG_NAME = "trainer_log.jsonl"
 
 
@@ -141,7 +143,7 @@ class LogFile(TrainerCallback):
         """Adds a line."""
         if state.is_world_process_zero and logs:
             entry = plain_numbers({"step": state.global_step, "max_steps": state.max_steps, **logs})
-            with self._file.open("a", encoding="utf-8") as file:
+            with storage_faults(self._file), self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 

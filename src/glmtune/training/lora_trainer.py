@@ -22,6 +22,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.training_args import OptimizerNames
 
 from glmtune.errors import ConfigError, TrainingError
+from glmtune.files import storage_faults
 from glmtune.models.chatglm.packed import PackedRows
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
@@ -261,7 +262,8 @@ class LoraTrainer(Trainer):
         return metrics
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with self._off_the_clock():
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with self._off_the_clock(), storage_faults(checkpoint):
             super()._save_checkpoint(*args, **kwargs)
 
     @contextmanager

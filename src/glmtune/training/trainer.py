@@ -30,6 +30,7 @@ from glmtune.training.resume import check_resumed, find_checkpoint
 from glmtune.training.run_data import RunData, load_run_data
 from glmtune.training.run_settings import as_before, plain_settings, with_quantize, with_settings
 from glmtune.training.selftest import SelfTestReport, run_selftest
+from glmtune.training.storage import ending_where_it_cannot_write, run_folder_held
 from glmtune.tuning.adapter_files import read_initial_weights
 from glmtune.tuning.checkpointing import checkpoint_layers
 from glmtune.tuning.fused import fuse
@@ -93,7 +94,6 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     if config.model.quantize != "auto":
         check_quantize(config.model.quantize, config.lora)
     console = console or progress_console()
-    checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
     device_map = "cpu" if config.train.get("use_cpu") else None
     dtype = resolve_dtype(config.model.dtype, device_map)
     if dtype == torch.float16 and (device_map == "cpu" or not torch.cuda.is_available()):
@@ -107,7 +107,16 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are torchrun's business, not DataParallel's
     if not PartialState().is_main_process:
         console = Console(quiet=True)
+        return _read_and_train(config, arguments, dtype, console)
+    with run_folder_held(arguments.output_dir):
+        return _read_and_train(config, arguments, dtype, console)
 
+
+def _read_and_train(
+    config: RunConfig, arguments: TrainingArguments, dtype: torch.dtype, console: Console
+) -> TrainResult:
+    """Does what is to be done in the run folder, once that is this run's alone."""
+    checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
     tokenizer = load_tokenizer(config.model.path or embedded_base())
     with arguments.main_process_first(desc="reading the data"):
         data = load_run_data(config, tokenizer, arguments.seed)
@@ -119,8 +128,10 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         config = as_before(config, before.config if before else {}, keys=[("model", "quantize")])
         check_resumed(checkpoint, Path(arguments.output_dir), _make_manifest(config, data.stats.fingerprint))
     run = _plan(_Run(config, arguments, dtype, tokenizer, data, checkpoint, console), before)
+    how_to_go_on = run.config.command("train.resume_from_checkpoint=true")
     try:
-        return _train(run)
+        with ending_where_it_cannot_write(arguments.output_dir, how_to_go_on):
+            return _train(run)
     except (RuntimeError, ModelError) as error:
         if not _is_out_of_memory(error):
             raise
