@@ -72,23 +72,20 @@ def train(
         return
     _outlive_display()
     config = _load_config(arguments)
-    from accelerate import PartialState
-
+    from glmtune.training.processes import is_first_process, leave_processes
     from glmtune.training.trainer import TrainingInterrupted
     from glmtune.training.trainer import train as run_training
 
     _hide_loading_bars()
     try:
-        result = run_training(config)
+        folder = run_training(config).output_dir
+        message, code = f"完成 Done: {folder}\n  glmtune chat {shlex.quote(str(folder))}", 0
     except TrainingInterrupted as interruption:
         message, code = str(interruption), 130
-    else:
-        folder = result.output_dir
-        message, code = f"完成 Done: {folder}\n  glmtune chat {shlex.quote(str(folder))}", 0
-    state = PartialState()
-    if state.is_main_process:
+    finally:
+        leave_processes()
+    if is_first_process():
         typer.echo(message, err=code != 0)
-    state.destroy_process_group()  # or its threads may still run when the interpreter ends, which aborts it
     raise typer.Exit(code)
 
 

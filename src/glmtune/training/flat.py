@@ -36,9 +36,23 @@ class FlatParameters:
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
 
+    def copy_from_first_process(self) -> None:
+        """Makes the parameters of all processes those of the first."""
+        if _has_company():
+            torch.distributed.broadcast(self.flat.detach(), src=0)
+
+    def sum_over_processes(self) -> None:
+        """Adds up the gradients of all processes, in one piece."""
+        if _has_company():
+            torch.distributed.all_reduce(self._gradient)
+
     def _attach(self) -> None:
         """Moves parameters back into the buffer that were given other memory, as accelerate does on the CPU."""
         for parameter, values in zip(self.parameters, self._values, strict=True):
             if parameter.data_ptr() != values.data_ptr():
                 values.copy_(parameter.detach())
                 parameter.data = values
+
+
+def _has_company() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from glmtune.signals import hearing
+from glmtune.training.processes import SharedFlag
 
 _STOPPING = (
     "\n本步结束并保存后停止；再按 Ctrl-C 立即中止。"
@@ -33,6 +34,7 @@ class Interruption(TrainerCallback):
     def __init__(self) -> None:
         self.happened = False
         self._pressed_s: float | None = None
+        self._flag: SharedFlag | None = None
         self._process = os.getpid()
 
     def listening(self) -> AbstractContextManager[None]:
@@ -43,9 +45,8 @@ class Interruption(TrainerCallback):
         """Asks for a checkpoint and the end of training, on all processes at the same step."""
         is_asked = self._pressed_s is not None
         if args.world_size > 1 and torch.distributed.is_initialized():
-            asked = torch.tensor(int(is_asked), device=args.device)
-            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-            is_asked = bool(asked.item())
+            self._flag = self._flag or SharedFlag(args.device)
+            is_asked = self._flag.share(is_asked)
         # The last step ends training anyway, with everything that belongs to its end.
         if is_asked and state.global_step < state.max_steps:
             self.happened = True

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import DistributedType
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor, nn
@@ -103,15 +102,22 @@ class LoraTrainer(Trainer):
                     weight_decay = self.args.weight_decay if name in decaying else 0.0
                     alike.setdefault((weight_decay, parameter.device, parameter.dtype), []).append(parameter)
             self._flat = [FlatParameters(parameters) for parameters in alike.values()]
+            for flat in self._flat:
+                flat.copy_from_first_process()
             groups = [
                 {"params": [flat.flat], "weight_decay": weight_decay}
                 for flat, (weight_decay, *_) in zip(self._flat, alike, strict=True)
             ]
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(groups, **options)
-            if self.accelerator.distributed_type == DistributedType.NO:
-                self._accumulator = self._make_accumulator()
+            self._accumulator = self._make_accumulator()
         return self.optimizer
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
+        """As in Trainer; without DistributedDataParallel where `training_step` itself sums what lies flat."""
+        if training and self._flat and self.args.world_size > 1:
+            return self.accelerator.prepare_model(model, evaluation_mode=True)
+        return super()._wrap_model(model, training, dataloader)
 
     def _make_accumulator(self) -> GradientAccumulator:
         model = self.adapted_model()
@@ -143,20 +149,24 @@ class LoraTrainer(Trainer):
             flat.begin_step()
         micro_batches: list[PackedRows] = inputs["micro_batches"]
         self._num_tokens += sum(packed.num_tokens for packed in micro_batches)
-        if self._averages_across_devices():
-            # Gradients are averaged over the devices, but the denominator counts all of them.
-            num_items_in_batch = num_items_in_batch / self.args.world_size
+        num_devices = self.args.world_size
+        # The mean over the devices is of what each divides by its own weight; if that counts all devices' samples, the
+        # mean has divided by the number of devices once too often.
+        weight = num_items_in_batch / num_devices if self._averages_across_devices() else num_items_in_batch
         total = torch.zeros((), device=self.args.device)
+        if self._accumulator is not None:
+            for packed in micro_batches:
+                total += self._accumulator.add(packed, self._scale() / (weight * num_devices))
+            for flat in self._flat:
+                flat.sum_over_processes()
+            return total / weight
         for index, packed in enumerate(micro_batches):
-            if self._accumulator is not None:
-                total += self._accumulator.add(packed, self._scale() / num_items_in_batch)
-                continue
             is_last = index == len(micro_batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(model):
                 loss = model(packed=packed).loss
-                self.accelerator.backward(loss / num_items_in_batch)
+                self.accelerator.backward(loss / weight)
             total += loss.detach()
-        return total / num_items_in_batch
+        return total / weight
 
     def _scale(self) -> float | Tensor:
         """What float16's loss scaling multiplies the loss by."""
@@ -170,7 +180,8 @@ class LoraTrainer(Trainer):
         weight = sum(batch["total_weight"] for batch in batch_samples)
         if not self._averages_across_devices():
             return weight
-        return self.accelerator.reduce(torch.tensor(weight, device=device), reduction="sum")
+        # Filled on the device: copying a number there would wait for all that the device still has to do.
+        return self.accelerator.reduce(torch.full((), weight, device=device), reduction="sum")
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Loads this process's share of the samples, each of which is in one share only.
@@ -244,7 +255,7 @@ class LoraTrainer(Trainer):
             logs["train_loss"] = math.fsum(gather_object([logs["train_loss"]])) / self.args.world_size
         if "loss" in logs:
             elapsed_s = time.perf_counter() - self._counting_since_s
-            num_tokens = int(self.accelerator.reduce(torch.tensor(self._num_tokens, device=self.args.device)))
+            num_tokens = int(self.accelerator.reduce(torch.full((), self._num_tokens, device=self.args.device)))
             logs["tokens_per_second"] = round(num_tokens / max(elapsed_s, 1e-9), 1)
             self._num_tokens = 0
             self._counting_since_s = time.perf_counter()

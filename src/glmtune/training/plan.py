@@ -210,8 +210,7 @@ def plan_run(
     lengths = sorted(train.lengths)
     optim = str(config.train.get("optim", "adamw_torch"))
     can_graph = (
-        num_processes == 1
-        and adapter.why_not_fused is None
+        adapter.why_not_fused is None
         and is_elementwise(optim)
         and takes_flash_kernel(device or _CARD, dtype, base_config.kv_channels)
     )
@@ -224,8 +223,8 @@ def plan_run(
         adapter,
         speed or (DeviceSpeed.assumed(ASSUMED_TFLOPS) if device is None else DeviceSpeed.measure(device, dtype)),
         cache(lambda max_tokens, graphs: lay_out(config, train, num_samples, max_tokens, graphs)),
-        # DistributedDataParallel has its gradients once more, in buckets.
-        _state_bytes(optim) + (4 if num_processes > 1 else 0),
+        # DistributedDataParallel, which trains what does not lie flat, has the gradients once more.
+        _state_bytes(optim) + (4 if num_processes > 1 and not is_elementwise(optim) else 0),
     )
     if config.model.quantize == "auto" and not has_bitsandbytes():
         freedom = replace(freedom, quantize=("none",))

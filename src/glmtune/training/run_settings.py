@@ -25,7 +25,7 @@ _KEYS = (
 _NEEDS = {
     "model.offload_embedding": "fused layers, and an embedding that is not the output layer too",
     "train.offload_checkpoints": "fused layers",
-    "train.cuda_graphs": "fused layers, one process, 16 bits on an Ampere or newer GPU, and torch's own AdamW or SGD",
+    "train.cuda_graphs": "fused layers, 16 bits on an Ampere or newer GPU, and torch's own AdamW or SGD",
 }
 
 

@@ -25,6 +25,7 @@ from glmtune.training.interruption import Interruption
 from glmtune.training.layout import shares_prefix
 from glmtune.training.lora_trainer import LoraTrainer, last_good
 from glmtune.training.plan import ASSUMED_TFLOPS, RunPlan, plan_run
+from glmtune.training.processes import join_processes
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
 from glmtune.training.resume import check_resumed, find_checkpoint
 from glmtune.training.run_data import RunData, load_run_data
@@ -94,6 +95,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     if config.model.quantize != "auto":
         check_quantize(config.model.quantize, config.lora)
     console = console or progress_console()
+    join_processes(config.train)
     device_map = "cpu" if config.train.get("use_cpu") else None
     dtype = resolve_dtype(config.model.dtype, device_map)
     if dtype == torch.float16 and (device_map == "cpu" or not torch.cuda.is_available()):

@@ -33,6 +33,23 @@ def test_with_much_memory_all_is_plain(planner: Planner) -> None:
     assert plan.step.max_tokens == 2048
 
 
+@pytest.mark.parametrize("speed", [DeviceSpeed(1e15, 4e12, 2e-6), DeviceSpeed(4e13, 4e11, 2e-5)])
+def test_a_step_is_split_only_where_memory_asks_for_it(speed: DeviceSpeed) -> None:
+    with torch.device("meta"):
+        base = BaseShape.of(ChatGLMForConditionalGeneration(CHATGLM3_6B), torch.bfloat16)
+    split = [Planner(base, QKV, speed, lay_out).plan(MemorySettings(), limit) for limit in (8192, 4096, 2048)]
+    assert [plan.step.num_passes for plan in split] == [0.5, 1, 2]
+    seconds = [plan.seconds_per_step for plan in split]
+    assert seconds == sorted(seconds)
+    assert seconds[2] > 1.02 * seconds[1]
+
+
+def test_graphs_take_no_memory_where_no_pass_would_be_recorded(planner: Planner) -> None:
+    chosen = planner.choose(dataclasses.replace(FREEDOM, max_tokens=(4096,)), 80 * GIB)
+    assert chosen is not None
+    assert not chosen.settings.uses_graphs
+
+
 def test_with_no_memory_nothing_fits(planner: Planner) -> None:
     assert planner.choose(FREEDOM, 2 * GIB) is None
     smallest = planner.smallest(FREEDOM)

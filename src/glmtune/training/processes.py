@@ -1,0 +1,91 @@
+"""The processes that a launcher such as torchrun starts, one a device."""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from glmtune.errors import ConfigError
+
+_DEFAULT_TIMEOUT_S = 1800  # that of `TrainingArguments.ddp_timeout`
+
+
+def join_processes(train: Mapping[str, Any]) -> None:
+    """Joins the process group of a launcher with this process's GPU bound to it.
+
+    accelerate would join it without naming the GPU: torch would guess it, and warn of that at every barrier. FSDP,
+    DeepSpeed and processes on the CPU are left to accelerate, which gives them back ends of their own.
+
+    Args:
+        train: The `train` section of the configuration.
+
+    Raises:
+        ConfigError: There are more processes than GPUs.
+    """
+    is_on_gpu = torch.cuda.is_available() and not train.get("use_cpu") and not _is_asked_for("CPU")
+    is_sharded = train.get("fsdp") or train.get("deepspeed") or _is_asked_for("FSDP") or _is_asked_for("DEEPSPEED")
+    if "LOCAL_RANK" not in os.environ or not is_on_gpu or is_sharded or distributed.is_initialized():
+        return
+    num_gpus, local_rank = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+    if local_rank >= num_gpus:
+        raise ConfigError(
+            f"more processes than GPUs: there are {num_gpus} here; use torchrun --nproc_per_node={num_gpus}"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    distributed.init_process_group(
+        backend=train.get("ddp_backend"),
+        timeout=timedelta(seconds=float(train.get("ddp_timeout") or _DEFAULT_TIMEOUT_S)),
+        device_id=device,
+    )
+
+
+def leave_processes() -> None:
+    """Leaves the process group, if there is one, or its threads would still run when the interpreter ends."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that speaks for all that a launcher has started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _is_asked_for(name: str) -> bool:
+    """Whether `accelerate launch` asks for something."""
+    return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1")
+
+
+class SharedFlag:
+    """A yes or no of any process that all processes learn of at the same step, one step later.
+
+    Learning of it at once would make the host wait for the device in every step.
+
+    Args:
+        device: Where the process group communicates.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._answer: Tensor | None = None
+        self._is_there = torch.cuda.Event() if device.type == "cuda" else None
+
+    def share(self, is_set: bool) -> bool:
+        """Tells the other processes, and returns whether any of them had set the flag at the last call."""
+        before = self._read()
+        flag = torch.full((), int(is_set), device=self._device)
+        distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+        self._answer = flag.to("cpu", non_blocking=True)
+        if self._is_there is not None:
+            self._is_there.record()
+        return before
+
+    def _read(self) -> bool:
+        if self._answer is None:
+            return False
+        if self._is_there is not None:
+            self._is_there.synchronize()  # done a step ago
+        return bool(self._answer.item())
