@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from glmtune.training.interruption import Interruption
 from glmtune.training.layout import shares_prefix
 from glmtune.training.lora_trainer import LoraTrainer, last_good
 from glmtune.training.plan import ASSUMED_TFLOPS, RunPlan, plan_run
-from glmtune.training.processes import join_processes
+from glmtune.training.processes import ending_with_the_others, join_processes
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
 from glmtune.training.resume import check_resumed, find_checkpoint
 from glmtune.training.run_data import RunData, load_run_data
@@ -107,10 +107,10 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         trains_base_modules=config.lora.get("bias", "none") != "none" or bool(config.lora.get("modules_to_save")),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are torchrun's business, not DataParallel's
-    if not PartialState().is_main_process:
+    is_main = PartialState().is_main_process
+    if not is_main:
         console = Console(quiet=True)
-        return _read_and_train(config, arguments, dtype, console)
-    with run_folder_held(arguments.output_dir):
+    with ending_with_the_others(), run_folder_held(arguments.output_dir) if is_main else nullcontext():
         return _read_and_train(config, arguments, dtype, console)
 
 
