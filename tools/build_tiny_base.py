@@ -18,9 +18,9 @@ TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent / "src")]
 
 import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
 from tiny_base import corpus, training, vocabulary  # noqa: E402
 
+from glmtune.files import write_tensors  # noqa: E402
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer  # noqa: E402
 from glmtune.prompts import Conversation, Message, parse_reply, render_prompt  # noqa: E402
 
@@ -118,7 +118,7 @@ def build(output: Path, device: str) -> None:
 def save(model: ChatGLMForConditionalGeneration, output: Path) -> None:
     """Writes the weights in fp16 under the official names."""
     state = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in model.state_dict().items()}
-    save_file(state, output / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(output / "model.safetensors", state)
 
 
 def answer(model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, *messages: Message) -> str:

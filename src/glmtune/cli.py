@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from glmtune.errors import ConfigError, GlmtuneError
+from glmtune.errors import ConfigError, GlmtuneError, show_text
 
 # Before torch is imported: memory in pieces that grow, of which less is lost between steps of different sizes.
 if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name of the same setting
@@ -122,7 +122,7 @@ def plan(
     stats, planned = plan_for_card(_load_config(arguments), gpu_gib, tflops)
     console = Console()
     for line in stats.lines():
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     planned.print(console)
     planned.check()
 
@@ -174,9 +174,10 @@ def generate(
     """Answer a file of questions. 批量回答。"""
     if not input_path or not output_path:
         raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl")
-    from glmtune.inference.batch import generate_file
+    from glmtune.inference.batch import check_generation_files, generate_file
 
     _outlive_display()
+    check_generation_files(input_path, output_path, _parse_fields(field))
     loaded = _load(run, model, dtype, quantize)
     try:
         report = generate_file(
@@ -413,7 +414,8 @@ def main() -> None:
     try:
         app()
     except GlmtuneError as error:
-        Console(stderr=True, soft_wrap=True).print(f"错误 Error: {error}", style="red", markup=False, highlight=False)
+        message = "\n".join(show_text(line) for line in f"错误 Error: {error}".split("\n"))
+        Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from glmtune.config import embedded_data, load_config
+from glmtune.errors import show_text
 from glmtune.export.merge import merge
 from glmtune.inference.generate import generate_replies
 from glmtune.prompts import Conversation, Message
@@ -103,5 +105,7 @@ def _comparison(questions: Sequence[HeldOutQuestion], before: Sequence[str], aft
     for heading in ("问题 question", "训练前 before", "训练后 after", "对 ok"):
         table.add_column(heading, overflow="fold")  # Chinese has no spaces to break at
     for question, old, new in zip(questions, before, after, strict=True):
-        table.add_row(question.question, old, new, "✓" if question.is_met_by(new) else "·")
+        table.add_row(
+            question.question, Text(show_text(old)), Text(show_text(new)), "✓" if question.is_met_by(new) else "·"
+        )
     return table

@@ -1,10 +1,10 @@
-"""The one exception tree of glmtune.
+"""The one exception tree of glmtune, and how its messages are put together.
 
 Every fault that a user can cause or mend is a `GlmtuneError`; the command line prints its message without a traceback.
 Anything else that escapes is a bug.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class GlmtuneError(Exception):
@@ -52,3 +52,29 @@ def summarise_faults(heading: str, faults: Sequence[str], limit: int = 20) -> st
     if len(faults) > limit:
         lines.append(f"  ... and {len(faults) - limit} more")
     return "\n".join(lines)
+
+
+def show_text(text: str, limit: int | None = None) -> str:
+    """A text of unknown origin, safe and short enough for a message or a terminal.
+
+    Args:
+        text: What stands in a file, is the name of one, or was typed.
+        limit: Most characters to show of it; None for all of them.
+
+    Returns:
+        One line. Characters that are not printable, among them those that a terminal acts on, are spelt as escapes.
+        Of a longer text it is the beginning, and its length.
+    """
+    if limit is not None and len(text) > limit:
+        return f"{show_text(text[:limit])}... ({len(text):,} characters)"
+    if text.isprintable():
+        return text
+    # The ideographic space is common in Chinese text, and harmless.
+    return "".join(char if char.isprintable() or char == "\u3000" else ascii(char)[1:-1] for char in text)
+
+
+def show_names(names: Iterable[str], limit: int = 20) -> str:
+    """Names of columns or files, a comma between them, made safe and short like `show_text`; the first `limit` ones."""
+    names = list(names)
+    shown = [show_text(name, 60) for name in names[:limit]]
+    return ", ".join(shown if len(names) <= limit else [*shown, f"and {len(names) - limit:,} more"])

@@ -2,9 +2,26 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from glmtune.errors import DataError
+from glmtune.errors import DataError, show_names, show_text
+
+MAX_DEPTH = 100  # brackets within brackets; far below what Python's own recursion can bear
+_CONTAINERS = (list, tuple, dict)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a value of a file that has no Python form, such as a date beyond the year 9999.
+
+    It is a fault only where it is used. As text, it is the reason.
+    """
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def read_text(values: Mapping[str, Any], name: str, *, may_be_empty: bool = False, advice: str = "Add it") -> str:
@@ -24,7 +41,7 @@ def read_text(values: Mapping[str, Any], name: str, *, may_be_empty: bool = Fals
     """
     if values.get(name) is None:
         state = "null" if name in values else "missing"
-        raise DataError(f'"{name}" is {state}; found: {", ".join(values) or "nothing"}. {advice}')
+        raise DataError(f'"{name}" is {state}; found: {show_names(values) or "nothing"}. {advice}')
     value = values[name]
     if not isinstance(value, str):
         raise DataError(f'"{name}" has to be a string, found {json_type(value)}: {shorten(value)}')
@@ -63,23 +80,27 @@ def parse_json(text: str, name: str) -> Any:
     """The value of JSON text inside a field.
 
     Raises:
-        DataError: It is not JSON.
+        DataError: It is not JSON, or nested too deeply.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f'"{name}" has to be JSON text, found {shorten(text)}: {error}') from error
+    _check_depth(value, name)
+    return value
 
 
 def write_json(value: Any, name: str) -> str:
     """The JSON text of a value that the model is to see as such, such as a tool's result.
 
     Raises:
-        DataError: It has no JSON form (a date of a Parquet file, for example), or is not valid Unicode.
+        DataError: It has no JSON form (NaN, or a date of a Parquet file, for example), is nested too deeply, or is not
+            valid Unicode.
     """
+    _check_depth(value, name)
     try:
-        text = json.dumps(value, ensure_ascii=False)
-    except TypeError as error:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
         raise DataError(f'"{name}" has to hold JSON values only: {error}') from error
     check_unicode(text, name)
     return text
@@ -98,15 +119,34 @@ def check_unicode(text: str, name: str) -> None:
         raise DataError(f'"{name}" holds {half}, half of a surrogate pair, at character {error.start + 1}') from error
 
 
+def is_too_deep(value: Any) -> bool:
+    """Whether arrays and objects are nested more than `MAX_DEPTH` deep."""
+    level = [value] if isinstance(value, _CONTAINERS) else []
+    for _ in range(MAX_DEPTH):
+        if not level:
+            return False
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for items in inside for item in items if isinstance(item, _CONTAINERS)]
+    return bool(level)
+
+
+def _check_depth(value: Any, name: str) -> None:
+    if is_too_deep(value):
+        raise DataError(f'"{name}" is nested more than {MAX_DEPTH} brackets deep')
+
+
 def json_type(value: Any) -> str:
     """What JSON calls a value, with its article: `a string`, `an array`, ..."""
     if isinstance(value, bool):
         return "true or false"
+    if isinstance(value, Unreadable):
+        return "a value that cannot be read"
     names = {str: "a string", dict: "an object", list: "an array", int: "a number", float: "a number"}
     return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
 
 
 def shorten(value: Any) -> str:
-    """A value as JSON, cut to a length that fits into a sentence."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    """A value as JSON, safe for a terminal and cut to a length that fits into a sentence."""
+    if isinstance(value, Unreadable):
+        return show_text(value.reason, 200)
+    return show_text(json.dumps(value, ensure_ascii=False, default=str), 60)

@@ -4,16 +4,19 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from glmtune.errors import GlmtuneError, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SAYINGS = {
     errno.ENOSPC: "the disk is full; free some space, or choose another place",
@@ -122,6 +125,18 @@ def write_json(path: str | Path, values: Any) -> None:
     write_text(path, json.dumps(values, ensure_ascii=False, indent=2, default=str) + "\n")
 
 
+def write_tensors(path: str | Path, tensors: Mapping[str, "Tensor"]) -> None:
+    """Writes contiguous tensors by name as safetensors, whole or not at all; see `written_aside`.
+
+    Raises:
+        OSError, SafetensorError: The file cannot be written. `storage_faults` makes that a sentence.
+    """
+    from safetensors.torch import save_file
+
+    with written_aside(path) as unfinished:
+        save_file(dict(tensors), unfinished, metadata={"format": "pt"})
+
+
 def read_json_object(path: str | Path, error_type: type[GlmtuneError]) -> dict[str, Any]:
     """Reads a JSON file that holds an object.
 
@@ -157,10 +172,10 @@ def check_writable_folder(path: str | Path) -> None:
         there = next(place for place in (path, *path.parents) if os.path.lexists(place))
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "", str(there))
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "", str(there))
         if os.name == "posix" and os.statvfs(there).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, "", str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "", str(there))
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Lists of messages in the forms that are in use, from data files or from callers, turned into conversations.
 
     official    {"role": "user", "content": "..."}; role `tool` has name, parameters and observation
-    OpenAI      {"role": "assistant", "tool_calls": [...]}, then role `tool` with the result as content
+    OpenAI      {"role": "assistant", "tool_calls": [...]}, then role `tool` with the result as content; formerly
+                {"role": "assistant", "function_call": {...}}, then role `function`
     ShareGPT    {"from": "human", "value": "..."}; function_call holds {"name": ..., "arguments": ...} as JSON text
 
 ShareGPT's names are translated first; after that all forms are one, and what one of them allows is understood in all.
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glmtune.errors import DataError
+from glmtune.errors import DataError, show_names, show_text
 from glmtune.fields import (
     check_unicode,
     json_type,
@@ -34,6 +35,7 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "observation": "observation",
     "tool": "observation",
+    "function": "observation",
 }
 _SHAREGPT_ROLES = {
     "system": "system",
@@ -44,6 +46,15 @@ _SHAREGPT_ROLES = {
     "function_call": "assistant",
     "observation": "observation",
     "tool": "observation",
+}
+_KEYS = {"role", "content", "metadata", "loss", "weight"}  # of every message
+_ROLE_KEYS: dict[str, set[str]] = {
+    "system": {"tools"},
+    "developer": {"tools"},
+    "assistant": {"tool_calls", "function_call"},
+    "tool": {"name", "tool_call_id"},
+    "function": {"name"},
+    "observation": {"name", "tool_call_id"},
 }
 
 
@@ -94,6 +105,17 @@ def read_chat(values: Mapping[str, Any], key: str, *, for_training: bool = True)
         return Conversation(()), [str(error)]
 
 
+def unread_keys(entry: Mapping[str, Any]) -> set[str]:
+    """The keys of a sound message that are there and full, but that nothing is read from."""
+    if "role" not in entry:
+        read = _KEYS - {"role", "content"} | {"from", "value"} | _ROLE_KEYS.get(_SHAREGPT_ROLES[entry["from"]], set())
+    elif _is_official_tool(entry):
+        read = _KEYS - {"content"} | {"name", "parameters", "observation"}
+    else:
+        read = _KEYS | _ROLE_KEYS.get(entry["role"], set())
+    return {key for key, value in entry.items() if key not in read and value not in (None, "", [], {})}
+
+
 def read_tools(values: Mapping[str, Any]) -> list[Any]:
     """Tool definitions of a row or a system message, without OpenAI's wrapping.
 
@@ -101,7 +123,8 @@ def read_tools(values: Mapping[str, Any]) -> list[Any]:
         DataError: They are no array of JSON values.
     """
     tools = read_list(values, "tools")
-    write_json(tools, "tools")
+    if tools:
+        write_json(tools, "tools")
     return [_unwrap_tool(tool) for tool in tools]
 
 
@@ -144,9 +167,9 @@ def _read_entry(entry: Any, *, is_last: bool, may_be_empty: bool) -> list[_Turn]
         entry = _from_sharegpt(entry)
     name = read_text(entry, "role")
     if name not in _ROLES:
-        raise DataError(f"unknown role {name!r}; expected one of {', '.join(_ROLES)}")
+        raise DataError(f"unknown role '{show_text(name, 60)}'; expected one of {', '.join(_ROLES)}")
     role = _ROLES[name]
-    if name == "tool" and ("parameters" in entry or "observation" in entry):
+    if _is_official_tool(entry):
         return _read_official_tool(entry, is_last=is_last)
     if role == "assistant":
         return _read_assistant(entry, may_be_empty=may_be_empty)
@@ -157,14 +180,21 @@ def _read_entry(entry: Any, *, is_last: bool, may_be_empty: bool) -> list[_Turn]
     return [_Turn(Message(role, content, _read_metadata(entry)), str(entry.get("tool_call_id") or ""))]
 
 
+def _is_official_tool(entry: Mapping[str, Any]) -> bool:
+    """Whether a message is a tool's call and result in one, as in the official form."""
+    return entry["role"] == "tool" and ("parameters" in entry or "observation" in entry)
+
+
 def _from_sharegpt(entry: Mapping[str, Any]) -> dict[str, Any]:
     name = read_text(entry, "from")
     if name not in _SHAREGPT_ROLES:
-        raise DataError(f"unknown role {name!r}; expected one of {', '.join(_SHAREGPT_ROLES)}")
+        raise DataError(f"unknown role '{show_text(name, 60)}'; expected one of {', '.join(_SHAREGPT_ROLES)}")
     rest = {key: value for key, value in entry.items() if key not in ("from", "value")}
     if name != "function_call":
         return {**rest, "role": _SHAREGPT_ROLES[name], "content": read_text(entry, "value", may_be_empty=True)}
     calls = parse_json(read_text(entry, "value"), "value")
+    if calls == []:
+        raise DataError('"value" calls no tool. Remove the message')
     return {**rest, "role": "assistant", "tool_calls": calls if isinstance(calls, list) else [calls]}
 
 
@@ -200,7 +230,7 @@ def _read_is_supervised(entry: Mapping[str, Any]) -> bool:
 def _read_assistant(entry: Mapping[str, Any], *, may_be_empty: bool) -> list[_Turn]:
     """What the assistant says, if anything, and then the tools it calls."""
     is_supervised = _read_is_supervised(entry)
-    calls = read_list(entry, "tool_calls")
+    calls = _read_calls(entry)
     turns = []
     if entry.get("content") or not calls:
         content = _read_content(entry, may_be_empty=may_be_empty)
@@ -214,12 +244,23 @@ def _read_assistant(entry: Mapping[str, Any], *, may_be_empty: bool) -> list[_Tu
     return turns
 
 
+def _read_calls(entry: Mapping[str, Any]) -> list[Any]:
+    """The tools that a message calls."""
+    calls = read_list(entry, "tool_calls")
+    former = entry.get("function_call")
+    if not former:
+        return calls
+    if calls:
+        raise DataError('there are both "tool_calls" and "function_call". Keep one')
+    return [parse_json(former, "function_call") if isinstance(former, str) else former]
+
+
 def _read_official_tool(entry: Mapping[str, Any], *, is_last: bool) -> list[_Turn]:
     call = _Turn(_tool_call(entry, "parameters", _read_is_supervised(entry)), is_call=True)
     if "observation" not in entry and is_last:
         return [call]
     if "observation" not in entry:
-        raise DataError(f'"observation" is missing; found: {", ".join(entry)}. Add what the tool returned')
+        raise DataError(f'"observation" is missing; found: {show_names(entry)}. Add what the tool returned')
     result = entry["observation"]
     if isinstance(result, str):
         check_unicode(result, "observation")
@@ -236,8 +277,8 @@ def _tool_call(function: Mapping[str, Any], key: str, is_supervised: bool) -> Me
         arguments = parse_json(arguments, key) if arguments.strip() else {}
     if not isinstance(arguments, dict):
         raise DataError(f'"{key}" has to be an object, found {json_type(arguments)}: {shorten(arguments)}')
+    write_json(arguments, key)  # what is no JSON, such as NaN or a date, could not be read back from a reply
     content = format_tool_call(arguments)
-    check_unicode(content, key)
     return Message("assistant", content, name, is_supervised=is_supervised)
 
 

@@ -76,6 +76,11 @@ class Message:
     tools: Sequence[Any] = ()
     is_supervised: bool = True
 
+    @property
+    def is_learnt(self) -> bool:
+        """Whether the model is to learn to say this."""
+        return self.role == "assistant" and self.is_supervised
+
     def text(self) -> str:
         """The content as the model sees it: a system message's tools follow it as indented JSON."""
         if not self.tools:
@@ -161,6 +166,13 @@ def check_turns(conversation: Conversation, *, for_training: bool = True) -> lis
     return faults
 
 
+def check_supervision(conversation: Conversation) -> list[str]:
+    """One sentence if no turn of a conversation is learnt from, so that it cannot be trained on; else nothing."""
+    if any(message.is_learnt for message in conversation.messages):
+        return []
+    return ["there is nothing to learn from: no turn of the assistant is supervised"]
+
+
 def render(
     conversation: Conversation,
     tokenizer: PromptTokenizer,
@@ -186,6 +198,8 @@ def render(
         DataError: The template cannot express the conversation, or there is nothing to learn from, be it for lack of a
             supervised turn or because truncation would leave nothing of it.
     """
+    if faults := check_supervision(conversation):
+        raise DataError(faults[0])
     pieces, num_dropped, num_cut = _fit(conversation, tokenizer, template, max_length, for_training=True)
     rendered = Rendered(
         input_ids=[i for piece in pieces for i in piece.ids],
@@ -194,7 +208,10 @@ def render(
         num_dropped_messages=num_dropped,
     )
     if not any(rendered.loss_mask):
-        raise DataError("there is nothing to learn from: no turn of the assistant is supervised")
+        raise DataError(
+            f"nothing to learn from is left after truncation to {max_length} tokens: only exchanges that were dropped "
+            "are supervised; raise data.max_length"
+        )
     return rendered
 
 
@@ -239,10 +256,16 @@ def _fit(
     pieces = split(messages, tokenizer, encode, for_training)
     if max_length is None:
         return pieces, 0, 0
-    while sum(len(piece.ids) for piece in pieces) > max_length and (shorter := _without_oldest_exchange(messages)):
-        messages = shorter
+    if _length(pieces) > max_length:
+        messages = _without_oldest_exchanges(
+            messages, lambda rest: _length(split(rest, tokenizer, encode, for_training)) <= max_length
+        )
         pieces = split(messages, tokenizer, encode, for_training)
     return pieces, len(conversation.messages) - len(messages), _shorten_contents(pieces, max_length)
+
+
+def _length(pieces: Sequence[_Piece]) -> int:
+    return sum(len(piece.ids) for piece in pieces)
 
 
 def _chatglm3_pieces(
@@ -252,7 +275,7 @@ def _chatglm3_pieces(
     is_learnt = False  # whether the turn before is; its end is the next role token
     for message in messages:
         pieces.append(_Piece([tokenizer.get_command(f"<|{message.role}|>")], is_learnt))
-        is_learnt = message.role == "assistant" and message.is_supervised
+        is_learnt = message.is_learnt
         pieces.append(_Piece(encode(f"{message.metadata}\n"), is_learnt))
         pieces.append(_Piece(encode(message.text()), is_learnt, is_content=True))
     end = tokenizer.eos_token_id if for_training else tokenizer.get_command("<|assistant|>")
@@ -293,12 +316,24 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return length
 
 
-def _without_oldest_exchange(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages without the oldest user turn and what answers it; empty if there is only one."""
+def _without_oldest_exchanges(
+    messages: tuple[Message, ...], is_short: Callable[[tuple[Message, ...]], bool]
+) -> tuple[Message, ...]:
+    """The messages without as many of the oldest exchanges as it takes to be short; the last exchange always stays.
+
+    An exchange is a user turn and what answers it. How many have to go is found by bisection: one by one, a long
+    conversation would be rendered again for each of its exchanges.
+    """
     starts = [index for index, message in enumerate(messages) if message.role == "user"]
     if len(starts) < 2:
-        return ()
-    return (*messages[: starts[0]], *messages[starts[1] :])
+        return messages
+
+    def rest_from(start: int) -> tuple[Message, ...]:
+        return (*messages[: starts[0]], *messages[start:])
+
+    # The last one need not be tried: whether it is short or not, there is nothing after it.
+    place = bisect.bisect_left(starts, True, lo=1, hi=len(starts) - 1, key=lambda start: is_short(rest_from(start)))
+    return rest_from(starts[place])
 
 
 def _shorten_contents(pieces: Sequence[_Piece], max_length: int) -> int:

@@ -153,6 +153,8 @@ def test_merged_folder_loads_with_plain_transformers(run: Path, workplace: Path)
 def test_mistakes_are_one_clear_message(workplace: Path) -> None:
     assert "did you mean train.learning_rate" in run_glmtune("train", "train.learning_rat=1", code=1)
     assert "nowhere.json" in run_glmtune("train", "data.path=nowhere.json", code=1)
+    questions = ["--input", "nowhere.json", "--output", str(workplace / "none.jsonl")]
+    assert "nowhere.json" in run_glmtune("generate", "no-such-run", *questions, code=1)  # before a model is loaded
     assert "no-such-run" in run_glmtune("chat", "./no-such-run", code=1)
     broken = workplace / "broken.json"
     broken.write_text('[{"instruction": "a", "input": ""}, {"instruction": "", "output": "c"}]', encoding="utf-8")

@@ -146,6 +146,32 @@ def test_truncation_drops_the_oldest_exchange_first_and_counts(letters):
     assert "A" * 50 in text
 
 
+def test_a_conversation_of_thousands_of_turns_is_truncated_quickly(letters, monkeypatch):
+    num_roles = 0
+    real = letters.get_command
+
+    def counting(token):
+        nonlocal num_roles
+        num_roles += 1
+        return real(token)
+
+    monkeypatch.setattr(letters, "get_command", counting)
+    exchanges = [(Message("user", f"q{n}"), Message("assistant", f"a{n}")) for n in range(1000)]
+    rendered = render(Conversation(tuple(turn for exchange in exchanges for turn in exchange)), letters, max_length=30)
+    assert letters.spell(rendered.input_ids).endswith(
+        "<|user|>\nq998<|assistant|>\na998<|user|>\nq999<|assistant|>\na999</s>"
+    )
+    assert rendered.num_dropped_messages == 1996
+    assert num_roles < 10_000  # 2,000 for each rendering of all turns; one for every number of turns would be a million
+
+
+def test_truncation_that_drops_all_that_is_learnt_is_told(letters):
+    old = (Message("user", "q" * 9), Message("assistant", "a"))
+    new = (Message("user", "q"), Message("assistant", "a", is_supervised=False))
+    with pytest.raises(DataError, match="nothing to learn from is left after truncation to 12 tokens"):
+        render(Conversation((*old, *new)), letters, max_length=12)
+
+
 def test_truncation_cuts_the_longest_contents_to_one_length(letters):
     rendered = render(LONG, letters, max_length=9 + 30 + 40 + 40)  # 9 tokens of structure
     text = letters.spell(rendered.input_ids).removeprefix("[gMASK]sop")

@@ -1,12 +1,14 @@
 """Writes conversations of any readable form as one: JSON lines of `messages`."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from glmtune.data.readers import expand_path
-from glmtune.errors import DataError
+from glmtune.errors import DataError, show_text
+from glmtune.files import check_writable_folder, storage_faults, written_aside
 from glmtune.prompts import Conversation, Message
 
 
@@ -22,25 +24,22 @@ def write_messages(conversations: Iterable[Conversation], output: str | Path) ->
         output: The `.jsonl` file to write; its folder is made. It appears only once it is complete.
 
     Raises:
-        DataError: `output` exists, has another suffix or cannot be written.
+        DataError: `output` exists or has another suffix.
+        StorageError: It cannot be written.
     """
     target = expand_path(output)
+    name = show_text(str(output))
     if target.suffix.lower() != ".jsonl":
-        raise DataError(f"{output}: expected a file named .jsonl to write to, found {target.suffix or 'no suffix'!r}")
-    unfinished = target.with_name(f"{target.name}.part")
-    try:
-        if target.exists():
-            raise DataError(f"{output}: the file exists already and is not replaced. Remove it or name another one")
+        found = show_text(target.suffix) or "no suffix"
+        raise DataError(f"{name}: expected a file named .jsonl to write to, found {found!r}")
+    with storage_faults(name):
+        if os.path.lexists(target):  # a link that points nowhere too
+            raise DataError(f"{name}: the file exists already and is not replaced. Remove it or name another one")
+        check_writable_folder(target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-                for conversation in conversations:
-                    file.write(json.dumps(to_row(conversation), ensure_ascii=False) + "\n")
-            unfinished.rename(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{output}: cannot be written: {error.strerror or error}") from error
+        with written_aside(target) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
+            for conversation in conversations:
+                file.write(json.dumps(to_row(conversation), ensure_ascii=False) + "\n")
 
 
 def to_row(conversation: Conversation) -> dict[str, Any]:

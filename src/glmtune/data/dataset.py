@@ -11,12 +11,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-import datasets
 from datasets import Dataset, Features, List, Value
 
 from glmtune import __version__, prompts
 from glmtune.data.formats import Conversations, Paths, read_conversations
 from glmtune.data.statistics import DataStats
+from glmtune.data.token_cache import find_or_make
 from glmtune.errors import DataError, summarise_faults
 from glmtune.prompts import Conversation, Message, PromptTokenizer, Template, render
 from glmtune.signals import hearing
@@ -80,8 +80,8 @@ def tokenize_conversations(
 ) -> tuple[Dataset, DataStats]:
     """Renders conversations into training samples.
 
-    The result is cached under the Hugging Face datasets cache (`HF_DATASETS_CACHE`), by a fingerprint of everything
-    that it depends on: the conversations, the tokenizer, the settings below, the renderer and the package's version.
+    The result is kept in the cache, see `token_cache.find_or_make`, by a fingerprint of everything that it depends on:
+    the conversations, the tokenizer, the settings below, the renderer and the package's version.
 
     Args:
         conversations: At least one conversation.
@@ -100,20 +100,31 @@ def tokenize_conversations(
     """
     rows = [_to_json(conversation.with_system(system)) for conversation in conversations.items]
     fingerprint = _fingerprint(rows, tokenizer, template, max_length)
-    with _workers_end_with_us():
-        tokenized = Dataset.from_dict({"conversation": rows}).map(
+
+    def tokenize(file: Path | None) -> Dataset:
+        return Dataset.from_dict({"conversation": rows}).map(
             partial(_tokenize_batch, tokenizer=tokenizer, template=template, max_length=max_length),
             batched=True,
             remove_columns=["conversation"],
             features=_COLUMNS,
             num_proc=_num_processes(len(rows), num_workers),
             new_fingerprint=fingerprint,
-            cache_file_name=str(_cache_folder() / f"{fingerprint}.arrow"),
-            load_from_cache_file=True,
+            cache_file_name=None if file is None else str(file),
+            keep_in_memory=file is None,
+            load_from_cache_file=False,
             desc="Tokenising",
         )
+
+    with _workers_end_with_us():
+        tokenized = find_or_make(fingerprint, len(rows), _COLUMNS, tokenize)
     _raise_faults(tokenized["fault"], conversations)
-    stats = DataStats.collect(tokenized, fingerprint, join=conversations.join, num_joined=conversations.num_joined)
+    stats = DataStats.collect(
+        tokenized,
+        fingerprint,
+        join=conversations.join,
+        num_joined=conversations.num_joined,
+        formats=conversations.format_lines(),
+    )
     return tokenized.select_columns(_TRAINING_COLUMNS), stats
 
 
@@ -188,17 +199,6 @@ def _fingerprint(rows: Sequence[str], tokenizer: DataTokenizer, template: Templa
         digest.update(row.encode())
         digest.update(b"\n")  # JSON has none in it, so rows cannot run into one another
     return digest.hexdigest()[:32]
-
-
-def _cache_folder() -> Path:
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "glmtune"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: the cache folder cannot be made: {error.strerror}. Set HF_DATASETS_CACHE"
-        ) from error
-    return folder
 
 
 def _num_processes(num_rows: int, num_workers: int | None) -> int | None:

@@ -1,47 +1,62 @@
-"""Rows of every known form, turned into conversations. The form is found by looking.
+"""Rows of every known form, turned into conversations to train on or questions to ask. The form is found by looking.
 
     instruction   instruction, input (optional), output
     pairs         question/answer, query/response or prompt/response
     chat          messages or conversations: see `glmtune/messages.py`
 
-Rows of the first two forms may also have `history` ([[question, answer], ...]), `system` and `tools`.
+Rows of the first two forms may also have `history` ([[question, answer], ...]), `system` and `tools`, those of the last
+one `system` and `tools`. Questions are read as what is trained on is; they only need no answer, and where there is one
+it is not shown to the model.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from glmtune.data.readers import Row, Source, read_rows
-from glmtune.errors import DataError, summarise_faults
+from glmtune.errors import DataError, show_names, show_text, summarise_faults
 from glmtune.fields import read_list, read_optional_text, read_text, shorten
-from glmtune.messages import add_system, read_chat, read_tools
-from glmtune.prompts import Conversation, Message
+from glmtune.messages import add_system, read_chat, read_tools, unread_keys
+from glmtune.prompts import Conversation, Message, check_supervision, check_turns
 
 Paths = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True)
 class _Format:
-    """A form of rows: its name and the columns that every row must have."""
+    """A form of rows.
+
+    Attributes:
+        name: What it is called.
+        columns: The columns that every row must have: the messages, or a question and its answer.
+        optional: The columns that it may have.
+    """
 
     name: str
     columns: tuple[str, ...]
+    optional: tuple[str, ...] = ("history", "system", "tools")
 
     @property
     def is_chat(self) -> bool:
         return len(self.columns) == 1
 
+    @property
+    def known(self) -> set[str]:
+        """All columns that are read."""
+        return {*self.columns, *self.optional}
+
 
 # In the order in which they are tried.
 _FORMATS = (
-    _Format("messages", ("messages",)),
-    _Format("conversations", ("conversations",)),
-    _Format("instruction/output", ("instruction", "output")),
+    _Format("messages", ("messages",), ("system", "tools")),
+    _Format("conversations", ("conversations",), ("system", "tools")),
+    _Format("instruction/output", ("instruction", "output"), ("input", "history", "system", "tools")),
     _Format("question/answer", ("question", "answer")),
     _Format("query/response", ("query", "response")),
     _Format("prompt/response", ("prompt", "response")),
 )
+_ANSWERS = {form.columns[1] for form in _FORMATS if not form.is_chat}
 _OPTIONAL_COLUMNS = ("input", "history", "system", "tools")
 STANDARD_NAMES = tuple(dict.fromkeys([name for form in _FORMATS for name in form.columns] + [*_OPTIONAL_COLUMNS]))
 
@@ -53,7 +68,7 @@ class Conversations:
     Attributes:
         items: The conversations, in the order of files and rows.
         sources: Where each of them stands.
-        formats: The form of each file's rows, by its path.
+        formats: By the path of each file, the form of its rows, and what in them is not read.
         join: What stands between `instruction` and `input`.
         num_joined: Rows that have both.
     """
@@ -66,6 +81,36 @@ class Conversations:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def format_lines(self) -> list[str]:
+        """How each file is read, a line a file."""
+        return [f"{show_text(path)}: {form}" for path, form in self.formats.items()]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row to be answered.
+
+    Attributes:
+        source: Where it stands.
+        values: The row as it is in the file, its reference answer included.
+        conversation: What the model is shown; ends with the user's turn or an observation.
+    """
+
+    source: Source
+    values: dict[str, Any]
+    conversation: Conversation
+
+
+@dataclass
+class _FileContent:
+    """What a file holds: the sound rows as they stand in it, what each of them means, and the faults of the others."""
+
+    rows: list[Row] = field(default_factory=list)
+    items: list[Conversation] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    form: str = ""
+    num_joined: int = 0
 
 
 def read_conversations(paths: Paths, fields: Mapping[str, str] | None = None, join: str = "\n") -> Conversations:
@@ -89,122 +134,210 @@ def read_conversations(paths: Paths, fields: Mapping[str, str] | None = None, jo
     return found
 
 
+def read_questions(path: str | Path, fields: Mapping[str, str] | None = None, join: str = "\n") -> list[Question]:
+    """Reads the questions of a file.
+
+    Args:
+        path: A file or hub data set with rows of any form that can be trained on, with or without the answers, or a
+            `.txt` file with a question a line.
+        fields: As for `read_conversations`.
+        join: As for `read_conversations`; use what the model was trained with.
+
+    Returns:
+        The questions, in the order of rows.
+
+    Raises:
+        DataError: Anything is wrong in the file; all faults, with their row numbers.
+    """
+    _check_names(fields or {})
+    content = _read_file(path, fields or {}, join, needs_answer=False)
+    if content.faults:
+        raise DataError(summarise_faults(f"{show_text(str(path))} cannot be answered", content.faults))
+    return [Question(row.source, row.values, item) for row, item in zip(content.rows, content.items, strict=True)]
+
+
 def scan(paths: Paths, fields: Mapping[str, str] | None = None, join: str = "\n") -> tuple[Conversations, list[str]]:
     """Like `read_conversations`, but returns the faults, one sentence each, beside the sound rows."""
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     found = Conversations(join=join)
-    fields = fields or {}
-    faults = [
-        f"data.fields.{name} is no known column; expected one of {', '.join(STANDARD_NAMES)}"
-        for name in fields
-        if name not in STANDARD_NAMES
-    ]
-    if faults:
-        return found, faults
+    faults: list[str] = []
+    try:
+        _check_names(fields or {})
+    except DataError as error:
+        return found, [str(error)]
     if not paths:
         faults.append("no data file is given. Set data.path")
     for path in paths:
-        try:
-            rows, row_faults = read_rows(path)
-            faults += row_faults
-            if rows:
-                faults += _read_file_rows(str(path), _rename(str(path), rows, fields), found)
-        except DataError as error:
-            faults.append(str(error))
+        content = _read_file(path, fields or {}, join, needs_answer=True)
+        faults += content.faults
+        if content.form:
+            found.formats[str(path)] = content.form
+        found.items += content.items
+        found.sources += [row.source for row in content.rows]
+        found.num_joined += content.num_joined
     return found, faults
 
 
-def _rename(path: str, rows: Sequence[Row], fields: Mapping[str, str]) -> list[Row]:
-    """The rows under standard names. A column that `fields` names is found under its standard name only."""
-    columns = dict.fromkeys(column for row in rows for column in row.values)
-    missing = [f'"{column}" (data.fields.{name})' for name, column in fields.items() if column not in columns]
-    if missing:
-        raise DataError(f"{path}: no row has {', '.join(missing)}; found: {', '.join(columns)}")
-    mapped = {*fields, *fields.values()}
-    return [
-        Row(
-            row.source,
-            {key: value for key, value in row.values.items() if key not in mapped}
-            | {name: row.values[column] for name, column in fields.items() if column in row.values},
+def _read_file(path: str | Path, fields: Mapping[str, str], join: str, *, needs_answer: bool) -> _FileContent:
+    content = _FileContent()
+    try:
+        rows, content.faults = read_rows(path, needs_answer=needs_answer)
+        if rows:
+            _read_file_rows(show_text(str(path)), rows, fields, join, content, needs_answer=needs_answer)
+    except DataError as error:
+        content.faults.append(str(error))
+    return content
+
+
+def _check_names(fields: Mapping[str, str]) -> None:
+    unknown = [f"data.fields.{name}" for name in fields if name not in STANDARD_NAMES]
+    if unknown:
+        raise DataError(f"{show_names(unknown)} is no known column; expected one of {', '.join(STANDARD_NAMES)}")
+
+
+def _read_file_rows(
+    name: str,
+    rows: Sequence[Row],
+    fields: Mapping[str, str],
+    join: str,
+    content: _FileContent,
+    *,
+    needs_answer: bool,
+) -> None:
+    """Adds what the rows of one file mean, and their faults, to the content."""
+    _check_columns(name, rows, {key: fields[key] for key in fields if needs_answer or key not in _ANSWERS})
+    renamed = [_rename(row.values, fields) for row in rows]
+    # Of several forms that fit, that with columns which the user has named.
+    forms = sorted(_FORMATS, key=lambda form: not any(column in fields for column in form.columns))
+    form = _find_format(name, renamed, forms, needs_answer=needs_answer)
+    if unused := [key for key in fields if key not in form.known]:
+        raise DataError(
+            f"{name}: data.fields.{unused[0]} has no use: these rows are read as {form.name}, which has no "
+            f'"{unused[0]}". Map all columns of one form'
         )
-        for row in rows
-    ]
-
-
-def _read_file_rows(path: str, rows: Sequence[Row], found: Conversations) -> list[str]:
-    """Adds the rows of one file to what was found; returns their faults."""
-    form = _find_format(path, rows)
-    found.formats[path] = _describe(form, rows[0])
-    faults: list[str] = []
-    for row in rows:
-        other = _complete_format(row.values)
-        if other is not None and not all(column in row.values for column in form.columns):
-            faults.append(
-                f"{row.source}: this row has {' and '.join(other.columns)}, the file began with "
-                f"{' and '.join(form.columns)}. Put rows of one form into one file"
+    needed = form.columns if needs_answer else form.columns[:1]
+    known, left = form.known, set[str]()
+    for row, values in zip(rows, renamed, strict=True):
+        is_whole = all(column in values for column in needed)
+        if not is_whole and (other := _row_format(values, forms, needs_answer=needs_answer)):
+            content.faults.append(
+                f"{row.source}: this row has {' and '.join(other.columns[: len(needed)])}, the file began with "
+                f"{' and '.join(needed)}. Put rows of one form into one file"
             )
             continue
-        conversation, row_faults = _read_row(row.values, form, found.join)
-        faults += [f"{row.source}: {fault}" for fault in row_faults]
-        if not row_faults:
-            found.items.append(conversation)
-            found.sources.append(row.source)
-            found.num_joined += form.columns[0] == "instruction" and bool(
-                read_optional_text(row.values, "input").strip()
-            )
-    return faults
+        conversation, faults = _read_row(values, form, join, needs_answer=needs_answer)
+        content.faults += [f"{row.source}: {fault}" for fault in faults]
+        if not faults:
+            content.rows.append(row)
+            content.items.append(conversation)
+            content.num_joined += "input" in form.optional and bool(read_optional_text(values, "input").strip())
+            left |= values.keys() - known
+            left |= _unread_in_messages(values, form.columns[0]) if form.is_chat else set()
+    content.form = _describe(form, renamed[0], left)
 
 
-def _complete_format(values: Mapping[str, Any]) -> _Format | None:
-    """The first form all of whose columns are there."""
-    return next((form for form in _FORMATS if all(column in values for column in form.columns)), None)
+def _check_columns(name: str, rows: Sequence[Row], fields: Mapping[str, str]) -> None:
+    """Refuses names of columns that are not there."""
+    columns = dict.fromkeys(column for row in rows for column in row.values)
+    missing = [
+        f'"{show_text(column, 60)}" (data.fields.{key})' for key, column in fields.items() if column not in columns
+    ]
+    if missing:
+        raise DataError(f"{name}: no row has {', '.join(missing)}; found: {show_names(columns)}")
 
 
-def _find_format(path: str, rows: Sequence[Row]) -> _Format:
+def _rename(values: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    """A row under standard names. A column that `fields` names is found under its standard name only."""
+    if not fields:
+        return dict(values)
+    mapped = {*fields, *fields.values()}
+    kept = {key: value for key, value in values.items() if key not in mapped}
+    return kept | {name: values[column] for name, column in fields.items() if column in values}
+
+
+def _row_format(values: Mapping[str, Any], forms: Sequence[_Format], *, needs_answer: bool) -> _Format | None:
+    """The first form all of whose columns are there; failing that, the first whose question is, if that is enough."""
+    complete = (form for form in forms if all(values.get(column) is not None for column in form.columns))
+    asking = (form for form in forms if not needs_answer and values.get(form.columns[0]) is not None)
+    return next(complete, None) or next(asking, None)
+
+
+def _find_format(
+    name: str, rows: Sequence[Mapping[str, Any]], forms: Sequence[_Format], *, needs_answer: bool
+) -> _Format:
     """The form of the first row that has one; failing that, of the first row that has a part of one."""
-    for row in rows:
-        if form := _complete_format(row.values):
+    for values in rows:
+        if form := _row_format(values, forms, needs_answer=needs_answer):
             return form
-    for row in rows:
-        for form in _FORMATS:
-            if any(column in row.values for column in form.columns):
+    for values in rows:
+        for form in forms:
+            if any(column in values for column in form.columns):
                 return form
     known = "; ".join(" and ".join(form.columns) for form in _FORMATS)
-    columns = ", ".join(rows[0].values) or "none"
     raise DataError(
-        f"{path}: no known columns; found: {columns}; expected: {known}. "
-        "Map other names with data.fields, for example data.fields.output=COLUMN"
+        f"{name}: no known columns; found: {show_names(rows[0]) or 'none'}; expected: {known}. "
+        "Map other names with data.fields (or --field), for example data.fields.output=COLUMN"
     )
 
 
-def _describe(form: _Format, row: Row) -> str:
-    messages = row.values.get(form.columns[0])
+def _unread_in_messages(values: Mapping[str, Any], column: str) -> set[str]:
+    return {f"{column}[].{key}" for entry in read_list(values, column) for key in unread_keys(entry)}
+
+
+def _describe(form: _Format, values: Mapping[str, Any], left: set[str]) -> str:
+    name = form.name
+    messages = values.get(form.columns[0])
     if form.is_chat and isinstance(messages, list) and messages and isinstance(messages[0], dict):
-        return f"{form.name} ({'from/value' if 'from' in messages[0] else 'role/content'})"
-    return form.name
+        name += f" ({'from/value' if 'from' in messages[0] else 'role/content'})"
+    return f"{name}; not read: {show_names(sorted(left))}" if left else name
 
 
-def _read_row(values: Mapping[str, Any], form: _Format, join: str) -> tuple[Conversation, list[str]]:
+def _read_row(
+    values: Mapping[str, Any], form: _Format, join: str, *, needs_answer: bool
+) -> tuple[Conversation, list[str]]:
+    """What a row means, and its faults, a sentence each."""
     if form.is_chat:
-        return read_chat(values, form.columns[0])
+        conversation, faults = read_chat(values, form.columns[0])
+        if not needs_answer and conversation.messages:  # what is wrong with it may be that it has no answer
+            conversation = _without_answer(conversation)
+            faults = check_turns(conversation, for_training=False)
+    else:
+        conversation, faults = _read_pair(values, form, join, needs_answer=needs_answer)
+    if needs_answer and not faults:
+        faults = check_supervision(conversation)
+    return conversation, faults
+
+
+def _without_answer(conversation: Conversation) -> Conversation:
+    messages = list(conversation.messages)
+    while messages and messages[-1].role == "assistant":
+        messages.pop()
+    return replace(conversation, messages=tuple(messages))
+
+
+def _read_pair(
+    values: Mapping[str, Any], form: _Format, join: str, *, needs_answer: bool
+) -> tuple[Conversation, list[str]]:
+    """A row with a question, and an answer if it is needed."""
     texts: list[str] = []
     faults: list[str] = []
-    for column in form.columns:
+    for column in form.columns if needs_answer else form.columns[:1]:
         try:
             advice = f"Add it, or map another field with data.fields.{column}"
             texts.append(read_text(values, column, advice=advice))
         except DataError as error:
             faults.append(str(error))
     try:
-        extra = read_optional_text(values, "input") if form.columns[0] == "instruction" else ""
+        extra = read_optional_text(values, "input") if "input" in form.optional else ""
         turns = _read_history(values)
         system, tools = read_optional_text(values, "system"), read_tools(values)
     except DataError as error:
         return Conversation(()), [*faults, str(error)]
     if faults:
         return Conversation(()), faults
-    question, answer = texts
-    turns += [Message("user", question + join + extra if extra.strip() else question), Message("assistant", answer)]
+    question, *answers = texts
+    turns.append(Message("user", question + join + extra if extra.strip() else question))
+    turns += [Message("assistant", answer) for answer in answers]
     return Conversation(tuple(add_system(turns, system, tools))), []
 
 

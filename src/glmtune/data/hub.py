@@ -5,7 +5,8 @@ from typing import Any
 
 import datasets
 
-from glmtune.errors import DataError
+from glmtune.data.tables import read_table_rows
+from glmtune.errors import DataError, show_text
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]:%+-]+)?")
 
@@ -31,10 +32,11 @@ def load_hub_rows(name: str) -> list[dict[str, Any]]:
     try:
         dataset = datasets.load_dataset(repository, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = show_text(str(error).splitlines()[0] if str(error) else type(error).__name__)
         raise DataError(
             f"{name}: there is no such file, and the hub data set cannot be loaded: {reason}. "
             "Check the path; for the hub, check the network, the name and the split (owner/name:split), "
             "or set HF_ENDPOINT to a mirror"
         ) from error
-    return [dict(row) for row in dataset]
+    # As a table, so that pictures and sounds in columns that nobody uses are not decoded.
+    return read_table_rows(dataset.with_format("arrow")[:], name)

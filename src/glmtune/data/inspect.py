@@ -17,7 +17,7 @@ from glmtune.data.convert import write_messages
 from glmtune.data.dataset import DataTokenizer, load_dataset
 from glmtune.data.formats import Conversations, Paths, read_conversations, scan
 from glmtune.data.statistics import DataStats, join_line, percentiles
-from glmtune.errors import DataError, summarise_faults
+from glmtune.errors import DataError, show_text, summarise_faults
 from glmtune.prompts import Rendered, Template, render
 
 _LEARNT_STYLE = "bold green"
@@ -26,6 +26,7 @@ _LEGEND = (
     "/ parts tokens; ▁ is a space, ⏎ a newline, <0xE5> one byte of a rare character",
 )
 _NUM_BARS = 12
+_MAX_SHOWN = 1000  # characters of a message, to be recognised by
 
 
 class ShowingTokenizer(DataTokenizer, Protocol):
@@ -53,12 +54,14 @@ def check(
     found, faults = scan(paths, fields, join)
     if faults:
         raise DataError(summarise_faults("the data cannot be used", faults, limit=len(faults)))
-    lines = [f"{path}: {form}" for path, form in found.formats.items()]
+    lines = found.format_lines()
     lines += [f"{len(found):,} rows, all sound", join_line(join, found.num_joined)]
     lines += ["", f"the first sample ({found.sources[0]}):"]
     for message in found.items[0].messages:
-        name = f"{message.role} {message.metadata}".rstrip()
-        lines.append(f"  {name}: {_visible(message.text())}{'' if message.is_supervised else '  (not learnt)'}")
+        name = f"{message.role} {show_text(message.metadata, 60)}".rstrip()
+        lines.append(
+            f"  {name}: {_visible(message.text(), _MAX_SHOWN)}{'' if message.is_supervised else '  (not learnt)'}"
+        )
     _print(console or Console(), lines)
     return found
 
@@ -162,11 +165,12 @@ def convert(
         console: Where to say what was written; None for the standard output.
 
     Raises:
-        DataError: The data are at fault, and then nothing is written, or `output` exists or cannot be written.
+        DataError: The data are at fault, and then nothing is written, or `output` exists.
+        StorageError: `output` cannot be written.
     """
     found = read_conversations(paths, fields, join)
     write_messages(found.items, output)
-    _print(console or Console(), [f"{len(found):,} conversations written to {output}"])
+    _print(console or Console(), [f"{len(found):,} conversations written to {show_text(str(output))}"])
 
 
 def _print(console: Console, lines: Iterable[str]) -> None:
@@ -181,10 +185,9 @@ def _summary(rendered: Rendered) -> str:
     return summary
 
 
-def _visible(text: str) -> str:
+def _visible(text: str, limit: int | None = None) -> str:
     """The text on one line; what a terminal would act on is spelt out."""
-    shown = text.replace("\n", "⏎")
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
+    return show_text(text.replace("\n", "⏎"), limit)
 
 
 def _visible_token(token: str) -> str:
@@ -215,7 +218,7 @@ def _character_lines(found: Conversations, width: int) -> list[str]:
     spread = ", ".join(f"{name} {value:,}" for name, value in percentiles(lengths).items())
     num_messages = sum(len(item.messages) for item in found.items)
     return [
-        *(f"{path}: {form}" for path, form in found.formats.items()),
+        *found.format_lines(),
         f"{len(found):,} rows, {num_messages:,} messages, {int(lengths.sum()):,} characters",
         f"characters a row: {spread}",
         join_line(found.join, found.num_joined),

@@ -233,7 +233,7 @@ class _Segments:
 
     def max_lengths(self, is_padded: bool) -> tuple[int, int]:
         longest = max(self.query_lengths), max(self.key_lengths)
-        return (_power_of_two(longest[0], 64), _power_of_two(longest[1], 64)) if is_padded else longest
+        return (_power_of_four(longest[0]), _power_of_four(longest[1])) if is_padded else longest
 
 
 class _Layout:
@@ -279,14 +279,14 @@ class _Layout:
         is_gathered = sum(self._segments.key_lengths) != self._num_rows
         padding = self._add_rows(numpy.zeros(num_rows - self._num_rows, dtype=numpy.int32), 0)
         if is_gathered:
-            self._segments.pad(len(padding), padding[-1:], num_rows // 2)
+            self._segments.pad(len(padding), padding[-1:], num_rows)
         else:
             self._segments.add(len(padding), padding)
         num_padding = num_label_rows - num_labels
         self._label_rows.append(padding[-1:].repeat(num_padding))
         self._labels.append(numpy.zeros(num_padding, dtype=numpy.int32))
         self._weights.append(numpy.zeros(num_padding, dtype=numpy.float32))
-        self._label_segments.pad(num_padding, padding[-1:], num_rows // 2)
+        self._label_segments.pad(num_padding, padding[-1:], 2 * num_rows)
         for segments in (self._segments, self._label_segments):
             segments.add_empty()
 
@@ -324,7 +324,7 @@ def padded_sizes(num_rows: int, num_label_rows: int, num_segments: int) -> tuple
     """Rows, label rows and segments of a layout after padding."""
     padded = _round_up(num_rows + 1, 64 if num_rows < 1024 else 128)
     segments = _power_of_two(num_segments + 1, _LEAST_SEGMENTS)
-    return padded, _round_up(num_label_rows + 1, padded // 4), segments
+    return padded, _round_up(num_label_rows + 1, padded // 2), segments
 
 
 def _starts(lengths: Sequence[int] | NDArray[numpy.int64]) -> Ints:
@@ -335,6 +335,11 @@ def _starts(lengths: Sequence[int] | NDArray[numpy.int64]) -> Ints:
 def _power_of_two(number: int, least: int) -> int:
     """The least power of two that is neither below `number` nor below `least`, itself one."""
     return max(1 << (number - 1).bit_length(), least)
+
+
+def _power_of_four(length: int) -> int:
+    """The next of 128, 512, 2,048 ...: what a kernel is told of the longest segment; beyond it, blocks end at once."""
+    return 128 << 2 * max(-(-((length - 1) // 128).bit_length() // 2), 0)
 
 
 def _round_up(number: int, step: int) -> int:

@@ -8,7 +8,9 @@ import csv
 import io
 import json
 import re
+import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +20,13 @@ import pyarrow
 import pyarrow.parquet
 
 from glmtune.data.hub import is_hub_name, load_hub_rows
-from glmtune.errors import DataError
-from glmtune.fields import json_type
+from glmtune.data.tables import read_table_rows
+from glmtune.errors import DataError, show_names, show_text
+from glmtune.fields import MAX_DEPTH, is_too_deep, json_type
+from glmtune.files import say_os_error
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+TEXT_SUFFIX = ".txt"
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Source:
 
     def __str__(self) -> str:
         line = "" if self.line is None else f" (line {self.line})"
-        return f"{self.path}, row {self.row}{line}"
+        return f"{show_text(self.path)}, row {self.row}{line}"
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,14 @@ class Row:
     values: dict[str, Any]
 
 
-def read_rows(path: str | Path) -> tuple[list[Row], list[str]]:
+def read_rows(path: str | Path, *, needs_answer: bool = True) -> tuple[list[Row], list[str]]:
     """Reads all rows of one file or hub data set.
 
     Args:
         path: A file (`.json`, `.jsonl`, `.csv`, `.parquet`), or `owner/name` or `owner/name:split` of a data set on the
             hub where no such file exists. JSON text is an array or has a row a line; which one is found by looking.
+        needs_answer: Whether rows without an answer are of no use. If not, a `.txt` file will do too; each of its lines
+            that is not blank is the `question` of a row.
 
     Returns:
         The sound rows, and one sentence for each that is not.
@@ -64,25 +71,25 @@ def read_rows(path: str | Path) -> tuple[list[Row], list[str]]:
     Raises:
         DataError: The file as a whole cannot be read, or holds no rows.
     """
-    name = str(path)
+    given = str(path)
+    name = show_text(given)
     file = expand_path(path)
     suffix = file.suffix.lower()
+    suffixes = SUFFIXES if needs_answer else (*SUFFIXES, TEXT_SUFFIX)
     try:
         if file.is_dir():
             raise DataError(f"{name}: expected a file, found a folder; {_files_in(file)}")
-        is_there = file.exists()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise DataError(f"{name}: the file cannot be read: {error.strerror or error}") from error
-    if not is_there:
-        if is_hub_name(name) and suffix not in SUFFIXES:
-            return _numbered(name, load_hub_rows(name)), []
-        raise DataError(f"{name}: there is no such file. Check data.path; relative paths start from {Path.cwd()}")
-    if suffix not in SUFFIXES:
-        raise DataError(f"{name}: expected a file named {', '.join(SUFFIXES)}, found {suffix or 'no suffix'!r}")
-    try:
-        rows, faults = _read_file(file, name, suffix)
+        if not file.exists():
+            if is_hub_name(given) and suffix not in suffixes:
+                return _numbered(given, load_hub_rows(given)), []
+            here = show_text(str(Path.cwd()))
+            raise DataError(f"{name}: there is no such file. Check the path; relative paths start from {here}")
+        if suffix not in suffixes:
+            found = show_text(suffix) or "no suffix"
+            raise DataError(f"{name}: expected a file named {', '.join(suffixes)}, found {found!r}")
+        rows, faults = _read_file(file, given, suffix)
     except OSError as error:
-        raise DataError(f"{name}: the file cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{name}: the file cannot be read: {say_os_error(error)}") from error
     if not rows and not faults:
         raise DataError(f"{name}: the file holds no rows; expected at least one")
     return rows, faults
@@ -97,28 +104,39 @@ def expand_path(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise DataError(f"{path}: the home folder is not known: {error}. Write the path in full") from error
+        raise DataError(
+            f"{show_text(str(path))}: the home folder is not known: {error}. Write the path in full"
+        ) from error
 
 
-def _read_file(file: Path, name: str, suffix: str) -> tuple[list[Row], list[str]]:
+def _read_file(file: Path, path: str, suffix: str) -> tuple[list[Row], list[str]]:
+    name = show_text(path)
     if file.stat().st_size == 0:
         raise DataError(f"{name}: the file is empty; expected at least one row")
     if suffix == ".parquet":
-        return _numbered(name, _read_parquet(file, name)), []
+        return _numbered(path, _read_parquet(file, name)), []
     text = _decode(file, name)
-    return _read_csv(text, name) if suffix == ".csv" else _read_json(text, name, has_lines=suffix == ".jsonl")
+    if suffix == TEXT_SUFFIX:
+        return _read_questions(text, path), []
+    return _read_csv(text, path) if suffix == ".csv" else _read_json(text, path, has_lines=suffix == ".jsonl")
 
 
-_Repeated = tuple[dict[str, Any], str]  # an object that has a key twice, and the key
+_Repeated = dict[int, tuple[dict[str, Any], list[str]]]  # by its id, each object that has keys twice, and these keys
 
 
 def _files_in(folder: Path) -> str:
     names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-    return f"name files in it: {', '.join(names[:8])}" if names else f"it holds no {', '.join(SUFFIXES)}"
+    return f"name files in it: {show_names(names, 8)}" if names else f"it holds no {', '.join(SUFFIXES)}"
 
 
-def _numbered(name: str, rows: list[dict[str, Any]]) -> list[Row]:
-    return [Row(Source(name, number), _without_nulls(values)) for number, values in enumerate(rows, start=1)]
+def _numbered(path: str, rows: list[dict[str, Any]]) -> list[Row]:
+    return [Row(Source(path, number), values) for number, values in enumerate(rows, start=1)]
+
+
+def _read_questions(text: str, path: str) -> list[Row]:
+    """A question a line."""
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [Row(Source(path, row, number), {"question": line}) for row, (number, line) in enumerate(lines, start=1)]
 
 
 def _decode(file: Path, name: str) -> str:
@@ -136,7 +154,8 @@ def _decode(file: Path, name: str) -> str:
 def _encoding_fault(data: bytes, name: str, error: UnicodeDecodeError) -> str:
     line = data.count(b"\n", 0, error.start) + 1
     guess = "UTF-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else _legacy_encoding(data)
-    advice = f"iconv -f {guess} -t UTF-8 {name} > utf8{Path(name).suffix}" if guess else "save it as UTF-8"
+    command = f"iconv -f {guess} -t UTF-8 {shlex.quote(name)} > utf8{Path(name).suffix}"
+    advice = command if guess else "save it as UTF-8"
     return (
         f"{name}, line {line}: expected UTF-8, found byte 0x{data[error.start]:02x} at offset {error.start}"
         f"{f'; it looks like {guess}' if guess else ''}. Convert the file: {advice}"
@@ -156,30 +175,25 @@ def _legacy_encoding(data: bytes) -> str:
 
 def _read_parquet(file: Path, name: str) -> list[dict[str, Any]]:
     try:
-        table = pyarrow.parquet.read_table(file)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{name}: not a Parquet file, or a damaged one: {error}") from error
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+        # Not read_table: it would take a folder named lang=zh for a column.
+        with pyarrow.parquet.ParquetFile(file) as parquet:
+            return read_table_rows(parquet.read(), name)
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # the latter in the name of a column
+        reason = show_text(str(error), 200)
+        raise DataError(f"{name}: not a Parquet file, or a damaged one: {reason}") from error
 
 
-def _without_nulls(value: Any) -> Any:
-    """The value without keys that are null: columnar files give every row the keys of all the others."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _read_csv(text: str, name: str) -> tuple[list[Row], list[str]]:
+def _read_csv(text: str, path: str) -> tuple[list[Row], list[str]]:
     """Rows of a CSV file with a heading; every cell stays a string."""
+    name = show_text(path)
     csv.field_size_limit(sys.maxsize)  # the default refuses texts beyond 128 KiB
     records = _csv_records(text, name)
     line, columns = next(records)
     if repeated := _repeated(columns):
-        raise DataError(f"{name}, line {line}: the heading has columns twice: {', '.join(repeated)}")
+        raise DataError(f"{name}, line {line}: the heading has columns twice: {show_names(repeated)}")
     rows, faults = [], []
     for number, (line, cells) in enumerate(records, start=1):
-        source = Source(name, number, line)
+        source = Source(path, number, line)
         if len(cells) == len(columns):
             rows.append(Row(source, dict(zip(columns, cells, strict=True))))
         else:
@@ -201,15 +215,16 @@ def _csv_records(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _repeated(names: list[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
-def _read_json(text: str, name: str, *, has_lines: bool) -> tuple[list[Row], list[str]]:
+def _read_json(text: str, path: str, *, has_lines: bool) -> tuple[list[Row], list[str]]:
     """Rows of JSON text. Files are often named .json and have a row a line, or the other way round."""
     if text.lstrip().startswith("["):
-        return _read_array(text, name)
+        return _read_array(text, path)
     if has_lines or _is_object_a_line(text):
-        return _read_lines(text, name)
+        return _read_lines(text, path)
+    name = show_text(path)
     value, _ = _parse(text, name, first_line=1)
     raise DataError(f"{name}: expected an array of rows at the top level, found {json_type(value)}{_advice(value)}")
 
@@ -228,47 +243,48 @@ def _advice(value: Any) -> str:
         return ""
     for key, item in value.items():
         if isinstance(item, list) and item and isinstance(item[0], dict):
-            return f'; its "{key}" holds an array of {len(item)}. Write that array alone into the file'
+            return f'; its "{show_text(key, 60)}" holds an array of {len(item)}. Write that array alone into the file'
     return ". Put [ and ] around it, or name the file .jsonl if it has a row a line"
 
 
-def _read_array(text: str, name: str) -> tuple[list[Row], list[str]]:
-    values, repeated = _parse(text, name, first_line=1)
-    rows, faults = [], []
+def _read_array(text: str, path: str) -> tuple[list[Row], list[str]]:
+    values, repeated = _parse(text, show_text(path), first_line=1)
+    rows: list[Row] = []
+    faults: list[str] = []
     for number, value in enumerate(values, start=1):
-        source = Source(name, number)
-        faults += _row_faults(source, value, repeated)
-        if isinstance(value, dict):
-            rows.append(Row(source, value))
+        _add_row(Source(path, number), value, repeated, rows, faults)
     return rows, faults
 
 
-def _read_lines(text: str, name: str) -> tuple[list[Row], list[str]]:
-    rows, faults = [], []
+def _read_lines(text: str, path: str) -> tuple[list[Row], list[str]]:
+    rows: list[Row] = []
+    faults: list[str] = []
     number = 0
     for line, content in enumerate(text.split("\n"), start=1):  # not splitlines: it also splits at U+2028 in a text
         if not content.strip():
             continue
         number += 1
-        source = Source(name, number, line)
         try:
-            value, repeated = _parse(content, f"{name}, row {number}", first_line=line)
+            value, repeated = _parse(content, f"{show_text(path)}, row {number}", first_line=line)
         except DataError as error:
             faults.append(str(error))
             continue
-        faults += _row_faults(source, value, repeated)
-        if isinstance(value, dict):
-            rows.append(Row(source, value))
+        _add_row(Source(path, number, line), value, repeated, rows, faults)
     return rows, faults
 
 
-def _row_faults(source: Source, value: Any, repeated: list[_Repeated]) -> list[str]:
+def _add_row(source: Source, value: Any, repeated: _Repeated, rows: list[Row], faults: list[str]) -> None:
+    """Adds a JSON value to the rows, and what is wrong with it to the faults."""
     if not isinstance(value, dict):
-        return [f"{source}: expected an object, found {json_type(value)}"]
-    if not repeated:
-        return []
-    inside = {id(item) for item in _objects_in(value)}
-    return [f'{source}: the key "{key}" occurs twice in one object' for owner, key in repeated if id(owner) in inside]
+        faults.append(f"{source}: expected an object, found {json_type(value)}")
+    elif is_too_deep(value):
+        faults.append(f"{source}: brackets are nested too deeply; at most {MAX_DEPTH} within one another are read")
+    else:
+        inside = [repeated[id(item)] for item in _objects_in(value) if id(item) in repeated] if repeated else []
+        faults += [
+            f'{source}: the key "{show_text(key, 60)}" occurs twice in one object' for _, keys in inside for key in keys
+        ]
+        rows.append(Row(source, value))
 
 
 def _objects_in(value: Any) -> Iterator[dict[str, Any]]:
@@ -279,14 +295,14 @@ def _objects_in(value: Any) -> Iterator[dict[str, Any]]:
         yield from _objects_in(item)
 
 
-def _parse(text: str, where: str, first_line: int) -> tuple[Any, list[_Repeated]]:
+def _parse(text: str, where: str, first_line: int) -> tuple[Any, _Repeated]:
     """A JSON value, and the objects in it that have a key twice."""
-    repeated: list[_Repeated] = []
+    repeated: _Repeated = {}
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) < len(pairs):
-            repeated.extend((value, key) for key in _repeated([key for key, _ in pairs]))
+            repeated[id(value)] = (value, _repeated([key for key, _ in pairs]))
         return value
 
     try:

@@ -21,6 +21,7 @@ class DataStats:
         length_percentiles: Tokens of a sample, by name: min, mean, p50, p90, p99, max.
         join: What stands between `instruction` and `input`.
         num_joined: Rows that have both.
+        formats: How each file is read, a line a file.
         fingerprint: Changes with the data, the tokenizer and every setting of the prompt.
     """
 
@@ -33,10 +34,13 @@ class DataStats:
     length_percentiles: dict[str, int]
     join: str
     num_joined: int
+    formats: list[str]
     fingerprint: str
 
     @classmethod
-    def collect(cls, tokenized: Dataset, fingerprint: str, *, join: str, num_joined: int) -> "DataStats":
+    def collect(
+        cls, tokenized: Dataset, fingerprint: str, *, join: str, num_joined: int, formats: list[str]
+    ) -> "DataStats":
         """Counts over the columns `length`, `num_supervised`, `num_cut_tokens` and `num_dropped_messages`."""
         names = ["length", "num_supervised", "num_cut_tokens", "num_dropped_messages"]
         counts = tokenized.select_columns(names).with_format("numpy")[:]
@@ -51,6 +55,7 @@ class DataStats:
             length_percentiles=percentiles(lengths),
             join=join,
             num_joined=num_joined,
+            formats=formats,
             fingerprint=fingerprint,
         )
 
@@ -63,6 +68,7 @@ class DataStats:
         share = 100 * self.num_supervised_tokens / self.num_tokens
         spread = ", ".join(f"{name} {value:,}" for name, value in self.length_percentiles.items())
         lines = [
+            *self.formats,
             f"{self.num_samples:,} samples, {self.num_tokens:,} tokens, "
             f"{self.num_supervised_tokens:,} of them learnt ({share:.0f} %)",
             f"tokens a sample: {spread}",

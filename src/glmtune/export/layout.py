@@ -1,20 +1,18 @@
 """The files of a model folder in the official layout."""
 
-import json
 import re
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from glmtune.errors import ConfigError, ModelError
+from glmtune.files import read_json_object, write_json, write_tensors
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.models.chatglm.checkpoint import IGNORED_WEIGHT
 
@@ -73,7 +71,7 @@ def copy_small_files(base: Path, target: Path, tokenizer: ChatGLMTokenizer, dtyp
             shutil.copyfile(path, target / path.name)
     for name in ("config.json", "tokenizer_config.json"):
         if (base / name).is_file():
-            values = _read_json(base / name)
+            values = read_json_object(base / name, ModelError)
             if not _has_code_files(values.get("auto_map"), base):
                 values.pop("auto_map", None)
             if name == "config.json":
@@ -83,7 +81,7 @@ def copy_small_files(base: Path, target: Path, tokenizer: ChatGLMTokenizer, dtyp
     generation = base / "generation_config.json"
     write_json(
         target / generation.name,
-        (_read_json(generation) if generation.is_file() else {})
+        (read_json_object(generation, ModelError) if generation.is_file() else {})
         | {"eos_token_id": tokenizer.stop_token_ids, "pad_token_id": tokenizer.pad_token_id},
     )
 
@@ -105,7 +103,7 @@ def save_weights(state_dict: Mapping[str, torch.Tensor], folder: Path, max_shard
     weights = {name: state_dict[name].contiguous() for name in owners.values()}
     plan = split_torch_state_dict_into_shards(weights, max_shard_size=max_shard_bytes)
     for file, names in plan.filename_to_tensors.items():
-        save_file({name: weights[name] for name in names}, folder / file, metadata={"format": "pt"})
+        write_tensors(folder / file, {name: weights[name] for name in names})
     if plan.is_sharded:
         index = {"metadata": {"total_size": plan.metadata["total_size"]}, "weight_map": plan.tensor_to_filename}
         write_json(folder / "model.safetensors.index.json", index)
@@ -142,16 +140,6 @@ def parse_size(size: str | int) -> int:
     if num_bytes < 1:
         raise ConfigError(f"max_shard_size: expected a size such as 5GB or 500MB, found {size!r}")
     return num_bytes
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes an object as the official folders hold it."""
-    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values
 
 
 def _has_code_files(auto_map: Mapping[str, str | Sequence[str | None]] | None, folder: Path) -> bool:

@@ -1,8 +1,6 @@
 """Merges an adapter into its full-precision base: a folder in the official layout that needs no adapter any more."""
 
-import os
 import shutil
-import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +9,9 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from glmtune.config import embedded_base
-from glmtune.errors import AdapterError, ConfigError, ModelError
+from glmtune.errors import AdapterError, ConfigError
 from glmtune.export.layout import (
     base_folder,
     copy_small_files,
@@ -24,10 +20,11 @@ from glmtune.export.layout import (
     save_weights,
     small_files,
 )
-from glmtune.export.verify import compare_folder, largest_difference, probe_logits, probe_prompts
-from glmtune.models.chatglm import ChatGLMConfig
-from glmtune.tuning.adapter_files import read_adapter_config
-from glmtune.tuning.load import Dtype, load, resolve_dtype
+from glmtune.export.verify import compare_folder, probe_prompts, stock_logits
+from glmtune.files import check_writable_folder, held, storage_faults
+from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.tuning.base_weights import is_trained_base
+from glmtune.tuning.load import Dtype, base_of, find_base, load, read_base_config, resolve_dtype
 from glmtune.tuning.run_folder import RunManifest, find_adapter
 
 
@@ -39,7 +36,7 @@ class MergeResult:
         output_dir: Its folder.
         dtype: The type of its weights.
         num_bytes: Size of its weights.
-        effect: Largest change that the adapter, trained biases apart, makes to the base's logits.
+        effect: Largest change that the adapter makes to the base's logits.
         difference: Largest difference of the merged model's logits from those of base and adapter.
         tolerance: The difference that was allowed.
     """
@@ -72,11 +69,12 @@ def merge(
 ) -> MergeResult:
     """Merges a run into its base.
 
-    Each weight is merged in float32 and rounded once. The folder is made beside its final place and only renamed once
-    the merged model, loaded back by plain transformers, computes what base and adapter compute; a failure leaves
-    nothing. Works on the CPU. Memory holds the weights once, in the base's type or the merged one (12.5 GB for
-    ChatGLM3-6B in 16 bits), and a layer or an embedding table in float32 (about 1 GB); versions of
-    safetensors that copy what they write need a shard more.
+    Each weight is merged in float32 and rounded once; what pissa and olora leave of the base is held in the base's type
+    before that, as it was in training. The folder is made beside its final place and only renamed once the merged
+    model, loaded back by plain transformers, computes what stock PEFT makes of base and adapter. A failure leaves
+    nothing; what a merge that was killed left, the next one to the same place sweeps away. Works on the CPU. Memory
+    holds the weights once, in the base's type or the merged one (12.5 GB for ChatGLM3-6B in 16 bits), and a layer or an
+    embedding table in float32 (about 1 GB); versions of safetensors that copy what they write need a shard more.
 
     Args:
         run: A run folder, a `checkpoint-N` in one, or an adapter folder of stock PEFT.
@@ -90,45 +88,48 @@ def merge(
 
     Raises:
         ConfigError: The output folder or the shard size will not do, or the disk is too full.
-        ModelError: The base cannot be loaded, or the result cannot be written.
+        ModelError: The base cannot be loaded.
         AdapterError: There is no adapter, it does not fit, or the merged model does not compute the same.
+        StorageError: The result cannot be written, or another process is merging to the same place.
     """
     shard_bytes = parse_size(max_shard_size)
     adapter_path = find_adapter(run)
     if adapter_path is None:
         raise AdapterError(f"{run} is a base model; there is no adapter in it to merge. Name a run folder")
-    base = _find_base(adapter_path, model_path)
+    base = find_base(adapter_path, model_path)
     output = _check_output(Path(output_dir).expanduser(), {Path(run), adapter_path, Path(base)})
-
     base_dtype = _own_dtype(base)
-    loaded = load(adapter_path, model_path=model_path, dtype=base_dtype, device_map="cpu", quantize="none")
     merged_dtype = resolve_dtype(base_dtype if dtype == "auto" else dtype)
-    folder = base_folder(loaded.base_path)
-    _check_space(output, loaded.model, merged_dtype, small_files(folder))
-
-    prompts = probe_prompts(loaded.tokenizer)
-    expected = probe_logits(loaded.model, prompts)
-    effect = _effect(loaded.model, prompts, expected)
-    num_rounded = _num_rounded(loaded.model, merged_dtype)
-    model = _merge_in_place(loaded.model, merged_dtype)
+    with base_of(adapter_path, base):
+        _check_space(output, base, merged_dtype)
+        if model_path is None:
+            _check_is_trained_base(adapter_path, base)
     with _written_aside(output) as unfinished:
-        copy_small_files(folder, unfinished, loaded.tokenizer, merged_dtype)
-        if manifest := RunManifest.read(adapter_path):
-            manifest.write(unfinished)
-        rotary = {name: buffer.to(merged_dtype) for name, buffer in read_rotary_buffer(folder).items()}
-        num_bytes = save_weights(model.state_dict() | rotary, unfinished, shard_bytes)
-        del loaded, model  # or there would be two of them in memory next
+        loaded = load(adapter_path, model_path=model_path, dtype=base_dtype, device_map="cpu", quantize="none")
+        folder = base_folder(loaded.base_path)
+        num_rounded = _num_rounded(loaded.model, merged_dtype)
+        model = _merge_in_place(loaded.model, merged_dtype)
+        prompts = probe_prompts(loaded.tokenizer)
+        with storage_faults(output):
+            copy_small_files(folder, unfinished, loaded.tokenizer, merged_dtype)
+            if manifest := RunManifest.read(adapter_path):
+                manifest.write(unfinished)
+            rotary = {name: buffer.to(merged_dtype) for name, buffer in read_rotary_buffer(folder).items()}
+            num_bytes = save_weights(model.state_dict() | rotary, unfinished, shard_bytes)
+        base_path = loaded.base_path
+        del loaded, model  # there is to be one model in memory at a time
+        expected, effect = stock_logits(base_path, adapter_path, base_dtype, prompts)
         difference, tolerance = compare_folder(unfinished, prompts, expected, num_rounded)
     return MergeResult(output, merged_dtype, num_bytes, effect, difference, tolerance)
 
 
-def _find_base(adapter_path: Path, model_path: str | Path | None) -> str:
-    """Where `load` is going to look for the base."""
-    if model_path is not None:
-        return str(Path(model_path).expanduser())
-    if manifest := RunManifest.read(adapter_path):
-        return manifest.base_path or str(embedded_base())
-    return read_adapter_config(adapter_path).base_model_name_or_path or ""
+def _check_is_trained_base(adapter_path: Path, base: str) -> None:
+    """Makes sure that nobody has put another base in the place of a run's; whoever names one may merge into any."""
+    if not is_trained_base(RunManifest.read(adapter_path), base):
+        raise AdapterError(
+            f"{adapter_path}: the weights of {base} are not those that the adapter was trained on. Put those back, or "
+            "say which base to merge it into: --model FOLDER"
+        )
 
 
 def _own_dtype(base: str) -> Dtype:
@@ -149,12 +150,17 @@ def _check_output(output: Path, sources: Collection[Path]) -> Path:
         raise ConfigError(f"{output}: expected a new folder, found a file; choose another --output")
     if output.is_dir() and any(output.iterdir()):
         raise ConfigError(f"{output}: the output folder is not empty; delete it or choose another --output")
+    check_writable_folder(output.resolve().parent)
     return output
 
 
-def _check_space(output: Path, model: PreTrainedModel, dtype: torch.dtype, others: Collection[Path]) -> None:
+def _check_space(output: Path, base: str, dtype: torch.dtype) -> None:
+    """Makes sure that the merged model has room, its size known from the base's configuration."""
+    with torch.device("meta"):
+        model = ChatGLMForConditionalGeneration(read_base_config(base))
     num_bytes = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
-    num_bytes += sum(path.stat().st_size for path in others)
+    if Path(base).is_dir():
+        num_bytes += sum(path.stat().st_size for path in small_files(Path(base)))
     place = next(parent for parent in output.resolve().parents if parent.is_dir())
     free_bytes = shutil.disk_usage(place).free
     if free_bytes < num_bytes:
@@ -166,15 +172,6 @@ def _check_space(output: Path, model: PreTrainedModel, dtype: torch.dtype, other
 
 def _tuner_layers(model: PeftModel) -> list[tuple[str, BaseTunerLayer]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-
-
-def _effect(model: PeftModel, prompts: list[list[int]], expected: list[torch.Tensor]) -> float:
-    """How far the adapter moves the base's logits at most, trained biases apart: PEFT cannot take those away."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Careful, disabling adapter layers with bias")
-        with model.disable_adapter():
-            without_adapter = probe_logits(model, prompts)
-    return largest_difference(expected, without_adapter)
 
 
 def _num_rounded(model: PeftModel, dtype: torch.dtype) -> int:
@@ -199,19 +196,26 @@ def _merge_in_place(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
 
 @contextmanager
 def _written_aside(output: Path) -> Iterator[Path]:
-    """A new folder beside `output` that takes its place at the end, or vanishes if anything goes wrong."""
+    """A new folder that takes the place of `output` at the end, or vanishes if anything goes wrong.
+
+    It lies in a folder beside `output`, under a lock. Its name is the same every time, so that a merge sweeps away what
+    one before it left that was killed.
+    """
     place = output.resolve()  # of a link to a folder on another disk: there, not beside the link
-    unfinished = place.parent / f".{place.name}.{os.getpid()}.unfinished"
-    try:
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(f"{output}: cannot be written: {error.strerror}; choose another --output") from error
-    try:
-        yield unfinished
-        if place.is_dir():
-            place.rmdir()  # empty, as was checked; Windows renames onto nothing that exists
-        unfinished.rename(place)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{output}: the merged model could not be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    aside = place.parent / f".{place.name[:100]}.unfinished"
+    unfinished = aside / "model"
+    with storage_faults(output):
+        aside.mkdir(parents=True, exist_ok=True)
+    with held(aside, "is being merged into"):
+        try:
+            with storage_faults(output):
+                if unfinished.exists():
+                    shutil.rmtree(unfinished)
+                unfinished.mkdir()
+            yield unfinished
+            with storage_faults(output):
+                if place.is_dir():
+                    place.rmdir()  # empty, as was checked; Windows renames onto nothing that exists
+                unfinished.rename(place)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)

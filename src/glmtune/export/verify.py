@@ -1,4 +1,4 @@
-"""Compares a merged model with the base and adapter that it came from.
+"""Compares a merged model with the base and adapter that it came from, as others load them.
 
 Both compute in float32 whatever type they are stored in, a layer at a time, so that what differs between them is what
 merging has changed: the rounding of the merged weights, and nothing else.
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -17,6 +18,7 @@ from glmtune.errors import AdapterError
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.models.chatglm.layers import GLMBlock
 from glmtune.prompts import Conversation, Message, render_prompt
+from glmtune.tuning.lora import quiet_peft
 
 _PROBES = ("你是谁？", "请用一句话介绍你自己。", "Hello! What can you do for me?")
 _FLOAT32_TOLERANCE = 1e-4
@@ -37,6 +39,30 @@ def probe_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> li
         return [model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0].float() for prompt in prompts]
 
 
+def stock_logits(
+    base_path: str, adapter_path: Path, dtype: torch.dtype | str, prompts: Sequence[Sequence[int]]
+) -> tuple[list[Tensor], float]:
+    """Logits of base and adapter as plain transformers and stock PEFT load them.
+
+    Nothing of how this package reads an adapter takes part, so that a mistake there cannot be confirmed here.
+
+    Args:
+        base_path: The base: a folder or a hub id.
+        adapter_path: The adapter's folder.
+        dtype: The type that the base is held in.
+        prompts: From `probe_prompts`.
+
+    Returns:
+        Logits of each prompt, and how far the adapter moves those of the base at most.
+    """
+    model = AutoModelForCausalLM.from_pretrained(base_path, dtype=dtype, device_map="cpu").eval()
+    without_adapter = probe_logits(model, prompts)
+    with quiet_peft():
+        model = PeftModel.from_pretrained(model, str(adapter_path)).eval()
+    with_adapter = probe_logits(model, prompts)
+    return with_adapter, largest_difference(with_adapter, without_adapter)
+
+
 def largest_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
     """The largest absolute difference of logits; not a number if any of them is none, which `max` would hide."""
     return float(torch.stack([(one - other).abs().max() for one, other in zip(first, second, strict=True)]).max())
@@ -53,7 +79,7 @@ def compare_folder(
     Args:
         folder: The merged model.
         prompts: From `probe_prompts`.
-        expected: What base and adapter gave in `probe_logits`.
+        expected: From `stock_logits`.
         num_rounded: How many weight matrices were rounded to 16 bits.
 
     Returns:

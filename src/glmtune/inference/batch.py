@@ -1,11 +1,13 @@
 """From a file of questions to a file of replies, batch by batch; an interrupted run goes on where it stopped."""
 
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,10 +23,12 @@ from rich.progress import (
 from rich.text import Text
 from transformers import PreTrainedModel
 
-from glmtune.errors import ConfigError, DataError
+from glmtune.data.formats import Question, read_questions
+from glmtune.data.readers import expand_path
+from glmtune.errors import ConfigError, DataError, StorageError, show_text
+from glmtune.files import check_writable_folder, held, storage_faults
 from glmtune.inference.generate import Reply, check_batch_size, fit_prompts, generate_batches, prompt_room, read_reply
 from glmtune.inference.options import build_generation_config, remembered_prompt
-from glmtune.inference.questions import Question, read_questions
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.prompts import Template
 
@@ -54,9 +58,28 @@ class GenerationReport:
     def summary(self) -> str:
         """What was done, in one line."""
         new = self.num_rows - self.num_resumed
-        line = f"{self.output_path}: {self.num_rows} replies, {new} of them new, in {self.seconds:.1f} s"
+        line = (
+            f"{show_text(str(self.output_path))}: {self.num_rows} replies, {new} of them new, in {self.seconds:.1f} s"
+        )
         line += f"; {self.num_cut} prompts were shortened" if self.num_cut else ""
         return line + (f"; {self.num_unfinished} replies were cut at max_new_tokens" if self.num_unfinished else "")
+
+
+def check_generation_files(
+    input_path: str | Path, output_path: str | Path, fields: Mapping[str, str] | None = None
+) -> None:
+    """Finds what is wrong with questions or output before a large model is loaded for them.
+
+    Args:
+        input_path: As for `generate_file`, as are `output_path` and `fields`.
+
+    Raises:
+        ConfigError: The output is no file, or is the input itself.
+        DataError: The input is wrong.
+        StorageError: The output cannot be written, or is being written by another process.
+    """
+    _check_output(input_path, output_path)
+    read_questions(input_path, fields)
 
 
 def generate_file(
@@ -95,8 +118,10 @@ def generate_file(
         What was done.
 
     Raises:
-        ConfigError: An option or the batch size is wrong, or the output cannot be written.
+        ConfigError: An option or the batch size is wrong, or the output is no file.
         DataError: The input is wrong, or the output exists and belongs to another input.
+        StorageError: The output cannot be written, or is being written by another process. What could be written is
+            kept, and the same call goes on from there.
         ModelError: Memory does not suffice for a single prompt.
     """
     template, system = remembered_prompt(tokenizer, template, system)
@@ -104,35 +129,42 @@ def generate_file(
     check_batch_size(batch_size)
     output = _check_output(input_path, output_path)
     questions = read_questions(input_path, fields, join)
-    num_done = _resume(output, questions)
-    console = console or Console(stderr=True)
-    if num_done:
-        console.print(
-            f"{output}: 保留已有的 {num_done} 条回答；换了模型或参数请另选输出文件。"
-            f" {num_done} replies are there and kept; for another model or other options choose another file.",
-            markup=False,
-            highlight=False,
-        )
-    rest = questions[num_done:]
-    conversations = [question.conversation.with_system(system) for question in rest]
-    room = prompt_room(model, generation)
-    prompts = fit_prompts(conversations, tokenizer, template, room, str(input_path), first_number=num_done + 1)
+    with storage_faults(show_text(str(output))):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with _held(output):
+        num_done = _resume(output, questions)
+        console = console or Console(stderr=True)
+        if num_done:
+            console.print(
+                f"{show_text(str(output))}: 保留已有的 {num_done} 条回答；换了模型或参数请另选输出文件。"
+                f" {num_done} replies are there and kept; for another model or other options choose another file.",
+                markup=False,
+                highlight=False,
+            )
+        rest = questions[num_done:]
+        room = prompt_room(model, generation)
+        source = show_text(str(input_path))
+        conversations = [question.conversation.with_system(system) for question in rest]
+        prompts = fit_prompts(conversations, tokenizer, template, room, source, first_number=num_done + 1)
+        with storage_faults(show_text(str(output))):
+            output.touch()
 
-    started = time.monotonic()
-    waiting: dict[int, Reply] = {}
-    num_written = num_unfinished = 0
-    with _open_output(output) as stream, _progress(console) as progress:
-        task = progress.add_task("生成 generating", total=len(questions), completed=num_done)
-        for batch in generate_batches(model, [prompt.input_ids for prompt in prompts], generation, batch_size):
-            for index, token_ids in batch:
-                waiting[index] = read_reply(token_ids, tokenizer, template, generation)
-                num_unfinished += not waiting[index].is_complete
-            while num_written in waiting:
-                reply = waiting.pop(num_written)
-                stream.write(_line(num_done + num_written, rest[num_written].values, reply))
-                num_written += 1
-            stream.flush()
-            progress.advance(task, len(batch))
+        started = time.monotonic()
+        waiting: dict[int, Reply] = {}
+        num_written = num_unfinished = 0
+        with _progress(console) as progress:
+            task = progress.add_task("生成 generating", total=len(questions), completed=num_done)
+            for batch in generate_batches(model, [prompt.input_ids for prompt in prompts], generation, batch_size):
+                for index, token_ids in batch:
+                    waiting[index] = read_reply(token_ids, tokenizer, template, generation)
+                    num_unfinished += not waiting[index].is_complete
+                lines = []
+                while num_written in waiting:
+                    reply = waiting.pop(num_written)
+                    lines.append(_line(num_done + num_written, rest[num_written].values, reply))
+                    num_written += 1
+                _append(output, lines)
+                progress.advance(task, len(batch))
     num_cut = sum(prompt.num_cut_tokens > 0 for prompt in prompts)
     return GenerationReport(
         output, len(questions), num_done, num_cut, num_unfinished, seconds=time.monotonic() - started
@@ -140,33 +172,53 @@ def generate_file(
 
 
 def _check_output(input_path: str | Path, output_path: str | Path) -> Path:
-    output = Path(output_path).expanduser()
-    if output.is_dir():
-        raise ConfigError(f"{output_path}: expected a file to write replies to, found a folder; name a file in it")
-    if output.resolve() == Path(input_path).expanduser().resolve():
-        raise ConfigError(f"{output_path}: input and output are the same file; choose another --output")
+    """The file to write to, which can be written as far as that can be known without writing."""
+    output, questions = expand_path(output_path), expand_path(input_path)
+    name = show_text(str(output_path))
+    with storage_faults(name):
+        if output.is_dir():
+            raise ConfigError(f"{name}: expected a file to write replies to, found a folder; name a file in it")
+        check_writable_folder(output.parent)
+        if not output.exists():
+            return output
+        if not output.is_file():
+            raise ConfigError(f"{name}: expected a file to write replies to, found a device or a pipe")
+        if questions.exists() and output.samefile(questions):
+            raise ConfigError(f"{name}: input and output are the same file; choose another --output")
+    with _held(output):
+        _append(output, [])
     return output
 
 
-def _open_output(output: Path) -> BinaryIO:
+def _held(output: Path) -> AbstractContextManager[None]:
+    """The lock of the file itself, by whichever links it is reached."""
+    return held(os.path.realpath(output), "is being written")
+
+
+def _append(output: Path, lines: Iterable[bytes]) -> None:
+    """Adds lines to a file, which has to be there: one that vanished must not begin anew in the middle."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        return output.open("ab")
-    except OSError as error:
-        raise ConfigError(f"{output}: cannot be written: {error.strerror}; choose another --output") from error
+        with storage_faults(show_text(str(output))), output.open("r+b") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.writelines(lines)
+    except StorageError as error:
+        raise StorageError(
+            f"{error}. Once that is mended, run the same command again: it goes on where it was"
+        ) from error
 
 
 def _resume(output: Path, questions: Sequence[Question]) -> int:
     """Checks what an earlier run wrote, drops a last line that it did not finish, and returns how many are done."""
-    if not output.exists():
-        return 0
-    *lines, unfinished = output.read_bytes().split(b"\n")
+    with storage_faults(show_text(str(output))):
+        if not output.exists():
+            return 0
+        *lines, unfinished = output.read_bytes().split(b"\n")
     if len(lines) > len(questions):
         raise DataError(_mismatch(output, f"it has {len(lines)} rows, the input only {len(questions)}"))
     for number, (line, question) in enumerate(zip(lines, questions, strict=False), start=1):
         try:
             written = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(_mismatch(output, f"line {number} is not JSON")) from error
         if not isinstance(written, dict) or "reply" not in written:
             raise DataError(_mismatch(output, f'line {number} has no "reply"'))
@@ -175,8 +227,8 @@ def _resume(output: Path, questions: Sequence[Question]) -> int:
     if unfinished:
         if not any(_may_begin(unfinished, len(lines), question) for question in questions[len(lines) :][:1]):
             raise DataError(_mismatch(output, "its last line is not the beginning of the next reply"))
-        with output.open("r+b") as stream:
-            stream.truncate(sum(len(line) + 1 for line in lines))
+        with storage_faults(show_text(str(output))):
+            os.truncate(output, sum(len(line) + 1 for line in lines))
     return len(lines)
 
 
@@ -187,7 +239,8 @@ def _may_begin(unfinished: bytes, index: int, question: Question) -> bool:
 
 
 def _mismatch(output: Path, reason: str) -> str:
-    return f"{output} exists and does not continue this input: {reason}. Choose another --output, or delete the file"
+    name = show_text(str(output))
+    return f"{name} exists and does not continue this input: {reason}. Choose another --output, or delete the file"
 
 
 def _line(index: int, values: Mapping[str, Any], reply: Reply) -> bytes:

@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from glmtune.errors import ConfigError, DataError, ModelError, summarise_faults
 from glmtune.inference.options import build_generation_config
@@ -149,7 +149,7 @@ def generate_replies(
     Raises:
         ConfigError: An option or the batch size is wrong.
         DataError: A conversation cannot be rendered.
-        ModelError: Memory does not suffice for a single prompt.
+        ModelError: Memory does not suffice for a single prompt, or the model computes NaN.
     """
     generation = build_generation_config(tokenizer, model.config.seq_length, options)
     prompts = fit_prompts(conversations, tokenizer, template, prompt_room(model, generation))
@@ -186,7 +186,7 @@ def generate_batches(
 
     Raises:
         ConfigError: The batch size is not positive.
-        ModelError: Memory does not suffice for a single prompt.
+        ModelError: Memory does not suffice for a single prompt, or the model computes NaN.
     """
     check_batch_size(batch_size)
     window = batch_size * _BATCHES_PER_WINDOW
@@ -221,8 +221,8 @@ def _generate_unless_out_of_memory(
     """New ids; None if there is no memory for several prompts at once. Nothing of the failed try stays alive."""
     try:
         return generate_ids(model, prompts, generation)
-    except ModelError:
-        if len(prompts) == 1:
+    except ModelError as error:
+        if len(prompts) == 1 or not isinstance(error.__cause__, torch.OutOfMemoryError):
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -243,7 +243,7 @@ def generate_ids(
         The new ids of each prompt up to the one that ended them, which is included.
 
     Raises:
-        ModelError: Memory ran out.
+        ModelError: Memory ran out, or the model computes NaN.
     """
     inputs = generation_inputs(model, prompts, generation)
     width = inputs["input_ids"].shape[1]
@@ -254,8 +254,13 @@ def generate_ids(
 
 def generation_inputs(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], generation: GenerationConfig
-) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask`, int64 [B, T] on the model's device, the prompts at the right edge."""
+) -> dict[str, Any]:
+    """What `generate` is given.
+
+    Returns:
+        `input_ids` and `attention_mask`, int64 [B, T] on the model's device, the prompts at the right edge; and, as
+        `logits_processor`, a check that the logits are numbers.
+    """
     width = max(len(prompt) for prompt in prompts)
     input_ids = torch.full((len(prompts), width), generation.pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
@@ -263,7 +268,23 @@ def generation_inputs(
         input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
         attention_mask[row, width - len(prompt) :] = 1
     device = model.get_input_embeddings().weight.device
-    return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+    return {
+        "input_ids": input_ids.to(device),
+        "attention_mask": attention_mask.to(device),
+        "logits_processor": LogitsProcessorList([_RefuseNaN()]),
+    }
+
+
+class _RefuseNaN(LogitsProcessor):
+    """Stops at logits that are not numbers: the likeliest of them is token 0, and the reply would be empty."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if scores.isnan().any():
+            raise ModelError(
+                "the model computes NaN instead of logits: numbers grew too large for its dtype, or its weights are "
+                "damaged. Try --dtype bfloat16 or float32; if that does not help, another checkpoint or base"
+            )
+        return scores
 
 
 @contextmanager

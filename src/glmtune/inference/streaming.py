@@ -103,7 +103,7 @@ def stream_text(
 
     Raises:
         ConfigError: Beam search was asked for; it knows its reply only at the end.
-        ModelError: Memory ran out.
+        ModelError: Memory ran out, or the model computes NaN.
     """
     if (generation.num_beams or 1) > 1:
         raise ConfigError(f"num_beams: {generation.num_beams} beams cannot be streamed; set num_beams=1")

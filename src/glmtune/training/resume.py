@@ -98,6 +98,8 @@ def check_resumed(checkpoint: Path, run: Path, manifest: RunManifest) -> None:
     ]
     if not faults and before.data_fingerprint != manifest.data_fingerprint:
         faults.append("the data are others now, or are rendered in another way (was glmtune updated?)")
+    if before.base_fingerprint not in ("", manifest.base_fingerprint):
+        faults.append("the base's weights are others now than those that it was trained on")
     if faults:
         heading = f"{checkpoint} cannot be resumed, the run would not be the same"
         raise TrainingError(

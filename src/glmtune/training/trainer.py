@@ -33,6 +33,7 @@ from glmtune.training.run_settings import as_before, plain_settings, with_quanti
 from glmtune.training.selftest import SelfTestReport, run_selftest
 from glmtune.training.storage import ending_where_it_cannot_write, run_folder_held
 from glmtune.tuning.adapter_files import read_initial_weights
+from glmtune.tuning.base_weights import fingerprint_base
 from glmtune.tuning.checkpointing import checkpoint_layers
 from glmtune.tuning.fused import fuse
 from glmtune.tuning.load import load_base, load_tokenizer, resolve_dtype
@@ -123,7 +124,7 @@ def _read_and_train(
     with arguments.main_process_first(desc="reading the data"):
         data = load_run_data(config, tokenizer, arguments.seed)
     for line in data.stats.lines():
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     before = None
     if checkpoint is not None:
         before = RunManifest.read(checkpoint)
@@ -359,6 +360,7 @@ def _make_manifest(config: RunConfig, data_fingerprint: str) -> RunManifest:
         data_fingerprint=data_fingerprint,
         config=config.model_dump(mode="json"),
         versions=current_versions(),
+        base_fingerprint=fingerprint_base(path or embedded_base()),
     )
 
 

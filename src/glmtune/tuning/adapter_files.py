@@ -13,18 +13,32 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from glmtune.errors import AdapterError, summarise_faults
+from glmtune.files import read_json_object, storage_faults, write_json, write_tensors
+from glmtune.tuning.lora import init_for_loading
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 OLD_WEIGHTS_NAME = "adapter_model.bin"
+_ALWAYS_WRITTEN = (
+    "base_model_name_or_path",
+    "inference_mode",
+    "lora_alpha",
+    "lora_dropout",
+    "peft_type",
+    "r",
+    "target_modules",
+    "task_type",
+)
 
 
 def save_adapter(
@@ -40,20 +54,21 @@ def save_adapter(
         folder: Where to; made if need be.
         initial_weights: What `initial_adapter_weights` gave after attaching.
         state_dict: All weights by name, where they had to be gathered from several devices.
+
+    Raises:
+        StorageError: They cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = adapter_weights(model, state_dict)
     config = copy.deepcopy(model.peft_config["default"])
     config.inference_mode = True
     if initial_weights:
         weights = _to_plain_lora(weights, initial_weights)
         _double_rank(config)
-    # Written aside and then renamed: whoever kills the process finds the old file or the new one, never half of one.
-    unfinished = folder / f"{WEIGHTS_NAME}.unfinished"
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, unfinished, metadata={"format": "pt"})
-    unfinished.replace(folder / WEIGHTS_NAME)
-    config.save_pretrained(str(folder))
+    with storage_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / WEIGHTS_NAME, {name: weight.contiguous() for name, weight in weights.items()})
+        write_json(folder / CONFIG_NAME, _config_values(config))
 
 
 def adapter_weights(model: PeftModel, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -74,7 +89,7 @@ def load_adapter_weights(
         initial_weights: What `initial_adapter_weights` gave, where the run in memory is a pissa or olora run.
 
     Raises:
-        AdapterError: The file is damaged, or its weights do not fit; all of them in one message.
+        AdapterError: The file is damaged, or its weights do not fit or are not finite; all of them in one message.
     """
     folder = Path(folder)
     expected = {
@@ -85,6 +100,7 @@ def load_adapter_weights(
         expected = {name: _doubled_shape(name, shape) for name, shape in expected.items()}
     _check_weights(folder, expected)
     weights = _read_weights(folder)
+    _check_values(folder, weights)
     if initial_weights:
         weights = {name: _first_half(name, weight) for name, weight in weights.items()}
     set_peft_model_state_dict(model, weights)
@@ -104,17 +120,82 @@ def read_initial_weights(folder: str | Path) -> dict[str, Tensor]:
 def read_adapter_config(folder: str | Path) -> LoraConfig:
     """Reads `adapter_config.json`, of whichever PEFT version.
 
+    Returns:
+        The configuration to put the saved adapter on its base with, its `init_lora_weights` from `init_for_loading`.
+
     Raises:
-        AdapterError: It is missing or damaged, or describes something other than LoRA.
+        AdapterError: It is missing or damaged, describes something other than LoRA, or an adapter that cannot be put
+            on its base again; see `init_for_loading`.
     """
     file = Path(folder) / CONFIG_NAME
+    values = read_json_object(file, AdapterError)
     try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise AdapterError(f"{file} is missing or damaged: {error}") from error
-    if not isinstance(config, LoraConfig):
-        raise AdapterError(f"{file}: expected a LoRA adapter; found {config.peft_type}")
+        checked = _ConfigFile.model_validate(values)
+    except ValidationError as error:
+        keys = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors())
+        raise AdapterError(
+            summarise_faults(f"{file} is damaged", [f"{file}: {_say_key(k, values)}" for k in keys])
+        ) from error
+    if checked.peft_type != "LORA":
+        raise AdapterError(f"{file}: expected a LoRA adapter, peft_type LORA; found {checked.peft_type}")
+    try:
+        init = init_for_loading(checked.init_lora_weights)
+        config = LoraConfig.from_pretrained(str(folder))
+    except (AdapterError, OSError, ValueError, TypeError, ImportError) as error:
+        raise AdapterError(f"{file}: {error}") from error
+    config.init_lora_weights = init
     return config
+
+
+class _ConfigFile(BaseModel):
+    """The keys of `adapter_config.json` that say what the adapter computes, with the types that PEFT takes on trust."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    peft_type: str = Field(description="a method of PEFT, such as LORA")
+    task_type: str | None = Field(None, description="a task of PEFT, such as CAUSAL_LM")
+    auto_mapping: dict[str, Any] | None = Field(None, description="names of classes, by their keys")
+    revision: str | None = Field(None, description="a revision of the base on its hub")
+    base_model_name_or_path: str | None = Field(None, description="the folder or hub id of the base")
+    r: int = Field(8, ge=1, description="a whole number above 0")
+    lora_alpha: int | float = Field(8, description="a number")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="a number from 0 to below 1")
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="none, all or lora_only")
+    target_modules: list[str] | str | None = Field(None, description="a list of names, or a regular expression")
+    exclude_modules: list[str] | str | None = Field(None, description="a list of names, or a regular expression")
+    modules_to_save: list[str] | None = Field(None, description="a list of names")
+    layers_to_transform: list[int] | int | None = Field(None, description="a list of layers, by their numbers")
+    layers_pattern: list[str] | str | None = Field(None, description="a name, or a list of names")
+    layer_replication: list[list[int]] | None = Field(None, description="a list of pairs of layers")
+    target_parameters: list[str] | None = Field(None, description="a list of names")
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = Field(None, description="lists of token ids")
+    alora_invocation_tokens: list[int] | None = Field(None, description="a list of token ids")
+    megatron_config: dict[str, Any] | None = Field(None, description="settings by their names")
+    rank_pattern: dict[str, int] | None = Field(None, description="whole numbers by the names of layers")
+    alpha_pattern: dict[str, int | float] | None = Field(None, description="numbers by the names of layers")
+    fan_in_fan_out: bool = Field(False, description="true or false")
+    use_rslora: bool = Field(False, description="true or false")
+    use_dora: bool = Field(False, description="true or false")
+    lora_bias: bool = Field(False, description="true or false")
+    init_lora_weights: bool | str = Field(True, description="true, false or the name of an initialisation")
+
+
+def _say_key(key: str, values: Mapping[str, Any]) -> str:
+    """What is wrong with a key of `adapter_config.json`."""
+    found = f"found {values[key]!r:.80}" if key in values else "it is missing"
+    return f"{key}: expected {_ConfigFile.model_fields[key].description}; {found}"
+
+
+def _config_values(config: LoraConfig) -> dict[str, Any]:
+    """What `adapter_config.json` says: what everybody looks for, and what differs from PEFT's defaults.
+
+    Versions of PEFT before 0.14 refuse keys that they do not know, and the official code runs on such.
+    """
+    defaults = LoraConfig().to_dict()
+    values = {
+        name: value for name, value in config.to_dict().items() if name in _ALWAYS_WRITTEN or value != defaults[name]
+    }
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in sorted(values.items())}
 
 
 def _to_plain_lora(weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -163,6 +244,27 @@ def _check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> Non
         )
 
 
+def _check_values(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    faults = []
+    for name, weight in weights.items():
+        if not weight.is_floating_point():
+            faults.append(f"{name}: expected floating-point numbers; found {str(weight.dtype).removeprefix('torch.')}")
+        elif not torch.isfinite(weight.float()).all():
+            faults.append(f"{name} holds NaN or infinite numbers")
+    if faults:
+        file = _weights_file(folder)
+        raise AdapterError(
+            f"{summarise_faults(f'{file} cannot be used', [f'{file}: {fault}' for fault in faults], limit=5)}\n"
+            "Its training went wrong, or the file is damaged; take an earlier checkpoint, or train again."
+        )
+
+
+def _weights_file(folder: Path) -> Path:
+    """The file that an adapter's weights are read from."""
+    file, old_file = folder / WEIGHTS_NAME, folder / OLD_WEIGHTS_NAME
+    return old_file if old_file.is_file() and not file.is_file() else file
+
+
 def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by name; of safetensors only the header is read."""
     file = folder / WEIGHTS_NAME
@@ -176,16 +278,15 @@ def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    file = folder / WEIGHTS_NAME
-    old_file = folder / OLD_WEIGHTS_NAME
+    file = _weights_file(folder)
     try:
-        if file.is_file() or not old_file.is_file():
+        if file.name == WEIGHTS_NAME:
             return load_file(file)
-        weights = torch.load(old_file, map_location="cpu", weights_only=True)
+        weights = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise AdapterError(f"{folder} has neither {WEIGHTS_NAME} nor {OLD_WEIGHTS_NAME}") from error
     except (SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise AdapterError(f"{file if file.is_file() else old_file} is damaged or cut short: {error}") from error
+        raise AdapterError(f"{file} is damaged or cut short: {error}") from error
     if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
-        raise AdapterError(f"{old_file}: expected weights by name; found a {type(weights).__name__} of something else")
+        raise AdapterError(f"{file}: expected weights by name; found a {type(weights).__name__} of something else")
     return weights

@@ -24,7 +24,8 @@ from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneratio
 from glmtune.models.chatglm.checkpoint import read_config, read_weights, resolve_and_check
 from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.prompts import Template
-from glmtune.tuning.adapter_files import load_adapter_weights, read_adapter_config
+from glmtune.tuning.adapter_files import CONFIG_NAME, load_adapter_weights, read_adapter_config
+from glmtune.tuning.base_weights import check_finite, is_trained_base
 from glmtune.tuning.lora import make_lora_config, put_on
 from glmtune.tuning.memory import GIB, BaseShape, base_bytes, free_device_bytes
 from glmtune.tuning.quantize import (
@@ -113,19 +114,20 @@ def load(
 
     manifest = RunManifest.read(adapter_path)
     config = read_adapter_config(adapter_path)
-    base_path = _find_base(adapter_path, manifest, config, model_path)
+    base_path = find_base(adapter_path, model_path)
     lora = config.to_dict()
-    try:
+    with base_of(adapter_path, base_path):
         if quantize == "auto":
             quantize = "none" if unquantizable(lora) else _fitting_format(base_path, dtype, device_map)
         check_quantize(quantize, lora)
         model, tokenizer = load_base(base_path, dtype, device_map, quantize=quantize)
-    except ModelError as error:
-        if Path(base_path).is_dir():
-            raise
-        raise AdapterError(
-            f"{adapter_path}: its {str(error).rstrip('.')}. Pass where it lies: --model FOLDER"
-        ) from error
+        if not is_trained_base(manifest, base_path):
+            _logger.warning(
+                "%s: the weights of %s are not those that the adapter was trained on, so replies may be worse or make "
+                "no sense. Pass the right base with --model",
+                adapter_path,
+                base_path,
+            )
     return _loaded(_load_adapter(model, adapter_path, config), tokenizer, manifest, base_path, adapter_path, quantize)
 
 
@@ -204,6 +206,9 @@ def load_base(
             model = load_by_weight(path, torch_dtype, device, quantize=quantize, offloads_embedding=offloads_embedding)
         elif quantize == "none" and not offloads_embedding:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, device_map=device_map)
+            for name, weight in model.named_parameters():
+                if not weight.is_meta:  # offloaded
+                    check_finite(f"{path}: {name}", weight)
         else:
             raise ConfigError(
                 f"device_map={device_map!r}: a quantised base, or an embedding on the host, wants one device"
@@ -267,6 +272,7 @@ def load_by_weight(
         names.add(name)
         weight = stored.to("cpu" if name == on_host else device, dtype, copy=True)
         del stored
+        check_finite(f"{folder}: {name}", weight)
         if name == on_host:
             model.set_input_embeddings(HostEmbedding(weight))
         elif quantizer.wants(name):
@@ -347,32 +353,59 @@ def resolve_dtype(dtype: Dtype, device_map: DeviceMap = None) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def _find_base(
-    adapter_path: Path, manifest: RunManifest | None, config: LoraConfig, model_path: str | Path | None
-) -> str:
-    """The base of an adapter: the one given, else the run's, else the one that PEFT noted."""
+def find_base(adapter_path: Path, model_path: str | Path | None = None) -> str:
+    """Finds the base of an adapter.
+
+    Args:
+        adapter_path: The adapter's folder.
+        model_path: The base, where it is not where the adapter says it was.
+
+    Returns:
+        A folder or a hub id: the one given, else the run's, else the one that PEFT noted.
+
+    Raises:
+        AdapterError: The adapter names no base, or it is not there any more.
+    """
     if model_path is not None:
         return _expand(model_path)
-    if manifest is not None:
+    if manifest := RunManifest.read(adapter_path):
         base_path = str(embedded_base()) if manifest.base_path is None else manifest.base_path
     else:
-        base_path = config.base_model_name_or_path or ""
+        base_path = read_adapter_config(adapter_path).base_model_name_or_path or ""
     if (Path(base_path).is_dir() and base_path) or is_hub_id(base_path):
         return base_path
     looked_for = f"its base model was looked for in {base_path}, and is not there" if base_path else "it names no base"
     raise AdapterError(f"{adapter_path}: {looked_for}. Pass where it lies: --model FOLDER")
 
 
+@contextmanager
+def base_of(adapter_path: Path, base_path: str) -> Iterator[None]:
+    """Says of a base that is not to be had which adapter wants it.
+
+    Raises:
+        AdapterError: In place of a ModelError from within, where the base is no folder here.
+    """
+    try:
+        yield
+    except ModelError as error:
+        if Path(base_path).is_dir():
+            raise
+        raise AdapterError(
+            f"{adapter_path}: its {str(error).rstrip('.')}. Pass where it lies: --model FOLDER"
+        ) from error
+
+
 def _load_adapter(model: PreTrainedModel, adapter_path: Path, config: LoraConfig) -> PeftModel:
     """Puts a saved adapter on its base."""
     base_dtype = model.dtype
+    config.inference_mode = True
     # Checks the targets, with an error that lists what there is.
     checked = ("target_modules", "modules_to_save", "layers_to_transform")
-    make_lora_config(model, {name: value for name, value in config.to_dict().items() if name in checked})
-    config.inference_mode = True
-    # What the file holds replaces the start values, and pissa or olora must not touch the base a second time.
-    config.init_lora_weights = True
-    peft_model = put_on(model, config)
+    try:
+        make_lora_config(model, {name: value for name, value in config.to_dict().items() if name in checked})
+        peft_model = put_on(model, config)
+    except AdapterError as error:
+        raise AdapterError(f"{adapter_path / CONFIG_NAME}: {error}") from error
     load_adapter_weights(peft_model, adapter_path)
     for name, parameter in peft_model.named_parameters():
         # Whole modules that were trained along meet activations of the base's type, with no autocast around them.

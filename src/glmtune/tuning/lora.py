@@ -3,7 +3,8 @@
 import copy
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,17 @@ ALL_LINEAR = "all-linear"
 
 # Initialisations that look at data first, which nobody here collects for them.
 _DATA_DRIVEN_INITS = ("eva", "corda", "loftq", "lora_ga")
+# Initialisations that leave the base alone, so that a saved adapter is all in its file.
+_ADDITIVE_INITS = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
+# Those that change the base, and change it in the same way whenever they are run.
+_REPEATABLE_INITS = ("pissa", "olora")
+# Those that change it in a way that lies neither in the base nor in the adapter.
+_LOST_INITS = {
+    "pissa_niter": "by a random decomposition",
+    "corda": "by samples of data",
+    "lora_ga": "by gradients of data",
+    "loftq": "by quantising them on the machine that it was trained on",
+}
 
 
 class TrainableSummary(NamedTuple):
@@ -115,14 +127,21 @@ def put_on(model: nn.Module, config: LoraConfig) -> PeftModel:
     name_or_path = model.__dict__.get("name_or_path")
     config.base_model_name_or_path = name_or_path  # a base that has moved is nothing to be warned of here
     try:
-        with warnings.catch_warnings():
-            # PEFT asks for gradient checkpointing by the name that transformers is about to change.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        with quiet_peft():
             peft_model: PeftModel = get_peft_model(model, config)
-    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
         raise AdapterError(f"PEFT cannot attach this adapter: {error}") from error
     config.base_model_name_or_path = _lasting_path(name_or_path)
     return peft_model
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Hides a warning that is none of the user's business while PEFT makes a model."""
+    with warnings.catch_warnings():
+        # PEFT asks for gradient checkpointing by the name that transformers is about to change.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
 
 
 def initial_adapter_weights(model: PeftModel) -> dict[str, Tensor]:
@@ -142,6 +161,41 @@ def initial_adapter_weights(model: PeftModel) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if re.search(r"\.lora_[AB]\.default\.weight$", name)
     }
+
+
+def init_for_loading(init_lora_weights: Any) -> bool | str:
+    """The initialisation to put a saved adapter on its base with, before its weights are filled in.
+
+    Stock PEFT runs the adapter's initialisation again. What that makes of the adapter is overwritten; what it makes of
+    the base stays, and after pissa and olora the adapter fits no other. So does this, where the base comes out as it
+    was in training.
+
+    Args:
+        init_lora_weights: The value in the adapter's configuration.
+
+    Raises:
+        AdapterError: It changed the base in a way that cannot be repeated, or is not known.
+    """
+    name = str(init_lora_weights).lower()
+    if name in _ADDITIVE_INITS:
+        return True
+    if name in _REPEATABLE_INITS:
+        return str(init_lora_weights)
+    for lost, how in _LOST_INITS.items():
+        if name.startswith(lost):
+            plain = (
+                "save it as plain LoRA, with model.save_pretrained(FOLDER, path_initial_model_for_weight_conversion="
+                "INITIAL), where INITIAL is the adapter as saved before training, or "
+            )
+            raise AdapterError(
+                f"init_lora_weights={init_lora_weights!r} changed the base's weights {how}, and the adapter's files do "
+                f"not say how. Where it was trained, {'' if lost == 'loftq' else plain}merge it, with "
+                "model.merge_and_unload().save_pretrained(FOLDER)"
+            )
+    raise AdapterError(
+        f"init_lora_weights={init_lora_weights!r} is not known, nor what it did to the base. Was the adapter written "
+        "by a newer PEFT? Then update peft and glmtune"
+    )
 
 
 def changes_base(init_lora_weights: Any) -> bool:

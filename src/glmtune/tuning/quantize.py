@@ -208,6 +208,7 @@ def unquantizable(lora: Mapping[str, Any]) -> list[str]:
         "modules_to_save": lora.get("modules_to_save"),
         "bias": lora.get("bias", "none") != "none",
         "init_lora_weights": changes_base(lora.get("init_lora_weights")),
+        "kasa_config": lora.get("kasa_config"),
     }
     return [key for key, is_set in unfit.items() if is_set]
 

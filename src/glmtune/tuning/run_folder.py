@@ -9,7 +9,7 @@ import json
 import logging
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +35,7 @@ class RunManifest:
         data_fingerprint: Tells whether data are still the same.
         config: The resolved configuration, a dictionary for each section.
         versions: Versions of the packages that matter, and of Python.
+        base_fingerprint: Tells whether the base's weights are still the same; empty in older runs.
     """
 
     base_path: str | None
@@ -43,6 +44,7 @@ class RunManifest:
     data_fingerprint: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    base_fingerprint: str = ""
 
     def write(self, folder: str | Path) -> None:
         """Writes `glmtune.json` into a folder."""
@@ -68,13 +70,28 @@ class RunManifest:
         if file is None:
             return None
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = {"base_fingerprint": ""} | json.loads(file.read_text(encoding="utf-8"))
             manifest = cls(**{each.name: values[each.name] for each in fields(cls)})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdapterError(f"{file} is damaged: {error!r}. Delete it to load the adapter without it") from error
+        if faults := list(_type_faults(values)):
+            raise AdapterError(f"{file} is damaged: {'; '.join(faults)}. Delete it to load the adapter without it")
         if manifest.template not in get_args(Template):
             raise AdapterError(f"{file}: unknown template {manifest.template!r}; was it written by a newer glmtune?")
         return manifest
+
+
+def _type_faults(values: Mapping[str, Any]) -> Iterator[str]:
+    """What in a manifest is of the wrong type, a phrase for each key."""
+    for name in ("base_path", "system"):
+        if not isinstance(values[name], str | None):
+            yield f"{name}: expected text or null; found {values[name]!r:.80}"
+    for name in ("data_fingerprint", "base_fingerprint"):
+        if not isinstance(values[name], str):
+            yield f"{name}: expected text; found {values[name]!r:.80}"
+    sections = values["config"]
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        yield f"config: expected settings by section; found {sections!r:.80}"
 
 
 def current_versions() -> dict[str, str]:

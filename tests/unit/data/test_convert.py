@@ -5,7 +5,7 @@ import pytest
 from glmtune.data.convert import write_messages
 from glmtune.data.formats import read_conversations
 from glmtune.data.inspect import convert
-from glmtune.errors import DataError
+from glmtune.errors import DataError, StorageError
 from glmtune.prompts import Conversation, Message
 
 TOOLS = [{"type": "function", "function": {"name": "t"}}]
@@ -49,6 +49,20 @@ def test_an_existing_file_is_never_replaced(tmp_path):
     assert path.read_text(encoding="utf-8") == row
 
 
+def test_no_link_is_followed(tmp_path):
+    """Neither one in the place of the output, nor one that somebody laid where an unfinished file may be expected."""
+    path, victim = tmp_path / "a.jsonl", tmp_path / "victim"
+    path.write_text('{"question": "q", "answer": "a"}', encoding="utf-8")
+    (tmp_path / "out.jsonl").symlink_to(victim)
+    with pytest.raises(DataError, match="exists already"):
+        convert(path, tmp_path / "out.jsonl")
+    for name in (".part", ".tmp", ".unfinished"):
+        (tmp_path / f"new.jsonl{name}").symlink_to(victim)
+    convert(path, tmp_path / "new.jsonl")
+    assert not victim.exists()
+    assert not (tmp_path / "new.jsonl").is_symlink()
+
+
 def test_a_crash_leaves_nothing_half_done(tmp_path):
     def crash_after_one():
         yield Conversation((Message("user", "q"), Message("assistant", "a")))
@@ -72,8 +86,9 @@ def test_output_that_cannot_be_written(tmp_path):
     path.write_text('{"question": "q", "answer": "a"}', encoding="utf-8")
     with pytest.raises(DataError, match=r"expected a file named \.jsonl to write to, found '\.json'"):
         convert(path, tmp_path / "out.json")
-    for output in (path / "out.jsonl", tmp_path / f"{'a' * 300}.jsonl"):
-        with pytest.raises(DataError, match=r"cannot be written"):
-            convert(path, output)
+    with pytest.raises(StorageError, match="a part of the path is a file, not a folder"):
+        convert(path, path / "out.jsonl")
+    with pytest.raises(StorageError, match="the name is too long"):
+        convert(path, tmp_path / f"{'a' * 300}.jsonl")
     with pytest.raises(DataError, match="home folder"):
         convert(path, "~nosuchuser/out.jsonl")

@@ -1,6 +1,7 @@
 """Conversations into token ids: through the one renderer, once, and with everything counted."""
 
 import json
+import resource
 
 import datasets
 import pytest
@@ -147,10 +148,62 @@ def test_what_the_template_cannot_express_is_a_fault(letters):
         tokenize_conversations(data, letters, template="tutorial")
 
 
-def test_a_cache_that_cannot_be_written_is_a_clear_error(letters, cache):
-    cache.write_text("a file where the folder should be")
-    with pytest.raises(DataError, match=r"the cache folder cannot be made: .*Set HF_DATASETS_CACHE"):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-1000],
+        lambda data: b"\0" * len(data),
+        lambda data: b"no arrow",
+        lambda data: data[:1500] + b"\xff" * 500 + data[2000:],
+        lambda data: data.replace(b"int32", b"int64", 1),
+    ],
+    ids=["empty", "half", "end cut", "zeros", "text", "overwritten", "schema"],
+)
+def test_a_damaged_cache_is_made_anew(letters, count_renders, cache, damage):
+    whole, _ = tokenize_conversations(conversations(), letters)
+    expected = whole.to_dict()
+    (file,) = (cache / "glmtune").iterdir()
+    data = file.read_bytes()
+    file.unlink()  # what has been mapped from it stays
+    file.write_bytes(damage(data))
+    again, _ = tokenize_conversations(conversations(), letters)
+    assert again.to_dict() == expected
+    assert len(count_renders) == 2 * len(TEXTS)
+    assert file.read_bytes() == data
+
+
+def test_a_crash_while_tokenising_leaves_nothing_in_the_cache(letters, cache, monkeypatch):
+    def crash(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataset_module, "render", crash)
+    with pytest.raises(KeyboardInterrupt):
         tokenize_conversations(conversations(), letters)
+    assert list((cache / "glmtune").iterdir()) == []
+
+
+def test_training_goes_on_where_the_cache_cannot_be_made(letters, cache, caplog):
+    cache.write_text("a file where the folder should be")
+    tokenized, _ = tokenize_conversations(conversations(), letters)
+    assert tokenized["input_ids"][0] == render(conversations().items[0], letters).input_ids
+    assert "the tokenised data cannot be kept there" in caplog.text
+    assert "HF_DATASETS_CACHE" in caplog.text
+
+
+@pytest.mark.parametrize("num_workers", [None, 2])
+def test_training_goes_on_where_the_disk_is_full(letters, cache, caplog, num_workers):
+    data = conversations([("q" * 3000, "a" * 3000)] * 2)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        tokenized, _ = tokenize_conversations(data, letters, num_workers=num_workers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert tokenized["length"][:] == [6007, 6007]
+    assert "the tokenised data cannot be kept there" in caplog.text
+    assert list((cache / "glmtune").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,23 @@ def test_several_files_of_different_forms(write):
     assert (len(found), found.num_joined, found.join) == (3, 1, "")
 
 
+def test_what_is_not_read_is_said(write):
+    first = write({"instruction": "q", "output": "a", "prompt": "p", "response": "r"}, name="1.json")
+    turns = [{"role": "user", "content": "q", "emotion": "sad"}, {"role": "assistant", "content": "a", "weight": 1}]
+    second = write({"messages": turns, "conversations": [], "id": 7}, name="2.json")
+    assert read_conversations([first, second]).formats == {
+        "1.json": "instruction/output; not read: prompt, response",
+        "2.json": "messages (role/content); not read: conversations, id, messages[].emotion",
+    }
+
+
+def test_of_two_forms_the_one_that_the_user_named_is_read(read_one, faults_of):
+    row = {"instruction": "1", "output": "2", "ask": "3", "reply": "4"}
+    assert read_one(row, fields={"question": "ask", "answer": "reply"}) == (user("3"), assistant("4"))
+    (fault,) = faults_of(row, fields={"question": "ask"})
+    assert fault.startswith("data.fields.question has no use: these rows are read as instruction/output")
+
+
 # ---- faults --------------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +187,24 @@ def test_mixed_forms_in_one_file(faults_of):
 def test_a_row_short_of_a_column_is_no_other_form(faults_of):
     rows = [{"instruction": "q"}, {"instruction": "q", "output": "a", "prompt": "p", "response": "r"}]
     assert [fault[:27] for fault in faults_of(*rows)] == ['row 1: "output" is missing;']
+
+
+def test_rows_of_which_nothing_would_be_learnt_are_refused(faults_of):
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 0}]
+    (fault,) = faults_of({"messages": turns})
+    assert fault == "row 1: there is nothing to learn from: no turn of the assistant is supervised"
+
+
+def test_a_file_cannot_drive_the_terminal_or_flood_it(faults_of):
+    rows = [
+        {"\x1b[31mred": "x" * 10**6, "\x9b5m" * 50: ""},
+        {"messages": [{"role": "\x1b]0;title\x07" * 1000}]},
+        {"messages": [{"\x1b[2J": "x"}]},
+        {"messages": "\x1b[2J" * 1000},
+    ]
+    faults = [fault for row in rows for fault in faults_of(row)]
+    assert len(faults) == len(rows)
+    assert all(fault.isprintable() and len(fault) < 500 for fault in faults), faults
 
 
 def test_unknown_fields(faults_of):

@@ -48,6 +48,16 @@ def test_check_says_what_was_found(path, console):
     ]
 
 
+def test_check_prints_no_novel(tmp_path, console):
+    row = {"instruction": "问" * 3_000_000, "output": "a", "system": "S", "tools": [{"name": "t" * 10**6}]}
+    (tmp_path / "\x1b[31m.json").write_text(json.dumps([row]), encoding="utf-8")
+    check(tmp_path / "\x1b[31m.json", console=console)
+    text = console.file.getvalue()
+    assert len(text) < 5000
+    assert "(3,000,000 characters)" in text
+    assert "\x1b" not in text
+
+
 def test_check_tells_every_fault(tmp_path, console):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"question": "q", "answer": ""}\n' * 57, encoding="utf-8")

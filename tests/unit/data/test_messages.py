@@ -66,6 +66,19 @@ def test_tool_calls_are_the_same_in_all_forms(read_one, row):
     )
 
 
+def test_the_former_function_call_of_openai_is_read(read_one):
+    call = {"name": "get_weather", "arguments": '{"city": "北京"}'}
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "get_weather", "content": "3"},
+        {"role": "assistant", "content": "a"},
+    ]
+    assert read_one({"messages": turns}) == (user("q"), CALL, Message("observation", "3"), assistant("a"))
+    sharegpt = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "我来查", "function_call": call}]
+    assert read_one({"conversations": sharegpt}) == (user("q"), assistant("我来查"), CALL)
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -109,7 +122,18 @@ def test_official_metadata_and_loss(read_one):
 @pytest.mark.parametrize(("weight", "is_supervised"), [(0, False), (1, True), (None, True)])
 def test_openai_weight(read_one, weight, is_supervised):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": weight}]
-    assert read_one({"messages": turns})[1].is_supervised is is_supervised
+    again = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    assert read_one({"messages": [*turns, *again]})[1].is_supervised is is_supervised
+
+
+NAN = float("nan")
+
+
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
 
 
 def calls(*names_and_ids) -> dict:
@@ -198,6 +222,29 @@ def test_calls_made_at_once_are_put_in_turn(read_one, results):
         (
             {"system": "S", "messages": [{"role": "system", "content": "T"}, *OPENAI_TOOLS["messages"]]},
             'there are two system texts, in "system" and in the first message',
+        ),
+        (
+            {
+                "conversations": [
+                    {"role": "user", "content": "q"},
+                    {"role": "tool", "name": "n", "parameters": {"x": NAN}},
+                ]
+            },
+            'message 2: "parameters" has to hold JSON values only',
+        ),
+        (
+            {"messages": [{"role": "user", "content": "q"}, {**calls(("a", "1")), "function_call": {"name": "b"}}]},
+            'message 2: there are both "tool_calls" and "function_call"',
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "[]"}]},
+            'message 2: "value" calls no tool',
+        ),
+        ({"tools": [NAN], "messages": OPENAI_TOOLS["messages"]}, '"tools" has to hold JSON values only'),
+        ({"tools": nested(101), "messages": OPENAI_TOOLS["messages"]}, "brackets are nested too deeply; at most 100"),
+        (
+            {"tools": json.dumps(nested(101)), "messages": OPENAI_TOOLS["messages"]},
+            '"tools" is nested more than 100 brackets deep',
         ),
         ({"tools": {"a": 1}, "messages": OPENAI_TOOLS["messages"]}, '"tools" has to be an array, found an object'),
     ],

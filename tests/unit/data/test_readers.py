@@ -138,7 +138,7 @@ def test_all_faults_of_rows_are_collected(tmp_path, name, content, faults):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(DataError, match=r"no\.json: there is no such file\. Check data\.path"):
+    with pytest.raises(DataError, match=r"no\.json: there is no such file\. Check the path"):
         read_rows(tmp_path / "no.json")
     write(tmp_path, "b.json", "[]")
     with pytest.raises(DataError, match=r"expected a file, found a folder; name files in it: b\.json"):

@@ -1,18 +1,24 @@
+import errno
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import glmtune
-from glmtune.errors import AdapterError, ConfigError, GlmtuneError
+from glmtune.errors import AdapterError, ConfigError, GlmtuneError, StorageError
+from glmtune.export.layout import save_weights
 from glmtune.export.merge import merge
 from glmtune.export.verify import largest_difference
 from glmtune.models.chatglm.checkpoint import IGNORED_WEIGHT
+from glmtune.tuning.base_weights import fingerprint_base
 from glmtune.tuning.run_folder import RunManifest
 
 PROMPT = torch.tensor([[3, 5, 100, 200, 300, 17]])
@@ -32,8 +38,10 @@ def logits(model):
         {"modules_to_save": ["output_layer"]},
         {"bias": "lora_only"},
         {"bias": "all"},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
     ],
-    ids=["plain", "dora", "all linear", "modules_to_save", "bias", "all biases"],
+    ids=["plain", "dora", "all linear", "modules_to_save", "bias", "all biases", "pissa", "olora"],
 )
 def test_equals_base_with_adapter(base, make_adapter, tmp_path, settings):
     """Against stock PEFT on stock transformers, in float32."""
@@ -45,8 +53,8 @@ def test_equals_base_with_adapter(base, make_adapter, tmp_path, settings):
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
     assert merged.dtype == torch.float32
     assert (expected - before).abs().max() > 0.01
-    # load() keeps trained modules and biases of the base in the base's float16, hence the tolerance there.
-    is_rounded = "modules_to_save" in settings or "bias" in settings
+    # Trained modules and biases of the base are kept in the base's float16, as is what pissa and olora leave of it.
+    is_rounded = settings.keys() & {"modules_to_save", "bias", "init_lora_weights"}
     torch.testing.assert_close(logits(merged), expected, atol=2e-3 if is_rounded else 1e-4, rtol=0)
     assert result.difference < 1e-4 < result.effect
 
@@ -166,6 +174,8 @@ def test_unusable_outputs(base, make_adapter, tmp_path):
         with pytest.raises(ConfigError, match=message):
             merge(adapter, output, model_path=base)
         assert before == (sorted(output.iterdir()) if output.is_dir() else None)
+    with pytest.raises(StorageError, match="a part of the path is a file"):
+        merge(adapter, tmp_path / "file/merged", model_path=base)
     with pytest.raises(ConfigError, match="max_shard_size"):
         merge(adapter, tmp_path / "merged", model_path=base, max_shard_size="huge")
     with pytest.raises(AdapterError, match="base model"):
@@ -197,7 +207,69 @@ def test_wrong_result_is_not_kept(base, make_adapter, tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("No space left on device")])
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_an_adapter_that_is_loaded_wrongly_is_not_confirmed(base, make_adapter, tmp_path, monkeypatch, init):
+    """As when glmtune took every adapter for plain LoRA."""
+    monkeypatch.setattr("glmtune.tuning.adapter_files.init_for_loading", lambda _: True)
+    with pytest.raises(AdapterError, match="does not compute what base and adapter compute"):
+        merge(make_adapter(init_lora_weights=init), tmp_path / "out/merged", model_path=base)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_another_base_in_the_old_place_is_merged_into_only_when_named(base, make_adapter, tmp_path):
+    run = make_adapter()
+    RunManifest(str(base), base_fingerprint=fingerprint_base(base)).write(run)
+    weights = load_file(base / "model.safetensors")
+    save_file({name: weight * 1.01 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(AdapterError, match=f"the weights of {base} are not those .* --model FOLDER"):
+        merge(run, tmp_path / "merged")
+    assert merge(run, tmp_path / "merged", model_path=base).output_dir.is_dir()
+
+
+def test_a_killed_merge_is_swept_away_by_the_next(base, make_adapter, tmp_path):
+    script = (
+        "import os, sys; import glmtune.export.merge as module\n"
+        "def killed(state_dict, folder, size): (folder / 'model.safetensors').write_bytes(b'half'); os._exit(9)\n"
+        "module.save_weights = killed\n"
+        "module.merge(sys.argv[1], sys.argv[2], model_path=sys.argv[3])"
+    )
+    adapter, out = make_adapter(), tmp_path / "out"
+    command = [sys.executable, "-c", script, str(adapter), str(out / "merged"), str(base)]
+    assert subprocess.run(command, capture_output=True).returncode == 9
+    assert list(out.rglob("model.safetensors")) != []
+    merge(adapter, out / "merged", model_path=base)
+    assert [path.name for path in out.iterdir()] == ["merged"]
+    merged = AutoModelForCausalLM.from_pretrained(out / "merged", dtype="auto")
+    assert torch.isfinite(logits(merged)).all()
+
+
+def test_a_second_merge_to_the_same_place_is_refused_and_leaves_the_first_alone(
+    base, make_adapter, tmp_path, monkeypatch
+):
+    adapter = make_adapter()
+    refused = []
+
+    def merge_again_meanwhile(state_dict, folder, size):
+        script = "import sys; import glmtune; glmtune.merge(sys.argv[1], sys.argv[2], model_path=sys.argv[3])"
+        command = [sys.executable, "-c", script, str(adapter), str(tmp_path / "merged"), str(base)]
+        refused.append(subprocess.run(command, capture_output=True, text=True).stderr)
+        return save_weights(state_dict, folder, size)
+
+    monkeypatch.setattr("glmtune.export.merge.save_weights", merge_again_meanwhile)
+    merge(adapter, tmp_path / "merged", model_path=base)
+    assert "is being merged into by another process" in refused[0]
+
+
+def test_a_server_of_another_user_can_read_what_the_umask_lets_it(base, make_adapter, tmp_path):
+    adapter, before = make_adapter(), os.umask(0o022)
+    try:
+        merge(adapter, tmp_path / "merged", model_path=base, max_shard_size="0.5MB")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "merged").iterdir()} == {0o644}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 def test_failure_leaves_nothing(base, make_adapter, tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
@@ -208,12 +280,19 @@ def test_failure_leaves_nothing(base, make_adapter, tmp_path, monkeypatch, error
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_disk_that_fills_up_is_named(base, make_adapter, tmp_path, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("glmtune.export.merge.save_weights", fill)
+    with pytest.raises(StorageError, match="out/merged: the disk is full"):
+        merge(make_adapter(), tmp_path / "out/merged", model_path=base)
+
+
 def test_overflow_is_named(base, make_adapter, tmp_path):
     with pytest.raises(AdapterError, match=r"layers\.0.*not finite in torch.float16"):
         merge(make_adapter(lora_alpha=1e9), tmp_path / "merged", model_path=base)
 
 
 def _saving(weights):
-    from glmtune.export.layout import save_weights
-
     return lambda _, folder, size: save_weights(weights, folder, size)

@@ -1,11 +1,13 @@
 import io
 import json
+import resource
+from functools import partial
 
 import pytest
 from rich.console import Console
 
-from glmtune.errors import ConfigError, DataError
-from glmtune.inference.batch import generate_file
+from glmtune.errors import ConfigError, DataError, StorageError
+from glmtune.inference.batch import check_generation_files, generate_file
 from glmtune.inference.generate import generate_replies
 from glmtune.prompts import Conversation, Message
 
@@ -144,5 +146,77 @@ def test_bad_outputs(tiny, questions, tmp_path):
     with pytest.raises(ConfigError, match="batch_size"):
         generate(tiny, questions, tmp_path / "out.jsonl", batch_size=0)
     assert not (tmp_path / "out.jsonl").exists()
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(DataError, match="home folder"):
+        generate(tiny, questions, "~nosuchuser/out.jsonl")
+    with pytest.raises(ConfigError, match="a device or a pipe"):
+        generate(tiny, questions, "/dev/null")
+    with pytest.raises(StorageError, match=r"questions\.json: a part of the path is a file, not a folder"):
         generate(tiny, questions, questions / "out.jsonl")
+
+
+def during_generation(tiny, monkeypatch, action):
+    """Runs something while the third batch is being answered."""
+    real = tiny.model.generate
+    num_calls = 0
+
+    def acting(**kwargs):
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 3:
+            action()
+        return real(**kwargs)
+
+    monkeypatch.setattr(tiny.model, "generate", acting)
+
+
+def test_two_runs_never_write_into_one_file(tiny, questions, tmp_path, whole, monkeypatch):
+    output, link = tmp_path / "replies.jsonl", tmp_path / "link.jsonl"
+    refused = []
+
+    def try_others():
+        link.symlink_to(output)
+        for path in (output, link):
+            for write in (check_generation_files, partial(generate, tiny)):
+                with pytest.raises(StorageError, match="is being written by another process"):
+                    write(questions, path)
+                refused.append(path)
+
+    during_generation(tiny, monkeypatch, try_others)
+    generate(tiny, questions, output)
+    assert len(refused) == 4
+    assert output.read_bytes() == whole
+
+
+def test_a_full_disk_is_told_and_costs_no_reply(tiny, questions, tmp_path, whole, monkeypatch):
+    output = tmp_path / "replies.jsonl"
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = len(whole) // 2 + 1  # within a line
+    during_generation(tiny, monkeypatch, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard)))
+    try:
+        with pytest.raises(StorageError, match=r"replies\.jsonl: .*run the same command again"):
+            generate(tiny, questions, output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    written = output.read_bytes()
+    assert whole.startswith(written)
+    assert 3 <= written.count(b"\n") < len(ROWS)
+    generate(tiny, questions, output)
+    assert output.read_bytes() == whole
+
+
+def test_a_file_that_vanishes_is_told_and_not_begun_anew_in_the_middle(tiny, questions, tmp_path, monkeypatch):
+    output = tmp_path / "replies.jsonl"
+    during_generation(tiny, monkeypatch, output.unlink)
+    with pytest.raises(StorageError, match=r"replies\.jsonl: it, or the folder that it lies in, does not exist"):
+        generate(tiny, questions, output)
+    assert not output.exists()
+
+
+def test_faults_that_need_no_model_are_found_without_one(questions, tmp_path):
+    check_generation_files(questions, tmp_path / "new" / "a.jsonl")
+    assert list(tmp_path.iterdir()) == [questions]  # a check makes nothing
+    with pytest.raises(DataError, match="nope"):
+        check_generation_files(questions, tmp_path / "a.jsonl", {"instruction": "nope"})
+    for output, error in ((tmp_path, ConfigError), (questions, ConfigError), (questions / "a.jsonl", StorageError)):
+        with pytest.raises(error):
+            check_generation_files(questions, output)

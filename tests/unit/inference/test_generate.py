@@ -6,6 +6,7 @@ import torch
 from glmtune.errors import ConfigError, DataError, ModelError
 from glmtune.inference.generate import fit_prompt, generate_batches, generate_replies, read_reply
 from glmtune.inference.options import build_generation_config
+from glmtune.inference.streaming import stream_text
 from glmtune.prompts import Conversation, Message, render_prompt
 
 QUESTIONS = ["你好", "请介绍一下你自己，越详细越好。", "hello world, this is a test", "1+1=?", "a</s>b <|user|> x"]
@@ -104,6 +105,19 @@ def test_out_of_memory_with_one_prompt_is_an_error(tiny, monkeypatch):
     monkeypatch.setattr(tiny.model, "generate", generate)
     with pytest.raises(ModelError, match=r"out of memory .* 1 prompt"):
         generate_replies(*tiny, [ask(question) for question in QUESTIONS], max_new_tokens=4)
+
+
+def test_nan_is_an_error_and_no_empty_reply(tiny, monkeypatch, caplog):
+    """As where numbers grow too large for float16 on the way through the layers."""
+    head = tiny.model.get_output_embeddings()
+    monkeypatch.setattr(head, "forward", lambda hidden: torch.full((*hidden.shape[:-1], 500), torch.nan))
+    with pytest.raises(ModelError, match="computes NaN instead of logits"):
+        generate_replies(*tiny, [ask("你好"), ask("你是谁")], batch_size=2, max_new_tokens=4)
+    assert "memory" not in caplog.text
+    prompt = render_prompt(ask("你好"), tiny.tokenizer)
+    generation = build_generation_config(tiny.tokenizer, 512, {"max_new_tokens": 4})
+    with pytest.raises(ModelError, match="computes NaN instead of logits"):
+        list(stream_text(*tiny, prompt, "chatglm3", generation, []))
 
 
 def test_long_prompts_are_cut_and_reported(tiny, caplog):

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
 
 from glmtune.errors import ConfigError, TrainingError
@@ -161,6 +162,15 @@ def test_resuming_what_is_finished_or_changed_or_not_there(run: Run, data_file: 
     data_file.write_text(data_file.read_text(encoding="utf-8").replace("没有别的", "还有别的"), encoding="utf-8")
     with pytest.raises(TrainingError, match="the data are others now"):
         run("train.max_steps=6", "train.resume_from_checkpoint=true")
+
+
+def test_a_run_does_not_go_on_with_another_base_in_the_old_place(run: Run, shared: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(shared / "golden" / "chatglm3-tiny", tmp_path / "base")
+    run("train.max_steps=3", f"model.path={base}")
+    weights = load_file(base / "model.safetensors")
+    save_file({name: weight * 1.01 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TrainingError, match="the base's weights are others now"):
+        run("train.max_steps=6", f"model.path={base}", "train.resume_from_checkpoint=true")
 
 
 def test_a_finished_run_can_be_made_longer(run: Run, tmp_path: Path) -> None:

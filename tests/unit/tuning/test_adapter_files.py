@@ -1,5 +1,7 @@
 import copy
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,83 @@ def test_damaged_configuration(tmp_path: Path, text: str) -> None:
     (tmp_path / "adapter_config.json").write_text(text)
     with pytest.raises(AdapterError, match=r"adapter_config\.json"):
         read_adapter_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"r": "8"}, "r: expected a whole number above 0; found '8'"),
+        ({"r": 0}, "r: expected a whole number above 0; found 0"),
+        ({"lora_alpha": None}, "lora_alpha: expected a number; found None"),
+        ({"lora_alpha": float("nan")}, "lora_alpha: expected a number; found nan"),
+        ({"lora_dropout": "0.1"}, "lora_dropout: expected a number from 0 to below 1; found '0.1'"),
+        ({"target_modules": [1]}, r"target_modules: expected a list of names, or a regular expression; found \[1\]"),
+        ({"rank_pattern": {"dense": "4"}}, "rank_pattern: expected whole numbers by the names of layers"),
+        ({"use_dora": 1}, "use_dora: expected true or false; found 1"),
+        ({"bias": "some"}, "bias: expected none, all or lora_only; found 'some'"),
+        ({"base_model_name_or_path": 3}, "base_model_name_or_path: expected the folder or hub id of the base; found 3"),
+        ({"peft_type": []}, r"peft_type: expected a method of PEFT, such as LORA; found \[\]"),
+        ({"r": [], "lora_alpha": "x"}, "2 faults"),
+    ],
+)
+def test_values_of_the_wrong_type_are_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": "LORA", "target_modules": ["dense"], **values}))
+    with pytest.raises(AdapterError, match=rf"{file}(: | is damaged: ){message}"):
+        read_adapter_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight.fill_(torch.nan), "holds NaN or infinite numbers"),
+        (lambda weight: weight.fill_(torch.inf), "holds NaN or infinite numbers"),
+        (lambda weight: weight.int(), "expected floating-point numbers; found int32"),
+    ],
+    ids=["nan", "infinite", "integers"],
+)
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_that_holds_no_proper_numbers_is_not_used(
+    base: nn.Module, tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], message: str, name: str
+) -> None:
+    model = attach_lora(base, {"target_modules": ["dense"]})
+    weights = adapter_weights(model)
+    first = next(iter(weights))
+    weights[first] = change(weights[first])
+    (save_file if name.endswith("safetensors") else torch.save)(weights, tmp_path / name)
+    with pytest.raises(AdapterError, match=f"{name}: {first}:? {message}"):
+        load_adapter_weights(model, tmp_path)
+
+
+def test_a_server_of_another_user_can_read_what_the_umask_lets_it(base: nn.Module, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_adapter(attach_lora(base, {"target_modules": ["dense"]}), tmp_path)
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == {"adapter_config.json": 0o644, "adapter_model.safetensors": 0o644}
+
+
+def test_old_versions_of_peft_know_every_key(base: nn.Module, tmp_path: Path) -> None:
+    """Before 0.14 they refuse unknown ones; the official code runs on 0.6 to 0.10."""
+    lora = {"target_modules": ["dense"], "use_rslora": True, "rank_pattern": {"dense": 2}}
+    model = attach_lora(base, lora)
+    save_adapter(model, tmp_path)
+    written = json.loads((tmp_path / "adapter_config.json").read_text())
+    known_since_the_beginning = {
+        "base_model_name_or_path",
+        "inference_mode",
+        "lora_alpha",
+        "lora_dropout",
+        "peft_type",
+        "r",
+        "target_modules",
+        "task_type",
+    }
+    assert written.keys() == known_since_the_beginning | {"use_rslora", "rank_pattern"}
+    model.peft_config["default"].inference_mode = True
+    assert read_adapter_config(tmp_path) == model.peft_config["default"]
 
 
 def test_old_bin_files(base: nn.Module, tmp_path: Path) -> None:

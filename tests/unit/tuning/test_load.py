@@ -9,12 +9,13 @@ from urllib.request import Request
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from glmtune.errors import AdapterError, ConfigError, ModelError
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.tuning import load as load_module
+from glmtune.tuning.base_weights import fingerprint_base
 from glmtune.tuning.load import fitting_format, load, load_base, load_by_weight, resolve_dtype
 from glmtune.tuning.memory import BaseShape
 from glmtune.tuning.quantize import quantize_layers
@@ -54,6 +55,21 @@ def test_base_where_the_run_says(golden: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=f"looked for in {base}.*--model"):
         load(run)
     assert isinstance(load(run, model_path=tmp_path / "moved").model, PeftModel)
+
+
+def test_another_base_in_the_old_place_is_warned_of(
+    golden: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = shutil.copytree(golden, tmp_path / "base", ignore=shutil.ignore_patterns("adapter_*"))
+    run = shutil.copytree(golden / "adapter_final", tmp_path / "run")
+    RunManifest(str(base), base_fingerprint=fingerprint_base(base)).write(run)
+    load(run)
+    load(run, model_path=golden)
+    assert not caplog.records
+    weights = load_file(base / "model.safetensors")
+    save_file({name: weight * 1.01 for name, weight in weights.items()}, base / "model.safetensors")
+    load(run)
+    assert f"{run}: the weights of {base} are not those that the adapter was trained on" in caplog.text
 
 
 def test_a_merged_folder_remembers_its_run(golden: Path, tmp_path: Path) -> None:

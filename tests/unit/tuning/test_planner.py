@@ -41,7 +41,7 @@ def test_a_step_is_split_only_where_memory_asks_for_it(speed: DeviceSpeed) -> No
     assert [plan.step.num_passes for plan in split] == [0.5, 1, 2]
     seconds = [plan.seconds_per_step for plan in split]
     assert seconds == sorted(seconds)
-    assert seconds[2] > 1.02 * seconds[1]
+    assert seconds[2] > 1.01 * seconds[1]
 
 
 def test_graphs_take_no_memory_where_no_pass_would_be_recorded(planner: Planner) -> None:

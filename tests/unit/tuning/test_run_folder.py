@@ -1,6 +1,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,34 @@ def test_damaged_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "glmtune.json").write_text(text)
     with pytest.raises(AdapterError, match=r"glmtune\.json is damaged"):
         RunManifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"base_path": 5}, "base_path: expected text or null; found 5"),
+        ({"system": []}, r"system: expected text or null; found \[\]"),
+        ({"config": "x"}, "config: expected settings by section; found 'x'"),
+        ({"config": {"data": 1}}, "config: expected settings by section"),
+        ({"base_fingerprint": None}, "base_fingerprint: expected text; found None"),
+        ({"template": {}}, "unknown template"),
+    ],
+)
+def test_manifest_with_values_of_the_wrong_type(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    RunManifest(None).write(tmp_path)
+    file = tmp_path / "glmtune.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    with pytest.raises(AdapterError, match=rf"{file}.*{message}"):
+        RunManifest.read(tmp_path)
+
+
+def test_a_manifest_of_before_bases_had_fingerprints_can_be_read(tmp_path: Path) -> None:
+    RunManifest("/base", system="x").write(tmp_path)
+    file = tmp_path / "glmtune.json"
+    values = json.loads(file.read_text())
+    del values["base_fingerprint"]
+    file.write_text(json.dumps(values))
+    assert RunManifest.read(tmp_path) == RunManifest("/base", system="x")
 
 
 def test_manifest_with_an_unknown_template(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
+"""Questions are read as what is trained on is, but need no answer."""
+
 import json
 
 import pytest
 
+from glmtune.data.formats import read_conversations, read_questions
 from glmtune.errors import DataError
-from glmtune.inference.questions import read_questions
 from glmtune.prompts import Conversation, Message
 
 
@@ -50,6 +52,46 @@ def test_join_and_fields(tmp_path):
     assert question.values == {"task": "译", "input": "hi"}
 
 
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"qestion": "ask"}, "data.fields.qestion is no known column"),
+        ({"question": "nope"}, r'no row has "nope" \(data.fields.question\); found: question, ask'),
+        ({"instruction": "ask", "question": "ask", "input": "ask"}, "data.fields.question has no use"),
+    ],
+)
+def test_a_mapping_that_would_be_passed_over_is_refused(tmp_path, fields, fault):
+    path = write(tmp_path, [{"question": "old", "ask": "new"}])
+    with pytest.raises(DataError, match=fault):
+        read_questions(path, fields)
+
+
+def test_a_mapped_column_goes_before_the_one_of_the_standard_name(tmp_path):
+    path = write(tmp_path, [{"instruction": "other", "question": "old", "ask": "new"}])
+    assert read_questions(path, {"question": "ask"})[0].conversation == user("new")
+
+
+def test_the_mapping_of_training_serves_for_questions_without_answers(tmp_path):
+    path = write(tmp_path, [{"ask": "问"}])
+    assert read_questions(path, {"question": "ask", "answer": "reply"})[0].conversation == user("问")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "instruction": "q", "input": "i", "output": "a", "history": [["1", "2"]], "system": "S"},
+        {"instruction": "not this: it has no output", "query": "q", "response": "a", "tools": [{"name": "t"}]},
+        {"instruction": "q", "output": "a", "messages": None},
+        {"tools": [], "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+    ],
+)
+def test_the_model_is_asked_what_it_was_trained_on(tmp_path, row):
+    path = write(tmp_path, [row])
+    [trained] = read_conversations(path, join="|").items
+    [question] = read_questions(path, join="|")
+    assert question.conversation.messages == trained.messages[:-1]
+
+
 def test_text_file(tmp_path):
     path = tmp_path / "q.txt"
     path.write_bytes("\ufeff你好\r\n\n  是谁？ \n".encode())
@@ -66,17 +108,23 @@ def test_csv(tmp_path):
 
 def test_all_faults_are_named(tmp_path):
     rows = [
+        {"question": "好", "history": "x"},
         {"question": ""},
-        {"text": "x"},
         {"messages": []},
         {"question": "好"},
-        {"messages": [{"role": "assistant", "content": "答"}]},
-        {"query": "二", "history": [["一"]]},
+        {"question": "二", "tools": [float("nan")]},
+        {"question": "二", "history": [["一"]]},
     ]
     with pytest.raises(DataError) as caught:
         read_questions(write(tmp_path, rows))
     message = str(caught.value)
     assert [number for number in range(1, 7) if f"row {number} " in message] == [1, 2, 3, 5, 6]
+    with pytest.raises(DataError, match="nobody has asked anything"):
+        read_questions(
+            write(tmp_path, [{"messages": [{"role": role, "content": "x"} for role in ("assistant", "user")]}])
+        )
+    with pytest.raises(DataError, match="there are no messages"):
+        read_questions(write(tmp_path, [{"messages": [{"role": "assistant", "content": "答"}]}]))
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", "你好".encode("gbk")])

@@ -1,0 +1,63 @@
+"""Arrow tables, which Parquet files and hub data sets are, as rows of Python values."""
+
+from collections import Counter
+from typing import Any
+
+import pyarrow
+
+from glmtune.errors import DataError, show_names
+from glmtune.fields import Unreadable
+
+# What pyarrow raises for text that is no UTF-8, dates that Python lacks, unknown time zones, or fields of one name.
+_CONVERSION_FAULTS = (ValueError, OverflowError, KeyError, pyarrow.ArrowException)
+
+
+def read_table_rows(table: pyarrow.Table, name: str) -> list[dict[str, Any]]:
+    """The rows of a table, without nulls: a table gives every row the columns of all the others.
+
+    Args:
+        table: The table.
+        name: Where it comes from, for messages.
+
+    Returns:
+        A dictionary a row. What has no Python form is `Unreadable`, as a column that nobody uses may well hold it.
+
+    Raises:
+        DataError: A column is there twice.
+    """
+    names = table.column_names
+    if repeated := [column for column, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{name}: the table has columns twice: {show_names(repeated)}")
+    columns = [_column_values(column) for column in table.columns]
+    return [
+        {name: _without_nulls(value) for name, value in zip(names, values, strict=True) if value is not None}
+        for values in zip(*columns, strict=True)
+    ]
+
+
+def _column_values(column: pyarrow.ChunkedArray) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except _CONVERSION_FAULTS:
+        return [_value(scalar) for scalar in column]
+    return values
+
+
+def _value(scalar: pyarrow.Scalar) -> Any:
+    """The value of a scalar, in which only what is itself at fault is unreadable."""
+    try:
+        return scalar.as_py()
+    except _CONVERSION_FAULTS as error:
+        if isinstance(scalar, pyarrow.StructScalar):
+            names = [field.name for field in scalar.type]
+            if len(set(names)) == len(names):
+                return {name: _value(scalar[name]) for name in names}
+        elif isinstance(scalar, pyarrow.ListScalar | pyarrow.LargeListScalar | pyarrow.FixedSizeListScalar):
+            return [_value(item) for item in scalar.values]
+        return Unreadable(str(error))
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

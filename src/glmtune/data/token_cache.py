@@ -1,0 +1,71 @@
+"""Tokenised data sets on disk, whole or not there, so that the same data are tokenised once."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import datasets
+import pyarrow
+from datasets import Dataset, Features
+
+from glmtune.files import say_os_error, written_aside
+
+logger = logging.getLogger(__name__)
+
+
+def find_or_make(
+    fingerprint: str, num_rows: int, columns: Features, tokenize: Callable[[Path | None], Dataset]
+) -> Dataset:
+    """The data set that was kept under a fingerprint, or a new one, which is then kept.
+
+    It lies under the Hugging Face datasets cache (`HF_DATASETS_CACHE`). A file there that is damaged is made anew.
+    Where none can be written, a warning says why, and the data set is in memory alone.
+
+    Args:
+        fingerprint: Names everything that the data set depends on.
+        num_rows: How many rows it has.
+        columns: What it consists of.
+        tokenize: Makes the data set in a file of the given name, or in memory for None.
+
+    Returns:
+        The data set, mapped from its file or in memory.
+    """
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "glmtune"
+    file = folder / f"{fingerprint}.arrow"
+    try:
+        if not _is_whole(file, num_rows, columns):
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=folder, prefix=".", ignore_cleanup_errors=True) as scratch:
+                made = tokenize(Path(scratch) / "samples.arrow")  # one file for each worker process
+                with written_aside(file) as unfinished:
+                    _write(made, unfinished)
+        return Dataset.from_file(str(file))
+    except OSError as error:
+        logger.warning(
+            "%s: the tokenised data cannot be kept there for the next run: %s. HF_DATASETS_CACHE names another place.",
+            folder,
+            say_os_error(error),
+        )
+        return tokenize(None)
+
+
+def _is_whole(file: Path, num_rows: int, columns: Features) -> bool:
+    """Whether a file is there and can be read to its end."""
+    if not file.is_file():
+        return False
+    try:
+        with pyarrow.memory_map(str(file)) as source, pyarrow.ipc.open_stream(source) as reader:
+            if not reader.schema.equals(columns.arrow_schema, check_metadata=True):
+                return False
+            table = reader.read_all()
+            table.validate(full=True)
+            return len(table) == num_rows
+    except (OSError, pyarrow.ArrowException):
+        return False
+
+
+def _write(dataset: Dataset, file: Path) -> None:
+    """Writes a data set, which may be spread over several files, as one."""
+    with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, dataset.features.arrow_schema) as writer:
+        writer.write_table(dataset.data.table)
