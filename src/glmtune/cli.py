@@ -70,6 +70,7 @@ def train(
         for key in describe_keys():
             typer.echo(f"{key.key:<38} {key.default!r:<28} {key.description}")
         return
+    _outlive_display()
     config = _load_config(arguments)
     from glmtune.training.processes import is_first_process, leave_processes
     from glmtune.training.trainer import TrainingInterrupted
@@ -175,6 +176,7 @@ def generate(
         raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl")
     from glmtune.inference.batch import check_generation_files, generate_file
 
+    _outlive_display()
     check_generation_files(input_path, output_path, _parse_fields(field))
     loaded = _load(run, model, dtype, quantize)
     try:
@@ -207,6 +209,7 @@ def merge(
     """Merge an adapter into its base: one folder in the official layout. 合并成完整模型。"""
     from glmtune.export.merge import merge as run_merge
 
+    _outlive_display()
     _hide_loading_bars()
     with Console(stderr=True).status("合并并核对 Merging and checking ..."):
         result = run_merge(run, output, model_path=model, dtype=_dtype(dtype), max_shard_size=max_shard_size)
@@ -313,6 +316,7 @@ def demo(
     """Train, compare and merge on the built-in tiny base. 一分钟体验。"""
     from glmtune.demo import run_demo
 
+    _outlive_display()
     _hide_loading_bars()
     run_demo(Path(output), Console())
 
@@ -324,6 +328,13 @@ def _load_config(arguments: list[str] | None) -> Any:
     given = arguments or []
     has_file = bool(given) and "=" not in given[0]
     return load_config(given[0] if has_file else None, given[1:] if has_file else given)
+
+
+def _outlive_display() -> None:
+    """For commands whose work is in files: they go on when their terminal is closed, or nobody reads their output."""
+    from glmtune.training.display import surviving
+
+    sys.stdout, sys.stderr = surviving(sys.stdout), surviving(sys.stderr)
 
 
 def _hide_loading_bars() -> None:
@@ -394,6 +405,9 @@ def _unescape(text: str) -> str:
 
 def main() -> None:
     """Runs the command line: faults of the user's making are one message without a traceback."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a standard stream that was closed, whose number a file of ours must not get
+    os.close(descriptor)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows ? for what it cannot
             stream.reconfigure(errors="replace")

@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from glmtune.errors import GlmtuneError, StorageError
 
@@ -27,14 +28,38 @@ _SAYINGS = {
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.EFBIG: "a file of this size is not allowed here (ulimit -f, or the file system's own limit)",
     errno.EIO: "the disk reports an input/output error",
     errno.ESTALE: "the network file system has lost it",
 }
+# What torch.save says when it cannot open or write a file; that the disk is full it does not say.
+_TORCH_CANNOT_WRITE = (
+    "unexpected pos",
+    "iostream error",
+    "PytorchStreamWriter failed",
+    "open file failed",
+    "Parent directory",
+)
 
 
 def say_os_error(error: OSError) -> str:
     """What an operating system's error means, as a phrase to follow a path and a colon."""
     return _SAYINGS.get(error.errno or 0, error.strerror or str(error))
+
+
+def as_os_error(error: Exception) -> OSError | None:
+    """The operating system's error that a library's error stands for; None if it stands for none.
+
+    safetensors and torch put into words of their own what went wrong with a file.
+    """
+    if isinstance(error, OSError):
+        return error
+    text = str(error)
+    if isinstance(error, SafetensorError) and (match := re.search(r"\(os error (\d+)\)", text)):
+        return OSError(int(match[1]), os.strerror(int(match[1])))
+    if isinstance(error, RuntimeError) and any(words in text for words in _TORCH_CANNOT_WRITE):
+        return OSError("torch could not write it; the disk may be full, or the folder gone")
+    return None
 
 
 @contextmanager
@@ -45,12 +70,15 @@ def storage_faults(path: str | Path) -> Iterator[None]:
         path: What is being read or written.
 
     Raises:
-        StorageError: In place of an OSError from within.
+        StorageError: In place of an OSError from within, or of what safetensors and torch make of one.
     """
     try:
         yield
-    except OSError as error:
-        raise StorageError(f"{path}: {say_os_error(error)}") from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        fault = as_os_error(error)
+        if fault is None:
+            raise
+        raise StorageError(f"{path}: {say_os_error(fault)}") from error
 
 
 @contextmanager
@@ -101,17 +129,12 @@ def write_tensors(path: str | Path, tensors: Mapping[str, "Tensor"]) -> None:
     """Writes contiguous tensors by name as safetensors, whole or not at all; see `written_aside`.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError, SafetensorError: The file cannot be written. `storage_faults` makes that a sentence.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with written_aside(path) as unfinished:
-        try:
-            save_file(dict(tensors), unfinished, metadata={"format": "pt"})
-        except SafetensorError as error:  # the system's errors are words in it
-            code = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(code[1]) if code else None, str(error), str(path)) from error
+        save_file(dict(tensors), unfinished, metadata={"format": "pt"})
 
 
 def read_json_object(path: str | Path, error_type: type[GlmtuneError]) -> dict[str, Any]:
@@ -182,6 +205,8 @@ def held(path: str | Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):
+            place.unlink()  # while it is held, so that nobody else's is taken away
         lock.release()
 
 

@@ -1,4 +1,4 @@
-"""Two processes under torchrun learn what one does."""
+"""Two processes under torchrun learn, and evaluate, what one does."""
 
 import json
 import os
@@ -19,9 +19,13 @@ SETTINGS = [
 ]
 
 
-def train(folder: Path, launcher: list[str], *settings: str) -> list[tuple[float, float]]:
-    """Losses and gradient norms of a run."""
-    command = [*launcher, str(Path(sys.executable).with_name("glmtune")), "train", *SETTINGS, *settings]
+GLMTUNE = str(Path(sys.executable).with_name("glmtune"))
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
+
+
+def train(folder: Path, launcher: list[str], *settings: str) -> tuple[list[tuple[float, float]], list[float]]:
+    """Losses and gradient norms of a run, and its evaluation losses."""
+    command = [*launcher, GLMTUNE, "train", *SETTINGS, *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, f"train.output_dir={folder}"], capture_output=True, text=True, timeout=240, env=environment
@@ -29,15 +33,33 @@ def train(folder: Path, launcher: list[str], *settings: str) -> list[tuple[float
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("Done") == 1  # said once, however many processes there are
     entries = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [(entry["loss"], entry["grad_norm"]) for entry in entries if "loss" in entry]
+    return (
+        [(entry["loss"], entry["grad_norm"]) for entry in entries if "loss" in entry],
+        [entry["eval_loss"] for entry in entries if "eval_loss" in entry],
+    )
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
+    # Five samples of very different lengths: shares of three and two, batches of two and one.
+    rows = [{"instruction": f"{number}?", "output": "不" * (1 + 9 * number)} for number in range(5)]
+    held_out = tmp_path / "held_out.json"
+    held_out.write_text(json.dumps(rows), encoding="utf-8")
+    evaluating = (f"data.eval_path={held_out}", "train.eval_steps=2", "train.per_device_eval_batch_size=2")
     # Two accumulated batches of two on each process, in several forward passes, against eight at once.
     spread = ("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
-    two = train(tmp_path / "two", torchrun, *spread, "train.max_tokens_per_device=60")
-    one = train(tmp_path / "one", [], "train.per_device_train_batch_size=8", "train.gradient_accumulation_steps=1")
-    assert len(one) == 4
+    at_once = ("train.per_device_train_batch_size=8", "train.gradient_accumulation_steps=1")
+    two, two_evaluated = train(tmp_path / "two", TORCHRUN, *spread, *evaluating, "train.max_tokens_per_device=60")
+    one, one_evaluated = train(tmp_path / "one", [], *at_once, *evaluating)
+    assert (len(one), len(one_evaluated)) == (4, 2)
     for pair, expected in zip(two, one, strict=True):
         assert pair == pytest.approx(expected, rel=1e-4)
+    assert two_evaluated == pytest.approx(one_evaluated, rel=1e-4)
+
+
+def test_what_stops_one_process_is_said_in_a_sentence_and_the_other_ends_with_one_too(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [*TORCHRUN, GLMTUNE, "train", *SETTINGS, f"train.output_dir={tmp_path / 'file'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert f"train.output_dir: {tmp_path / 'file'}: a part of the path is a file" in done.stderr
+    assert "[rank1]: Traceback" not in done.stderr  # torchrun itself prints one

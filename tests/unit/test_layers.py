@@ -10,7 +10,7 @@ import glmtune
 PACKAGE = Path(glmtune.__file__).parent
 LAYERS = [
     {"errors"},
-    {"files", "ops", "prompts", "fields", "replaced_keys"},
+    {"files", "ops", "prompts", "fields", "replaced_keys", "signals"},
     {"config", "messages"},
     {"models"},
     {"data"},

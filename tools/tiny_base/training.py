@@ -118,7 +118,11 @@ def train(model: ChatGLMForConditionalGeneration, samples: Samples, recipe: Reci
 
 @torch.no_grad()
 def evaluate(model: ChatGLMForConditionalGeneration, samples: Samples, batch_tokens: int, device: str) -> float:
-    """The mean of the batches' losses over supervised tokens."""
+    """The mean loss of all supervised tokens."""
     model.eval()
-    values = [losses(model, i.to(device), w.to(device))[1].item() for i, w in batches(samples, batch_tokens, seed=0)]
-    return sum(values) / len(values)
+    total, num_tokens = 0.0, 0
+    for ids, weights in batches(samples, batch_tokens, seed=0):
+        num_supervised = int((weights[:, 1:] == 1.0).sum())
+        total += num_supervised * losses(model, ids.to(device), weights.to(device))[1].item()
+        num_tokens += num_supervised
+    return total / num_tokens

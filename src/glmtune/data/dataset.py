@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 from datasets import Dataset, Features, List, Value
@@ -16,6 +19,7 @@ from glmtune.data.statistics import DataStats
 from glmtune.data.token_cache import find_or_make
 from glmtune.errors import DataError, summarise_faults
 from glmtune.prompts import Conversation, Message, PromptTokenizer, Template, render
+from glmtune.signals import hearing
 
 _COLUMNS = Features(
     {
@@ -111,7 +115,8 @@ def tokenize_conversations(
             desc="Tokenising",
         )
 
-    tokenized = find_or_make(fingerprint, len(rows), _COLUMNS, tokenize)
+    with _workers_end_with_us():
+        tokenized = find_or_make(fingerprint, len(rows), _COLUMNS, tokenize)
     _raise_faults(tokenized["fault"], conversations)
     stats = DataStats.collect(
         tokenized,
@@ -121,6 +126,28 @@ def tokenize_conversations(
         formats=conversations.format_lines(),
     )
     return tokenized.select_columns(_TRAINING_COLUMNS), stats
+
+
+@contextmanager
+def _workers_end_with_us() -> Iterator[None]:
+    """Leaves no worker behind when a signal ends this process, and lets no worker print a traceback at Ctrl-C."""
+    process = os.getpid()
+    received: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            received.append(number)
+            raise KeyboardInterrupt
+        if number == signal.SIGTERM:  # how the pool ends its workers; Ctrl-C reaches them too, but is not for them
+            os._exit(128 + number)
+
+    try:
+        with hearing(on_signal):
+            yield
+    finally:
+        # Not only from the handler: what datasets does on its way out ends in an error of its own.
+        if received:
+            raise (KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])) from None
 
 
 def _tokenize_batch(

@@ -1,32 +1,19 @@
-"""What a run shows and writes while it trains, and how it is interrupted."""
+"""What a run shows and writes while it trains."""
 
 import json
 import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from glmtune.training.processes import SharedFlag
+from glmtune.files import storage_faults
 
 LOG_NAME = "trainer_log.jsonl"
-_STOPPING = (
-    "\n本步结束后保存检查点并停止；再按 Ctrl-C 立即中止。"
-    " Stopping after this step, with a checkpoint. Ctrl-C again aborts at once.\n"
-)
-
-# A launcher such as torchrun passes the terminal's Ctrl-C on to processes that had it from the terminal already.
-_SAME_PRESS_S = 1.0
 
 
 class ProgressReport(TrainerCallback):
@@ -156,7 +143,7 @@ class LogFile(TrainerCallback):
         """Adds a line."""
         if state.is_world_process_zero and logs:
             entry = plain_numbers({"step": state.global_step, "max_steps": state.max_steps, **logs})
-            with self._file.open("a", encoding="utf-8") as file:
+            with storage_faults(self._file), self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
@@ -165,66 +152,3 @@ def plain_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }
-
-
-class Interruption(TrainerCallback):
-    """Ctrl-C, or a scheduler's SIGTERM: saves a checkpoint at the end of the step, and stops. Ctrl-C again aborts.
-
-    Args:
-        console: Where to say so.
-
-    Attributes:
-        happened: Whether training was stopped by it.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self.happened = False
-        self._console = console
-        self._pressed_s: float | None = None
-        self._flag: SharedFlag | None = None
-        self._process = os.getpid()
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listens to signals while training; in a thread other than the main one, Python does not let us."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Asks for a checkpoint and the end of training, on all processes at the same step."""
-        is_asked = self._pressed_s is not None
-        if args.world_size > 1 and torch.distributed.is_initialized():
-            self._flag = self._flag or SharedFlag(args.device)
-            is_asked = self._flag.share(is_asked)
-        # The last step ends training anyway, with everything that belongs to its end.
-        if is_asked and state.global_step < state.max_steps:
-            self.happened = True
-            control.should_log = state.global_step > 0
-            control.should_save = True
-            control.should_evaluate = False
-            control.should_training_stop = True
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """An epoch that is cut short is no occasion to evaluate, nor to save once more."""
-        if self.happened:
-            control.should_log = control.should_save = control.should_evaluate = False
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            return  # a data loader's worker, which ends with its parent
-        now_s = time.monotonic()
-        if self._pressed_s is None:
-            self._pressed_s = now_s
-            # Not through rich: its lock may be held by the very code that the signal interrupted.
-            os.write(2, _STOPPING.encode())
-        elif number == signal.SIGINT and now_s - self._pressed_s > _SAME_PRESS_S:
-            raise KeyboardInterrupt

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
 from transformers.training_args import OptimizerNames
 
 from glmtune.errors import ConfigError, TrainingError
+from glmtune.files import storage_faults
 from glmtune.models.chatglm.packed import PackedRows
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
@@ -43,6 +47,7 @@ class LoraTrainer(Trainer):
     - A step whose gradient is not finite changes neither weights nor optimiser, and stops the run when the host next
       looks: when logging, and before every save. What has been saved is therefore always sound.
     - Checkpoints hold the adapter for the base as published, and the run's manifest.
+    - The evaluation loss is the mean over the weights of all samples, whatever the batch size and number of processes.
     - Log lines say how many tokens a second were trained on; neither padding nor the time for evaluating and saving
       counts.
 
@@ -79,6 +84,8 @@ class LoraTrainer(Trainer):
         self._guard = FiniteGuard(self.args.device, is_scaled=self.args.fp16)
         self._num_tokens = 0
         self._counting_since_s = time.perf_counter()
+        self._eval_losses: list[Tensor] = []
+        self._eval_weight = 0.0
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in Trainer; parameters lie flat where the optimiser does not mind."""
@@ -176,13 +183,44 @@ class LoraTrainer(Trainer):
         # Filled on the device: copying a number there would wait for all that the device still has to do.
         return self.accelerator.reduce(torch.full((), weight, device=device), reduction="sum")
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Loads this process's share of the samples, each of which is in one share only.
+
+        Trainer's own loader repeats samples until all processes have the same number of batches, or drops the last
+        batch. Where a forward pass takes all processes, each has all samples: they must ask for equally many passes.
+        """
+        samples = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            samples = Subset(samples, range(self.args.process_index, len(samples), self.args.world_size))
+        return DataLoader(
+            samples,
+            batch_size=self.args.eval_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            pin_memory=self.args.dataloader_pin_memory,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+        )
+
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, None, None]:
-        """The loss of a batch."""
+    ) -> tuple[None, None, None]:
+        """Takes note of a batch's loss. Trainer gets none: it would average the means of batches."""
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses = [model(packed=packed).loss.detach() for packed in inputs["micro_batches"]]
-        return torch.stack(losses).sum() / inputs["total_weight"], None, None
+            for packed in inputs["micro_batches"]:
+                on_device = packed.to(self.args.device, non_blocking=True)
+                self._eval_losses.append(model(packed=on_device).loss)
+        self._eval_weight += inputs["total_weight"]
+        return None, None, None
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """As in Trainer; the loss is the mean over all label weights of the data set, on all processes."""
+        self._eval_losses, self._eval_weight = [], 0.0
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        total = math.fsum(loss.item() for loss in self._eval_losses)
+        totals, weights = zip(*gather_object([(total, self._eval_weight)]), strict=True)
+        output.metrics[f"{metric_key_prefix}_loss"] = math.fsum(totals) / math.fsum(weights)
+        return output
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Floating-point operations of a step, without what is recomputed."""
@@ -213,9 +251,11 @@ class LoraTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in Trainer; adds `tokens_per_second`, and stops the run where a loss is not finite."""
+        if "train_loss" in logs:  # of the steps since the last log, Trainer adds this process's own losses
+            logs["train_loss"] = math.fsum(gather_object([logs["train_loss"]])) / self.args.world_size
         if "loss" in logs:
             elapsed_s = time.perf_counter() - self._counting_since_s
-            num_tokens = self._num_tokens * self.args.world_size
+            num_tokens = int(self.accelerator.reduce(torch.full((), self._num_tokens, device=self.args.device)))
             logs["tokens_per_second"] = round(num_tokens / max(elapsed_s, 1e-9), 1)
             self._num_tokens = 0
             self._counting_since_s = time.perf_counter()
@@ -233,7 +273,8 @@ class LoraTrainer(Trainer):
         return metrics
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with self._off_the_clock():
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with self._off_the_clock(), storage_faults(checkpoint):
             super()._save_checkpoint(*args, **kwargs)
 
     @contextmanager

@@ -1,16 +1,19 @@
 """The processes that a launcher such as torchrun starts, one a device."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-from glmtune.errors import ConfigError
+from glmtune.errors import ConfigError, TrainingError
 
 _DEFAULT_TIMEOUT_S = 1800  # that of `TrainingArguments.ddp_timeout`
+# What gloo and NCCL say of a process that is gone.
+_OTHER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 
 
 def join_processes(train: Mapping[str, Any]) -> None:
@@ -47,6 +50,21 @@ def leave_processes() -> None:
     """Leaves the process group, if there is one, or its threads would still run when the interpreter ends."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+@contextmanager
+def ending_with_the_others() -> Iterator[None]:
+    """Lets a process that another one has left alone end with a sentence too.
+
+    Raises:
+        TrainingError: In place of the error that says that another process is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _OTHER_IS_GONE):
+            raise
+        raise TrainingError("another process of this run has ended; its own message says why") from error
 
 
 def is_first_process() -> bool:

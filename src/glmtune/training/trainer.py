@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,16 +19,19 @@ from glmtune.data.packing import PackedSample, PackingCollator, shared_prefixes
 from glmtune.errors import ConfigError, GlmtuneError, ModelError, TrainingError
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.training.arguments import make_arguments
-from glmtune.training.callbacks import Interruption, LogFile, ProgressReport
+from glmtune.training.callbacks import LogFile, ProgressReport
+from glmtune.training.display import progress_console
+from glmtune.training.interruption import Interruption
 from glmtune.training.layout import shares_prefix
 from glmtune.training.lora_trainer import LoraTrainer, last_good
 from glmtune.training.plan import ASSUMED_TFLOPS, RunPlan, plan_run
-from glmtune.training.processes import join_processes
+from glmtune.training.processes import ending_with_the_others, join_processes
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
 from glmtune.training.resume import check_resumed, find_checkpoint
 from glmtune.training.run_data import RunData, load_run_data
 from glmtune.training.run_settings import as_before, plain_settings, with_quantize, with_settings
 from glmtune.training.selftest import SelfTestReport, run_selftest
+from glmtune.training.storage import ending_where_it_cannot_write, run_folder_held
 from glmtune.tuning.adapter_files import read_initial_weights
 from glmtune.tuning.base_weights import fingerprint_base
 from glmtune.tuning.checkpointing import checkpoint_layers
@@ -92,8 +95,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     validate_names(config)
     if config.model.quantize != "auto":
         check_quantize(config.model.quantize, config.lora)
-    console = console or Console(stderr=True)
-    checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
+    console = console or progress_console()
     join_processes(config.train)
     device_map = "cpu" if config.train.get("use_cpu") else None
     dtype = resolve_dtype(config.model.dtype, device_map)
@@ -106,9 +108,18 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         trains_base_modules=config.lora.get("bias", "none") != "none" or bool(config.lora.get("modules_to_save")),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are torchrun's business, not DataParallel's
-    if not PartialState().is_main_process:
+    is_main = PartialState().is_main_process
+    if not is_main:
         console = Console(quiet=True)
+    with ending_with_the_others(), run_folder_held(arguments.output_dir) if is_main else nullcontext():
+        return _read_and_train(config, arguments, dtype, console)
 
+
+def _read_and_train(
+    config: RunConfig, arguments: TrainingArguments, dtype: torch.dtype, console: Console
+) -> TrainResult:
+    """Does what is to be done in the run folder, once that is this run's alone."""
+    checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
     tokenizer = load_tokenizer(config.model.path or embedded_base())
     with arguments.main_process_first(desc="reading the data"):
         data = load_run_data(config, tokenizer, arguments.seed)
@@ -120,8 +131,10 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         config = as_before(config, before.config if before else {}, keys=[("model", "quantize")])
         check_resumed(checkpoint, Path(arguments.output_dir), _make_manifest(config, data.stats.fingerprint))
     run = _plan(_Run(config, arguments, dtype, tokenizer, data, checkpoint, console), before)
+    how_to_go_on = run.config.command("train.resume_from_checkpoint=true")
     try:
-        return _train(run)
+        with ending_where_it_cannot_write(arguments.output_dir, how_to_go_on):
+            return _train(run)
     except (RuntimeError, ModelError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -252,7 +265,7 @@ def _train(run: _Run) -> TrainResult:
     collator, lines = _prepare(peft_model, run)
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-    interruption = Interruption(console)
+    interruption = Interruption()
     progress = ProgressReport(console)
     trainer = run.trainer = LoraTrainer(
         model=peft_model,
@@ -271,18 +284,18 @@ def _train(run: _Run) -> TrainResult:
     PartialState().wait_for_everyone()  # all have looked whether the folder is free
     if arguments.should_save:
         manifest.write(arguments.output_dir)
-    try:
-        with interruption.listening():
+    with interruption.listening():
+        try:
             output = trainer.train(
                 resume_from_checkpoint=str(checkpoint) if checkpoint else None,
                 ignore_keys_for_eval=["past_key_values"],
             )
-    finally:
-        progress.close()
-    if interruption.happened:
-        command = config.command("train.resume_from_checkpoint=true")
-        raise TrainingInterrupted(_how_to_go_on(trainer, command))
-    return _finish(trainer, run.tokenizer, data, summary, output.metrics)
+        finally:
+            progress.close()
+        if interruption.happened:
+            command = config.command("train.resume_from_checkpoint=true")
+            raise TrainingInterrupted(_how_to_go_on(trainer, command))
+        return _finish(trainer, run.tokenizer, data, summary, output.metrics)
 
 
 def _prepare(model: PeftModel, run: _Run) -> tuple[PackingCollator, list[str]]:

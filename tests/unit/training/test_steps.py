@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 from torch.nn import functional as F
 
 from glmtune.config import LORA_DEFAULTS
@@ -17,7 +18,7 @@ from glmtune.errors import ConfigError
 from glmtune.models.chatglm.packed import PackedRows
 from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.trainer import TrainResult
-from glmtune.tuning.load import load_base
+from glmtune.tuning.load import load, load_base
 from glmtune.tuning.lora import attach_lora
 
 Run = Callable[..., TrainResult]
@@ -49,6 +50,15 @@ def uneven_file(tmp_path: Path) -> Path:
 def logged(folder: Path, name: str = "loss") -> list[float]:
     entries = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text().splitlines()]
     return [entry[name] for entry in entries if name in entry]
+
+
+def losses_by_sample(model: Any, samples: Any) -> list[Tensor]:
+    """The losses of each sample's tokens, in the plainest way."""
+    by_sample = []
+    for sample in samples:
+        logits, labels = model(torch.tensor([sample["input_ids"]])).logits[0, :-1], torch.tensor(sample["labels"][1:])
+        by_sample.append(F.cross_entropy(logits[labels != -100], labels[labels != -100], reduction="none"))
+    return by_sample
 
 
 def assert_same_steps(folder: Path, other: Path) -> None:
@@ -118,10 +128,7 @@ def test_a_step_is_the_mean_over_tokens_or_over_samples(
     base, tokenizer = load_base(shared / "golden" / "chatglm3-tiny", device_map="cpu")
     torch.manual_seed(42)
     model = attach_lora(base, {**LORA_DEFAULTS, "lora_dropout": 0.0})
-    by_sample = []
-    for row in load_dataset(str(uneven_file), tokenizer)[0]:
-        logits, labels = model(torch.tensor([row["input_ids"]])).logits[0, :-1], torch.tensor(row["labels"][1:])
-        by_sample.append(F.cross_entropy(logits[labels != -100], labels[labels != -100], reduction="none"))
+    by_sample = losses_by_sample(model, load_dataset(str(uneven_file), tokenizer)[0])
     means = {"token": torch.cat(by_sample).mean(), "sample": torch.stack([each.mean() for each in by_sample]).mean()}
     assert abs(means["token"] - means["sample"]) > 1e-3
     means[weight].backward()
@@ -138,6 +145,22 @@ def test_the_limit_of_tokens_changes_no_eval_loss(run: Run, tmp_path: Path, unev
     assert len(set(expected)) == 2
     for max_tokens in (60, 1):
         assert logged(tmp_path / f"run-{max_tokens}", "eval_loss") == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("weight", ["token", "sample"])
+def test_the_evaluation_loss_is_the_mean_over_the_whole_set_whatever_the_batch(
+    run: Run, tmp_path: Path, uneven_file: Path, weight: str
+) -> None:
+    settings = [f"data.loss_weight={weight}", f"data.eval_path={uneven_file}", "train.dataloader_drop_last=true"]
+    for batch_size in (1, 4, 6):
+        steps = ["train.max_steps=2", "train.save_steps=2", f"train.per_device_eval_batch_size={batch_size}"]
+        run(*settings, *steps, name=f"run-{batch_size}")
+    trained = load(tmp_path / "run-1", device_map="cpu", dtype="float32")
+    by_sample = losses_by_sample(trained.model, load_dataset(str(uneven_file), trained.tokenizer)[0])
+    means = {"token": torch.cat(by_sample).mean(), "sample": torch.stack([each.mean() for each in by_sample]).mean()}
+    assert abs(means["token"] - means["sample"]) > 1e-3
+    for batch_size in (1, 4, 6):
+        assert logged(tmp_path / f"run-{batch_size}", "eval_loss") == [pytest.approx(means[weight].item(), abs=1e-5)]
 
 
 def test_layers_that_cannot_be_fused_are_told_of_and_train(run: Run, console: Console) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
 
 from glmtune.errors import ConfigError, TrainingError
+from glmtune.training import interruption
 from glmtune.training import trainer as trainer_module
 from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.trainer import TrainingInterrupted, TrainResult
@@ -279,9 +280,7 @@ def test_bfloat16_with_whole_modules_trained_along(run: Run) -> None:
 
 
 def test_a_second_ctrl_c_aborts_at_once(run: Run, at_step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glmtune.training import callbacks
-
-    monkeypatch.setattr(callbacks, "_SAME_PRESS_S", 0.0)
+    monkeypatch.setattr(interruption, "_SAME_PRESS_S", 0.0)
 
     def press_twice() -> None:
         press_ctrl_c()
@@ -290,6 +289,16 @@ def test_a_second_ctrl_c_aborts_at_once(run: Run, at_step: Any, monkeypatch: pyt
     at_step(2, press_twice)
     with pytest.raises(KeyboardInterrupt):
         run()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_scheduler_or_a_closed_terminal_stops_a_run_with_a_checkpoint(
+    run: Run, at_step: Any, tmp_path: Path, name: str
+) -> None:
+    at_step(2, lambda: os.kill(os.getpid(), signal.Signals[name]))
+    with pytest.raises(TrainingInterrupted, match="interrupted at step 2 of 6"):
+        run()
+    assert (tmp_path / "run" / "checkpoint-2" / "adapter_model.safetensors").is_file()
 
 
 def test_a_checkpoint_from_elsewhere_overwrites_no_run(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Ctrl-C, and the signals that end a process: heard for a while, and never against the parent's will."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# SIGHUP comes from a terminal that is closed; Windows does not have it.
+_ENDING = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP")]
+
+
+@contextmanager
+def hearing(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Calls a handler for SIGINT, SIGTERM and SIGHUP.
+
+    What the parent process has had ignored stays ignored: SIGHUP under nohup, SIGINT of a script's background job. In
+    a thread other than the main one Python lets nobody handle signals, and nothing changes.
+
+    Args:
+        handler: Takes the number of the signal and the frame that it interrupted. A process that is forked meanwhile
+            inherits it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    heard = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}  # None: not Python's
+    for number in heard:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in heard.items():
+            signal.signal(number, old)

@@ -1,0 +1,75 @@
+"""How a run is interrupted: with a checkpoint, at the end of the step."""
+
+import os
+import signal
+import time
+from contextlib import AbstractContextManager, suppress
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from glmtune.signals import hearing
+from glmtune.training.processes import SharedFlag
+
+_STOPPING = (
+    "\n本步结束并保存后停止；再按 Ctrl-C 立即中止。"
+    " Stopping after this step, once all is saved. Ctrl-C again aborts at once.\n"
+)
+
+# A launcher such as torchrun passes the terminal's Ctrl-C on to processes that had it from the terminal already.
+_SAME_PRESS_S = 1.0
+
+
+class Interruption(TrainerCallback):
+    """Ctrl-C, a scheduler's SIGTERM, a closed terminal's SIGHUP: a checkpoint at the end of the step, and a stop.
+
+    Ctrl-C again aborts.
+
+    Attributes:
+        happened: Whether training was stopped by it.
+    """
+
+    def __init__(self) -> None:
+        self.happened = False
+        self._pressed_s: float | None = None
+        self._flag: SharedFlag | None = None
+        self._process = os.getpid()
+
+    def listening(self) -> AbstractContextManager[None]:
+        """Listens while training; in a thread other than the main one, Python does not let us."""
+        return hearing(self._on_signal)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Asks for a checkpoint and the end of training, on all processes at the same step."""
+        is_asked = self._pressed_s is not None
+        if args.world_size > 1 and torch.distributed.is_initialized():
+            self._flag = self._flag or SharedFlag(args.device)
+            is_asked = self._flag.share(is_asked)
+        # The last step ends training anyway, with everything that belongs to its end.
+        if is_asked and state.global_step < state.max_steps:
+            self.happened = True
+            control.should_log = state.global_step > 0
+            control.should_save = True
+            control.should_evaluate = False
+            control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """An epoch that is cut short is no occasion to evaluate, nor to save once more."""
+        if self.happened:
+            control.should_log = control.should_save = control.should_evaluate = False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a data loader's worker, which ends with its parent
+        now_s = time.monotonic()
+        if self._pressed_s is None:
+            self._pressed_s = now_s
+            # Not through rich: its lock may be held by the very code that the signal interrupted.
+            with suppress(OSError):  # nobody may be there to read it
+                os.write(2, _STOPPING.encode())
+        elif number == signal.SIGINT and now_s - self._pressed_s > _SAME_PRESS_S:
+            raise KeyboardInterrupt

@@ -1,0 +1,94 @@
+"""The run folder: one run's alone while it trains, and how a run ends that cannot write to it any more."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from glmtune.errors import StorageError
+from glmtune.files import as_os_error, check_writable_folder, held, say_os_error, storage_faults
+from glmtune.training.lora_trainer import last_good
+from glmtune.tuning.run_folder import checkpoints
+
+# A disk without room for this has none for a checkpoint.
+_LEAST_BYTES = 2**20
+# Faults of a disk, whatever was being written to it; others count only where they name a file of the run.
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+
+
+@contextmanager
+def run_folder_held(folder: str | Path) -> Iterator[None]:
+    """Makes a run folder and keeps every other process from training into it.
+
+    Folders that were made for it are taken away again if nothing has come to lie in them.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        StorageError: It cannot be made or written to, the disk is full, or another process trains into it.
+    """
+    folder = Path(folder).absolute()
+    new = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    with ExitStack() as stack:
+        stack.callback(_remove_empty, new)
+        try:
+            _make_writable(folder)
+            stack.enter_context(held(folder, "is being trained into"))
+        except StorageError as error:
+            raise StorageError(f"train.output_dir: {error}") from error
+        yield
+
+
+def _make_writable(folder: Path) -> None:
+    """Makes a folder, and makes sure that there is room in it."""
+    check_writable_folder(folder)
+    with storage_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_LEAST_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+@contextmanager
+def ending_where_it_cannot_write(folder: str | Path, how_to_go_on: str) -> Iterator[None]:
+    """Lets a run that cannot write any more end with what it could not write, why, and where it can be gone on from.
+
+    Args:
+        folder: The run folder.
+        how_to_go_on: The command that resumes the run.
+
+    Raises:
+        StorageError: In place of any error that says that something could not be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError, StorageError) as error:
+        fault = str(error) if isinstance(error, StorageError) else _describe(error, Path(folder).absolute())
+        if fault is None:
+            raise
+        kept = "There is no checkpoint to go on from."
+        if checkpoints(folder):
+            kept = f"{last_good(str(folder))} To go on from it:\n  {how_to_go_on}"
+        raise StorageError(f"training stopped: {fault}.\n{kept}") from error
+
+
+def _describe(error: Exception, folder: Path) -> str | None:
+    """What could not be written, and why; None for another kind of error."""
+    fault = as_os_error(error)
+    if fault is None:
+        return None
+    file = folder if fault.filename is None else Path(os.fsdecode(fault.filename)).absolute()
+    is_ours = fault is not error or (fault.filename is not None and file.is_relative_to(folder))
+    return f"{file}: {say_os_error(fault)}" if is_ours or fault.errno in _DISK_FAULTS else None
