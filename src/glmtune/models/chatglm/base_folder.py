@@ -78,7 +78,7 @@ class _TokenizerKeys(_Keys):
     truncation_side: Literal["left", "right"] | None = None
 
 
-_KEYS = {
+_KEYS: dict[str, type[BaseModel]] = {
     "config.json": ConfigKeys,
     "generation_config.json": _GenerationKeys,
     "tokenizer_config.json": _TokenizerKeys,

@@ -276,7 +276,7 @@ class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPr
         num_layers = self.config.num_layers
         options = generation_config or self.generation_config
         early_exit = kwargs.get("assistant_early_exit", options.assistant_early_exit)
-        if early_exit is not None and early_exit not in range(1, num_layers + 1):
+        if early_exit is not None and not (type(early_exit) is int and 1 <= early_exit <= num_layers):
             raise ValueError(
                 f"assistant_early_exit is {early_exit!r}, expected a number of layers from 1 to {num_layers}"
             )

@@ -1,21 +1,39 @@
 """Methods of the official models beside `chat` and `stream_chat`, for code written against them.
 
-Source: `modeling_chatglm.py` of the official ChatGLM3-6B release.
+Source: `modeling_chatglm.py` of the official ChatGLM2-6B and ChatGLM3-6B releases.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import BatchEncoding, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from glmtune.errors import ModelError
 from glmtune.models.chatglm.streaming import stream_token_ids
+from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
 
 
 class OfficialMethodsMixin:
-    """Adds `stream_generate` to a model that has `generate`, and `quantize`, which says what to do instead."""
+    """Adds `build_inputs` and `stream_generate` to a model that has `generate`; `quantize` says what to do instead."""
+
+    device: torch.device
+
+    def build_inputs(
+        self, tokenizer: ChatGLMTokenizer, query: str, history: Sequence[tuple[str, str]] | None = None
+    ) -> BatchEncoding:
+        """ChatGLM2's prompt for a question, on the model's device; the official signature.
+
+        Args:
+            tokenizer: The tokenizer.
+            query: The new question.
+            history: Earlier questions and replies.
+
+        Returns:
+            `input_ids` and `attention_mask`, int64, [1, T].
+        """
+        return tokenizer([tokenizer.build_prompt(query, history=history)], return_tensors="pt").to(self.device)
 
     def quantize(self, bits: int, *args: Any, **kwargs: Any) -> Self:
         """The official way to hold a loaded model's layers in fewer bits; here the base is loaded into them.
