@@ -16,11 +16,13 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from glmtune.config import embedded_base
 from glmtune.errors import AdapterError, ConfigError, GlmtuneError, ModelError
+from glmtune.files import read_json_object
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from glmtune.models.chatglm.base_folder import TOKENIZER_FILES, TOKENIZER_JSON, check_json_files, require_files
 from glmtune.models.chatglm.checkpoint import read_config, read_weights, resolve_and_check
 from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.prompts import Template
@@ -198,6 +200,8 @@ def load_base(
         ConfigError: The device cannot compute in the format, or its package is not installed.
     """
     path = embedded_base() if path is None else path
+    if Path(path).is_dir():
+        require_files(Path(path), CONFIG_NAME, *TOKENIZER_FILES)
     tokenizer = load_tokenizer(path)
     torch_dtype = resolve_dtype(dtype, device_map)
     with _model_errors(path):
@@ -323,12 +327,26 @@ def load_tokenizer(path: str | Path) -> ChatGLMTokenizer:
     if not Path(path).is_dir() and not is_hub_id(str(path)):
         raise ModelError(f"base model {path}: there is no such folder. Set model.path to where the model lies")
     with _model_errors(path):
-        if not Path(path).is_dir():
+        if Path(path).is_dir():
+            _check_tokenizer_files(Path(path))
+        else:
             _reach_hub(str(path))
         tokenizer = AutoTokenizer.from_pretrained(path)
     if not isinstance(tokenizer, ChatGLMTokenizer):
         raise ModelError(f"{path}: expected ChatGLM's tokenizer; found {type(tokenizer).__name__}")
     return tokenizer
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    """Finds what AutoTokenizer would trip over before it comes to ChatGLM's tokenizer."""
+    require_files(folder, *TOKENIZER_FILES)
+    check_json_files(folder, TOKENIZER_JSON)
+    file = folder / "tokenizer_config.json"
+    name = read_json_object(file, ModelError).get("tokenizer_class")
+    if name != ChatGLMTokenizer.__name__:
+        raise ModelError(f"{file}: tokenizer_class is {name!r}, expected {ChatGLMTokenizer.__name__!r}")
+    if (folder / CONFIG_NAME).is_file():  # AutoTokenizer reads it too
+        read_config(folder)
 
 
 def default_device() -> str:

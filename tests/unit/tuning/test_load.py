@@ -11,12 +11,21 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from glmtune.config import embedded_base
 from glmtune.errors import AdapterError, ConfigError, ModelError
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.tuning import load as load_module
 from glmtune.tuning.base_weights import fingerprint_base
-from glmtune.tuning.load import fitting_format, load, load_base, load_by_weight, resolve_dtype
+from glmtune.tuning.load import (
+    fitting_format,
+    load,
+    load_base,
+    load_by_weight,
+    load_tokenizer,
+    read_base_config,
+    resolve_dtype,
+)
 from glmtune.tuning.memory import BaseShape
 from glmtune.tuning.quantize import quantize_layers
 from glmtune.tuning.run_folder import RunManifest
@@ -105,6 +114,80 @@ def test_base_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "chatglm"}')
     with pytest.raises(ModelError):
         load_base(tmp_path)
+
+
+BASE_FILES = ("config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json")
+
+
+@pytest.mark.parametrize("missing", BASE_FILES)
+def test_a_base_that_lacks_a_file(tmp_path: Path, missing: str) -> None:
+    base = shutil.copytree(embedded_base(), tmp_path / "base")
+    (base / missing).unlink()
+    with pytest.raises(ModelError, match=f"base (is no complete base model|holds no weights): expected {missing}"):
+        load_base(base)
+    if missing.startswith("tokenizer"):
+        with pytest.raises(
+            ModelError, match=f"is no complete base model: expected {missing} in it; found: config.json"
+        ):
+            load_tokenizer(base)
+
+
+def test_everything_that_a_base_lacks_in_one_message(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(
+        ModelError, match=r"expected config\.json, tokenizer\.model, tokenizer_config\.json .*notes\.txt"
+    ):
+        load_base(tmp_path)
+    with pytest.raises(ModelError, match=r"expected tokenizer\.model, tokenizer_config\.json in it; found: notes\.txt"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(ModelError, match=r"expected config\.json in it; found: notes\.txt"):
+        read_base_config(tmp_path)
+
+
+@pytest.mark.parametrize("read", [load_base, load_tokenizer, read_base_config])
+def test_an_adapter_in_the_place_of_a_base_names_its_own_base(golden: Path, tmp_path: Path, read: Any) -> None:
+    config = json.loads((golden / "adapter_final" / "adapter_config.json").read_text())
+    base = config["base_model_name_or_path"]
+    with pytest.raises(ModelError, match=f"adapter_final holds an adapter, expected a base model; its base is {base}"):
+        read(golden / "adapter_final")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds an adapter, expected a base model; of which base it does not say"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"text"', "{", "\udcff"])
+@pytest.mark.parametrize(
+    "file", ["config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"]
+)
+def test_json_files_of_a_base_that_hold_no_object(tmp_path: Path, file: str, text: str) -> None:
+    base = shutil.copytree(embedded_base(), tmp_path / "base")
+    (base / file).write_text(text, errors="surrogateescape")
+    for read in (load_base, load_tokenizer):
+        with pytest.raises(ModelError, match=f"{file}( is damaged|: expected a JSON object)"):
+            read(base)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("config.json", "num_layers", 10**9),  # which took hours
+        ("config.json", "auto_map", 5),
+        ("config.json", "num_labels", "three"),
+        ("config.json", "model_type", 3),
+        ("tokenizer_config.json", "tokenizer_class", 3),
+        ("tokenizer_config.json", "tokenizer_class", None),
+        ("tokenizer_config.json", "tokenizer_class", "ChatGLM4Tokenizer"),
+        ("tokenizer_config.json", "auto_map", 3),
+        ("tokenizer_config.json", "init_inputs", 3),
+    ],
+)
+def test_values_of_a_base_that_cannot_be(tmp_path: Path, file: str, key: str, value: Any) -> None:
+    base = shutil.copytree(embedded_base(), tmp_path / "base")
+    values = json.loads((base / file).read_text(encoding="utf-8"))
+    (base / file).write_text(json.dumps({**values, key: value}))
+    for read in (load_base, load_tokenizer):
+        with pytest.raises(ModelError, match=f"{file}: {key} is"):
+            read(base)
 
 
 def test_modules_trained_along_take_the_type_of_the_base(shared: Path, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from glmtune.errors import ModelError, summarise_faults
+from glmtune.files import read_json_object
+from glmtune.models.chatglm.base_folder import MODEL_JSON, check_json_files, require_files
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 
 IGNORED_WEIGHT = "transformer.rotary_pos_emb.inv_freq"
@@ -66,6 +68,7 @@ def resolve_and_check(
     config = kwargs.get("config")
     if not isinstance(config, ChatGLMConfig):
         config = read_config(root)
+    check_json_files(root, MODEL_JSON)
     check_weights(model_class, config, root, kwargs.get("use_safetensors"))
     return name if Path(name).is_dir() else folder
 
@@ -76,15 +79,9 @@ def read_config(folder: Path) -> ChatGLMConfig:
     Raises:
         ModelError: There is none, it is no JSON object, it is another architecture's, or its values cannot be.
     """
+    require_files(folder, "config.json")
     file = folder / "config.json"
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}; a base model folder has one") from error
-    except ValueError as error:
-        raise ModelError(f"{file} is not JSON: {error}; download it again") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{file} is no JSON object, found {type(values).__name__}; download it again")
+    values = read_json_object(file, ModelError)
     if values.get("model_type") != ChatGLMConfig.model_type:
         raise ModelError(f"{file}: model_type is {values.get('model_type')!r}, expected 'chatglm'")
     return ChatGLMConfig.from_dict(values)

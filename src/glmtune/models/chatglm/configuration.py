@@ -7,6 +7,18 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 
 from glmtune.errors import ModelError
+from glmtune.models.chatglm.base_folder import ConfigKeys, check_keys
+
+# Far above every published model, and low enough that a model of these sizes can be laid out without its weights.
+_LARGEST = {
+    "num_layers": 1000,
+    "padded_vocab_size": 2**24,
+    "hidden_size": 2**20,
+    "ffn_hidden_size": 2**22,
+    "kv_channels": 2**14,
+    "num_attention_heads": 2**14,
+    "seq_length": 2**40,
+}
 
 
 @strict
@@ -94,28 +106,43 @@ class ChatGLMConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        faults = list(self._faults())
+        self.check()
+
+    def check(self) -> None:
+        """Refuses values that contradict each other, cannot be, or ask for something that is not supported.
+
+        Every configuration is checked when it is made, when it is read, and when a model is made of it.
+
+        Raises:
+            ModelError: All faults in one message.
+        """
+        faults = self._faults()
         if faults:
             raise ModelError("config.json: " + "; ".join(faults))
 
     def _faults(self) -> list[str]:
-        """What contradicts itself or is not supported, a phrase each."""
-        sizes = ("num_layers", "padded_vocab_size", "hidden_size", "ffn_hidden_size", "kv_channels", "seq_length")
+        """A phrase for each fault."""
         values = self.__dict__
-        faults = [f"{name} is {values[name]}, expected a positive number" for name in sizes if values[name] <= 0]
+        faults = [
+            f"{name} is {values[name]!r:.40}, expected a number from 1 to {largest}"
+            for name, largest in _LARGEST.items()
+            if not 1 <= values[name] <= largest
+        ]
         heads, groups = self.num_attention_heads, self.num_key_value_heads
-        if groups <= 0 or heads <= 0 or heads % groups:
+        if groups <= 0 or heads % groups:
             faults.append(f"num_attention_heads ({heads}) is no multiple of multi_query_group_num ({groups})")
         if self.kv_channels % 4:
             faults.append(
                 f"kv_channels is {self.kv_channels}, expected a multiple of 4 (half of it is rotated in pairs)"
             )
-        for name in ("rope_ratio", "layernorm_epsilon"):
-            if values[name] <= 0:
-                faults.append(f"{name} is {values[name]}, expected a positive number")
+        for name, most in (("rope_ratio", 1e9), ("layernorm_epsilon", 1)):
+            if not 0 < values[name] <= most:
+                faults.append(f"{name} is {values[name]!r:.40}, expected a positive number up to {most:g}")
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= values[name] < 1:
-                faults.append(f"{name} is {values[name]}, expected a probability below 1")
+                faults.append(f"{name} is {values[name]!r:.40}, expected a probability below 1")
+        if not 0 <= self.initializer_range <= 100:
+            faults.append(f"initializer_range is {self.initializer_range}, expected a standard deviation up to 100")
         if self.quantization_bit:
             faults.append(
                 f"quantization_bit is {self.quantization_bit}: pre-quantised folders cannot be trained; "
@@ -142,8 +169,22 @@ class ChatGLMConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As `PretrainedConfig.from_dict`; a value of the wrong type is a ModelError that names it."""
+        """As `PretrainedConfig.from_dict`, with all values checked, those of `kwargs` too.
+
+        Raises:
+            ModelError: A value is of the wrong type, contradicts another, or asks for something that is not supported.
+        """
+        check_keys("config.json", config_dict, ConfigKeys)
+        for key in config_dict:
+            attribute = getattr(cls, key, None)
+            if callable(attribute) or (isinstance(attribute, property) and attribute.fset is None):
+                raise ModelError(f"config.json: {key!r} is no key of a configuration; take it out")
         try:
-            return super().from_dict(config_dict, **kwargs)
+            read = super().from_dict(config_dict, **kwargs)
         except StrictDataclassError as error:
-            raise ModelError(f"config.json: {' '.join(str(error).split())}") from error
+            reason = " ".join(str(error.__cause__ or error).split()).partition(". Errors: ")[0]
+            raise ModelError(f"config.json: {reason}") from error
+        # transformers sets what kwargs name after the configuration has been made, and checked.
+        config = read[0] if isinstance(read, tuple) else read
+        config.check()
+        return read

@@ -40,7 +40,7 @@ def causal_mask(
 
     Raises:
         ValueError: Flash attention is to separate samples in several rows, next to a mask, or behind a filled cache;
-            it cannot.
+            it cannot. Or positions restart elsewhere than at 0, as those of an attention mask in their place do.
     """
     own_sample = None
     if position_ids is not None and (attention_mask is None or _is_padding_mask(attention_mask)):
@@ -72,8 +72,10 @@ def _own_sample(
     num_rows, num_tokens = position_ids_BT.shape
     num_seen = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
     starts_BT = torch.arange(num_tokens, device=position_ids_BT.device) + num_seen - position_ids_BT
-    if attention_mask_BS is None and not (starts_BT > 0).any():
-        return None
+    if attention_mask_BS is None:
+        if not (starts_BT > 0).any():
+            return None
+        _refuse_other_than_samples(position_ids_BT)
     if "flash" in config._attn_implementation and (attention_mask_BS is not None or num_seen or num_rows > 1):
         raise ValueError(
             "flash attention separates packed samples in one row only, without attention_mask and with nothing in the "
@@ -98,3 +100,14 @@ def _restarts_among_tokens(position_ids_BT: Tensor, attention_mask_BS: Tensor) -
         return False
     is_token = attention_mask_BS[:, -position_ids_BT.shape[1] :].bool()
     return bool(((position_ids_BT.diff() != 1) & is_token[:, 1:] & is_token[:, :-1]).any())
+
+
+def _refuse_other_than_samples(position_ids_BT: Tensor) -> None:
+    """An attention mask in the place of position ids restarts as well, but at 1."""
+    restarts_BT = position_ids_BT.diff() <= 0
+    wrong = position_ids_BT[:, 1:][restarts_BT & (position_ids_BT[:, 1:] != 0)]
+    if wrong.numel():
+        raise ValueError(
+            f"position_ids restart at {int(wrong[0])} within a row, expected 0, where the next sample of a packed row "
+            "begins. If they are an attention mask, give it by its name: attention_mask=..."
+        )

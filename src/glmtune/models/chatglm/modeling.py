@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -25,11 +25,17 @@ from glmtune.models.chatglm.checkpoint import resolve_and_check
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 from glmtune.models.chatglm.layers import Embedding, GLMBlock, GLMTransformer, RMSNorm, Rotation, SelfAttention
 from glmtune.models.chatglm.masking import causal_mask
+from glmtune.models.chatglm.official import OfficialMethodsMixin
 from glmtune.models.chatglm.packed import PackedRows
 from glmtune.ops import label_head, rotary_cos_sin
 
 # Runs all layers: hidden states [T, H], rotation, packed rows -> hidden states of the label rows, [L, H].
 LayerRunner = Callable[[Tensor, Rotation, PackedRows], Tensor]
+
+_NO_CLASSIFIER = (
+    "ChatGLMForSequenceClassification is not supported. Load the model with AutoModelForCausalLM, and train it to "
+    "answer with the name of the class"
+)
 
 
 class ChatGLMPreTrainedModel(PreTrainedModel):
@@ -47,15 +53,35 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": GLMBlock, "attentions": SelfAttention}
 
+    def __init__(self, config: ChatGLMConfig) -> None:
+        config.check()  # it may have been changed since it was made
+        super().__init__(config)
+
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
+        device: str | int | torch.device | None = None,
+        **kwargs: Any,
     ) -> Any:
         """As transformers' `from_pretrained`, with the folder checked from its headers before any weight is read.
 
+        Args:
+            pretrained_model_name_or_path: A folder or a hub id.
+            *args: As for transformers.
+            device: The official name of a `device_map` with a single device.
+            **kwargs: As for transformers.
+
         Raises:
             ModelError: Weights are missing, unexpected, mis-shaped, cut short or hostile; all faults in one message.
+                Or there is no such device.
+            TypeError: Both `device` and `device_map` are given.
         """
+        if device is not None:
+            if kwargs.get("device_map") is not None:
+                raise TypeError("from_pretrained: device and device_map mean the same; give one of them")
+            kwargs["device_map"] = _existing_device(device)
         folder = resolve_and_check(cls, pretrained_model_name_or_path, kwargs)
         loaded = super().from_pretrained(folder, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True it is a pair
@@ -78,10 +104,22 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
         return self.get_input_embeddings()
 
 
-class ChatGLMModel(ChatGLMPreTrainedModel):
-    """Embedding, layers and final norm; it also holds the output layer, as the published names have it."""
+def _existing_device(device: str | int | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device={device!r}: there is no such device here ({error})") from error
 
-    def __init__(self, config: ChatGLMConfig) -> None:
+
+class ChatGLMModel(ChatGLMPreTrainedModel):
+    """Embedding, layers and final norm; it also holds the output layer, as the published names have it.
+
+    Args:
+        config: The configuration.
+        empty_init: Accepted for old code, and without effect: weights are read from a folder or initialised.
+    """
+
+    def __init__(self, config: ChatGLMConfig, empty_init: bool = True) -> None:
         super().__init__(config)
         self.embedding = Embedding(config)
         self.encoder = GLMTransformer(config)
@@ -103,20 +141,22 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Any = None,
         position_ids: Tensor | None = None,
+        attention_mask: Any = None,
+        full_attention_mask: None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Runs the layers.
+        """Runs the layers. The order of the arguments is the official one.
 
         Args:
             input_ids: Token ids, [B, T], int64; or give `inputs_embeds`.
+            position_ids: Positions, [B or 1, T]; by default they count on from the cache. Where they restart at 0
+                within a row, the row holds several samples, which do not see each other.
             attention_mask: 1 where a token is, 0 where padding is, [B, S]; or a ready 4-D mask.
-            position_ids: Positions, [B or 1, T]; by default they count on from the cache. Where they restart within a
-                row, the row holds several samples, which do not see each other.
+            full_attention_mask: Here for its place; must be None.
             past_key_values: The cache to read and extend.
             inputs_embeds: Embedded tokens, [B, T, H].
             use_cache: Whether to make a cache if none is given.
@@ -127,9 +167,19 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             inputs of the layers and what the last one returns, before the final norm, as in the official model.
 
         Raises:
-            ValueError: Not exactly one of `input_ids` and `inputs_embeds` is given, or packed rows in a batch of
-                several, or beside an attention mask, meet flash attention.
+            ValueError: Not exactly one of `input_ids` and `inputs_embeds` is given; position ids restart elsewhere than
+                at 0; or packed rows in a batch of several, or beside an attention mask, meet flash attention.
+            TypeError: `full_attention_mask` is given, or a cache that is no transformers cache.
         """
+        if full_attention_mask is not None:
+            raise TypeError(
+                "full_attention_mask is not supported; give a padding mask, or a ready 4-D one, as attention_mask"
+            )
+        if not isinstance(past_key_values, Cache | None):
+            raise TypeError(
+                f"past_key_values is a {type(past_key_values).__name__}, expected a transformers Cache: hand over the "
+                "past_key_values of the previous output as they are, or a DynamicCache"
+            )
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         hidden_BTH = self.embedding.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
@@ -143,7 +193,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         rotation = rotary_cos_sin(position_ids, self.config.rotary_dim, self.config.rotary_base, compute_dtype)
         if self.config.fp32_residual_connection:
             hidden_BTH = hidden_BTH.float()
-        for layer in self.encoder.layers:
+        # Fewer than all while `generate` drafts with its `assistant_early_exit`.
+        for layer in self.encoder.layers[: self.config.num_layers]:
             hidden_BTH = layer(
                 hidden_BTH,
                 attention_mask=mask,
@@ -181,15 +232,19 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         return hidden_BTH[0].index_select(0, packed.label_rows)
 
 
-class ChatGLMForConditionalGeneration(ChatMixin, ChatGLMPreTrainedModel, GenerationMixin):
+class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPreTrainedModel, GenerationMixin):
     """ChatGLM with its language-modelling head; `generate`, `chat` and `stream_chat`.
 
     The class keeps its published name. It is a plain decoder-only causal language model.
+
+    Args:
+        config: The configuration.
+        empty_init: Accepted for old code, and without effect: weights are read from a folder or initialised.
     """
 
     _tied_weights_keys = {"transformer.output_layer.weight": "transformer.embedding.word_embeddings.weight"}
 
-    def __init__(self, config: ChatGLMConfig) -> None:
+    def __init__(self, config: ChatGLMConfig, empty_init: bool = True) -> None:
         super().__init__(config)
         self.transformer = ChatGLMModel(config)
         self.post_init()
@@ -210,31 +265,54 @@ class ChatGLMForConditionalGeneration(ChatMixin, ChatGLMPreTrainedModel, Generat
         """Replaces the output layer."""
         self.transformer.output_layer = new_embeddings
 
+    def generate(
+        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As transformers' `generate`. An error while it drafts with fewer layers leaves the model whole.
+
+        Raises:
+            ValueError: `assistant_early_exit` is no number of layers of this model.
+        """
+        num_layers = self.config.num_layers
+        options = generation_config or self.generation_config
+        early_exit = kwargs.get("assistant_early_exit", options.assistant_early_exit)
+        if early_exit is not None and not (type(early_exit) is int and 1 <= early_exit <= num_layers):
+            raise ValueError(
+                f"assistant_early_exit is {early_exit!r}, expected a number of layers from 1 to {num_layers}"
+            )
+        try:
+            return super().generate(inputs, generation_config, *args, **kwargs)
+        finally:
+            self.config.num_layers = num_layers
+
     @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Any = None,
         position_ids: Tensor | None = None,
+        attention_mask: Any = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
+        *,
         logits_to_keep: int | Tensor = 0,
+        return_last_logit: bool = False,
         packed: PackedRows | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Runs the model and, with labels, the loss.
+        """Runs the model and, with labels, the loss. The order of the arguments is the official one.
 
         Args:
             input_ids: As for `ChatGLMModel.forward`.
-            attention_mask: Likewise.
             position_ids: Likewise.
+            attention_mask: Likewise.
             past_key_values: Likewise.
             inputs_embeds: Likewise.
             labels: Token ids to predict, [B, T], -100 where there is nothing to learn; shifted here.
             use_cache: Likewise.
             logits_to_keep: Compute logits of the last so many positions only (0: all), or of these indices.
+            return_last_logit: The official name of `logits_to_keep=1`.
             packed: Whole samples in one row, instead of everything above; gives the loss alone, the sum over the label
                 rows of loss times weight.
             **kwargs: As for `ChatGLMModel.forward`; `num_items_in_batch` divides the summed loss.
@@ -253,6 +331,7 @@ class ChatGLMForConditionalGeneration(ChatMixin, ChatGLMPreTrainedModel, Generat
             use_cache=use_cache,
             **kwargs,
         )
+        logits_to_keep = 1 if return_last_logit else logits_to_keep
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.transformer.output_layer(outputs.last_hidden_state[:, kept])
         loss = None
@@ -279,3 +358,22 @@ class ChatGLMForConditionalGeneration(ChatMixin, ChatGLMPreTrainedModel, Generat
         normed_LH = hidden_LH if norm is None else norm(hidden_LH)
         logits_LV = head(normed_LH.to(self.dtype)).float()
         return F.cross_entropy(logits_LV, packed.labels.long(), reduction="none")
+
+
+class ChatGLMForSequenceClassification(ChatGLMPreTrainedModel):
+    """Says that there is no such model here.
+
+    Without it, AutoModelForSequenceClassification would offer to run the Python files of an official folder.
+    """
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        raise ModelError(_NO_CLASSIFIER)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refuses, before anything is downloaded.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(_NO_CLASSIFIER)

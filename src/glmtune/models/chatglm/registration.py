@@ -3,10 +3,18 @@
 A module of its own, because it runs the moment transformers is imported, which may be while this package is.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+)
 
 from glmtune.models.chatglm.configuration import ChatGLMConfig
-from glmtune.models.chatglm.modeling import ChatGLMForConditionalGeneration
+from glmtune.models.chatglm.modeling import ChatGLMForConditionalGeneration, ChatGLMForSequenceClassification
 from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
 
 
@@ -23,7 +31,8 @@ class _TokenizerKey(PretrainedConfig):
 def register_auto_classes() -> None:
     """Makes transformers' Auto classes load `chatglm` folders with the classes here. Doing it twice is harmless."""
     AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
-    # The official folders map both to the model with the head, which is the one that has `chat`.
-    AutoModel.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
-    AutoModelForCausalLM.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
+    # The official folders map all three to the model with the head, which is the one that has `chat`.
+    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM):
+        auto_class.register(ChatGLMConfig, ChatGLMForConditionalGeneration, exist_ok=True)
+    AutoModelForSequenceClassification.register(ChatGLMConfig, ChatGLMForSequenceClassification, exist_ok=True)
     AutoTokenizer.register(_TokenizerKey, ChatGLMTokenizer, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,9 @@ class _StopWhenSet(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self._event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
-def stream_token_ids(model: Any, inputs: Mapping[str, Tensor], **options: Any) -> Iterator[int]:
+def stream_token_ids(
+    model: Any, inputs: Mapping[str, Tensor], *, stopping_criteria: Sequence[StoppingCriteria] = (), **options: Any
+) -> Iterator[int]:
     """Generates in a thread and yields each new id as soon as it is known.
 
     Closing the iterator stops the generation. An error in the thread is raised here.
@@ -46,6 +48,7 @@ def stream_token_ids(model: Any, inputs: Mapping[str, Tensor], **options: Any) -
     Args:
         model: A model with `generate`.
         inputs: `input_ids` and `attention_mask` of one sequence, [1, T].
+        stopping_criteria: As for `generate`.
         **options: More arguments of `generate`.
 
     Yields:
@@ -56,7 +59,7 @@ def stream_token_ids(model: Any, inputs: Mapping[str, Tensor], **options: Any) -
 
     def run() -> None:
         try:
-            stopping = StoppingCriteriaList([_StopWhenSet(abandoned)])
+            stopping = StoppingCriteriaList([*stopping_criteria, _StopWhenSet(abandoned)])
             with torch.inference_mode():
                 model.generate(**inputs, streamer=streamer, stopping_criteria=stopping, **options)
             streamer.items.put(None)

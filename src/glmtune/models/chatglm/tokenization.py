@@ -3,6 +3,7 @@
 Source: `tokenization_chatglm.py` of the official ChatGLM3-6B release.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import sentencepiece
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
 
 from glmtune.errors import ModelError
+from glmtune.models.chatglm.base_folder import TOKENIZER_JSON, check_json_files, check_vocabulary, require_files
 from glmtune.models.chatglm.chat_template import conversations_from_dicts
 from glmtune.prompts import render, render_prompt
 
@@ -70,6 +72,23 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             eos_token="</s>",
             **kwargs,
         )
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> "ChatGLMTokenizer":
+        """As transformers' `from_pretrained`, with a folder's files checked first.
+
+        Raises:
+            ModelError: A file is missing or damaged, or the tokenizer is not that of the model in the folder.
+        """
+        folder = Path(pretrained_model_name_or_path) / kwargs.get("subfolder", "")
+        if folder.is_dir():
+            require_files(folder, *cls.vocab_files_names.values())
+            check_json_files(folder, TOKENIZER_JSON)
+        tokenizer = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        check_vocabulary(folder, tokenizer.vocab_size)
+        return tokenizer
 
     # ---- ids of text and of special tokens -------------------------------------------------------------------------
 
