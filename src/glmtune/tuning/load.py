@@ -26,7 +26,8 @@ from glmtune.models.chatglm.base_folder import TOKENIZER_FILES, TOKENIZER_JSON, 
 from glmtune.models.chatglm.checkpoint import read_config, read_weights, resolve_and_check
 from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.prompts import Template
-from glmtune.tuning.adapter_files import CONFIG_NAME, load_adapter_weights, read_adapter_config
+from glmtune.tuning.adapter_files import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from glmtune.tuning.adapter_files import load_adapter_weights, read_adapter_config
 from glmtune.tuning.base_weights import check_finite, is_trained_base
 from glmtune.tuning.lora import make_lora_config, put_on
 from glmtune.tuning.memory import GIB, BaseShape, base_bytes, free_device_bytes
@@ -423,7 +424,7 @@ def _load_adapter(model: PreTrainedModel, adapter_path: Path, config: LoraConfig
         make_lora_config(model, {name: value for name, value in config.to_dict().items() if name in checked})
         peft_model = put_on(model, config)
     except AdapterError as error:
-        raise AdapterError(f"{adapter_path / CONFIG_NAME}: {error}") from error
+        raise AdapterError(f"{adapter_path / ADAPTER_CONFIG_NAME}: {error}") from error
     load_adapter_weights(peft_model, adapter_path)
     for name, parameter in peft_model.named_parameters():
         # Whole modules that were trained along meet activations of the base's type, with no autocast around them.
