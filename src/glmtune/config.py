@@ -128,6 +128,7 @@ class ModelSection(_Section):
         quantize: What its layers are held in while an adapter is trained; `auto` is `none`, but `int8` or `nf4` where
             that does not fit on the GPU, or is faster by a quarter.
         offload_embedding: Whether the token embedding stays in the host's memory; None for where it is needed.
+        adapter_path: An adapter whose weights a new run starts from; None for a fresh one.
     """
 
     path: str | None = Field(
@@ -143,6 +144,10 @@ class ModelSection(_Section):
     )
     offload_embedding: bool | None = Field(
         default=None, description="Keep the token embedding in the host's memory: true, false, or as it fits."
+    )
+    adapter_path: str | None = Field(
+        default=None,
+        description="Adapter to start a new run from: a run, a checkpoint or an adapter folder.",
     )
 
 

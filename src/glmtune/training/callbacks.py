@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from glmtune.files import storage_faults
+from glmtune.files import storage_faults, write_text
 
 LOG_NAME = "trainer_log.jsonl"
 
@@ -125,12 +125,11 @@ class LogFile(TrainerCallback):
             return
         kept = []
         if state.global_step and self._file.is_file():
-            for line in self._file.read_text(encoding="utf-8").splitlines():
-                # A line that a crash cut short cannot be read, and is not missed.
-                if line.endswith("}") and json.loads(line)["step"] <= state.global_step:
+            for line in self._file.read_text(encoding="utf-8", errors="replace").splitlines():
+                if (step := _step_of(line)) is not None and step <= state.global_step:
                     kept.append(f"{line}\n")
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text("".join(kept), encoding="utf-8")
+        write_text(self._file, "".join(kept))
 
     def on_log(
         self,
@@ -145,6 +144,15 @@ class LogFile(TrainerCallback):
             entry = plain_numbers({"step": state.global_step, "max_steps": state.max_steps, **logs})
             with storage_faults(self._file), self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a log line; None where a crash has cut it short, or it is of something else."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None
 
 
 def plain_numbers(values: Mapping[str, Any]) -> dict[str, Any]:

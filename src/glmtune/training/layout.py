@@ -1,5 +1,7 @@
 """How the samples of optimiser steps will lie in memory: how large passes are, and how many."""
 
+import math
+
 import numpy
 import torch
 
@@ -17,6 +19,22 @@ def shares_prefix(config: RunConfig) -> bool:
     """Whether what samples begin with alike is computed once: as asked for, else where that is exact."""
     asked: bool | None = config.train.get("shared_prefix")
     return bool(config.lora.get("lora_dropout", 0.0) == 0) if asked is None else asked
+
+
+def num_optimizer_steps(config: RunConfig, num_samples: int, num_processes: int) -> int:
+    """Optimiser steps of a whole run.
+
+    Args:
+        config: The configuration.
+        num_samples: Samples to train on.
+        num_processes: Devices that share the samples of an epoch.
+    """
+    max_steps = int(config.train.get("max_steps", -1))
+    if max_steps > 0:
+        return max_steps
+    of_a_step = config.train["per_device_train_batch_size"] * config.train["gradient_accumulation_steps"]
+    steps_an_epoch = math.ceil(num_samples / (of_a_step * num_processes))
+    return math.ceil(steps_an_epoch * float(config.train["num_train_epochs"]))
 
 
 def lay_out(config: RunConfig, train: SampleDataset, num_samples: int, max_tokens: int, uses_graphs: bool) -> StepShape:

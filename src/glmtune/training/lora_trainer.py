@@ -4,6 +4,7 @@ Its loop is unchanged. To it, a batch is an optimiser step: the samples of all a
 `training_step` computes in as many forward passes as memory asks for.
 """
 
+import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -15,21 +16,23 @@ import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Subset
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.training_args import OptimizerNames
 
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.files import storage_faults
 from glmtune.models.chatglm.packed import PackedRows
+from glmtune.training.checkpoints import aside, publish, read_state, rotate
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
 from glmtune.tuning.adapter_files import load_adapter_weights, save_adapter
 from glmtune.tuning.fused import FusedLayers
 from glmtune.tuning.lora import trainable_summary
-from glmtune.tuning.run_folder import RunManifest, checkpoints
+from glmtune.tuning.run_folder import STATE_NAME, RunManifest, checkpoints
 
 # Optimisers that treat every number for itself, so that it makes no difference to which tensor it belongs.
 _ELEMENTWISE_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED, OptimizerNames.SGD)
@@ -272,10 +275,23 @@ class LoraTrainer(Trainer):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        with self._off_the_clock(), storage_faults(checkpoint):
-            super()._save_checkpoint(*args, **kwargs)
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """As in Trainer; the checkpoint has its name once it is complete, and only then do older ones go."""
+        run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        with self._off_the_clock(), storage_faults(run / name):
+            super()._save_checkpoint(model, trial)
+            if self.state.best_global_step == self.state.global_step:  # Trainer has noted where it lies for now
+                self.state.best_model_checkpoint = str(run / name)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.state.save_to_json(str(aside(run) / name / STATE_NAME))
+                publish(run, name)
+                rotate(run, self.args.save_total_limit, self.state.best_model_checkpoint)
+            self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any = None) -> str:
+        """Where Trainer writes checkpoints."""
+        return str(aside(self.args.output_dir))
 
     @contextmanager
     def _off_the_clock(self) -> Iterator[None]:
@@ -302,6 +318,35 @@ class LoraTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_adapter_weights(self.adapted_model(), resume_from_checkpoint, self.initial_weights)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As in Trainer; what the optimiser remembers is the checkpoint's, settings and schedule are those of now."""
+        if checkpoint is None or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        schedule = copy.copy(self.lr_scheduler.state_dict())
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            check_optimizer_state(self.optimizer)
+        except ValueError as error:
+            raise TrainingError(f"{checkpoint}/optimizer.pt is of another optimiser or adapter: {error}") from error
+        if isinstance(self.lr_scheduler, LambdaLR):  # any other goes by what it has seen
+            for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+                group.update(own)
+            set_schedule(self.lr_scheduler, schedule, read_state(Path(checkpoint))["global_step"])
+
+    def restore(self, checkpoint: str | Path) -> None:
+        """Takes everything to where training was at a checkpoint after its last step; there is nothing to train.
+
+        Args:
+            checkpoint: The checkpoint.
+        """
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_NAME))
+        self._load_from_checkpoint(str(checkpoint))
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best and Path(best).is_dir():
+            self._load_best_model()
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -330,6 +375,35 @@ class LoraTrainer(Trainer):
         raise TrainingError(
             f"training stopped: {what}{when}. Probable cause: {cause}.\n{last_good(self.args.output_dir)}"
         )
+
+
+def set_schedule(scheduler: LambdaLR, fresh: Mapping[str, Any], step: int) -> None:
+    """Puts a scheduler to a step, of the schedule that it was made for.
+
+    Args:
+        scheduler: The scheduler; its optimiser's learning rates are set too.
+        fresh: Its state as it was made.
+        step: Optimiser steps taken.
+    """
+    groups = scheduler.optimizer.param_groups
+    rates = [base * factor(step) for base, factor in zip(fresh["base_lrs"], scheduler.lr_lambdas, strict=True)]
+    scheduler.load_state_dict({**fresh, "last_epoch": step, "_last_lr": rates})
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Makes sure that what an optimiser remembers of its parameters fits them; torch only counts them.
+
+    Raises:
+        ValueError: It does not.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                is_alike = isinstance(value, Tensor) and value.ndim == parameter.ndim
+                if is_alike and value.shape != parameter.shape:
+                    raise ValueError(f"{name} has shape {list(value.shape)}, its parameter {list(parameter.shape)}")
 
 
 def last_good(output_dir: str) -> str:

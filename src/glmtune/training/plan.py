@@ -15,10 +15,11 @@ from glmtune.data.statistics import DataStats
 from glmtune.errors import GlmtuneError, TrainingError
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.ops import takes_flash_kernel
-from glmtune.training.layout import lay_out
+from glmtune.training.layout import lay_out, num_optimizer_steps
 from glmtune.training.lora_trainer import is_elementwise
 from glmtune.training.run_data import load_run_data
 from glmtune.training.run_settings import decide, spell
+from glmtune.training.start import from_adapter
 from glmtune.tuning.load import default_device, load_tokenizer, read_base_config, resolve_dtype
 from glmtune.tuning.lora import attach_lora
 from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, free_device_bytes
@@ -229,11 +230,7 @@ def plan_run(
     if config.model.quantize == "auto" and not has_bitsandbytes():
         freedom = replace(freedom, quantize=("none",))
     chosen = planner.choose(freedom, math.inf if free_bytes is None else free_bytes)
-    num_steps = int(config.train.get("max_steps", -1))
-    if num_steps <= 0:
-        num_steps = math.ceil(
-            math.ceil(len(train) / (num_samples * num_processes)) * float(config.train["num_train_epochs"])
-        )
+    num_steps = num_optimizer_steps(config, len(train), num_processes)
     return RunPlan(
         chosen=chosen or planner.smallest(freedom),
         free_bytes=free_bytes,
@@ -277,6 +274,7 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
         GlmtuneError: Configuration, data or base are wrong.
     """
     validate_names(config)
+    config = from_adapter(config)
     device = torch.device(default_device())
     here = device if device.type == "cuda" and not config.train.get("use_cpu") else None
     dtype = resolve_dtype(config.model.dtype)

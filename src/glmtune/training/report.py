@@ -1,6 +1,5 @@
 """What a run leaves for people to look at: `training_loss.png` and `all_results.json`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from glmtune.files import write_json, written_aside
 from glmtune.training.callbacks import plain_numbers
 
 PICTURE_NAME = "training_loss.png"
@@ -45,7 +45,8 @@ def draw_losses(history: Sequence[Mapping[str, Any]], file: str | Path) -> bool:
     axes.set_ylabel("loss (mean cross entropy of a token, nats)")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(Path(file))
+    with written_aside(file) as unfinished:
+        figure.savefig(unfinished, format="png")
     return True
 
 
@@ -67,5 +68,4 @@ def smooth(values: Sequence[float], weight: float) -> list[float]:
 
 def write_results(results: Mapping[str, Any], file: str | Path) -> None:
     """Writes results as JSON, in the order given."""
-    text = json.dumps(plain_numbers(results), ensure_ascii=False, indent=2)
-    Path(file).write_text(f"{text}\n", encoding="utf-8")
+    write_json(file, plain_numbers(results))

@@ -1,26 +1,63 @@
 """Whether a run may begin in a folder, and where one that was interrupted goes on."""
 
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import MISSING
+from enum import Enum
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from transformers import TrainingArguments
+
 from glmtune.errors import ConfigError, TrainingError, summarise_faults
+from glmtune.files import read_json_object
+from glmtune.training.checkpoints import checkpoint_faults, newest_whole, read_state
+from glmtune.training.report import RESULTS_NAME
 from glmtune.tuning.adapter_files import WEIGHTS_NAME
 from glmtune.tuning.run_folder import MANIFEST_NAME, STATE_NAME, RunManifest, checkpoints, has_adapter
 
-# Keys under `train` that decide which samples a step sees, and what the optimiser remembers. With others than before, a
-# resumed run would skip some samples and see others twice, or could not read its state.
-_LASTING_KEYS = ("optim", "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed")
-# What a checkpoint needs for the optimiser to go on rather than begin again: names as of Trainer, FSDP or DeepSpeed.
-_RESUMED_FILES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "optimizer.pt": ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
-        "scheduler.pt": ("scheduler.pt", "global_step*"),
-        "rng_state.pth": ("rng_state*.pth",),
-    }
+_logger = logging.getLogger(__name__)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Keys under `train` that a run keeps as long as it lives: they decide which samples a step sees and what the optimiser
+# remembers. With others than before, some samples would be skipped and others seen twice, or the state not be readable.
+LASTING_TRAIN_KEYS = _names(
+    """
+    accelerator_config average_tokens_across_devices data_seed dataloader_drop_last deepspeed fsdp fsdp_config
+    gradient_accumulation_steps length_column_name optim optim_args optim_target_modules parallelism_config
+    per_device_train_batch_size seed train_sampling_strategy
+    """
 )
+# All others are as they are said to be now, from the first step on.
+APPLIED_TRAIN_KEYS = _names(
+    """
+    activation_checkpointing activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size
+    batch_eval_metrics bf16 bf16_full_eval cuda_graphs dataloader_in_order dataloader_multiprocessing_context
+    dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend
+    ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug
+    disable_tqdm do_eval do_predict do_train early_stopping_patience enable_jit_checkpoint eval_accumulation_steps
+    eval_delay eval_do_concat_batches eval_on_start eval_steps eval_strategy eval_use_gather_object fp16
+    fp16_full_eval full_determinism gradient_checkpointing gradient_checkpointing_kwargs greater_is_better
+    hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token ignore_data_skip
+    include_for_metrics include_num_input_tokens_seen label_names label_smoothing_factor learning_rate
+    liger_kernel_config load_best_model_at_end local_rank log_level log_level_replica log_on_each_node
+    logging_first_step logging_nan_inf_filter logging_steps logging_strategy lr_scheduler_kwargs lr_scheduler_type
+    max_grad_norm max_steps max_tokens_per_device metric_for_best_model neftune_noise_alpha num_train_epochs
+    offload_checkpoints output_dir per_device_eval_batch_size prediction_loss_only project push_to_hub
+    remove_unused_columns report_to restore_callback_states_from_checkpoint resume_from_checkpoint run_name
+    save_on_each_node save_only_model save_steps save_strategy save_total_limit shared_prefix skip_memory_metrics
+    tf32 torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps trackio_bucket_id
+    trackio_space_id trackio_static_space_id use_cache use_cpu use_liger_kernel warmup_steps weight_decay
+    """
+)
+# A schedule that goes by what it has seen of the run cannot be put to a step of another one.
+_SEEING_SCHEDULE = "reduce_lr_on_plateau"
+_SCHEDULE_KEYS = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs")
 _LENGTH_KEYS = ("num_train_epochs", "max_steps")
 
 
@@ -43,17 +80,25 @@ def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
         refuse_to_overwrite(run)
         return None
     if resume is True:
-        if saved := checkpoints(run):
-            return saved[-1]
-        raise TrainingError(
-            f"train.resume_from_checkpoint: there is no complete checkpoint in {run}. "
-            "Start a new run without it, or give the path of a checkpoint"
-        )
+        newest, damaged = newest_whole(run)
+        if newest is None:
+            found = "".join(f"\n  {fault}" for fault in damaged)
+            raise TrainingError(
+                f"train.resume_from_checkpoint: there is no complete checkpoint in {run}. "
+                f"Start a new run without it, or give the path of a checkpoint{found}"
+            )
+        for fault in damaged:
+            _logger.warning("%s. Going on from %s, the newest that is whole", fault, newest.name)
+        return newest
     checkpoint = Path(str(resume)).expanduser()
     if not has_adapter(checkpoint) or not (checkpoint / STATE_NAME).is_file():
         raise TrainingError(
             f"train.resume_from_checkpoint: {checkpoint} is no complete checkpoint; expected a folder with "
             f"adapter_config.json, {WEIGHTS_NAME} and {STATE_NAME}"
+        )
+    if faults := list(checkpoint_faults(checkpoint)):
+        raise TrainingError(
+            f"{checkpoint} cannot be resumed: {'; '.join(faults)}. Resume from another checkpoint, or start a new run"
         )
     if checkpoint.resolve().parent != run.resolve():
         refuse_to_overwrite(run)
@@ -85,8 +130,7 @@ def check_resumed(checkpoint: Path, run: Path, manifest: RunManifest) -> None:
         manifest: What the run is to be made with now.
 
     Raises:
-        TrainingError: Base, data, prompt, adapter or sampling have changed, all in one message; the checkpoint is
-            damaged or lacks the optimiser's state; or the run was finished.
+        TrainingError: Base, data, prompt, adapter or sampling have changed, all in one message; or the run is finished.
     """
     before = RunManifest.read(checkpoint)
     if before is None:
@@ -104,34 +148,41 @@ def check_resumed(checkpoint: Path, run: Path, manifest: RunManifest) -> None:
         heading = f"{checkpoint} cannot be resumed, the run would not be the same"
         raise TrainingError(
             f"{summarise_faults(heading, [f'{heading}: {faults[0]}'] if len(faults) == 1 else faults)}\n"
-            "Set it back, or start a new run in another train.output_dir"
+            "Set it back; or start a new run from this adapter, with an optimiser and a schedule of its own: "
+            f"model.adapter_path={checkpoint} train.output_dir=ANOTHER_FOLDER"
         )
-    _check_complete(checkpoint)
-    step, max_steps = _read_steps(checkpoint / STATE_NAME)
-    is_longer = any(_train(before).get(key) != _train(manifest).get(key) for key in _LENGTH_KEYS)
-    if not is_longer and (step >= max_steps or has_adapter(run)):
+    if not _is_longer(before, manifest) and is_finished(run):
+        state = read_state(checkpoint)
         raise TrainingError(
-            f"{run} is finished ({step} of {max_steps} steps), there is nothing to resume. "
+            f"{run} is finished ({state['global_step']} of {state['max_steps']} steps), there is nothing to resume. "
             "To train longer, raise train.num_train_epochs or train.max_steps"
         )
 
 
-def _check_complete(checkpoint: Path) -> None:
-    missing = [name for name, patterns in _RESUMED_FILES.items() if not any(any(checkpoint.glob(p)) for p in patterns)]
-    if missing:
-        raise TrainingError(
-            f"{checkpoint} cannot be resumed: it has no {', '.join(missing)}, and the optimiser would silently begin "
-            "again (was it saved with train.save_only_model=true?). Resume from another checkpoint, or start a new run"
-        )
+def is_finished(run: Path) -> bool:
+    """Whether a run has its last file, and of no shorter run that it has gone on from."""
+    saved = checkpoints(run)
+    if not has_adapter(run) or not (run / RESULTS_NAME).is_file():
+        return False
+    num_steps = read_json_object(run / RESULTS_NAME, TrainingError).get("num_steps")
+    return not saved or (isinstance(num_steps, int) and num_steps >= read_state(saved[-1])["global_step"])
 
 
-def _read_steps(file: Path) -> tuple[int, int]:
-    """Steps taken and steps in all, of a `trainer_state.json`."""
-    try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-        return int(state["global_step"]), int(state["max_steps"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{file} is damaged or cut short: {error!r}. Resume from another checkpoint") from error
+def has_all_steps(checkpoint: Path, manifest: RunManifest, num_steps: int) -> bool:
+    """Whether nothing is left to train after a checkpoint, so that the run has only to be finished.
+
+    Args:
+        checkpoint: The checkpoint.
+        manifest: What the run is to be made with now.
+        num_steps: Optimiser steps that it has by its settings of now.
+    """
+    before, state = RunManifest.read(checkpoint), read_state(checkpoint)
+    is_same = before is not None and not _is_longer(before, manifest)
+    return bool(state["global_step"] >= (state["max_steps"] if is_same else num_steps))
+
+
+def _is_longer(before: RunManifest, now: RunManifest) -> bool:
+    return any(_train(before).get(key) != _train(now).get(key) for key in _LENGTH_KEYS)
 
 
 def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]]:
@@ -146,12 +197,23 @@ def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]
     for key, default in (("eval_fraction", None), ("max_length", None), ("loss_weight", "token")):
         compared.append((f"data.{key}", before.config.get("data", {}).get(key, default), now.config["data"][key]))
     compared += [(f"lora.{key}", lora_before.get(key), lora.get(key)) for key in sorted({*lora, *lora_before})]
-    return compared + [(f"train.{key}", _train(before).get(key), _train(now).get(key)) for key in _LASTING_KEYS]
+    kept = set(LASTING_TRAIN_KEYS)
+    if _SEEING_SCHEDULE in (_setting(before, "lr_scheduler_type"), _setting(now, "lr_scheduler_type")):
+        kept |= set(_SCHEDULE_KEYS)
+    return compared + [(f"train.{key}", _setting(before, key), _setting(now, key)) for key in sorted(kept)]
 
 
 def _train(manifest: RunManifest) -> Mapping[str, Any]:
     train: Mapping[str, Any] = manifest.config.get("train", {})
     return train
+
+
+def _setting(manifest: RunManifest, key: str) -> Any:
+    """A setting of the `train` section, or what transformers takes where it is left out."""
+    field = TrainingArguments.__dataclass_fields__.get(key)
+    is_plain = field is not None and field.default is not MISSING
+    value = _train(manifest).get(key, field.default if field is not None and is_plain else None)
+    return value.value if isinstance(value, Enum) else value
 
 
 def _as_json(value: Any) -> str:

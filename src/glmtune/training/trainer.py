@@ -1,5 +1,6 @@
 """Training a LoRA adapter, from configuration to run folder."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -20,19 +21,21 @@ from glmtune.errors import ConfigError, GlmtuneError, ModelError, TrainingError
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.training.arguments import make_arguments
 from glmtune.training.callbacks import LogFile, ProgressReport
+from glmtune.training.checkpoints import sweep
 from glmtune.training.display import progress_console
 from glmtune.training.interruption import Interruption
-from glmtune.training.layout import shares_prefix
+from glmtune.training.layout import num_optimizer_steps, shares_prefix
 from glmtune.training.lora_trainer import LoraTrainer, last_good
 from glmtune.training.plan import ASSUMED_TFLOPS, RunPlan, plan_run
 from glmtune.training.processes import ending_with_the_others, join_processes
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
-from glmtune.training.resume import check_resumed, find_checkpoint
+from glmtune.training.resume import check_resumed, find_checkpoint, has_all_steps
 from glmtune.training.run_data import RunData, load_run_data
 from glmtune.training.run_settings import as_before, plain_settings, with_quantize, with_settings
 from glmtune.training.selftest import SelfTestReport, run_selftest
+from glmtune.training.start import from_adapter
 from glmtune.training.storage import ending_where_it_cannot_write, run_folder_held
-from glmtune.tuning.adapter_files import read_initial_weights
+from glmtune.tuning.adapter_files import load_adapter_weights, read_initial_weights
 from glmtune.tuning.base_weights import fingerprint_base
 from glmtune.tuning.checkpointing import checkpoint_layers
 from glmtune.tuning.fused import fuse
@@ -47,6 +50,7 @@ from glmtune.tuning.run_folder import RunManifest, checkpoints, current_versions
 _MOST_LOOKED_AT, _WORTH_A_LINE = 64, 0.1
 
 _T = TypeVar("_T")
+_logger = logging.getLogger(__name__)
 
 
 class TrainingInterrupted(TrainingError):  # noqa: N818 - nobody's fault
@@ -93,6 +97,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         TrainingInterrupted: Somebody pressed Ctrl-C; the run can go on where it stopped.
     """
     validate_names(config)
+    config = from_adapter(config)
     if config.model.quantize != "auto":
         check_quantize(config.model.quantize, config.lora)
     console = console or progress_console()
@@ -119,6 +124,8 @@ def _read_and_train(
     config: RunConfig, arguments: TrainingArguments, dtype: torch.dtype, console: Console
 ) -> TrainResult:
     """Does what is to be done in the run folder, once that is this run's alone."""
+    if arguments.should_save:
+        sweep(arguments.output_dir)
     checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
     tokenizer = load_tokenizer(config.model.path or embedded_base())
     with arguments.main_process_first(desc="reading the data"):
@@ -260,6 +267,9 @@ def _train(run: _Run) -> TrainResult:
             initial = read_initial_weights(checkpoint)
     torch.manual_seed(arguments.seed)
     peft_model = attach_lora(model, config.lora, initial)
+    initial_weights = initial_adapter_weights(peft_model)
+    if config.model.adapter_path is not None and checkpoint is None:
+        load_adapter_weights(peft_model, config.model.adapter_path)
     summary = trainable_summary(peft_model)
     console.print(str(summary), highlight=False)
     collator, lines = _prepare(peft_model, run)
@@ -274,7 +284,7 @@ def _train(run: _Run) -> TrainResult:
         eval_dataset=data.eval,
         data_collator=collator,
         callbacks=_callbacks(arguments.output_dir, config.train.get("early_stopping_patience"), progress, interruption),
-        initial_weights=initial_adapter_weights(peft_model),
+        initial_weights=initial_weights,
         manifest=manifest,
         base_dtype=run.dtype,
         uses_graphs=collator.pads_to_buckets,
@@ -286,16 +296,28 @@ def _train(run: _Run) -> TrainResult:
         manifest.write(arguments.output_dir)
     with interruption.listening():
         try:
-            output = trainer.train(
-                resume_from_checkpoint=str(checkpoint) if checkpoint else None,
-                ignore_keys_for_eval=["past_key_values"],
-            )
+            metrics = _train_on(trainer, run, manifest)
         finally:
             progress.close()
         if interruption.happened:
             command = config.command("train.resume_from_checkpoint=true")
             raise TrainingInterrupted(_how_to_go_on(trainer, command))
-        return _finish(trainer, run.tokenizer, data, summary, output.metrics)
+        return _finish(trainer, run.tokenizer, data, summary, metrics)
+
+
+def _train_on(trainer: LoraTrainer, run: _Run, manifest: RunManifest) -> dict[str, Any]:
+    """Takes the steps that are left, which may be none; returns Trainer's metrics of them."""
+    num_steps = num_optimizer_steps(run.config, len(run.data.train), run.arguments.world_size)
+    if run.checkpoint is not None and has_all_steps(run.checkpoint, manifest, num_steps):
+        run.console.print("all steps are done; what comes after them is made up for", highlight=False)
+        trainer.restore(run.checkpoint)
+        return {}
+    output = trainer.train(
+        resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None,
+        ignore_keys_for_eval=["past_key_values"],
+    )
+    metrics: dict[str, Any] = output.metrics
+    return metrics
 
 
 def _prepare(model: PeftModel, run: _Run) -> tuple[PackingCollator, list[str]]:
@@ -430,8 +452,8 @@ def _finish(
     selftest = None
     if arguments.should_save:
         trainer.save_state()
-        draw_losses(state.log_history, run / PICTURE_NAME)
-        write_results(results, run / RESULTS_NAME)
+        _draw(state.log_history, run / PICTURE_NAME)
+        write_results(results, run / RESULTS_NAME)  # a run that has these is finished
         # Where the weights are spread over devices, one process alone cannot compute anything.
         if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             with trainer.accelerator.autocast():
@@ -447,3 +469,11 @@ def _finish(
         best_checkpoint=Path(best) if best else None,
         selftest=selftest,
     )
+
+
+def _draw(history: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Draws the picture, which is not worth losing a run for: matplotlib's fonts, cache and settings can be broken."""
+    try:
+        draw_losses(history, file)
+    except Exception as error:
+        _logger.warning("%s could not be drawn, everything else is there: %s", file, error)

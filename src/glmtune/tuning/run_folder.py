@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from glmtune.errors import AdapterError, ModelError
+from glmtune.files import write_json
 from glmtune.prompts import Template
 
 MANIFEST_NAME = "glmtune.json"
@@ -48,8 +49,7 @@ class RunManifest:
 
     def write(self, folder: str | Path) -> None:
         """Writes `glmtune.json` into a folder."""
-        text = json.dumps(asdict(self), ensure_ascii=False, indent=2, default=str)
-        (Path(folder) / MANIFEST_NAME).write_text(f"{text}\n", encoding="utf-8")
+        write_json(Path(folder) / MANIFEST_NAME, asdict(self))
 
     @classmethod
     def read(cls, folder: str | Path) -> "RunManifest | None":

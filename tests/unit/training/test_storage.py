@@ -104,7 +104,9 @@ def test_a_disk_that_fills_up_stops_the_run_and_names_the_last_good_checkpoint(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     first, second, *command = str(caught.value).splitlines()
     folder = tmp_path / "run"
-    assert first.startswith(f"training stopped: {folder / 'checkpoint-4'}: a file of this size is not allowed here")
+    assert first.startswith(
+        f"training stopped: {folder / '.unfinished' / 'checkpoint-4'}: a file of this size is not allowed here"
+    )
     assert second.startswith(f"The last good checkpoint is {folder / 'checkpoint-2'}.")
     assert command[0].endswith("train.resume_from_checkpoint=true")
     monkeypatch.undo()

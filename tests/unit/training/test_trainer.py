@@ -155,7 +155,7 @@ def test_resuming_what_is_finished_or_changed_or_not_there(run: Run, data_file: 
     with pytest.raises(TrainingError, match=r"is finished \(3 of 3 steps\)"):
         run("train.max_steps=3", "train.resume_from_checkpoint=true")
     run("train.max_steps=3", "train.optim=sgd", name="other")
-    with pytest.raises(TrainingError, match=r"train\.optim was 'sgd' and is None now"):
+    with pytest.raises(TrainingError, match=r"train\.optim was 'sgd' and is 'adamw_torch_fused' now"):
         run("train.max_steps=6", "train.resume_from_checkpoint=true", name="other")
     with pytest.raises(TrainingError, match=r"2 faults(.|\n)*prompt\.system was None(.|\n)*lora\.r was 8 and is 4 now"):
         run("train.max_steps=6", "train.resume_from_checkpoint=true", "lora.r=4", "prompt.system=x")
