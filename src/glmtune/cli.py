@@ -28,9 +28,22 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
-Run = Annotated[str, typer.Argument(help="A run folder, a checkpoint-N in one, or a base model folder.")]
+
+def _not_empty(value: Any) -> Any:
+    """Refuses an argument that is given and empty, as an unset shell variable is."""
+    if value is not None and not str(value).strip():
+        raise ConfigError("an argument is empty; was a shell variable not set?")
+    return value
+
+
+Run = Annotated[
+    str, typer.Argument(callback=_not_empty, help="A run folder, a checkpoint-N in one, or a base model folder.")
+]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Where the base model lies now, if the run remembers another place.")
+    str | None,
+    typer.Option(
+        "--model", callback=_not_empty, help="Where the base model lies now, if the run remembers another place."
+    ),
 ]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 QuantizeOption = Annotated[
@@ -110,6 +123,7 @@ def plan(
 
     For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu-gib 8
     """
+    from glmtune.config import say_base
     from glmtune.training.plan import CONTEXT_GIB, plan_for_card
 
     if gpu_gib is not None and not CONTEXT_GIB < gpu_gib < 1e6:
@@ -119,8 +133,10 @@ def plan(
     if tflops is not None and not 0 < tflops < 1e6:
         raise ConfigError(f"--tflops: expected a number above 0; found {tflops:g}")
 
-    stats, planned = plan_for_card(_load_config(arguments), gpu_gib, tflops)
+    config = _load_config(arguments)
+    stats, planned = plan_for_card(config, gpu_gib, tflops)
     console = Console()
+    console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
     for line in stats.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     planned.print(console)
@@ -201,7 +217,7 @@ def generate(
 @app.command()
 def merge(
     run: Run,
-    output: Annotated[str, typer.Option("--output", help="The new folder.")],
+    output: Annotated[str, typer.Option("--output", callback=_not_empty, help="The new folder.")],
     model: ModelOption = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Type of the merged weights; auto is the base's own.")] = "auto",
     max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Largest weight file.")] = "5GB",
@@ -228,13 +244,14 @@ def check(files: DataFiles, field: FieldOption = None, join: JoinOption = "\\n")
 def show(
     files: DataFiles,
     model: Annotated[
-        str | None, typer.Option("--model", help="The base model; the tiny built-in one if left out.")
+        str | None,
+        typer.Option("--model", callback=_not_empty, help="The base model; the tiny built-in one if left out."),
     ] = None,
     template: TemplateOption = None,
     system: SystemOption = None,
-    max_length: Annotated[int | None, typer.Option("--max-length", help="As data.max_length.")] = 512,
-    start: Annotated[int, typer.Option("--start", help="The first row to show, from 1.")] = 1,
-    count: Annotated[int, typer.Option("--count", help="How many.")] = 3,
+    max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="As data.max_length.")] = 512,
+    start: Annotated[int, typer.Option("--start", min=1, help="The first row to show, from 1.")] = 1,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many.")] = 3,
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
@@ -258,10 +275,12 @@ def show(
 @data_app.command()
 def stats(
     files: DataFiles,
-    model: Annotated[str | None, typer.Option("--model", help="Count its tokens; without it, characters.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", callback=_not_empty, help="Count its tokens; without it, characters.")
+    ] = None,
     template: TemplateOption = None,
     system: SystemOption = None,
-    max_length: Annotated[int | None, typer.Option("--max-length", help="As data.max_length.")] = 512,
+    max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="As data.max_length.")] = 512,
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
@@ -283,7 +302,7 @@ def stats(
 @data_app.command()
 def convert(
     files: DataFiles,
-    output: Annotated[str, typer.Option("--output", help="The JSONL file to write.")],
+    output: Annotated[str, typer.Option("--output", callback=_not_empty, help="The JSONL file to write.")],
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
@@ -311,7 +330,9 @@ def env() -> None:
 
 @app.command()
 def demo(
-    output: Annotated[str, typer.Option("--output", help="Where the run and the merged model go.")] = "demo-output",
+    output: Annotated[
+        str, typer.Option("--output", callback=_not_empty, help="Where the run and the merged model go.")
+    ] = "demo-output",
 ) -> None:
     """Train, compare and merge on the built-in tiny base. 一分钟体验。"""
     from glmtune.demo import run_demo
@@ -352,7 +373,9 @@ def _load(run: str, model: str | None, dtype: str, quantize: str) -> Any:
         raise ConfigError(f"--quantize: expected auto, none, int8, nf4 or fp8; found {quantize!r}")
     _hide_loading_bars()
     with Console(stderr=True).status("加载模型 Loading the model ..."):
-        return load(run, model_path=model, dtype=checked_dtype, quantize=quantize)  # type: ignore[arg-type]
+        loaded = load(run, model_path=model, dtype=checked_dtype, quantize=quantize)  # type: ignore[arg-type]
+    typer.echo(f"base: {loaded.base_path}; adapter: {loaded.adapter_path or 'none'}", err=True)
+    return loaded
 
 
 def _load_tokenizer(model: str | None) -> Any:
@@ -378,7 +401,7 @@ def _template(name: str | None) -> Any:
 
 def _parse_options(options: list[str] | None) -> dict[str, Any]:
     """`name=value` arguments, values read as those of the configuration are."""
-    from glmtune.config import parse_value
+    from glmtune.yaml_text import parse_value
 
     pairs = _pairs(options, "a sampling option, such as temperature=0.8")
     return {name: parse_value(value) for name, value in pairs.items()}

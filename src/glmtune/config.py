@@ -11,20 +11,20 @@ needs anyway.
 """
 
 import difflib
-import re
 import shlex
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType, NoneType, UnionType
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from glmtune.errors import ConfigError, summarise_faults
+from glmtune.key_checks import check_value
 from glmtune.replaced_keys import REPLACED_LORA_KEYS, REPLACED_TRAIN_KEYS
+from glmtune.yaml_text import parse_value, read_yaml
 
 LORA_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"r": 8, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": ["query_key_value"]}
@@ -62,28 +62,13 @@ _OWN_HINTS: Mapping[str, Any] = MappingProxyType(
     dict.fromkeys(("shared_prefix", "offload_checkpoints", "cuda_graphs"), bool | None)
 )
 
-# The least that a number under `train` may be.
-_LEAST: Mapping[str, int] = MappingProxyType(
-    {
-        "per_device_train_batch_size": 1,
-        "per_device_eval_batch_size": 1,
-        "gradient_accumulation_steps": 1,
-        "eval_accumulation_steps": 1,
-        "early_stopping_patience": 1,
-        "max_tokens_per_device": 1,
-        "dataloader_num_workers": 0,
-        "gradient_checkpointing": 0,
-    }
-)
-# Numbers of steps, or a share of all steps where they are below 1.
-_ABOVE_ZERO = ("logging_steps", "save_steps", "eval_steps", "num_train_epochs")
-
 _REFUSED: Mapping[str, str] = MappingProxyType(
     {
         "train.auto_find_batch_size": "would change how many samples a step has; use train.max_tokens_per_device",
         "train.label_smoothing_factor": "is not supported: the loss is the plain cross entropy of packed rows",
         "train.include_num_input_tokens_seen": "is not supported; tokens/s is always logged",
         "train.torch_empty_cache_steps": "is not supported; the command line lets memory grow in pieces instead",
+        "train.use_liger_kernel": "is not supported: it knows no ChatGLM, whose layers are fused here anyway",
         "train.neftune_noise_alpha": "is not supported: its noise is scaled by padded batches, and there are none",
         "train.logging_nan_inf_filter": "hides NaN losses; glmtune keeps it false",
         "lora.inference_mode": "freezes the adapter, so that nothing is trained",
@@ -115,8 +100,23 @@ _PASSED_KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 
 
+# Keys that mean something when they are given nothing: no system prompt, nothing between instruction and input.
+_MAY_BE_EMPTY = ("prompt.system", "data.join")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+
+def _check_path(value: object) -> object:
+    """A path that is given is no empty one: that would silently stand for the toy in the package."""
+    paths = value if isinstance(value, list) else [value]
+    if not paths or any(path is None or (isinstance(path, str) and not path.strip()) for path in paths):
+        raise ValueError("expected a path, and it is empty. Leave the key out for its default")
+    for path in paths:
+        if isinstance(path, str) and (fault := path_fault(path)):
+            raise ValueError(fault)
+    return value
 
 
 class ModelSection(_Section):
@@ -150,6 +150,8 @@ class ModelSection(_Section):
         description="Adapter to start a new run from: a run, a checkpoint or an adapter folder.",
     )
 
+    _paths = field_validator("path", "adapter_path", mode="before")(_check_path)
+
 
 class DataSection(_Section):
     """The data.
@@ -179,6 +181,8 @@ class DataSection(_Section):
     )
     join: str = Field(default="\n", description="What stands between instruction and input.")
     num_workers: int | None = Field(default=None, ge=1, description="Processes that read and tokenise the data.")
+
+    _paths = field_validator("path", "eval_path", mode="before")(_check_path)
 
     @field_validator("join", mode="before")
     @classmethod
@@ -263,6 +267,13 @@ def embedded_base() -> Path:
     return _embedded("base")
 
 
+def say_base(path: str | None) -> str:
+    """Which base is used, as a line; in so many words where it is the built-in one."""
+    if path is not None:
+        return f"base: {path}"
+    return "base: the tiny built-in one, a toy to try things on (model.path is not set)"
+
+
 def embedded_data() -> Path:
     """The example persona data set that ships in the package."""
     return _embedded("persona.json")
@@ -287,7 +298,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         ConfigError: The file cannot be read, or keys or values are wrong; all faults in one message.
     """
-    values = {} if path is None else _read_yaml(Path(path))
+    values = {} if path is None else read_yaml(Path(path))
     faults = [fault for override in overrides if (fault := _apply_override(values, override))]
     for section in ("lora", "train"):
         if isinstance(values.get(section), dict):
@@ -317,67 +328,6 @@ def validate_names(config: RunConfig) -> None:
         raise ConfigError(summarise_faults("configuration", faults))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it.
-
-    `1e-4` is a number; only true and false are booleans, so that `eval_strategy: no` is a word; a date is text; and a
-    key given twice is an error.
-    """
-
-    yaml_implicit_resolvers = {
-        letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
-        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f'"{key}" is given twice', node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?i:true|false)$"), list("tTfF"))
-
-# What constructing a value can raise besides YAMLError: `!!int x`, `!!bool x`, brackets by the thousand.
-_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, RecursionError)
-
-
-def parse_value(text: str) -> Any:
-    """Reads a value from a command line as `load_config` does: YAML in which only true and false are booleans.
-
-    Args:
-        text: The value as typed.
-
-    Returns:
-        A number, boolean, text, list or dictionary; None for an empty text.
-
-    Raises:
-        ConfigError: It is no YAML value; the message names the text.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except _YAML_ERRORS as error:
-        raise ConfigError(f"{text!r} is not a YAML value; put it in quotes") from error
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except _YAML_ERRORS as error:
-        raise ConfigError(f"{path}: not YAML in UTF-8: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected sections such as model: and data:; found a {type(values).__name__}")
-    return {str(key): value for key, value in values.items()}
-
-
 def _apply_override(values: dict[str, Any], override: str) -> str | None:
     """Sets one `section.key=value` in place; returns the fault where that cannot be done."""
     # Python puts lone surrogates for bytes of an argument that it could not decode.
@@ -387,6 +337,8 @@ def _apply_override(values: dict[str, Any], override: str) -> str | None:
     parts = key.strip().split(".")
     if not equals or len(parts) < 2 or not all(parts):
         return f"{override!r} is not an override; write section.key=value, such as train.max_steps=10"
+    if not text.strip() and key.strip() not in _MAY_BE_EMPTY:
+        return f"{key.strip()} is empty; was a shell variable not set? Leave the key out for its default"
     try:
         value = parse_value(text)
     except ConfigError as error:
@@ -451,45 +403,49 @@ def _check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[st
             if key not in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
                 faults.append(_say_unknown(f"{section}.", key, [*known.keys() - replaced.keys(), *own]))
         else:
-            checked[key], fault = _check_value(name, value, _OWN_HINTS.get(key) or known.get(key, int | None))
-            fault = fault or _range_fault(name, checked[key])
+            checked[key], fault = _check_passed_value(name, value, known.get(key), Target.__dataclass_fields__.get(key))
+            fault = fault or _refusal(name, checked[key])
             faults += [fault] if fault else []
     return {**values, **checked}, faults
 
 
-def _check_value(name: str, value: Any, hint: Any) -> tuple[Any, str | None]:
-    """Reads a value where its type is plain; anything richer is left to the class that gets it."""
-    members = set(typing.get_args(hint)) if isinstance(hint, UnionType) or typing.get_origin(hint) else {hint}
-    if name == "train.gradient_checkpointing" and isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    is_number_of_layers = isinstance(value, int) and not isinstance(value, bool)
-    is_more = name == "train.resume_from_checkpoint" or (
-        name == "train.gradient_checkpointing" and (value == "auto" or is_number_of_layers)
-    )
-    if is_more or not members <= {int, float, bool, str, NoneType} or (value is None and NoneType in members):
+def _check_passed_value(name: str, value: Any, hint: Any, field: Any) -> tuple[Any, str | None]:
+    """As `check_value`, for our own keys and meanings too."""
+    key = name.partition(".")[2]
+    if name == "train.gradient_checkpointing":
+        return _check_checkpointing(name, value)
+    if name == "train.resume_from_checkpoint":
+        is_good = isinstance(value, bool | str | None) and value != ""
+        return value, None if is_good else f"{name}: expected true, or a checkpoint's folder; found {value!r:.80}"
+    if name == "lora.target_modules" and value is not None:  # what is said of it names the model's layers
         return value, None
-    try:
-        read = TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True)).validate_python(value)
-    except ValidationError:
-        expected = " or ".join(sorted(member.__name__ for member in members if member is not NoneType))
-        if name == "train.gradient_checkpointing":
-            expected = "true, false, auto or a number of layers"
-        return value, f"{name}: expected {expected}; found {value!r}"
-    return (read, None) if isinstance(value, str) or str in members or members <= {bool, NoneType} else (value, None)
+    return check_value(name, value, hint or _OWN_HINTS.get(key, int | None), field)
 
 
-def _range_fault(name: str, value: Any) -> str | None:
-    """What is wrong with a value of the right type."""
+def _check_checkpointing(name: str, value: Any) -> tuple[Any, str | None]:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if value in ("auto", True, False, None) or (isinstance(value, int) and 0 <= value < 1000):
+        return value, None
+    return value, f"{name}: expected true, false, auto or a number of layers; found {value!r:.80}"
+
+
+def _refusal(name: str, value: Any) -> str | None:
+    """Why a value is not taken though it is of the right type."""
     if name in _REFUSED and value:
         return f"{name} {_REFUSED[name]}. Leave it out"
-    if name == "train.output_dir" and not value:
-        return f"{name}: expected a folder; found {value!r}"
     if name == "train.optim" and str(value).startswith(("schedule_free", "lomo", "adalomo")):
         return f"{name}={value} is not supported: it wants a loop of its own"
-    section, _, key = name.partition(".")
-    if section == "train" and isinstance(value, int | float):
-        if key in _LEAST and value < _LEAST[key]:
-            return f"{name}: expected at least {_LEAST[key]}; found {value!r}"
-        if key in _ABOVE_ZERO and not value > 0:
-            return f"{name}: expected a number above 0; found {value!r}"
+    if name == "train.output_dir":
+        fault = path_fault(value) if value else f"expected a folder; found {value!r}"
+        return f"{name}: {fault}" if fault else None
     return None
+
+
+def path_fault(value: str) -> str | None:
+    """What is wrong with a path before anybody looks for it."""
+    try:
+        Path(value).expanduser()
+    except RuntimeError:
+        return f"{value} is in the home of a user whom there is not"
+    return "a path cannot hold a null character" if "\0" in value else None

@@ -10,7 +10,7 @@ import glmtune
 PACKAGE = Path(glmtune.__file__).parent
 LAYERS = [
     {"errors"},
-    {"files", "ops", "prompts", "fields", "replaced_keys", "signals"},
+    {"files", "key_checks", "ops", "prompts", "fields", "replaced_keys", "signals", "yaml_text"},
     {"config", "messages"},
     {"models"},
     {"data"},

@@ -1,11 +1,13 @@
 """From the `train` section to `TrainingArguments`."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -39,6 +41,8 @@ def make_arguments(
     values = {key: value for key, value in train.items() if key not in {*OWN_TRAIN_KEYS, "resume_from_checkpoint"}}
     faults = [*_evaluation_faults(train, has_eval), *_tracker_faults(values.get("report_to"))]
     accelerator = values.get("accelerator_config")
+    if train.get("fsdp") and "WORLD_SIZE" not in os.environ:
+        faults.append("train.fsdp spreads weights over several processes; start them with torchrun, or leave it out")
     if isinstance(accelerator, Mapping) and accelerator.get("gradient_accumulation_kwargs"):
         faults.append("train.accelerator_config: set train.gradient_accumulation_steps instead of num_steps")
     if faults:
@@ -58,16 +62,46 @@ def make_arguments(
     # To the Trainer a batch is an optimiser step; how much of it is computed at a time is decided by its tokens.
     values["per_device_train_batch_size"] *= values.pop("gradient_accumulation_steps")
     _name_checkpointing(values)
+    with transformers_faults():
+        arguments = TrainingArguments(**values)
+        _try_schedule(arguments)
+    return arguments
+
+
+@contextmanager
+def transformers_faults() -> Iterator[None]:
+    """Turns what transformers, accelerate and torch say of settings that they do not take into one sentence.
+
+    Raises:
+        ConfigError: In place of their error.
+    """
     try:
-        return TrainingArguments(**values)
-    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        raise ConfigError(f"train: transformers refuses these settings: {error}") from error
+        yield
+    except (ValueError, TypeError, NotImplementedError, ImportError, LookupError, AttributeError, OSError) as error:
+        what = f"there is no {error}" if isinstance(error, LookupError) else error
+        raise ConfigError(f"train: transformers refuses these settings: {what}") from error
+
+
+def _try_schedule(arguments: TrainingArguments) -> None:
+    """Makes the learning-rate schedule once, since it is only then that its settings are looked at."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = SchedulerType(arguments.lr_scheduler_type)
+    kwargs = arguments.lr_scheduler_kwargs or {}
+    try:
+        get_scheduler(schedule, optimizer, num_warmup_steps=1, num_training_steps=10, scheduler_specific_kwargs=kwargs)
+    except (ValueError, TypeError, LookupError) as error:
+        raise ConfigError(
+            f"train.lr_scheduler_type={schedule.value} does not go with train.lr_scheduler_kwargs={kwargs}: {error}. "
+            "Write them as a mapping: 'train.lr_scheduler_kwargs={name: value}'"
+        ) from error
 
 
 def _follow_saving(values: dict[str, Any], stops_early: bool) -> None:
     """Evaluates whenever a checkpoint is saved, with the batch size of training."""
     strategy = str(values.get("save_strategy", "steps"))
     values.setdefault("eval_strategy", strategy if strategy in ("steps", "epoch") else "epoch")
+    if strategy == "best":
+        values.setdefault("metric_for_best_model", "loss")
     if values["eval_strategy"] == "steps":
         values.setdefault("eval_steps", values["save_steps"])
     values.setdefault("per_device_eval_batch_size", values["per_device_train_batch_size"])
@@ -97,6 +131,8 @@ def _evaluation_faults(train: Mapping[str, Any], has_eval: bool) -> list[str]:
         "eval_strategy": train.get("eval_strategy") not in (None, "no", False),
         "early_stopping_patience": train.get("early_stopping_patience") is not None,
         "load_best_model_at_end": bool(train.get("load_best_model_at_end")),
+        "eval_on_start": bool(train.get("eval_on_start")),
+        "save_strategy=best": train.get("save_strategy") == "best",
     }
     return [
         f"train.{key} needs data to evaluate on; set data.eval_path, or data.eval_fraction=0.05 to set some apart"

@@ -15,11 +15,11 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
-from glmtune.config import RunConfig, embedded_base, validate_names
+from glmtune.config import RunConfig, embedded_base, say_base, validate_names
 from glmtune.data.packing import PackedSample, PackingCollator, shared_prefixes
 from glmtune.errors import ConfigError, GlmtuneError, ModelError, TrainingError
 from glmtune.models.chatglm import ChatGLMTokenizer
-from glmtune.training.arguments import make_arguments
+from glmtune.training.arguments import make_arguments, transformers_faults
 from glmtune.training.callbacks import LogFile, ProgressReport
 from glmtune.training.checkpoints import sweep
 from glmtune.training.display import progress_console
@@ -127,6 +127,7 @@ def _read_and_train(
     if arguments.should_save:
         sweep(arguments.output_dir)
     checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
+    console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
     tokenizer = load_tokenizer(config.model.path or embedded_base())
     with arguments.main_process_first(desc="reading the data"):
         data = load_run_data(config, tokenizer, arguments.seed)
@@ -277,18 +278,20 @@ def _train(run: _Run) -> TrainResult:
         console.print(line, highlight=False, soft_wrap=True)
     interruption = Interruption()
     progress = ProgressReport(console)
-    trainer = run.trainer = LoraTrainer(
-        model=peft_model,
-        args=arguments,
-        train_dataset=data.train,
-        eval_dataset=data.eval,
-        data_collator=collator,
-        callbacks=_callbacks(arguments.output_dir, config.train.get("early_stopping_patience"), progress, interruption),
-        initial_weights=initial_weights,
-        manifest=manifest,
-        base_dtype=run.dtype,
-        uses_graphs=collator.pads_to_buckets,
-    )
+    callbacks = _callbacks(arguments.output_dir, config.train.get("early_stopping_patience"), progress, interruption)
+    with transformers_faults():
+        trainer = run.trainer = LoraTrainer(
+            model=peft_model,
+            args=arguments,
+            train_dataset=data.train,
+            eval_dataset=data.eval,
+            data_collator=collator,
+            callbacks=callbacks,
+            initial_weights=initial_weights,
+            manifest=manifest,
+            base_dtype=run.dtype,
+            uses_graphs=collator.pads_to_buckets,
+        )
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
     PartialState().wait_for_everyone()  # all have looked whether the folder is free

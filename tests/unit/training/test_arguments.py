@@ -1,7 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
 
-from glmtune.config import TRAIN_DEFAULTS
+from glmtune.config import TRAIN_DEFAULTS, load_config
 from glmtune.errors import ConfigError
 from glmtune.training.arguments import make_arguments
 
@@ -44,3 +46,44 @@ def test_all_contradictions_at_once() -> None:
     train = {**TRAIN, "eval_strategy": "steps", "load_best_model_at_end": True, "report_to": "nothing"}
     with pytest.raises(ConfigError, match="3 faults"):
         make_arguments(train, has_eval=False, dtype=torch.float32)
+
+
+def arguments(*overrides: str, has_eval: bool = False) -> Any:
+    train = load_config(None, ["train.use_cpu=true", *overrides]).train
+    return make_arguments(train, has_eval=has_eval, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["train.lr_scheduler_type=warmup_stable_decay"],
+            "does not go with .*num_decay_steps",
+        ),
+        (["train.lr_scheduler_type=cosine_with_min_lr"], "does not go with .*min_lr"),
+        (["train.lr_scheduler_kwargs={x: 1}"], "does not go with train.lr_scheduler_kwargs={'x': 1}"),
+        (["train.save_strategy=best"], "train.save_strategy=best needs data to evaluate on"),
+        (["train.eval_on_start=true"], "train.eval_on_start needs data to evaluate on"),
+        (["train.fsdp=full_shard"], "start them with torchrun"),
+        (["train.optim=foo"], "train.optim: expected one of"),
+    ],
+)
+def test_settings_that_would_end_in_the_middle(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        arguments(*overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.lr_scheduler_type=warmup_stable_decay", "train.lr_scheduler_kwargs={num_decay_steps: 2}"],
+        ["train.lr_scheduler_type=cosine_with_min_lr", "train.lr_scheduler_kwargs={min_lr: 1e-6}"],
+    ],
+)
+def test_schedules_that_take_settings_of_their_own(overrides: list[str]) -> None:
+    arguments(*overrides)
+
+
+def test_saving_the_best_goes_by_the_loss() -> None:
+    made = arguments("train.save_strategy=best", has_eval=True)
+    assert made.metric_for_best_model == "loss"
