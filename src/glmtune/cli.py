@@ -50,7 +50,9 @@ QuantizeOption = Annotated[
     str, typer.Option("--quantize", help="Hold the base in fewer bits: none, int8, nf4, fp8; auto for what fits.")
 ]
 SystemOption = Annotated[str | None, typer.Option("--system", help='System prompt instead of the run\'s; "" for none.')]
-TemplateOption = Annotated[str | None, typer.Option("--template", help="chatglm3 or tutorial instead of the run's.")]
+TemplateOption = Annotated[
+    str | None, typer.Option("--template", help="chatglm3, chatglm2 or tutorial instead of the run's.")
+]
 Sampling = Annotated[
     list[str] | None,
     typer.Argument(help="Sampling options by their transformers names, such as do_sample=true temperature=0.8."),
@@ -257,11 +259,13 @@ def show(
 ) -> None:
     """Print samples token by token, what is learnt in colour. 逐词元查看样本。"""
     from glmtune.data import inspect
+    from glmtune.tuning.inheritance import prompt_record
 
+    tokenizer = _load_tokenizer(model)
     inspect.show(
         files,
-        _load_tokenizer(model),
-        template=_template(template) or "chatglm3",
+        tokenizer,
+        template=_template(template) or prompt_record(None, model, tokenizer).template,
         system=system,
         max_length=max_length,
         start=start,
@@ -286,11 +290,13 @@ def stats(
 ) -> None:
     """Print counts and a histogram of lengths. 统计数据。"""
     from glmtune.data import inspect
+    from glmtune.tuning.inheritance import prompt_record
 
+    tokenizer = _load_tokenizer(model) if model else None
     inspect.stats(
         files,
-        _load_tokenizer(model) if model else None,
-        template=_template(template) or "chatglm3",
+        tokenizer,
+        template=_template(template) or (prompt_record(None, model, tokenizer).template if tokenizer else "chatglm3"),
         system=system,
         max_length=max_length,
         fields=_parse_fields(field),

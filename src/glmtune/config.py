@@ -197,12 +197,13 @@ class PromptSection(_Section):
     """The prompt.
 
     Attributes:
-        template: `chatglm3` (official), or `tutorial` (the tutorial's training text).
+        template: `chatglm3` or `chatglm2` (official), or `tutorial` (the tutorial's training text); `auto` for that of
+            the adapter to start from, else of the run that the base was merged from, else of the base's family.
         system: System prompt put before every conversation that has none of its own.
     """
 
-    template: Literal["chatglm3", "tutorial"] = Field(
-        default="chatglm3", description="Prompt format: chatglm3 (official) or tutorial."
+    template: Literal["auto", "chatglm3", "chatglm2", "tutorial"] = Field(
+        default="auto", description="Prompt format: chatglm3, chatglm2 (official), tutorial, or auto: the base's own."
     )
     system: str | None = Field(default=None, description="System prompt for conversations that have none.")
 

@@ -70,7 +70,7 @@ def run_demo(output: Path, console: Console) -> None:
     config = load_config(embedded_data().with_name("demo.yaml"), [f"train.output_dir={run}"])
     base, tokenizer = load_base(None, config.model.dtype)
     system = config.prompt.system
-    before = answer(Loaded(base.eval(), tokenizer, config.prompt.template, system, "", None), questions)
+    before = answer(Loaded(base.eval(), tokenizer, tokenizer.template, system, "", None), questions)
 
     result = train(config)
     after = answer(load(run), questions)

@@ -10,8 +10,14 @@ The generation prompt ends with `<|assistant|>`; everything that the model must 
 including the token that ends its turn: `</s>` at the very end, the next role token elsewhere. Role tokens and `</s>`
 exist only as ids; the same letters in a user's text stay text.
 
-Source: the official ChatGLM3 prompt specification (PROMPT.md of the ChatGLM3 repository) and the widely used ChatGLM3
-LoRA tutorial for the `tutorial` template.
+    chatglm2   [gMASK] sop "[Round 1]\\n\\n问：" question "\\n\\n答：" answer </s>
+                                                                      '-supervised-'
+
+ChatGLM2 knows no roles: its prompt is one text, in which earlier answers stand without an end of their own, so that the
+last answer alone is learnt. It has no place for a system prompt either; that stands before the first round.
+
+Source: the official ChatGLM3 prompt specification (PROMPT.md of the ChatGLM3 repository); `build_prompt` of ChatGLM2's
+tokenizer and its P-tuning code; the widely used ChatGLM3 LoRA tutorial for the `tutorial` template.
 """
 
 import ast
@@ -27,7 +33,7 @@ from glmtune.errors import DataError
 
 Role = Literal["system", "user", "assistant", "observation"]
 ROLES: tuple[Role, ...] = get_args(Role)
-Template = Literal["chatglm3", "tutorial"]
+Template = Literal["chatglm3", "chatglm2", "tutorial"]
 TEMPLATES: tuple[Template, ...] = get_args(Template)
 
 Encode = Callable[[str], list[int]]
@@ -188,7 +194,7 @@ def render(
     Args:
         conversation: Messages in a sound order whose last is the assistant's.
         tokenizer: The tokenizer.
-        template: `chatglm3` (official) or `tutorial` (the tutorial's plain-text roles).
+        template: `chatglm3` or `chatglm2` (each official), or `tutorial` (the tutorial's plain-text roles).
         max_length: Most tokens to return; None for no limit.
 
     Returns:
@@ -250,7 +256,7 @@ def _fit(
     for_training: bool,
 ) -> tuple[list[_Piece], int, int]:
     """Pieces that fit into `max_length`, the messages dropped and the tokens cut for it."""
-    split = {"chatglm3": _chatglm3_pieces, "tutorial": _tutorial_pieces}[template]
+    split = _SPLITS[template]
     messages = conversation.messages
     encode = functools.cache(tokenizer.encode_text)  # no text is encoded again for each exchange that is dropped
     pieces = split(messages, tokenizer, encode, for_training)
@@ -306,6 +312,63 @@ def _tutorial_pieces(
             pieces.append(_Piece(encode(message.content), is_learnt, is_content=True))
             pieces.append(_Piece([tokenizer.eos_token_id], is_learnt))
     return pieces
+
+
+def _chatglm2_pieces(
+    messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
+) -> list[_Piece]:
+    """All up to the last answer is encoded as one text, as officially; the answer on its own."""
+    *context, last = messages if for_training else [*messages, Message("assistant", "")]
+    head, question, marker = _chatglm2_text(context)
+    ids = encode(head + question + marker)
+    start = _common_prefix(ids, encode(head))
+    stop = len(ids) - _common_prefix(ids[start:][::-1], encode(marker)[::-1])
+    pieces = [_Piece(tokenizer.prefix_token_ids)]
+    pieces += [_Piece(ids[:start]), _Piece(ids[start:stop], is_content=True), _Piece(ids[stop:])]
+    if for_training:
+        pieces.append(_Piece(encode(last.content), last.is_learnt, is_content=True))
+        pieces.append(_Piece([tokenizer.eos_token_id], last.is_learnt))
+    return pieces
+
+
+def _chatglm2_text(context: Sequence[Message]) -> tuple[str, str, str]:
+    """The text before the last answer: what stands before the last question, the question, and what stands after it."""
+    if any(message.role == "observation" or message.metadata or message.tools for message in context):
+        raise DataError("the chatglm2 template has no tools; ChatGLM3 has")
+    head = question = ""
+    number = 0
+    for message in context:
+        if message.role == "system":
+            head = f"{message.content}\n\n"
+        elif message.role == "user":
+            number += 1
+            head, question = f"{head}[Round {number}]\n\n问：", message.content
+        else:
+            head = f"{head}{question}\n\n答：{message.content}\n\n"
+    return head, question, "\n\n答："
+
+
+_SPLITS = {"chatglm3": _chatglm3_pieces, "chatglm2": _chatglm2_pieces, "tutorial": _tutorial_pieces}
+
+
+def render_text(conversation: Conversation, template: Template, *, for_generation: bool) -> str:
+    """A prompt as text, for people and for programs that want it so. Its special tokens are letters there.
+
+    Args:
+        conversation: Messages in a sound order.
+        template: `chatglm3` or `chatglm2`.
+        for_generation: Whether it ends where the model is to answer.
+
+    Raises:
+        DataError: The template cannot express the conversation.
+    """
+    messages = conversation.messages
+    if template == "chatglm2":
+        is_answered = messages[-1].role == "assistant"
+        text = "".join(_chatglm2_text(messages[:-1] if is_answered else messages))
+        return f"[gMASK]sop{text}{messages[-1].content if is_answered else ''}"
+    turns = "".join(f"<|{message.role}|>{message.metadata}\n {message.text()}" for message in messages)
+    return f"[gMASK]sop{turns}{'<|assistant|>' if for_generation else ''}"
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
@@ -366,7 +429,7 @@ def parse_reply(token_ids: Sequence[int], tokenizer: PromptTokenizer, template: 
     Returns:
         The assistant's messages, at least one; a tool call has the tool's name as metadata.
     """
-    if template == "tutorial":
+    if template != "chatglm3":
         return [Message("assistant", tokenizer.decode_text(list(token_ids)).strip())]
     turns: list[list[int]] = [[]]
     for token_id in token_ids:

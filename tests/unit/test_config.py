@@ -21,7 +21,7 @@ def test_defaults_are_the_tutorials() -> None:
     assert config.lora == dict(LORA_DEFAULTS)
     assert config.train == dict(TRAIN_DEFAULTS)
     assert (config.model.path, config.data.path, config.prompt.system) == (None, None, None)
-    assert (config.data.join, config.data.max_length, config.prompt.template) == ("\n", 512, "chatglm3")
+    assert (config.data.join, config.data.max_length, config.prompt.template) == ("\n", 512, "auto")
 
 
 def test_file_then_overrides(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_all_faults_at_once() -> None:
         "did you mean data.max_length?",
         "data.max_length: input should be a valid integer",
         "did you mean model?",
-        "'chatglm3' or 'tutorial'",
+        "'chatglm2' or 'tutorial'",
         "'nonsense' is not an override",
     ):
         assert expected in message

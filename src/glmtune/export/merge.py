@@ -112,8 +112,8 @@ def merge(
         prompts = probe_prompts(loaded.tokenizer)
         with storage_faults(output):
             copy_small_files(folder, unfinished, loaded.tokenizer, merged_dtype)
-            if manifest := RunManifest.read(adapter_path):
-                manifest.write(unfinished)
+            if manifest := RunManifest.read(adapter_path) or RunManifest.read(folder):
+                manifest.write(unfinished)  # it says what the merged model is to be asked with
             rotary = {name: buffer.to(merged_dtype) for name, buffer in read_rotary_buffer(folder).items()}
             num_bytes = save_weights(model.state_dict() | rotary, unfinished, shard_bytes)
         base_path = loaded.base_path

@@ -117,9 +117,9 @@ def remembered_prompt(
         system: None for the tokenizer's, "" for none at all.
 
     Returns:
-        Template and system prompt; `chatglm3` and None where nobody says otherwise.
+        Template and system prompt; the family's template and None where nobody says otherwise.
     """
-    own: Template = tokenizer.init_kwargs.get("prompt_template") or "chatglm3"
+    own: Template = tokenizer.init_kwargs.get("prompt_template") or tokenizer.template
     return template or own, tokenizer.init_kwargs.get("system_prompt") if system is None else system
 
 

@@ -19,7 +19,7 @@ from glmtune.training.layout import lay_out, num_optimizer_steps
 from glmtune.training.lora_trainer import is_elementwise
 from glmtune.training.run_data import load_run_data
 from glmtune.training.run_settings import decide, spell
-from glmtune.training.start import from_adapter
+from glmtune.training.start import from_adapter, with_prompt
 from glmtune.tuning.load import default_device, load_tokenizer, read_base_config, resolve_dtype
 from glmtune.tuning.lora import attach_lora
 from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, free_device_bytes
@@ -282,6 +282,7 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
         dtype = torch.bfloat16
     free = (gpu_gib - CONTEXT_GIB) * GIB if gpu_gib is not None else free_device_bytes(here) if here else None
     tokenizer = load_tokenizer(config.model.path or embedded_base())
+    config = with_prompt(config, tokenizer)
     data = load_run_data(config, tokenizer, int(config.train.get("seed", 42)))
     speed = None if tflops is None else DeviceSpeed.assumed(tflops)
     why_not_fused = "train.torch_compile compiles them" if config.train.get("torch_compile") else None

@@ -46,7 +46,8 @@ def load_run_data(config: RunConfig, tokenizer: ChatGLMTokenizer, seed: int) -> 
         ConfigError: Nothing would be left to train on.
     """
     settings = config.data.model_dump(exclude={"loss_weight"})
-    return _load_data(tokenizer, config.prompt.template, config.prompt.system, seed, **settings)
+    template: Any = config.prompt.template  # no longer `auto`
+    return _load_data(tokenizer, template, config.prompt.system, seed, **settings)
 
 
 def _load_data(

@@ -1,12 +1,15 @@
-"""A new run that starts from an adapter rather than from nothing."""
+"""What a run starts from: an adapter, where it is not to start from nothing, and the prompt that goes with it."""
 
 from dataclasses import MISSING, fields
+from pathlib import Path
 
 from peft import LoraConfig
 
 from glmtune.config import LORA_DEFAULTS, RunConfig
 from glmtune.errors import ConfigError, summarise_faults
+from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.tuning.adapter_files import read_adapter_config
+from glmtune.tuning.inheritance import prompt_record
 from glmtune.tuning.lora import init_for_loading
 from glmtune.tuning.run_folder import find_adapter
 
@@ -50,3 +53,28 @@ def from_adapter(config: RunConfig) -> RunConfig:
     lora = {**kept, **own, "init_lora_weights": init_for_loading(adapter.init_lora_weights)}
     model = config.model.model_copy(update={"adapter_path": str(folder)})
     return config.model_copy(update={"model": model, "lora": lora})
+
+
+def with_prompt(config: RunConfig, tokenizer: ChatGLMTokenizer) -> RunConfig:
+    """Fills in what the configuration leaves open of the prompt, by the rule that loading and merging go by too.
+
+    Args:
+        config: The configuration.
+        tokenizer: The base's tokenizer.
+
+    Raises:
+        AdapterError: The record of the adapter or of the base is damaged.
+    """
+    adapter = None if config.model.adapter_path is None else Path(config.model.adapter_path)
+    inherited = prompt_record(adapter, config.model.path, tokenizer)
+    prompt: dict[str, str | None] = {}
+    data: dict[str, str] = {}
+    if config.prompt.template == "auto":
+        prompt["template"] = inherited.template
+    if "system" not in config.prompt.model_fields_set:
+        prompt["system"] = inherited.system
+    if "join" not in config.data.model_fields_set:
+        data["join"] = inherited.join
+    return config.model_copy(
+        update={"prompt": config.prompt.model_copy(update=prompt), "data": config.data.model_copy(update=data)}
+    )

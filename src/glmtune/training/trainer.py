@@ -33,7 +33,7 @@ from glmtune.training.resume import check_resumed, find_checkpoint, has_all_step
 from glmtune.training.run_data import RunData, load_run_data
 from glmtune.training.run_settings import as_before, plain_settings, with_quantize, with_settings
 from glmtune.training.selftest import SelfTestReport, run_selftest
-from glmtune.training.start import from_adapter
+from glmtune.training.start import from_adapter, with_prompt
 from glmtune.training.storage import ending_where_it_cannot_write, run_folder_held
 from glmtune.tuning.adapter_files import load_adapter_weights, read_initial_weights
 from glmtune.tuning.base_weights import fingerprint_base
@@ -129,6 +129,7 @@ def _read_and_train(
     checkpoint = find_checkpoint(config.train["output_dir"], config.train.get("resume_from_checkpoint"))
     console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
     tokenizer = load_tokenizer(config.model.path or embedded_base())
+    config = with_prompt(config, tokenizer)
     with arguments.main_process_first(desc="reading the data"):
         data = load_run_data(config, tokenizer, arguments.seed)
     for line in data.stats.lines():
@@ -378,9 +379,10 @@ def _choose_prefix(config: RunConfig, data: RunData, num_samples: int) -> tuple[
 def _make_manifest(config: RunConfig, data_fingerprint: str) -> RunManifest:
     """Makes the manifest of a run from its resolved configuration."""
     path = config.model.path
+    template: Any = config.prompt.template  # no longer `auto`
     return RunManifest(
         base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
-        template=config.prompt.template,
+        template=template,
         system=config.prompt.system,
         data_fingerprint=data_fingerprint,
         config=config.model_dump(mode="json"),

@@ -29,6 +29,7 @@ from glmtune.prompts import Template
 from glmtune.tuning.adapter_files import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from glmtune.tuning.adapter_files import load_adapter_weights, read_adapter_config
 from glmtune.tuning.base_weights import check_finite, is_trained_base
+from glmtune.tuning.inheritance import prompt_record
 from glmtune.tuning.lora import make_lora_config, put_on
 from glmtune.tuning.memory import GIB, BaseShape, base_bytes, free_device_bytes
 from glmtune.tuning.quantize import (
@@ -108,12 +109,10 @@ def load(
         if model_path is not None:
             raise ModelError(f"{path} is a base model itself; --model is for an adapter whose base has moved")
         base_path = _expand(path)
-        # A merged folder remembers the run that it came from.
-        manifest = RunManifest.read(base_path) if Path(base_path).is_dir() else None
         if quantize == "auto":
             quantize = _fitting_format(base_path, dtype, device_map)
         model, tokenizer = load_base(base_path, dtype, device_map, quantize=quantize)
-        return _loaded(model, tokenizer, manifest, base_path, None, quantize)
+        return _loaded(model, tokenizer, base_path, None, quantize)
 
     manifest = RunManifest.read(adapter_path)
     config = read_adapter_config(adapter_path)
@@ -131,22 +130,19 @@ def load(
                 adapter_path,
                 base_path,
             )
-    return _loaded(_load_adapter(model, adapter_path, config), tokenizer, manifest, base_path, adapter_path, quantize)
+    return _loaded(_load_adapter(model, adapter_path, config), tokenizer, base_path, adapter_path, quantize)
 
 
 def _loaded(
     model: PreTrainedModel | PeftModel,
     tokenizer: ChatGLMTokenizer,
-    manifest: RunManifest | None,
     base_path: str,
     adapter_path: Path | None,
     quantize: Quantize,
 ) -> Loaded:
-    template: Template = manifest.template if manifest else "chatglm3"
-    system = manifest.system if manifest else None
+    template, system, join = prompt_record(adapter_path, base_path, tokenizer)
     # They belong to how text becomes ids, and are to be there wherever the tokenizer is.
     tokenizer.init_kwargs |= {"prompt_template": template, "system_prompt": system}
-    join = manifest.config.get("data", {}).get("join", "\n") if manifest else "\n"
     return Loaded(model.eval(), tokenizer, template, system, base_path, adapter_path, join, quantize)
 
 

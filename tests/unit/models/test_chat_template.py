@@ -236,7 +236,7 @@ def test_malformed_conversations(tokenizer, messages, expected) -> None:
         tokenizer.apply_chat_template(messages, add_generation_prompt=True)
 
 
-@pytest.mark.parametrize("name", ["continue_final_message", "chat_template", "documents", "enable_thinking"])
+@pytest.mark.parametrize("name", ["continue_final_message", "documents", "enable_thinking"])
 def test_what_a_template_would_take_is_refused(tokenizer, name) -> None:
     with pytest.raises(TypeError, match=name):
         tokenizer.apply_chat_template(ASKED, **{name: "yes"})
@@ -250,3 +250,28 @@ def test_the_official_method(tokenizer: ChatGLMTokenizer) -> None:
     assert inputs["attention_mask"].tolist() == [[1] * len(expected)]
     assert inputs.to("cpu")["input_ids"].dtype == torch.int64
     assert len(ANSWERED) == 3
+
+
+def test_the_text_is_the_official_one(tokenizer: ChatGLMTokenizer) -> None:
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "你好"}], tokenize=False, add_generation_prompt=True
+    )
+    assert text == "[gMASK]sop<|user|>\n 你好<|assistant|>"
+
+
+def test_a_template_of_ones_own_is_rendered(tokenizer: ChatGLMTokenizer) -> None:
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }};{% endfor %}"
+    asked = [{"role": "user", "content": "你好"}]
+    assert tokenizer.apply_chat_template(asked, chat_template=template, tokenize=False) == "user: 你好;"
+    own = tokenizer.apply_chat_template(asked, chat_template=tokenizer.chat_template, add_generation_prompt=True)
+    assert own == tokenizer.apply_chat_template(asked, add_generation_prompt=True)
+
+
+def test_programs_that_learn_from_the_assistant_alone_find_its_words(tokenizer: ChatGLMTokenizer) -> None:
+    """TRL looks for the markers before it asks for the mask."""
+    assert "{% generation %}" in tokenizer.chat_template
+    asked = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}]
+    batch = tokenizer.apply_chat_template(asked, return_dict=True, return_assistant_tokens_mask=True)
+    said = [token for token, mine in zip(batch["input_ids"], batch["assistant_masks"], strict=True) if mine]
+    assert tokenizer.decode_text(said).strip() == "你好！"
+    assert said[-1] == tokenizer.eos_token_id

@@ -290,3 +290,16 @@ def test_special_tokens_mask(tokenizer) -> None:
         assert mask[-1] == len(texts) - 1
     ids = encoded["input_ids"]
     assert tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True) == mask
+
+
+def test_the_official_names_of_sentencepieces_own_tokens(tokenizer) -> None:
+    found = [tokenizer.get_command(token) for token in ("<unk>", "<pad>", "<bos>", "<eos>", "</s>")]
+    assert found == [0, 0, tokenizer.sp_model.bos_id(), tokenizer.eos_token_id, tokenizer.eos_token_id]
+
+
+def test_the_official_class_can_be_made_of_what_is_saved(tokenizer, tmp_path: Path) -> None:
+    """Its special tokens are properties without a setter, which a saved configuration must not set."""
+    tokenizer.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert not {"eos_token", "pad_token", "unk_token", "bos_token"} & saved.keys()
+    assert not (tmp_path / "special_tokens_map.json").exists()

@@ -169,3 +169,32 @@ def check_vocabulary(folder: Path, num_ids: int) -> None:
             f"{folder}: the tokenizer has {num_ids:,} ids, more than the {num_rows:,} of the model "
             "(padded_vocab_size in config.json); tokenizer.model is another model's. Copy this model's into the folder"
         )
+
+
+def has_role_tokens(name: str, folder: Path) -> bool:
+    """Whether a base's tokenizer has role tokens, as ChatGLM3's has and ChatGLM2's has not.
+
+    The vocabulary file is the same for both. Their official code tells them apart, which is read as text where it lies
+    in the folder; else the first name that does: the tokenizer's, the configuration's, the folder's.
+
+    Args:
+        name: A folder or a hub id.
+        folder: The folder; it need not exist.
+    """
+    saved = _read_if_there(folder / "tokenizer_config.json").get("has_role_tokens")
+    if isinstance(saved, bool):
+        return saved
+    code = folder / "tokenization_chatglm.py"
+    if code.is_file():
+        return "<|user|>" in code.read_text(encoding="utf-8", errors="replace")
+    names = (
+        _read_if_there(folder / "tokenizer_config.json").get("name_or_path"),
+        _read_if_there(folder / "config.json").get("_name_or_path"),
+        name,
+    )
+    telling = (family for each in names for family in ("chatglm2", "chatglm3") if family in str(each).lower())
+    return next(telling, "chatglm3") == "chatglm3"
+
+
+def _read_if_there(file: Path) -> dict[str, Any]:
+    return read_json_object(file, ModelError) if file.is_file() else {}

@@ -9,6 +9,14 @@ from glmtune.errors import DataError
 from glmtune.messages import read_chat
 from glmtune.prompts import Conversation
 
+# For programs that look into a tokenizer's template or want its text, such as TRL, which looks for what the assistant
+# generates. `ChatGLMTokenizer.apply_chat_template` does not go through it: in a text, special tokens are letters.
+CHAT_TEMPLATE = (
+    "[gMASK]sop{% for message in messages %}<|{{ message['role'] }}|>{{ message.get('metadata', '') }}\n "
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
 
 def conversations_from_dicts(
     *conversations: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any] | Callable] | None = None

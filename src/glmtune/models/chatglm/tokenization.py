@@ -12,14 +12,25 @@ from typing import Any
 
 import sentencepiece
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
+from transformers.tokenization_utils_base import SPECIAL_TOKENS_MAP_FILE, TOKENIZER_CONFIG_FILE
 
 from glmtune.errors import ModelError
-from glmtune.models.chatglm.base_folder import TOKENIZER_JSON, check_json_files, check_vocabulary, require_files
-from glmtune.models.chatglm.chat_template import conversations_from_dicts
-from glmtune.prompts import render, render_prompt
+from glmtune.files import read_json_object, write_json
+from glmtune.models.chatglm.base_folder import (
+    TOKENIZER_JSON,
+    check_json_files,
+    check_vocabulary,
+    has_role_tokens,
+    require_files,
+)
+from glmtune.models.chatglm.chat_template import CHAT_TEMPLATE, conversations_from_dicts
+from glmtune.prompts import Conversation, Message, Role, Template, render, render_prompt, render_text
 
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", *ROLE_TOKENS)
+# Properties without a setter in the official class, which fails where a saved configuration sets them.
+_NOT_SAVED = ("unk_token", "pad_token", "eos_token", "bos_token", "added_tokens_decoder", "extra_special_tokens")
+_PAIR: tuple[Role, Role] = ("user", "assistant")
 _ROLE_PATTERN = re.compile("|".join(re.escape(token) for token in ROLE_TOKENS))
 
 
@@ -35,6 +46,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         padding_side: Side that `pad` fills.
         clean_up_tokenization_spaces: Must stay false; decoding is exact.
         encode_special_tokens: Whether role tokens in text become ids.
+        has_role_tokens: Whether there are role tokens; ChatGLM2 has none. `from_pretrained` finds out.
         **kwargs: As for transformers' `PreTrainedTokenizer`.
 
     Raises:
@@ -51,13 +63,15 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         padding_side: str = "left",
         clean_up_tokenization_spaces: bool = False,
         encode_special_tokens: bool = False,
+        has_role_tokens: bool = True,
         **kwargs: Any,
     ) -> None:
+        self.has_role_tokens = has_role_tokens
         self.vocab_file = vocab_file
         self.encode_special_tokens = encode_special_tokens
         self.sp_model = _load_sentencepiece(vocab_file)
         first = self.sp_model.vocab_size()
-        self.special_tokens = {token: first + offset for offset, token in enumerate(COMMAND_TOKENS)}
+        self.special_tokens = {token: first + offset for offset, token in enumerate(self._commands())}
         self._special_names = {token_id: token for token, token_id in self.special_tokens.items()}
         self._silent_ids = {self.sp_model.bos_id(), self.sp_model.eos_id(), self.sp_model.unk_id()}
         for name in ("unk_token", "pad_token", "eos_token", "bos_token", "extra_special_tokens", "special_tokens"):
@@ -67,11 +81,17 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             padding_side=padding_side,
             clean_up_tokenization_spaces=clean_up_tokenization_spaces,
             encode_special_tokens=encode_special_tokens,
+            has_role_tokens=has_role_tokens,
             unk_token="<unk>",
             pad_token="<unk>",
             eos_token="</s>",
             **kwargs,
         )
+        self._published_template: str | None = kwargs.get("chat_template")
+        self.chat_template: str | None = CHAT_TEMPLATE if has_role_tokens else self._published_template
+
+    def _commands(self) -> tuple[str, ...]:
+        return COMMAND_TOKENS if self.has_role_tokens else COMMAND_TOKENS[: -len(ROLE_TOKENS)]
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -86,6 +106,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         if folder.is_dir():
             require_files(folder, *cls.vocab_files_names.values())
             check_json_files(folder, TOKENIZER_JSON)
+        if not has_role_tokens(str(pretrained_model_name_or_path), folder):
+            kwargs.setdefault("has_role_tokens", False)
         tokenizer = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         check_vocabulary(folder, tokenizer.vocab_size)
         return tokenizer
@@ -113,7 +135,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         """The id of a special token.
 
         Args:
-            token: One of `[MASK] [gMASK] [sMASK] sop eop <|system|> <|user|> <|assistant|> <|observation|> </s>`.
+            token: One of `[MASK] [gMASK] [sMASK] sop eop <|system|> <|user|> <|assistant|> <|observation|> </s>`, or of
+                `<bos> <eos> <unk> <pad>`, as the official tokenizer calls sentencepiece's own.
 
         Returns:
             Its id.
@@ -121,16 +144,25 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         Raises:
             ModelError: There is no such special token.
         """
-        if token == "</s>":
-            return self.eos_token_id
+        own = {"</s>": self.sp_model.eos_id(), "<eos>": self.sp_model.eos_id(), "<bos>": self.sp_model.bos_id()}
+        own |= dict.fromkeys(("<unk>", "<pad>"), self.sp_model.unk_id())
+        if token in own:
+            return int(own[token])
         if token not in self.special_tokens:
             raise ModelError(f"{token!r} is no special token; there are {', '.join(self.special_tokens)}")
         return self.special_tokens[token]
 
     @property
     def stop_token_ids(self) -> list[int]:
-        """The ids that end a reply: `</s>`, `<|user|>`, `<|observation|>`."""
+        """The ids that end a reply: `</s>`, and where there are role tokens `<|user|>` and `<|observation|>`."""
+        if not self.has_role_tokens:
+            return [self.eos_token_id]
         return [self.eos_token_id, self.special_tokens["<|user|>"], self.special_tokens["<|observation|>"]]
+
+    @property
+    def template(self) -> Template:
+        """The prompt template of the model that this tokenizer belongs to."""
+        return "chatglm3" if self.has_role_tokens else "chatglm2"
 
     # ---- chat ------------------------------------------------------------------------------------------------------
 
@@ -141,6 +173,22 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             *self.encode_text(f"{metadata}\n"),
             *self.encode_text(message),
         ]
+
+    def build_prompt(self, query: str, history: Sequence[tuple[str, str]] | None = None) -> str:
+        """The official method of ChatGLM2's tokenizer: the prompt's text, without the prefix.
+
+        Args:
+            query: The new question.
+            history: Earlier questions and answers.
+
+        Raises:
+            TypeError: It is a tokenizer of ChatGLM3's, whose prompt cannot be written as text.
+        """
+        if self.has_role_tokens:
+            raise TypeError("build_prompt is ChatGLM2's; ChatGLM3's prompts are made by build_chat_input")
+        turns = [Message(role, text) for pair in history or () for role, text in zip(_PAIR, pair, strict=True)]
+        conversation = Conversation((*turns, Message("user", query)))
+        return render_text(conversation, "chatglm2", for_generation=True).removeprefix("[gMASK]sop")
 
     def build_chat_input(
         self, query: str, history: Sequence[dict[str, Any]] | None = None, role: str = "user"
@@ -157,7 +205,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         """
         messages = [*(history or ()), {"role": role, "content": query}]
         (conversation,) = conversations_from_dicts(messages)
-        ids = render_prompt(conversation, self)
+        ids = render_prompt(conversation, self, self.template)
         return self.prepare_for_model(ids, add_special_tokens=False, return_tensors="pt", prepend_batch_axis=True)
 
     def apply_chat_template(  # type: ignore[override]
@@ -173,6 +221,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return_dict: bool = True,
         return_assistant_tokens_mask: bool = False,
         tokenizer_kwargs: dict[str, Any] | None = None,
+        chat_template: str | None = None,
         **kwargs: Any,
     ) -> Any:
         """Renders conversations with glmtune's one renderer; the arguments are transformers' own.
@@ -190,6 +239,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             return_dict: Whether to return a `BatchEncoding`; otherwise the ids alone.
             return_assistant_tokens_mask: Whether to add `assistant_masks`, 1 where the assistant's words are.
             tokenizer_kwargs: More arguments for `pad`.
+            chat_template: A Jinja template of your own: then transformers renders it, and tokenises its text, in which
+                special tokens are letters.
             **kwargs: Refused; there is no Jinja template to pass them to.
 
         Returns:
@@ -199,27 +250,35 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             DataError: A message or their order is wrong.
             TypeError: An argument is unknown.
         """
+        if chat_template is not None and chat_template != self.chat_template:
+            names = ("tools", "add_generation_prompt", "tokenize", "padding", "truncation", "max_length")
+            own = (tools, add_generation_prompt, tokenize, padding, truncation, max_length)
+            kwargs |= dict(zip(names, own, strict=True)) | {"tokenizer_kwargs": tokenizer_kwargs}
+            kwargs |= {"return_tensors": return_tensors, "return_dict": return_dict, "chat_template": chat_template}
+            kwargs |= {"return_assistant_tokens_mask": return_assistant_tokens_mask}
+            return super().apply_chat_template(conversation, **kwargs)
         given = {name for name, value in kwargs.items() if value}  # transformers passes many as None or False
         if given:
             raise TypeError(f"apply_chat_template of ChatGLM does not take {', '.join(sorted(given))}")
         is_batched = bool(conversation) and not isinstance(conversation[0], dict)
         conversations = conversations_from_dicts(*(conversation if is_batched else [conversation]), tools=tools)
+        if not tokenize:
+            texts = [render_text(item, self.template, for_generation=add_generation_prompt) for item in conversations]
+            return texts if is_batched else texts[0]
         limit = max_length if truncation else None
         encoded: dict[str, list[list[int]]] = {"input_ids": []}
         for item in conversations:
             if add_generation_prompt or item.messages[-1].role != "assistant":
-                ids = render_prompt(item, self, max_length=limit)
-                ids = ids if add_generation_prompt else ids[:-1]  # the marker is one token
+                ids = render_prompt(item, self, self.template, limit)
+                if not add_generation_prompt and self.has_role_tokens:
+                    ids = ids[:-1]  # the marker is one token
                 mask = [0] * len(ids)
             else:
-                rendered = render(item, self, max_length=limit)
+                rendered = render(item, self, self.template, limit)
                 ids, mask = rendered.input_ids, [int(learnt) for learnt in rendered.loss_mask]
             encoded["input_ids"].append(ids)
             if return_assistant_tokens_mask:
                 encoded.setdefault("assistant_masks", []).append(mask)
-        if not tokenize:
-            texts = [self.decode(ids) for ids in encoded["input_ids"]]
-            return texts if is_batched else texts[0]
         return self._collect(
             encoded, is_batched, return_dict, padding, max_length, return_tensors, **(tokenizer_kwargs or {})
         )
@@ -315,7 +374,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     def _split_roles(self, text: str) -> list[str]:
         """Text around role tokens and the role tokens themselves, where those are to be recognised."""
-        if not self.encode_special_tokens:
+        if not self.encode_special_tokens or not self.has_role_tokens:
             return [text]
         parts, last = [], 0
         for match in _ROLE_PATTERN.finditer(text):
@@ -324,7 +383,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return [part for part in [*parts, text[last:]] if part]
 
     def _part_ids(self, part: str) -> list[int]:
-        if self.encode_special_tokens and part in ROLE_TOKENS:
+        if self.encode_special_tokens and part in ROLE_TOKENS and self.has_role_tokens:
             return [self.special_tokens[part]]
         return self.encode_text(part)
 
@@ -368,6 +427,20 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         if unknown:
             raise ModelError(f"ChatGLM's vocabulary is fixed; tokens cannot be added: {', '.join(unknown)}")
         return 0
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """As in transformers, without what the official tokenizer class cannot be given, or has its own."""
+        own = self.chat_template
+        self.chat_template = self._published_template if own == CHAT_TEMPLATE else own
+        try:
+            saved: tuple[str, ...] = super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.chat_template = own
+        config = Path(save_directory) / TOKENIZER_CONFIG_FILE
+        values = read_json_object(config, ModelError)
+        write_json(config, {key: value for key, value in values.items() if key not in _NOT_SAVED})
+        (Path(save_directory) / SPECIAL_TOKENS_MAP_FILE).unlink(missing_ok=True)
+        return tuple(file for file in saved if Path(file).exists())
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
         """Copies `tokenizer.model` into a folder; returns its path there."""
