@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 from glmtune.errors import AdapterError, TrainingError
 from glmtune.files import read_json_object, storage_faults, write_json
-from glmtune.tuning.run_folder import STATE_NAME, RunManifest, checkpoints
+from glmtune.tuning.run_folder import MANIFEST_NAME, STATE_NAME, RunManifest, checkpoints
 
 CHECKSUMS_NAME = "checksums.json"
 _ASIDE_NAME = ".unfinished"
@@ -58,7 +58,8 @@ def publish(run: str | Path, name: str) -> None:
     """
     written, place = aside(run) / name, Path(run) / name
     with storage_faults(place):
-        files = sorted(path for path in written.rglob("*") if path.is_file())
+        # The manifest is checked by its contents: whoever moves a base may say so in it.
+        files = sorted(path for path in written.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
         sums = {path.relative_to(written).as_posix(): _describe_file(path) for path in files}
         write_json(written / CHECKSUMS_NAME, {"files": sums})
         _put_aside(place)
