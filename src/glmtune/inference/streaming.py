@@ -25,7 +25,7 @@ class ReplyDecoder:
     def __init__(self, tokenizer: ChatGLMTokenizer, template: Template) -> None:
         self._tokenizer = tokenizer
         self._has_headers = template == "chatglm3"
-        self._turn_id = tokenizer.get_command("<|assistant|>")
+        self._turn_id = tokenizer.get_command("<|assistant|>") if self._has_headers else None
         self._silent_ids = frozenset(tokenizer.all_special_ids)
         self._has_said_something = False
         self._start_turn()

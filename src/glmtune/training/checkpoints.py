@@ -78,7 +78,7 @@ def rotate(run: str | Path, limit: int | None, best: str | None) -> None:
         best: The path of the best checkpoint, if there is one.
     """
     saved = checkpoints(run)
-    if not limit or limit < 0:
+    if not saved or not limit or limit < 0:
         return
     kept = {saved[-1].name, Path(best).name} if best else {saved[-1].name}
     superfluous = [folder for folder in saved if folder.name not in kept]

@@ -9,8 +9,10 @@ from transformers import AutoTokenizer
 
 from glmtune.config import embedded_base
 from glmtune.errors import DataError, ModelError
+from glmtune.inference.chat import Chat
 from glmtune.models.chatglm import ChatGLMTokenizer, register_auto_classes
 from glmtune.prompts import Conversation, Message, parse_reply, render, render_prompt
+from glmtune.tuning.load import load
 
 CONVERSATION = Conversation(
     (
@@ -103,3 +105,20 @@ def test_what_is_too_long_loses_old_rounds_first_and_never_the_frame(
     text = tokenizer.decode_text(ids)
     assert text.startswith("[Round 1]\n\n问：你你")
     assert "\n\n答：" in text.replace(" ", "") or "\n\n答：" in text
+
+
+def test_every_way_of_asking_works(tmp_path: Path) -> None:
+    folder = shutil.copytree(embedded_base(), tmp_path / "chatglm2")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["name_or_path"] = "THUDM/chatglm2-6b"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    loaded = load(folder, device_map="cpu")
+    assert loaded.template == "chatglm2"
+    chat = Chat(loaded.model, loaded.tokenizer, max_new_tokens=8)
+    assert isinstance(chat.ask("你好"), str)
+    assert "".join(Chat(loaded.model, loaded.tokenizer, max_new_tokens=8).stream("你好")) == chat.history[-1].content
+    reply, history = loaded.model.chat(loaded.tokenizer, "你好", do_sample=False, max_length=40)
+    assert history[-1]["content"] == reply
+    assert [text for text, _ in loaded.model.stream_chat(loaded.tokenizer, "你好", do_sample=False, max_length=40)]
+    inputs = loaded.model.build_inputs(loaded.tokenizer, "你好")
+    assert inputs["input_ids"].tolist() == loaded.tokenizer.build_chat_input("你好")["input_ids"].tolist()

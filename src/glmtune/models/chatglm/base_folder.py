@@ -190,7 +190,7 @@ def has_role_tokens(name: str, folder: Path) -> bool:
     names = (
         _read_if_there(folder / "tokenizer_config.json").get("name_or_path"),
         _read_if_there(folder / "config.json").get("_name_or_path"),
-        name,
+        Path(name).name,
     )
     telling = (family for each in names for family in ("chatglm2", "chatglm3") if family in str(each).lower())
     return next(telling, "chatglm3") == "chatglm3"

@@ -82,7 +82,7 @@ class ChatMixin:
         options = dict(max_length=max_length, num_beams=num_beams, **_sampling(do_sample, top_p, temperature), **kwargs)
         inputs = tokenizer.build_chat_input(query, history=history, role=role).to(self.device)
         output = self.generate(**inputs, eos_token_id=tokenizer.stop_token_ids, **options)
-        messages = parse_reply(output[0, inputs["input_ids"].shape[1] :].tolist(), tokenizer)
+        messages = parse_reply(output[0, inputs["input_ids"].shape[1] :].tolist(), tokenizer, tokenizer.template)
         return self.process_response(messages, [*(history or []), {"role": role, "content": query}])
 
     def stream_chat(
@@ -127,12 +127,12 @@ class ChatMixin:
         shown = ""
         for token_id in stream_token_ids(self, inputs, eos_token_id=tokenizer.stop_token_ids, **options):
             token_ids.append(token_id)
-            messages = parse_reply(token_ids, tokenizer)
+            messages = parse_reply(token_ids, tokenizer, tokenizer.template)
             text = messages[-1].content
             if text and text != shown and not text.endswith("\ufffd"):
                 shown = text
                 yield text, [*asked, {"role": "assistant", "metadata": messages[-1].metadata, "content": text}]
-        yield self.process_response(parse_reply(token_ids, tokenizer), asked)
+        yield self.process_response(parse_reply(token_ids, tokenizer, tokenizer.template), asked)
 
 
 def _sampling(do_sample: bool, top_p: float, temperature: float) -> dict[str, Any]:
