@@ -29,7 +29,7 @@ _ROUNDING_MARGIN = 4.0
 
 def probe_prompts(tokenizer: ChatGLMTokenizer) -> list[list[int]]:
     """Fixed prompts, as token ids."""
-    return [render_prompt(Conversation((Message("user", probe),)), tokenizer) for probe in _PROBES]
+    return [render_prompt(Conversation((Message("user", probe),)), tokenizer, tokenizer.template) for probe in _PROBES]
 
 
 @torch.inference_mode()

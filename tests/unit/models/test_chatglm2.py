@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
 from glmtune.config import embedded_base
 from glmtune.errors import DataError, ModelError
+from glmtune.export.merge import merge
 from glmtune.inference.chat import Chat
 from glmtune.models.chatglm import ChatGLMTokenizer, register_auto_classes
 from glmtune.prompts import Conversation, Message, parse_reply, render, render_prompt
@@ -122,3 +124,7 @@ def test_every_way_of_asking_works(tmp_path: Path) -> None:
     assert [text for text, _ in loaded.model.stream_chat(loaded.tokenizer, "你好", do_sample=False, max_length=40)]
     inputs = loaded.model.build_inputs(loaded.tokenizer, "你好")
     assert inputs["input_ids"].tolist() == loaded.tokenizer.build_chat_input("你好")["input_ids"].tolist()
+    adapter = get_peft_model(loaded.model, LoraConfig(target_modules=["query_key_value"], task_type="CAUSAL_LM"))
+    adapter.save_pretrained(tmp_path / "adapter")
+    merge(tmp_path / "adapter", tmp_path / "merged", model_path=folder)
+    assert load(tmp_path / "merged", device_map="cpu").template == "chatglm2"
