@@ -77,7 +77,7 @@ def transformers_faults() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, NotImplementedError, ImportError, LookupError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, NotImplementedError, ImportError, LookupError) as error:
         what = f"there is no {error}" if isinstance(error, LookupError) else error
         raise ConfigError(f"train: transformers refuses these settings: {what}") from error
 

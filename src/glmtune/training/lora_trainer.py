@@ -331,9 +331,10 @@ class LoraTrainer(Trainer):
             check_optimizer_state(self.optimizer)
         except ValueError as error:
             raise TrainingError(f"{checkpoint}/optimizer.pt is of another optimiser or adapter: {error}") from error
-        if isinstance(self.lr_scheduler, LambdaLR):  # any other goes by what it has seen
-            for group, own in zip(self.optimizer.param_groups, settings, strict=True):
-                group.update(own)
+        is_schedule = isinstance(self.lr_scheduler, LambdaLR)  # any other goes by what it has seen, as does its rate
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update({key: value for key, value in own.items() if is_schedule or "lr" not in key})
+        if is_schedule:
             set_schedule(self.lr_scheduler, schedule, read_state(Path(checkpoint))["global_step"])
 
     def restore(self, checkpoint: str | Path) -> None:

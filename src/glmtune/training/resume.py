@@ -55,8 +55,8 @@ APPLIED_TRAIN_KEYS = _names(
     trackio_space_id trackio_static_space_id use_cache use_cpu use_liger_kernel warmup_steps weight_decay
     """
 )
-# A schedule that goes by what it has seen of the run cannot be put to a step of another one.
-_SEEING_SCHEDULE = "reduce_lr_on_plateau"
+# Schedules that go by what they have seen of the run cannot be put to a step of another one.
+_SEEING_SCHEDULES = {"reduce_lr_on_plateau", "greedy"}
 _SCHEDULE_KEYS = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs")
 _LENGTH_KEYS = ("num_train_epochs", "max_steps")
 
@@ -198,7 +198,7 @@ def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]
         compared.append((f"data.{key}", before.config.get("data", {}).get(key, default), now.config["data"][key]))
     compared += [(f"lora.{key}", lora_before.get(key), lora.get(key)) for key in sorted({*lora, *lora_before})]
     kept = set(LASTING_TRAIN_KEYS)
-    if _SEEING_SCHEDULE in (_setting(before, "lr_scheduler_type"), _setting(now, "lr_scheduler_type")):
+    if _SEEING_SCHEDULES & {_setting(before, "lr_scheduler_type"), _setting(now, "lr_scheduler_type")}:
         kept |= set(_SCHEDULE_KEYS)
     return compared + [(f"train.{key}", _setting(before, key), _setting(now, key)) for key in sorted(kept)]
 

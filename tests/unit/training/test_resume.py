@@ -258,3 +258,14 @@ def test_a_run_can_start_from_an_adapter_of_stock_peft(run: Run, tmp_path: Path)
     before, after = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("stock", "run"))
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_schedule_that_goes_by_what_it_has_seen_goes_on_as_it_was(run: Run, tmp_path: Path) -> None:
+    plateau = ("train.lr_scheduler_type=reduce_lr_on_plateau", "data.eval_fraction=0.25", "train.max_steps=4")
+    run(*plateau, "train.save_steps=2", name="run")
+    cut_off_the_end(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    with pytest.raises(TrainingError, match=r"train\.learning_rate was 0\.01 and is 0\.5 now"):
+        run(*plateau, "train.learning_rate=0.5", AGAIN)
+    run(*plateau, AGAIN)
+    assert rates(tmp_path / "run")[4] == rates(tmp_path / "run")[2]
