@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from glmtune.errors import ConfigError, summarise_faults
 from glmtune.key_checks import check_value
@@ -71,6 +71,8 @@ _REFUSED: Mapping[str, str] = MappingProxyType(
         "train.use_liger_kernel": "is not supported: it knows no ChatGLM, whose layers are fused here anyway",
         "train.neftune_noise_alpha": "is not supported: its noise is scaled by padded batches, and there are none",
         "train.logging_nan_inf_filter": "hides NaN losses; glmtune keeps it false",
+        "train.restore_callback_states_from_checkpoint": "would bring back an old patience; what early stopping has "
+        "counted is always brought back",
         "lora.inference_mode": "freezes the adapter, so that nothing is trained",
     }
 )
@@ -228,7 +230,11 @@ class RunConfig(_Section):
 
     @field_validator("lora")
     @classmethod
-    def _fill_lora(cls, lora: dict[str, Any]) -> dict[str, Any]:
+    def _fill_lora(cls, lora: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Fills in defaults; all but dropout are those of the adapter, where the run starts from one."""
+        model = info.data.get("model")
+        if model is not None and model.adapter_path is not None:
+            return {"lora_dropout": LORA_DEFAULTS["lora_dropout"], **lora}
         return {**LORA_DEFAULTS, **lora}
 
     @field_validator("train")

@@ -105,10 +105,9 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     try:
         yield unfinished
         unfinished.chmod(mode)
-        _flush(unfinished)
+        flush(unfinished)
         unfinished.replace(path)
-        if os.name == "posix":  # the new name is only as safe as the folder that holds it
-            _flush(path.parent)
+        flush(path.parent)  # the new name is only as safe as the folder that holds it
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
@@ -210,8 +209,10 @@ def held(path: str | Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def _flush(path: Path) -> None:
-    """Waits until what has been written lies on the disk."""
+def flush(path: Path) -> None:
+    """Waits until what has been written to a file or folder lies on the disk."""
+    if os.name != "posix" and path.is_dir():
+        return  # which cannot be opened there
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

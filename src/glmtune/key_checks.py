@@ -1,6 +1,7 @@
 """Checks values that go on to another library: by the types that it names, and by what a number can be at all."""
 
 import math
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import Field
@@ -88,6 +89,8 @@ def check_value(name: str, value: Any, hint: Any, field: Field[Any] | None = Non
             return value, f"{name}: expected {expected}; found {_show(value)}"
     elif (fault := _kind_fault(name, value, members)) is not None:
         return value, fault
+    if name == "train.optim_args" and not all(re.fullmatch(r"[^=]+=[^=]+", part) for part in value.split(",")):
+        return value, f"{name}: expected arguments of the optimiser as name=value,name=value; found {_show(value)}"
     words = _words(members) or (field.metadata.get("choices") if field is not None else None)
     if words and isinstance(value, str) and value not in words and (value or str in members):
         return value, f"{name}: expected one of {', '.join(sorted(words))}; found {value!r}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,25 @@ def test_what_stops_one_process_is_said_in_a_sentence_and_the_other_ends_with_on
     assert done.returncode == 1
     assert f"train.output_dir: {tmp_path / 'file'}: a part of the path is a file" in done.stderr
     assert "[rank1]: Traceback" not in done.stderr  # torchrun itself prints one
+
+
+def test_two_nodes_that_share_a_disk_leave_one_whole_checkpoint(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = []
+    for rank in range(2):
+        launcher = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
+        command = [sys.executable, "-m", "torch.distributed.run", *launcher, f"--master_port={port}", "--no-python"]
+        command += [GLMTUNE, "train", *SETTINGS, "train.save_steps=2", f"train.output_dir={tmp_path / 'run'}"]
+        nodes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    for node in nodes:
+        output, _ = node.communicate(timeout=240)
+        assert node.returncode == 0, output
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    files = {path.name for path in (tmp_path / "run" / "checkpoint-4").iterdir()}
+    assert {"adapter_model.safetensors", "checksums.json", "rng_state_0.pth", "rng_state_1.pth"} <= files
+    again = [GLMTUNE, "train", *SETTINGS, f"train.output_dir={tmp_path / 'run'}", "train.resume_from_checkpoint=true"]
+    done = subprocess.run([*again, "train.max_steps=6"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert "it began with 2 processes, and goes on with 1" in done.stderr

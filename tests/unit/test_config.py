@@ -268,6 +268,7 @@ def test_what_may_be_empty() -> None:
         "train.log_level=foo",
         "train.train_sampling_strategy=foo",
         "train.lr_scheduler_type=zigzag",
+        "train.optim_args=fast",
         "train.deepspeed=1",  # which would be read as an open file, and close it
         "train.accelerator_config=foo",
         "train.fsdp_config=[1]",

@@ -46,7 +46,7 @@ _CUTOFF: _Check = (lambda value: _is_number(value) and 0 <= value < 1, "a number
 _OPTIONS: dict[str, _Check] = {
     "max_new_tokens": _whole(1),
     "min_new_tokens": _whole(0),
-    "max_time": (lambda value: _is_number(value) and value > 0, "a number of seconds above 0"),
+    "max_time": (lambda value: _is_number(value) and 0 < value < math.inf, "a number of seconds above 0"),
     "do_sample": _SWITCH,
     "temperature": (
         lambda value: _is_number(value) and 0 < value < math.inf,

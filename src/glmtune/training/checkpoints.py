@@ -13,11 +13,21 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 from glmtune.errors import AdapterError, TrainingError
-from glmtune.files import read_json_object, storage_faults, write_json
-from glmtune.tuning.run_folder import MANIFEST_NAME, STATE_NAME, RunManifest, checkpoints
+from glmtune.files import flush, read_json_object, storage_faults, write_json
+from glmtune.tuning.adapter_files import WEIGHTS_NAME
+from glmtune.tuning.run_folder import (
+    MANIFEST_NAME,
+    STATE_NAME,
+    RunManifest,
+    checkpoint_folders,
+    checkpoints,
+    has_adapter,
+)
 
 CHECKSUMS_NAME = "checksums.json"
 _ASIDE_NAME = ".unfinished"
@@ -36,6 +46,26 @@ _RESUMED_FILES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 # Keys of `trainer_state.json` that resuming reads, with their types.
 _STATE_KEYS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
     {"global_step": int, "max_steps": int, "log_history": list, "epoch": (int, float, type(None))}
+)
+# Those that Trainer takes on trust when it reads the rest.
+_TRUSTED_STATE_KEYS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
+    {
+        "train_batch_size": int,
+        "stateful_callbacks": dict,
+        "best_model_checkpoint": (str, type(None)),
+        "best_metric": (int, float, type(None)),
+        "best_global_step": (int, type(None)),
+        "total_flos": (int, float),
+    }
+)
+# What the files of an older run, which have no checksums, hold among other things.
+_HELD: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "optimizer.pt": ("state", "param_groups"),
+        "scheduler.pt": ("last_epoch",),
+        "scaler.pt": ("scale",),
+        "rng_state": ("python", "numpy", "cpu"),
+    }
 )
 
 
@@ -62,8 +92,11 @@ def publish(run: str | Path, name: str) -> None:
         files = sorted(path for path in written.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
         sums = {path.relative_to(written).as_posix(): _describe_file(path) for path in files}
         write_json(written / CHECKSUMS_NAME, {"files": sums})
+        for path in (*written.rglob("*"), written):
+            flush(path)
         _put_aside(place)
         written.rename(place)
+        flush(place.parent)
     sweep(run)
 
 
@@ -106,7 +139,7 @@ def newest_whole(run: str | Path) -> tuple[Path | None, list[str]]:
         The checkpoint, or None; and of each newer one what is wrong with it.
     """
     damaged: list[str] = []
-    for checkpoint in reversed(checkpoints(run)):
+    for checkpoint in reversed(checkpoint_folders(run)):
         faults = list(checkpoint_faults(checkpoint))
         if not faults:
             return checkpoint, damaged
@@ -116,6 +149,8 @@ def newest_whole(run: str | Path) -> tuple[Path | None, list[str]]:
 
 def checkpoint_faults(checkpoint: Path) -> Iterator[str]:
     """What keeps a run from going on from a checkpoint, a phrase for each file."""
+    if not has_adapter(checkpoint):
+        yield "it has no adapter"
     missing = [name for name, patterns in _RESUMED_FILES.items() if not any(any(checkpoint.glob(p)) for p in patterns)]
     if missing:
         yield (
@@ -153,11 +188,20 @@ def _read_checksums(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
 
 
 def _unreadable(checkpoint: Path) -> Iterator[str]:
-    """Files of PyTorch's that cannot be read, a phrase for each."""
+    """Files that cannot be read or are of another kind, a phrase for each."""
+    try:
+        if (checkpoint / WEIGHTS_NAME).is_file():
+            with safe_open(checkpoint / WEIGHTS_NAME, framework="pt"):  # compares the header with the file's size
+                pass
+    except (SafetensorError, OSError):
+        yield f"{WEIGHTS_NAME} is damaged or cut short"
     names = [name for name in ("optimizer.pt", "scheduler.pt", "scaler.pt") if (checkpoint / name).exists()]
     for path in [*(checkpoint / name for name in names), *sorted(checkpoint.glob("rng_state*.pth"))]:
         try:
-            load_tensors(path)
+            held = load_tensors(path)
+            wanted = next(keys for name, keys in _HELD.items() if path.name.startswith(name))
+            if missing := [key for key in wanted if key not in held]:
+                yield f"{path.name} is of another kind: there is no {', '.join(missing)} in it"
         except TrainingError as error:
             yield str(error)
 
@@ -187,9 +231,23 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """
     file = checkpoint / STATE_NAME
     state = read_json_object(file, TrainingError)
-    for key, expected in _STATE_KEYS.items():
-        if not isinstance(state.get(key), expected) or isinstance(state.get(key), bool):
-            raise TrainingError(f"{file} is damaged: {key} is {state.get(key)!r:.60}")
+    _check_types(file, state, _STATE_KEYS)
     if not all(isinstance(entry, dict) for entry in state["log_history"]):
         raise TrainingError(f"{file} is damaged: log_history holds something else than log entries")
+    for entry in state["log_history"]:
+        for key in ("step", "loss", "eval_loss"):
+            if not isinstance(entry.get(key, 0), int | float):
+                raise TrainingError(f"{file} is damaged: log_history: {key} is {entry[key]!r:.60}")
+    _check_types(file, state, _TRUSTED_STATE_KEYS)
+    if unknown := sorted(state.keys() - TrainerState.__dataclass_fields__.keys()):
+        raise TrainingError(
+            f"{file}: the installed transformers does not know {', '.join(unknown)}. Install the version that "
+            "glmtune.json names, or a newer one"
+        )
     return state
+
+
+def _check_types(file: Path, state: Mapping[str, Any], types: Mapping[str, type | tuple[type, ...]]) -> None:
+    for key, expected in types.items():
+        if not isinstance(state.get(key), expected) or isinstance(state.get(key), bool):
+            raise TrainingError(f"{file} is damaged: {key} is {state.get(key)!r:.60}")

@@ -25,7 +25,7 @@ from transformers.training_args import OptimizerNames
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.files import storage_faults
 from glmtune.models.chatglm.packed import PackedRows
-from glmtune.training.checkpoints import aside, publish, read_state, rotate
+from glmtune.training.checkpoints import aside, publish, rotate
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
@@ -283,11 +283,23 @@ class LoraTrainer(Trainer):
             if self.state.best_global_step == self.state.global_step:  # Trainer has noted where it lies for now
                 self.state.best_model_checkpoint = str(run / name)
             self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                self.state.save_to_json(str(aside(run) / name / STATE_NAME))
-                publish(run, name)
-                rotate(run, self.args.save_total_limit, self.state.best_model_checkpoint)
+            if self.is_world_process_zero():
+                self._publish(run, name)
             self.accelerator.wait_for_everyone()
+            # What is still aside then lies on a disk of this node's own; on a shared one it has its place already.
+            if self.args.should_save and (aside(run) / name).is_dir():
+                self._publish(run, name)
+            self.accelerator.wait_for_everyone()
+            if self.args.push_to_hub:
+                super()._push_from_checkpoint(str(run / name))
+
+    def _publish(self, run: Path, name: str) -> None:
+        self.state.save_to_json(str(aside(run) / name / STATE_NAME))
+        publish(run, name)
+        rotate(run, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing yet: Trainer would upload a checkpoint while it is still aside."""
 
     def _get_output_dir(self, trial: Any = None) -> str:
         """Where Trainer writes checkpoints."""
@@ -335,7 +347,13 @@ class LoraTrainer(Trainer):
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update({key: value for key, value in own.items() if is_schedule or "lr" not in key})
         if is_schedule:
-            set_schedule(self.lr_scheduler, schedule, read_state(Path(checkpoint))["global_step"])
+            # Not the global step: steps that float16's loss scaling leaves out are none of the schedule's.
+            set_schedule(self.lr_scheduler, schedule, self.lr_scheduler.last_epoch)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """As in Trainer, which fails where a run in float16 goes on in a type that needs no loss scaling."""
+        if self.accelerator.scaler is not None:
+            super()._load_scaler(checkpoint)
 
     def restore(self, checkpoint: str | Path) -> None:
         """Takes everything to where training was at a checkpoint after its last step; there is nothing to train.
@@ -348,6 +366,10 @@ class LoraTrainer(Trainer):
         best = self.state.best_model_checkpoint
         if self.args.load_best_model_at_end and best and Path(best).is_dir():
             self._load_best_model()
+        elif self.args.eval_strategy != "no" and not any(
+            "eval_loss" in entry and entry["step"] == self.state.global_step for entry in self.state.log_history
+        ):
+            self.evaluate(ignore_keys=["past_key_values"])  # which may come after the last checkpoint
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -390,7 +412,10 @@ def set_schedule(scheduler: LambdaLR, fresh: Mapping[str, Any], step: int) -> No
     rates = [base * factor(step) for base, factor in zip(fresh["base_lrs"], scheduler.lr_lambdas, strict=True)]
     scheduler.load_state_dict({**fresh, "last_epoch": step, "_last_lr": rates})
     for group, rate in zip(groups, rates, strict=True):
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):  # which the optimiser's kernels read
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
@@ -402,9 +427,11 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for name, value in optimizer.state.get(parameter, {}).items():
-                is_alike = isinstance(value, Tensor) and value.ndim == parameter.ndim
-                if is_alike and value.shape != parameter.shape:
-                    raise ValueError(f"{name} has shape {list(value.shape)}, its parameter {list(parameter.shape)}")
+                shape = parameter.shape
+                expected = {"exp_avg_sq_row": shape[:-1], "exp_avg_sq_col": shape[:-2] + shape[-1:]}.get(name, shape)
+                is_alike = isinstance(value, Tensor) and value.ndim == len(expected)
+                if is_alike and value.shape != expected:
+                    raise ValueError(f"{name} has shape {list(value.shape)}, its parameter {list(shape)}")
 
 
 def last_good(output_dir: str) -> str:

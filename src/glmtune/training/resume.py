@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING
 from enum import Enum
 from pathlib import Path
@@ -14,6 +15,7 @@ from glmtune.errors import ConfigError, TrainingError, summarise_faults
 from glmtune.files import read_json_object
 from glmtune.training.checkpoints import checkpoint_faults, newest_whole, read_state
 from glmtune.training.report import RESULTS_NAME
+from glmtune.training.resumed_state import evaluations_without_gain
 from glmtune.tuning.adapter_files import WEIGHTS_NAME
 from glmtune.tuning.run_folder import MANIFEST_NAME, STATE_NAME, RunManifest, checkpoints, has_adapter
 
@@ -24,13 +26,14 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Keys under `train` that a run keeps as long as it lives: they decide which samples a step sees and what the optimiser
-# remembers. With others than before, some samples would be skipped and others seen twice, or the state not be readable.
+# Keys under `train` that a run keeps as long as it lives: they decide which samples a step sees, and what the optimiser
+# and the search for the best checkpoint remember. With others than before, some samples would be skipped, others seen
+# twice, or the state would be of something else.
 LASTING_TRAIN_KEYS = _names(
     """
     accelerator_config average_tokens_across_devices data_seed dataloader_drop_last deepspeed fsdp fsdp_config
-    gradient_accumulation_steps length_column_name optim optim_args optim_target_modules parallelism_config
-    per_device_train_batch_size seed train_sampling_strategy
+    gradient_accumulation_steps greater_is_better ignore_data_skip length_column_name metric_for_best_model optim
+    optim_args optim_target_modules parallelism_config per_device_train_batch_size seed train_sampling_strategy
     """
 )
 # All others are as they are said to be now, from the first step on.
@@ -42,12 +45,12 @@ APPLIED_TRAIN_KEYS = _names(
     ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug
     disable_tqdm do_eval do_predict do_train early_stopping_patience enable_jit_checkpoint eval_accumulation_steps
     eval_delay eval_do_concat_batches eval_on_start eval_steps eval_strategy eval_use_gather_object fp16
-    fp16_full_eval full_determinism gradient_checkpointing gradient_checkpointing_kwargs greater_is_better
-    hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token ignore_data_skip
+    fp16_full_eval full_determinism gradient_checkpointing gradient_checkpointing_kwargs
+    hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token
     include_for_metrics include_num_input_tokens_seen label_names label_smoothing_factor learning_rate
     liger_kernel_config load_best_model_at_end local_rank log_level log_level_replica log_on_each_node
     logging_first_step logging_nan_inf_filter logging_steps logging_strategy lr_scheduler_kwargs lr_scheduler_type
-    max_grad_norm max_steps max_tokens_per_device metric_for_best_model neftune_noise_alpha num_train_epochs
+    max_grad_norm max_steps max_tokens_per_device neftune_noise_alpha num_train_epochs
     offload_checkpoints output_dir per_device_eval_batch_size prediction_loss_only project push_to_hub
     remove_unused_columns report_to restore_callback_states_from_checkpoint resume_from_checkpoint run_name
     save_on_each_node save_only_model save_steps save_strategy save_total_limit shared_prefix skip_memory_metrics
@@ -58,7 +61,7 @@ APPLIED_TRAIN_KEYS = _names(
 # Schedules that go by what they have seen of the run cannot be put to a step of another one.
 _SEEING_SCHEDULES = {"reduce_lr_on_plateau", "greedy"}
 _SCHEDULE_KEYS = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs")
-_LENGTH_KEYS = ("num_train_epochs", "max_steps")
+_LENGTH_KEYS = ("num_train_epochs", "max_steps", "early_stopping_patience")
 
 
 def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
@@ -91,7 +94,7 @@ def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
             _logger.warning("%s. Going on from %s, the newest that is whole", fault, newest.name)
         return newest
     checkpoint = Path(str(resume)).expanduser()
-    if not has_adapter(checkpoint) or not (checkpoint / STATE_NAME).is_file():
+    if not has_adapter(checkpoint) or not (checkpoint / STATE_NAME).exists():
         raise TrainingError(
             f"train.resume_from_checkpoint: {checkpoint} is no complete checkpoint; expected a folder with "
             f"adapter_config.json, {WEIGHTS_NAME} and {STATE_NAME}"
@@ -121,16 +124,19 @@ def refuse_to_overwrite(run: Path) -> None:
     )
 
 
-def check_resumed(checkpoint: Path, run: Path, manifest: RunManifest) -> None:
+def check_resumed(checkpoint: Path, run: Path, manifest: RunManifest, num_steps: int, num_processes: int) -> None:
     """Makes sure that a run goes on as it began, and has something left to do.
 
     Args:
         checkpoint: Where it goes on.
         run: The run folder.
         manifest: What the run is to be made with now.
+        num_steps: Optimiser steps that it has by its settings of now.
+        num_processes: Devices that share the samples of a step.
 
     Raises:
-        TrainingError: Base, data, prompt, adapter or sampling have changed, all in one message; or the run is finished.
+        TrainingError: Base, data, prompt, adapter or sampling have changed, all in one message; the run is finished, or
+            has more steps than are asked for.
     """
     before = RunManifest.read(checkpoint)
     if before is None:
@@ -144,6 +150,7 @@ def check_resumed(checkpoint: Path, run: Path, manifest: RunManifest) -> None:
         faults.append("the data are others now, or are rendered in another way (was glmtune updated?)")
     if before.base_fingerprint not in ("", manifest.base_fingerprint):
         faults.append("the base's weights are others now than those that it was trained on")
+    faults += _process_faults(checkpoint, num_processes)
     if faults:
         heading = f"{checkpoint} cannot be resumed, the run would not be the same"
         raise TrainingError(
@@ -151,21 +158,43 @@ def check_resumed(checkpoint: Path, run: Path, manifest: RunManifest) -> None:
             "Set it back; or start a new run from this adapter, with an optimiser and a schedule of its own: "
             f"model.adapter_path={checkpoint} train.output_dir=ANOTHER_FOLDER"
         )
-    if not _is_longer(before, manifest) and is_finished(run):
-        state = read_state(checkpoint)
+    state = read_state(checkpoint)
+    if state["global_step"] > num_steps and _is_longer(before, manifest):
+        raise TrainingError(
+            f"{checkpoint.name} has {state['global_step']} steps already, and {num_steps} are asked for. Raise "
+            "train.max_steps or train.num_train_epochs, or resume from an earlier checkpoint"
+        )
+    if not _is_longer(before, manifest) and is_finished(run, state["global_step"]):
         raise TrainingError(
             f"{run} is finished ({state['global_step']} of {state['max_steps']} steps), there is nothing to resume. "
             "To train longer, raise train.num_train_epochs or train.max_steps"
         )
 
 
-def is_finished(run: Path) -> bool:
-    """Whether a run has its last file, and of no shorter run that it has gone on from."""
-    saved = checkpoints(run)
-    if not has_adapter(run) or not (run / RESULTS_NAME).is_file():
+def _process_faults(checkpoint: Path, num_processes: int) -> Iterator[str]:
+    """What is wrong with the number of processes: with another one, a step has other samples."""
+    if (checkpoint / "rng_state.pth").is_file():
+        before = 1
+    else:
+        before = len(list(checkpoint.glob("rng_state_*.pth")))
+        if before == int(os.environ.get("LOCAL_WORLD_SIZE", "0")):
+            before = num_processes  # of a node with a disk of its own, which has its own processes' files alone
+    if before != num_processes:
+        yield f"it began with {before} process{'es' * (before != 1)}, and goes on with {num_processes}"
+
+
+def is_finished(run: Path, step: int) -> bool:
+    """Whether a run has its last file, and of no shorter run that it has gone on from.
+
+    Args:
+        run: The run folder.
+        step: The step of the checkpoint that it would go on from.
+    """
+    try:
+        num_steps = read_json_object(run / RESULTS_NAME, TrainingError).get("num_steps")
+    except TrainingError:  # missing, or cut short
         return False
-    num_steps = read_json_object(run / RESULTS_NAME, TrainingError).get("num_steps")
-    return not saved or (isinstance(num_steps, int) and num_steps >= read_state(saved[-1])["global_step"])
+    return has_adapter(run) and isinstance(num_steps, int) and num_steps >= step
 
 
 def has_all_steps(checkpoint: Path, manifest: RunManifest, num_steps: int) -> bool:
@@ -178,6 +207,9 @@ def has_all_steps(checkpoint: Path, manifest: RunManifest, num_steps: int) -> bo
     """
     before, state = RunManifest.read(checkpoint), read_state(checkpoint)
     is_same = before is not None and not _is_longer(before, manifest)
+    patience = _train(manifest).get("early_stopping_patience")
+    if patience is not None and evaluations_without_gain(state["stateful_callbacks"]) >= patience:
+        return True
     return bool(state["global_step"] >= (state["max_steps"] if is_same else num_steps))
 
 
@@ -190,6 +222,7 @@ def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]
     lora, lora_before = now.config["lora"], before.config.get("lora", {})
     compared = [
         ("model.path", before.base_path, now.base_path),
+        ("model.adapter_path", before.config.get("model", {}).get("adapter_path"), now.config["model"]["adapter_path"]),
         ("prompt.template", before.template, now.template),
         ("prompt.system", before.system, now.system),
         ("model.quantize", before.config.get("model", {}).get("quantize", "none"), now.config["model"]["quantize"]),

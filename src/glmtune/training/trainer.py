@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from peft import PeftModel
 from rich.console import Console
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
 from glmtune.config import RunConfig, embedded_base, say_base, validate_names
 from glmtune.data.packing import PackedSample, PackingCollator, shared_prefixes
@@ -30,6 +30,7 @@ from glmtune.training.plan import ASSUMED_TFLOPS, RunPlan, plan_run
 from glmtune.training.processes import ending_with_the_others, join_processes
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
 from glmtune.training.resume import check_resumed, find_checkpoint, has_all_steps
+from glmtune.training.resumed_state import EarlyStoppingCallback, ResumedState
 from glmtune.training.run_data import RunData, load_run_data
 from glmtune.training.run_settings import as_before, plain_settings, with_quantize, with_settings
 from glmtune.training.selftest import SelfTestReport, run_selftest
@@ -138,7 +139,9 @@ def _read_and_train(
     if checkpoint is not None:
         before = RunManifest.read(checkpoint)
         config = as_before(config, before.config if before else {}, keys=[("model", "quantize")])
-        check_resumed(checkpoint, Path(arguments.output_dir), _make_manifest(config, data.stats.fingerprint))
+        num_steps = num_optimizer_steps(config, len(data.train), arguments.world_size)
+        manifest = _make_manifest(config, data.stats.fingerprint)
+        check_resumed(checkpoint, Path(arguments.output_dir), manifest, num_steps, arguments.world_size)
     run = _plan(_Run(config, arguments, dtype, tokenizer, data, checkpoint, console), before)
     how_to_go_on = run.config.command("train.resume_from_checkpoint=true")
     try:
@@ -394,7 +397,7 @@ def _make_manifest(config: RunConfig, data_fingerprint: str) -> RunManifest:
 def _callbacks(
     run: str | Path, patience: int | None, progress: ProgressReport, interruption: Interruption
 ) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [LogFile(run), progress]
+    callbacks: list[TrainerCallback] = [ResumedState(), LogFile(run), progress]
     if patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
     return [*callbacks, interruption]  # last, so that nobody asks for more once it has stopped the run

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 from glmtune.errors import AdapterError, ModelError
@@ -22,6 +23,19 @@ from glmtune.prompts import Template
 MANIFEST_NAME = "glmtune.json"
 STATE_NAME = "trainer_state.json"
 _ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
+# Settings of a run that are read again: for asking as in training, and for resuming by the same plan.
+_CONFIG_TYPES: Mapping[tuple[str, str], tuple[type, ...]] = MappingProxyType(
+    {
+        ("data", "join"): (str,),
+        ("model", "adapter_path"): (str,),
+        ("model", "quantize"): (str,),
+        ("model", "offload_embedding"): (bool,),
+        ("train", "max_tokens_per_device"): (int,),
+        ("train", "gradient_checkpointing"): (bool, int, str),
+        ("train", "offload_checkpoints"): (bool,),
+        ("train", "cuda_graphs"): (bool,),
+    }
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -92,6 +106,12 @@ def _type_faults(values: Mapping[str, Any]) -> Iterator[str]:
     sections = values["config"]
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
         yield f"config: expected settings by section; found {sections!r:.80}"
+        return
+    for (section, key), types in _CONFIG_TYPES.items():
+        value = sections.get(section, {}).get(key)
+        if value is not None and not isinstance(value, types):
+            expected = " or ".join(kind.__name__ for kind in types)
+            yield f"config: {section}.{key}: expected {expected}; found {value!r:.80}"
 
 
 def current_versions() -> dict[str, str]:
@@ -116,17 +136,18 @@ def has_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file() and any((folder / name).is_file() for name in _ADAPTER_NAMES)
 
 
-def checkpoints(run: str | Path) -> list[Path]:
-    """The complete checkpoints in a run folder, oldest first; one that was cut off while being written is left out."""
+def checkpoint_folders(run: str | Path) -> list[Path]:
+    """All folders called `checkpoint-N` in a run folder, by N, whatever is in them."""
     run = Path(run)
     if not run.is_dir():
         return []
-    complete = [
-        folder
-        for folder in run.iterdir()
-        if is_checkpoint(folder) and has_adapter(folder) and (folder / STATE_NAME).is_file()
-    ]
-    return sorted(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    found = [folder for folder in run.iterdir() if is_checkpoint(folder) and folder.is_dir()]
+    return sorted(found, key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+
+def checkpoints(run: str | Path) -> list[Path]:
+    """The complete checkpoints in a run folder, oldest first; one that was cut off while being written is left out."""
+    return [folder for folder in checkpoint_folders(run) if has_adapter(folder) and (folder / STATE_NAME).is_file()]
 
 
 def find_adapter(path: str | Path) -> Path | None:

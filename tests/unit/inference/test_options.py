@@ -32,6 +32,7 @@ def test_options_are_passed_on(tiny):
         ({"do_sample": True, "top_p": 1.5}, "top_p: expected"),
         ({"temperature": 0.5}, "add do_sample=true"),
         ({"max_new_tokens": 0}, "max_new_tokens: expected a whole number"),
+        ({"max_time": float("inf")}, "max_time: expected a number of seconds"),
         ({"max_new_tokens": True}, "max_new_tokens: expected a whole number"),
         ({"max_new_tokens": 512}, "leaves no room for a prompt"),
         ({"early_stopping": "perhaps"}, "early_stopping"),

@@ -198,14 +198,15 @@ def test_a_log_with_foreign_bytes_does_not_keep_a_run_from_going_on(run: Run, tm
     assert sorted(rates(tmp_path / "run")) == [1, 2, 3, 4]
 
 
-def test_the_state_of_another_adapters_optimiser_is_refused(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=3")
-    run("train.max_steps=3", "lora.r=4", name="other")
+@pytest.mark.parametrize("optim", ["train.optim=adamw_torch_fused", "train.optim=adafactor"])
+def test_the_state_of_another_adapters_optimiser_is_refused(run: Run, tmp_path: Path, optim: str) -> None:
+    run("train.max_steps=3", optim)
+    run("train.max_steps=3", optim, "lora.r=4", name="other")
     checkpoint = tmp_path / "run" / "checkpoint-3"
     shutil.copyfile(tmp_path / "other" / "checkpoint-3" / "optimizer.pt", checkpoint / "optimizer.pt")
     (checkpoint / CHECKSUMS_NAME).unlink()
     with pytest.raises(TrainingError, match=r"optimizer\.pt is of another optimiser or adapter"):
-        run("train.max_steps=4", AGAIN)
+        run("train.max_steps=4", optim, AGAIN)
 
 
 def test_accidents_cost_no_checkpoint_that_can_be_gone_on_from(run: Run, tmp_path: Path) -> None:
