@@ -51,8 +51,8 @@ class Case(NamedTuple):
 
 
 DEVICES = [
-    Case("tutorial's recipe", 8, num_steps=480),
-    Case("tutorial's recipe", 8, num_devices=2, num_steps=480),
+    Case("tutorial's recipe", 8, num_steps=1400),
+    Case("tutorial's recipe", 8, num_devices=2, num_steps=1400),
     Case("157 samples a GPU", 157, num_steps=40),
     Case("157 samples a GPU", 157, num_devices=2, num_steps=40),
     Case("the same 8 samples, no dropout", 8, ("lora.lora_dropout=0",), num_steps=60),
