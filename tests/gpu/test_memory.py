@@ -9,26 +9,22 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from glmtune.adapters.lora import attach_lora
 from glmtune.config import load_config
 from glmtune.data.packing import PackedSample, pack
 from glmtune.errors import TrainingError
+from glmtune.loading.bases import load_base
+from glmtune.loading.devices import free_device_bytes
+from glmtune.loading.formats import quantize_layers
+from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.ops import HostTable, reference
+from glmtune.planning.memory import MemorySettings, Pass, estimate_memory
+from glmtune.planning.shape import AdapterShape
 from glmtune.training import trainer as training
-from glmtune.tuning.checkpointing import checkpoint_layers
-from glmtune.tuning.fused import fuse
-from glmtune.tuning.load import load_base
-from glmtune.tuning.lora import attach_lora
-from glmtune.tuning.memory import (
-    AdapterShape,
-    BaseShape,
-    MemorySettings,
-    Pass,
-    estimate_memory,
-    free_device_bytes,
-)
-from glmtune.tuning.quantize import quantize_layers
+from glmtune.training.checkpointing import checkpoint_layers
+from glmtune.training.fused import fuse
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,10 +17,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
-from glmtune.errors import AdapterError, TrainingError
-from glmtune.files import flush, read_json_object, storage_faults, write_json
-from glmtune.tuning.adapter_files import WEIGHTS_NAME
-from glmtune.tuning.run_folder import (
+from glmtune.adapters.adapter_files import WEIGHTS_NAME
+from glmtune.adapters.run_folder import (
     MANIFEST_NAME,
     STATE_NAME,
     RunManifest,
@@ -28,6 +26,8 @@ from glmtune.tuning.run_folder import (
     checkpoints,
     has_adapter,
 )
+from glmtune.errors import AdapterError, TrainingError
+from glmtune.files import flush, read_json_object, storage_faults, write_json
 
 CHECKSUMS_NAME = "checksums.json"
 _ASIDE_NAME = ".unfinished"

@@ -11,13 +11,13 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from glmtune.adapters.adapter_files import WEIGHTS_NAME
+from glmtune.adapters.run_folder import MANIFEST_NAME, STATE_NAME, RunManifest, checkpoints, has_adapter
 from glmtune.errors import ConfigError, TrainingError, summarise_faults
 from glmtune.files import read_json_object
 from glmtune.training.checkpoints import checkpoint_faults, newest_whole, read_state
 from glmtune.training.report import RESULTS_NAME
 from glmtune.training.resumed_state import evaluations_without_gain
-from glmtune.tuning.adapter_files import WEIGHTS_NAME
-from glmtune.tuning.run_folder import MANIFEST_NAME, STATE_NAME, RunManifest, checkpoints, has_adapter
 
 _logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 import transformers
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from glmtune.tuning.run_folder import checkpoints
+from glmtune.adapters.run_folder import checkpoints
 
 
 class ResumedState(TrainerCallback):

@@ -15,37 +15,45 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
+from glmtune.adapters.adapter_files import load_adapter_weights, read_initial_weights
+from glmtune.adapters.lora import (
+    TrainableSummary,
+    attach_lora,
+    changes_base,
+    initial_adapter_weights,
+    trainable_summary,
+)
+from glmtune.adapters.run_folder import RunManifest, checkpoints, current_versions
 from glmtune.config import RunConfig, embedded_base, say_base, validate_names
 from glmtune.data.packing import PackedSample, PackingCollator, shared_prefixes
+from glmtune.data.run_data import RunData, load_run_data
 from glmtune.errors import ConfigError, GlmtuneError, ModelError, TrainingError
+from glmtune.loading.base_weights import fingerprint_base
+from glmtune.loading.bases import load_base, load_tokenizer
+from glmtune.loading.devices import free_device_bytes, resolve_dtype
+from glmtune.loading.formats import check_quantize
 from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.planning.memory import MemorySettings
+from glmtune.planning.plan import ASSUMED_TFLOPS, RunPlan, plan_run
+from glmtune.planning.planner import Change
+from glmtune.planning.settings import as_before, plain_settings, with_quantize, with_settings
+from glmtune.planning.speed import DeviceSpeed
+from glmtune.planning.start import from_adapter, with_prompt
+from glmtune.planning.steps import num_optimizer_steps, shares_prefix
 from glmtune.training.arguments import make_arguments, transformers_faults
 from glmtune.training.callbacks import LogFile, ProgressReport
+from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.checkpoints import sweep
 from glmtune.training.display import progress_console
+from glmtune.training.fused import fuse
 from glmtune.training.interruption import Interruption
-from glmtune.training.layout import num_optimizer_steps, shares_prefix
 from glmtune.training.lora_trainer import LoraTrainer, last_good
-from glmtune.training.plan import ASSUMED_TFLOPS, RunPlan, plan_run
 from glmtune.training.processes import ending_with_the_others, join_processes
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
 from glmtune.training.resume import check_resumed, find_checkpoint, has_all_steps
 from glmtune.training.resumed_state import EarlyStoppingCallback, ResumedState
-from glmtune.training.run_data import RunData, load_run_data
-from glmtune.training.run_settings import as_before, plain_settings, with_quantize, with_settings
 from glmtune.training.selftest import SelfTestReport, run_selftest
-from glmtune.training.start import from_adapter, with_prompt
 from glmtune.training.storage import ending_where_it_cannot_write, run_folder_held
-from glmtune.tuning.adapter_files import load_adapter_weights, read_initial_weights
-from glmtune.tuning.base_weights import fingerprint_base
-from glmtune.tuning.checkpointing import checkpoint_layers
-from glmtune.tuning.fused import fuse
-from glmtune.tuning.load import load_base, load_tokenizer, resolve_dtype
-from glmtune.tuning.lora import TrainableSummary, attach_lora, changes_base, initial_adapter_weights, trainable_summary
-from glmtune.tuning.memory import MemorySettings, free_device_bytes
-from glmtune.tuning.planner import Change, DeviceSpeed
-from glmtune.tuning.quantize import check_quantize
-from glmtune.tuning.run_folder import RunManifest, checkpoints, current_versions
 
 # Common beginnings are looked for among so many samples, and worth a line from this share of the tokens on.
 _MOST_LOOKED_AT, _WORTH_A_LINE = 64, 0.1

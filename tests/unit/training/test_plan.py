@@ -10,21 +10,22 @@ import pytest
 import torch
 from rich.console import Console
 
+from glmtune.adapters.run_folder import RunManifest
 from glmtune.config import RunConfig, load_config
 from glmtune.data.packing import PackingCollator
+from glmtune.data.run_data import load_run_data
 from glmtune.errors import AdapterError, ConfigError, ModelError, TrainingError
 from glmtune.export.merge import merge
+from glmtune.loading.bases import load_base, load_tokenizer
+from glmtune.loading.runs import load
 from glmtune.models.chatglm import ChatGLMConfig
-from glmtune.training import plan as plan_module
+from glmtune.planning import plan as plan_module
+from glmtune.planning.memory import MemorySettings
+from glmtune.planning.plan import RunPlan, plan_for_card, plan_run
+from glmtune.planning.settings import as_before, plain_settings, with_settings
+from glmtune.planning.speed import DeviceSpeed
 from glmtune.training import trainer as trainer_module
-from glmtune.training.plan import RunPlan, plan_for_card, plan_run
-from glmtune.training.run_data import load_run_data
-from glmtune.training.run_settings import as_before, plain_settings, with_settings
 from glmtune.training.trainer import TrainResult
-from glmtune.tuning.load import load, load_base, load_tokenizer
-from glmtune.tuning.memory import MemorySettings
-from glmtune.tuning.planner import DeviceSpeed
-from glmtune.tuning.run_folder import RunManifest
 
 Configure = Callable[..., RunConfig]
 

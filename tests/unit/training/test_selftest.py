@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 import torch
 
+from glmtune.adapters.adapter_files import save_adapter
+from glmtune.adapters.lora import attach_lora, initial_adapter_weights
+from glmtune.adapters.run_folder import RunManifest
+from glmtune.data.run_data import Sample
 from glmtune.errors import DataError, TrainingError
+from glmtune.loading.bases import load_base
 from glmtune.prompts import Conversation, Message, render
 from glmtune.training import selftest
-from glmtune.training.selftest import Sample, run_selftest
-from glmtune.tuning.adapter_files import save_adapter
-from glmtune.tuning.load import load_base
-from glmtune.tuning.lora import attach_lora, initial_adapter_weights
-from glmtune.tuning.run_folder import RunManifest
+from glmtune.training.selftest import run_selftest
 
 
 @pytest.fixture

@@ -15,13 +15,14 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
 
+from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import ConfigError, TrainingError
+from glmtune.loading.bases import load_base
+from glmtune.loading.runs import load
 from glmtune.training import interruption
 from glmtune.training import trainer as trainer_module
 from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.trainer import TrainingInterrupted, TrainResult
-from glmtune.tuning.load import load, load_base
-from glmtune.tuning.run_folder import RunManifest
 
 Run = Callable[..., TrainResult]
 
