@@ -31,13 +31,12 @@ Configure = Callable[..., RunConfig]
 
 
 @pytest.fixture
-def configure(shared: Path, data_file: Path, tmp_path: Path) -> Configure:
+def configure(tiny_base: Path, data_file: Path, tmp_path: Path) -> Configure:
     """A run of ChatGLM3-6B's shape: there are no weights in its folder, and none are needed."""
     folder = tmp_path / "base"
     folder.mkdir()
-    golden = shared / "golden" / "chatglm3-tiny"
     for name in ("tokenizer.model", "tokenizer_config.json"):
-        (folder / name).write_bytes((golden / name).read_bytes())
+        (folder / name).write_bytes((tiny_base / name).read_bytes())
     ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True).save_pretrained(folder)
 
     def configure(*overrides: str) -> RunConfig:
@@ -275,7 +274,7 @@ def test_graphs_take_torchs_own_optimisers(plan: Callable[..., RunPlan], optim: 
 
 @pytest.mark.parametrize("quantize", ["int8", "nf4"])
 def test_an_adapter_trained_on_a_quantised_base_is_merged_into_the_original(
-    run: Callable[..., TrainResult], shared: Path, tmp_path: Path, quantize: str
+    run: Callable[..., TrainResult], tiny_base: Path, tmp_path: Path, quantize: str
 ) -> None:
     run(f"model.quantize={quantize}")
     result = merge(tmp_path / "run", tmp_path / "merged")
@@ -285,7 +284,7 @@ def test_an_adapter_trained_on_a_quantised_base_is_merged_into_the_original(
         merged = load(tmp_path / "merged").model(input_ids=ids).logits
         exact = load(tmp_path / "run", quantize="none")
         torch.testing.assert_close(merged, exact.model(input_ids=ids).logits, atol=1e-4, rtol=0)
-        base, _ = load_base(shared / "golden" / "chatglm3-tiny", "float32", "cpu")
+        base, _ = load_base(tiny_base, "float32", "cpu")
         assert (merged - base(ids).logits).abs().max() > 1e-3
 
 

@@ -115,7 +115,7 @@ def test_prefixes_are_shared_where_there_is_no_dropout(
 
 @pytest.mark.parametrize("weight", ["token", "sample"])
 def test_a_step_is_the_mean_over_tokens_or_over_samples(
-    run: Run, uneven_file: Path, shared: Path, tmp_path: Path, weight: str
+    run: Run, uneven_file: Path, tiny_base: Path, tmp_path: Path, weight: str
 ) -> None:
     run(
         f"data.path={uneven_file}",
@@ -126,7 +126,7 @@ def test_a_step_is_the_mean_over_tokens_or_over_samples(
         "train.gradient_accumulation_steps=1",
         "train.max_tokens_per_device=50",
     )
-    base, tokenizer = load_base(shared / "golden" / "chatglm3-tiny", device_map="cpu")
+    base, tokenizer = load_base(tiny_base, device_map="cpu")
     torch.manual_seed(42)
     model = attach_lora(base, {**LORA_DEFAULTS, "lora_dropout": 0.0})
     by_sample = losses_by_sample(model, load_dataset(str(uneven_file), tokenizer)[0])

@@ -106,10 +106,10 @@ def test_a_run_leaves_what_people_look_for(run: Run, tmp_path: Path, console: Co
     assert (result.selftest.question, result.selftest.logit_change > 0) == ("第0个问题？", True)
 
 
-def test_a_run_and_its_checkpoints_load(run: Run, tmp_path: Path, shared: Path) -> None:
+def test_a_run_and_its_checkpoints_load(run: Run, tmp_path: Path, tiny_base: Path) -> None:
     run()
     ids = torch.arange(20)[None]
-    base, _ = load_base(shared / "golden" / "chatglm3-tiny", device_map="cpu")
+    base, _ = load_base(tiny_base, device_map="cpu")
     stock = PeftModel.from_pretrained(base, str(tmp_path / "run")).eval()
     with torch.no_grad():
         ours = load(tmp_path / "run", device_map="cpu").model(input_ids=ids).logits
@@ -165,8 +165,8 @@ def test_resuming_what_is_finished_or_changed_or_not_there(run: Run, data_file: 
         run("train.max_steps=6", "train.resume_from_checkpoint=true")
 
 
-def test_a_run_does_not_go_on_with_another_base_in_the_old_place(run: Run, shared: Path, tmp_path: Path) -> None:
-    base = shutil.copytree(shared / "golden" / "chatglm3-tiny", tmp_path / "base")
+def test_a_run_does_not_go_on_with_another_base_in_the_old_place(run: Run, tiny_base: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "base")
     run("train.max_steps=3", f"model.path={base}")
     weights = load_file(base / "model.safetensors")
     save_file({name: weight * 1.01 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
