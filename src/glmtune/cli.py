@@ -88,8 +88,8 @@ def train(
     _outlive_display()
     config = _load_config(arguments)
     from glmtune.training.processes import is_first_process, leave_processes
-    from glmtune.training.trainer import TrainingInterrupted
-    from glmtune.training.trainer import train as run_training
+    from glmtune.training.run import TrainingInterrupted
+    from glmtune.training.run import train as run_training
 
     _hide_loading_bars()
     try:
@@ -126,7 +126,9 @@ def plan(
     For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu-gib 8
     """
     from glmtune.config import say_base
-    from glmtune.planning.plan import CONTEXT_GIB, plan_for_card
+    from glmtune.planning.card import plan_for_card
+    from glmtune.planning.planned import CONTEXT_GIB
+    from glmtune.planning.report import print_plan
 
     if gpu_gib is not None and not CONTEXT_GIB < gpu_gib < 1e6:
         raise ConfigError(
@@ -141,7 +143,7 @@ def plan(
     console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
     for line in stats.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    planned.print(console)
+    print_plan(planned, console)
     planned.check()
 
 

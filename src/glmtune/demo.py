@@ -17,7 +17,7 @@ from glmtune.inference.generate import generate_replies
 from glmtune.loading.bases import load_base
 from glmtune.loading.runs import Loaded, load
 from glmtune.prompts import Conversation, Message
-from glmtune.training.trainer import train
+from glmtune.training.run import train
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.models.chatglm.layers import HostEmbedding
 from glmtune.ops import HostTable, reference
+from glmtune.planning import device
 from glmtune.planning.memory import MemorySettings, Pass, estimate_memory
 from glmtune.planning.shape import AdapterShape
-from glmtune.training import trainer as training
+from glmtune.training import run as training
 from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.fused import fuse
 
@@ -214,8 +215,8 @@ def test_a_run_on_a_quantised_base(run, quantize: str) -> None:
 def test_a_resumed_run_goes_by_its_plan(run, monkeypatch) -> None:
     _, text = run("train.max_steps=2", "train.lr_scheduler_type=constant")
     first = next(line for line in text.splitlines() if "memory plan" in line).partition("; ")[2]
-    free = training.free_device_bytes
-    monkeypatch.setattr(training, "free_device_bytes", lambda device: min(free(device), 2_000_000_000))
+    free = device.free_device_bytes
+    monkeypatch.setattr(device, "free_device_bytes", lambda cuda: min(free(cuda), 2_000_000_000))
     _, text = run("train.max_steps=4", "train.lr_scheduler_type=constant", "train.resume_from_checkpoint=true")
     assert next(line for line in text.splitlines() if "memory plan" in line).partition("; ")[2] == first
 
@@ -245,7 +246,7 @@ def test_a_run_that_does_not_fit_stops_before_loading(run, monkeypatch) -> None:
         raise AssertionError("loaded")
 
     monkeypatch.setattr(training, "load_base", load)
-    monkeypatch.setattr(training, "free_device_bytes", lambda device: 10_000_000)
+    monkeypatch.setattr(device, "free_device_bytes", lambda _: 10_000_000)
     with pytest.raises(TrainingError, match=r"does not fit: it needs .* The smallest card that could do it has"):
         run()
 

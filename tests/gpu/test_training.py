@@ -20,7 +20,7 @@ from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneratio
 from glmtune.models.chatglm.packed import PackedRows
 from glmtune.training.fused import fuse
 from glmtune.training.graphs import GradientAccumulator
-from glmtune.training.trainer import train
+from glmtune.training.run import train
 
 pytestmark = [
     pytest.mark.gpu,

@@ -20,7 +20,7 @@ from glmtune.adapters.fusable import (
     projections_of,
     why_not_fused,
 )
-from glmtune.loading.formats import QuantizedLinear
+from glmtune.loading.quantized_linear import QuantizedLinear
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.models.chatglm.layers import GLMBlock, Rotation
 from glmtune.models.chatglm.packed import PackedRows

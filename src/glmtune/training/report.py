@@ -11,7 +11,6 @@ from glmtune.files import write_json, written_aside
 from glmtune.training.callbacks import plain_numbers
 
 PICTURE_NAME = "training_loss.png"
-RESULTS_NAME = "all_results.json"
 
 
 def draw_losses(history: Sequence[Mapping[str, Any]], file: str | Path) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from glmtune.config import load_config
-from glmtune.training.trainer import TrainResult, train
+from glmtune.training.run import TrainResult, train
 
 Run = Callable[..., TrainResult]
 

@@ -12,12 +12,12 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
+from glmtune.adapters.checkpoints import CHECKSUMS_NAME, publish
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import ConfigError, TrainingError
-from glmtune.training.checkpoints import CHECKSUMS_NAME, publish
+from glmtune.planning.resume import find_checkpoint
 from glmtune.training.lora_trainer import set_schedule
-from glmtune.training.resume import find_checkpoint
-from glmtune.training.trainer import TrainResult
+from glmtune.training.run import TrainResult
 
 Run = Callable[..., TrainResult]
 AGAIN = "train.resume_from_checkpoint=true"

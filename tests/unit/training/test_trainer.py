@@ -20,9 +20,9 @@ from glmtune.errors import ConfigError, TrainingError
 from glmtune.loading.bases import load_base
 from glmtune.loading.runs import load
 from glmtune.training import interruption
-from glmtune.training import trainer as trainer_module
+from glmtune.training import run as trainer_module
 from glmtune.training.lora_trainer import LoraTrainer
-from glmtune.training.trainer import TrainingInterrupted, TrainResult
+from glmtune.training.run import TrainingInterrupted, TrainResult
 
 Run = Callable[..., TrainResult]
 
@@ -46,10 +46,10 @@ class AtStep(TrainerCallback):
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Adds an action to the next runs."""
-    original = trainer_module._callbacks
+    original = trainer_module.make_callbacks
 
     def add(step: int, action: Callable[[], None]) -> None:
-        monkeypatch.setattr(trainer_module, "_callbacks", lambda *a: [AtStep(step, action), *original(*a)])
+        monkeypatch.setattr(trainer_module, "make_callbacks", lambda *a: [AtStep(step, action), *original(*a)])
 
     return add
 
@@ -125,8 +125,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     settings = [f"lora.init_lora_weights={init}", "train.save_steps=100"]
     run(*settings, name="whole")
     with monkeypatch.context() as patched:
-        original = trainer_module._callbacks
-        patched.setattr(trainer_module, "_callbacks", lambda *a: [AtStep(4, press_ctrl_c), *original(*a)])
+        original = trainer_module.make_callbacks
+        patched.setattr(trainer_module, "make_callbacks", lambda *a: [AtStep(4, press_ctrl_c), *original(*a)])
         with pytest.raises(TrainingInterrupted) as caught:
             run(*settings)
     assert "interrupted at step 4 of 6" in str(caught.value)
@@ -211,8 +211,8 @@ def test_weights_and_optimiser_are_left_alone(
             moments = [v.clone() for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
             seen.append(weights + moments)
 
-    original = trainer_module._callbacks
-    monkeypatch.setattr(trainer_module, "_callbacks", lambda *a: [Watch(), *original(*a)])
+    original = trainer_module.make_callbacks
+    monkeypatch.setattr(trainer_module, "make_callbacks", lambda *a: [Watch(), *original(*a)])
     with pytest.raises(TrainingError):
         run(f"train.optim={optimizer}", "train.weight_decay=0.1", "train.logging_steps=100", "train.save_steps=3")
     assert all(torch.equal(before, after) for before, after in zip(seen[1], seen[2], strict=True))
