@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must never reach for a model hub
+os.environ["GLMTUNE_LANG"] = "en"  # whoever runs them
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

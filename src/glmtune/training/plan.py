@@ -13,6 +13,7 @@ from glmtune.config import RunConfig, embedded_base, validate_names
 from glmtune.data.samples import SampleDataset
 from glmtune.data.statistics import DataStats
 from glmtune.errors import GlmtuneError, TrainingError
+from glmtune.language import localise
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.ops import takes_flash_kernel
 from glmtune.training.layout import lay_out, num_optimizer_steps
@@ -87,7 +88,7 @@ class RunPlan:
         if settings.offloads_embedding:
             parts.append("embedding in host memory")
         parts.append("CUDA graphs" if settings.uses_graphs else "no CUDA graphs")
-        return f"显存计划 memory plan: {gib:.1f}{free} GiB; {', '.join(parts)}"
+        return f"memory plan: {gib:.1f}{free} GiB; {', '.join(parts)}"
 
     def check(self) -> None:
         """Makes sure that it fits.
@@ -98,7 +99,7 @@ class RunPlan:
         if self.fits or self.free_bytes is None:
             return
         raise TrainingError(
-            f"放不下 this run does not fit: it needs {self.chosen.memory.needed / GIB:.1f} GiB at least, and "
+            f"this run does not fit: it needs {self.chosen.memory.needed / GIB:.1f} GiB at least, and "
             f"{max(self.free_bytes, 0) / GIB:.1f} GiB are free. {self.what_would_fit(self.free_bytes)}"
             + "".join(f"\n{note}" for note in self.notes)
         )
@@ -109,7 +110,7 @@ class RunPlan:
         if fitting is not None:
             settings = f"these settings would fit: {' '.join(spell(fitting))}"
             if fitting.settings.quantize in _QUANTIZED and not has_bitsandbytes():
-                return f"装上 bitsandbytes 就行 With bitsandbytes ({HOW_TO_INSTALL}) {settings}"
+                return f"With bitsandbytes ({HOW_TO_INSTALL}) {settings}"
             return settings[0].upper() + settings[1:]
         smallest = self.planner.smallest(self.whole_freedom)
         card = math.ceil(smallest.memory.needed / GIB + CONTEXT_GIB)
@@ -121,46 +122,42 @@ class RunPlan:
     def print(self, console: Console) -> None:
         """Prints the sum, the settings, and how long it will take."""
         memory = self.chosen.memory
-        table = Table(title="显存 GPU memory", title_justify="left")
-        table.add_column("项 term")
+        table = Table(title=localise("GPU memory"), title_justify="left")
+        table.add_column(localise("term"))
         table.add_column("GiB", justify="right")
         rows = {
-            "权重 weights": memory.weights,
-            "LoRA 参数 adapters": memory.adapters,
-            "优化器 optimiser": memory.optimizer,
-            "激活 activations": memory.activations,
+            localise("weights"): memory.weights,
+            localise("adapters"): memory.adapters,
+            localise("optimiser"): memory.optimizer,
+            localise("activations"): memory.activations,
             "logits": memory.logits,
-            "库 overhead": memory.overhead,
+            localise("overhead"): memory.overhead,
         }
         for name, value in rows.items():
             table.add_row(name, f"{value / GIB:.2f}")
         table.add_section()
-        table.add_row("峰值 peak", f"{memory.peak / GIB:.2f}")
+        table.add_row(localise("peak"), f"{memory.peak / GIB:.2f}")
         table.add_row("CUDA graphs", f"{memory.graphs / GIB:.2f}")
-        table.add_row("预留 reserve", f"{memory.reserve / GIB:.2f}")
+        table.add_row(localise("reserve"), f"{memory.reserve / GIB:.2f}")
         table.add_section()
-        table.add_row("需要 needed", f"{memory.needed / GIB:.2f}")
+        table.add_row(localise("needed"), f"{memory.needed / GIB:.2f}")
         if self.free_bytes is not None:
-            table.add_row("可用 free", f"{self.free_bytes / GIB:.2f}")
+            table.add_row(localise("free"), f"{self.free_bytes / GIB:.2f}")
         console.print(table)
         if not self.fits:
             return
         step = self.chosen.step
         console.print(
-            f"最大的一次前向 largest pass: {step.largest.rows:,} rows, {step.largest.label_rows:,} of them learnt; "
+            f"largest pass: {step.largest.rows:,} rows, {step.largest.label_rows:,} of them learnt; "
             f"{step.num_passes:.3g} passes a step",
             highlight=False,
         )
         seconds = self.num_steps * self.chosen.seconds_per_step
-        console.print(
-            f"预计 expected: {self.num_steps:,} steps, {_duration(seconds)} on {self.device}", highlight=False
-        )
-        console.print(f"设置 settings: {' '.join(self.settings())}", highlight=False, soft_wrap=True)
-        console.print(
-            "（不写这些，train 会按实际的显卡选 leave them out, and train chooses by the card that it finds）"
-        )
+        console.print(f"expected: {self.num_steps:,} steps, {_duration(seconds)} on {self.device}", highlight=False)
+        console.print(f"settings: {' '.join(self.settings())}", highlight=False, soft_wrap=True)
+        console.print("(leave them out, and train chooses by the card that it finds)")
         if self.free_bytes is None:
-            console.print("这里没有 GPU no GPU here to compare with; --gpu-gib N plans for a card of N GiB")
+            console.print("no GPU here to compare with; --gpu-gib N plans for a card of N GiB")
         for note in self.notes:
             console.print(note, highlight=False, soft_wrap=True)
 
@@ -245,16 +242,16 @@ def plan_run(
 
 def _notes(config: RunConfig, adapter: AdapterShape, device: torch.device | None, longest: int) -> Iterator[str]:
     if adapter.why_not_fused is not None:
-        yield f"层不能融合，更慢更占显存 layers cannot be fused, which takes time and memory: {adapter.why_not_fused}"
+        yield f"layers cannot be fused, which takes time and memory: {adapter.why_not_fused}"
     if unquantizable(config.lora):
         keys = ", ".join(f"lora.{key}" for key in unquantizable(config.lora))
-        yield f"基座不能量化 the base cannot be quantised: {keys}"
+        yield f"the base cannot be quantised: {keys}"
     if config.model.quantize == "fp8" and device is None:
-        yield "fp8 需要 Hopper 或更新的卡 fp8 needs a Hopper or newer GPU"
+        yield "fp8 needs a Hopper or newer GPU"
     limit = config.train.get("max_tokens_per_device")
     if limit is not None and limit < longest:
         yield (
-            f"train.max_tokens_per_device={limit} 比最长的样本还短 is below the longest sample: "
+            f"train.max_tokens_per_device={limit} is below the longest sample: "
             f"that one is a pass of {longest} tokens all the same"
         )
 
@@ -290,7 +287,7 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
         config, data.train, device=here, dtype=dtype, free_bytes=free, speed=speed, why_not_fused=why_not_fused
     )
     if config.train.get("fsdp") or config.train.get("deepspeed"):
-        note = "这是一个设备装下整个模型的情形 for one device that holds the whole model; sharded runs are not planned"
+        note = "for one device that holds the whole model; sharded runs are not planned"
         plan = replace(plan, notes=(*plan.notes, note))
     return data.stats, plan
 

@@ -194,9 +194,7 @@ def _plan(run: _Run, before: RunManifest | None) -> _Run:
     if arguments.device.type != "cuda" or _is_sharded(arguments):
         if _is_sharded(arguments) and config.train["gradient_checkpointing"] == "auto":
             configs = [config.model_copy(update={"train": {**config.train, "gradient_checkpointing": True}})]
-            run.console.print(
-                "不做显存计划 weights are spread over devices: not planned, and all layers are checkpointed"
-            )
+            run.console.print("weights are spread over devices: not planned, and all layers are checkpointed")
         config, (settings, max_tokens) = _first_possible(
             configs, lambda each: (each, plain_settings(each, run.data.train))
         )
@@ -254,7 +252,7 @@ def _plan_on_device(run: _Run, free_bytes: float | None, speed: DeviceSpeed) -> 
 def _train(run: _Run) -> TrainResult:
     """Loads the base and trains."""
     config, arguments, data, checkpoint, console = run.config, run.arguments, run.data, run.checkpoint, run.console
-    with console.status("加载模型 loading the base model ..."):
+    with console.status("loading the base model ..."):
         model, _ = load_base(
             config.model.path,
             config.model.dtype,
@@ -263,7 +261,7 @@ def _train(run: _Run) -> TrainResult:
             offloads_embedding=run.settings.offloads_embedding,
         )
     if run.settings.quantize == "fp8" and model.device.type == "cpu":
-        console.print("CPU 上只是模拟 fp8，更慢 it is only emulated here, and slower", highlight=False)
+        console.print("fp8 is only emulated here, and slower", highlight=False)
     manifest = _make_manifest(config, data.stats.fingerprint)
     initial = None
     if checkpoint is not None:
@@ -336,7 +334,7 @@ def _prepare(model: PeftModel, run: _Run) -> tuple[PackingCollator, list[str]]:
     if why_not is not None:
         if run.settings.offloads_checkpoints:
             raise ConfigError(f"train.offload_checkpoints=true takes fused layers: {why_not}")
-        lines.append(f"层未融合，较慢 layers run one operation at a time, which is slower: {why_not}")
+        lines.append(f"layers run one operation at a time, which is slower: {why_not}")
     checkpoint_layers(model, run.settings.num_checkpointed, offloads=run.settings.offloads_checkpoints)
     is_shared, line = _choose_prefix(run.config, run.data, run.arguments.per_device_train_batch_size)
     collator = PackingCollator(
@@ -373,7 +371,7 @@ def _choose_prefix(config: RunConfig, data: RunData, num_samples: int) -> tuple[
     if share < _WORTH_A_LINE:
         return False, []
     return False, [
-        f"约 {share:.0%} 的词元是样本共同的开头 of the tokens are common beginnings. They are computed for each sample "
+        f"{share:.0%} of the tokens are common beginnings. They are computed for each sample "
         f"anew, since lora_dropout={dropout:g} drops others in each; train.shared_prefix=true computes them once, with "
         "one dropout for all"
     ]
@@ -406,10 +404,7 @@ def _callbacks(
 def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
     state = trainer.state
     saved = checkpoints(trainer.args.output_dir)[-1]
-    return (
-        f"已中断 interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\n"
-        f"继续 To go on:\n  {command}"
-    )
+    return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\nTo go on:\n  {command}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -432,7 +427,7 @@ def _how_to_save_memory(run: _Run, error: Exception) -> str:
         changes = plan.planner.cheapest_changes(plan.planner.plan(run.settings, run.max_tokens), freedom)
     advice = "\n".join(f"  {change}" for change in changes) or "  a lower data.max_length"
     return (
-        f"显存不足 training stopped: the device ran out of memory {when}. "
+        f"training stopped: the device ran out of memory {when}. "
         f"The cheapest changes, with what each saves:\n{advice}\n{last_good(run.arguments.output_dir)}\n{error}"
     )
 

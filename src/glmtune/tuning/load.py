@@ -155,9 +155,7 @@ def _fitting_format(path: str, dtype: Dtype, device_map: DeviceMap) -> Quantize:
     shape, free = BaseShape.of(base, resolve_dtype(dtype)), free_device_bytes(torch.device(default_device()))
     quantize = fitting_format(shape, free)
     if quantize != "none":
-        _logger.warning(
-            "原精度放不下 the base does not fit into %.1f GiB in full precision; it is held in %s", free / GIB, quantize
-        )
+        _logger.warning("the base does not fit into %.1f GiB in full precision; it is held in %s", free / GIB, quantize)
     return quantize
 
 
