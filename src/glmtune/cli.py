@@ -401,7 +401,7 @@ def _template(name: str | None) -> Any:
     from glmtune.prompts import TEMPLATES
 
     if name is not None and name not in TEMPLATES:
-        raise ConfigError(f"--template: expected {' or '.join(TEMPLATES)}; found {name!r}")
+        raise ConfigError(f"--template: expected one of {', '.join(TEMPLATES)}; found {name!r}")
     return name
 
 

@@ -79,9 +79,10 @@ class Template:
             # The spaces around a place are those between Chinese and Latin words.
             if filled.endswith(" ") and _CHINESE.match(filled[-2:]) and (not text or _CHINESE.match(text[0])):
                 filled = filled[:-1]
-            if literal.startswith(" ") and text and _CHINESE.match(text[-1]) and _CHINESE.match(literal[1:]):
+            filled += text
+            if literal.startswith(" ") and _CHINESE.match(filled[-1:]) and _CHINESE.match(literal[1:]):
                 literal = literal[1:]
-            filled += text + literal
+            filled += literal
         return filled
 
 

@@ -108,10 +108,10 @@ class RunPlan:
         """Which settings would fit in so much memory, as a sentence; else how large a card would have to be."""
         fitting = self.planner.choose(self.whole_freedom, free_bytes)
         if fitting is not None:
-            settings = f"these settings would fit: {' '.join(spell(fitting))}"
+            settings = " ".join(spell(fitting))
             if fitting.settings.quantize in _QUANTIZED and not has_bitsandbytes():
-                return f"With bitsandbytes ({HOW_TO_INSTALL}) {settings}"
-            return settings[0].upper() + settings[1:]
+                return f"With bitsandbytes ({HOW_TO_INSTALL}) these settings would fit: {settings}"
+            return f"These settings would fit: {settings}"
         smallest = self.planner.smallest(self.whole_freedom)
         card = math.ceil(smallest.memory.needed / GIB + CONTEXT_GIB)
         return (
