@@ -108,9 +108,7 @@ class _Collector:
             yield from self._collect_call(node)
             return
         is_hidden = isinstance(node, ast.Compare | ast.Subscript)
-        for field, child in ast.iter_fields(node):
-            if field in ("annotation", "returns"):
-                continue
+        for _, child in ast.iter_fields(node):
             for each in child if isinstance(child, list) else [child]:
                 if isinstance(each, ast.AST):
                     yield from self.collect(each, is_shown and isinstance(node, ast.IfExp | ast.List), is_hidden)

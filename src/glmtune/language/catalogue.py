@@ -75,7 +75,7 @@ class Template:
             put = words[text] if text in words else chinese(text, is_whole=False)
             if choices.startswith("!") and put == text:
                 return None
-            text = put
+            text = put if put == text else put.strip(" ")
             # The spaces around a place are those between Chinese and Latin words.
             if filled.endswith(" ") and _CHINESE.match(filled[-2:]) and (not text or _CHINESE.match(text[0])):
                 filled = filled[:-1]
