@@ -6,9 +6,10 @@ message that the catalogue knows, and nothing else.
 """
 
 import re
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -17,10 +18,22 @@ _SEPARATOR = re.compile(r"(?<=\S)(?:: |; |, |\. )")
 _FULL_WIDTH = {": ": "：", "; ": "；", ", ": "，", ". ": "。"}
 _EDGES = re.compile(r"(\s*(?:[-;,:.] )?\s*)(.*?)(\s*)", re.DOTALL)
 _CHINESE = re.compile(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
-# Longer lines hold a file's content, or another library's dump, and are not taken apart.
-_MOST_TAKEN_APART = 2000
+# Lines with more separators hold a list of names, or another library's dump, and are not taken apart.
+_MOST_SEPARATORS = 24
 # A part of a line has to be recognised by so many letters.
 _LEAST_LETTERS = 6
+
+
+class Reading(NamedTuple):
+    """What a message is in Chinese.
+
+    Attributes:
+        text: The Chinese text; the English one where nothing of it is known.
+        num_known: How many letters of the English text are in the catalogue.
+    """
+
+    text: str
+    num_known: int
 
 
 class Template:
@@ -32,18 +45,14 @@ class Template:
     """
 
     def __init__(self, english: str, chinese: str) -> None:
-        self._literals = [_PLACE.split(english)[index] for index in range(0, len(_PLACE.split(english)), 3)]
+        self._literals = _PLACE.split(english)[::3]
         self._chinese = _PLACE.split(chinese)
         self.num_letters = sum(map(len, self._literals))
         self.longest = max(self._literals, key=len)
         self.is_word = len(self._literals) == 1 and " " not in english
-        self._has_lines = any("\n" in literal for literal in self._literals)
 
     def match(self, text: str) -> list[str] | None:
-        """What stands in the template's places; None where the text is another one.
-
-        Each place takes as little as it can. Of a template that has no line breaks itself, only the end may have some.
-        """
+        """What stands in the template's places, each taking as little as it can; None where the text is another one."""
         first, last = self._literals[0], self._literals[-1]
         if len(self._literals) == 1:
             return [] if text == first else None
@@ -57,25 +66,23 @@ class Template:
                 return None
             found.append(text[position:at])
             position = at + len(literal)
-        found.append(text[position:end])
-        if not self._has_lines and ("\n" in "".join(found[:-1]) or (last and "\n" in found[-1])):
-            return None
-        return found
+        return [*found, text[position:end]]
 
-    def fill(self, found: list[str]) -> str | None:
+    def fill(self, found: list[str]) -> Reading | None:
         """The Chinese text with what stood in the places, put into Chinese where it is known too.
 
         None where something has to be known and is not.
         """
-        filled = self._chinese[0]
+        filled, num_known = self._chinese[0], self.num_letters
         for index in range(1, len(self._chinese), 3):
             place, choices, literal = self._chinese[index : index + 3]
             text = found[int(place)]
             words = dict(choice.split("=", 1) for choice in choices.split("|")[1:])
-            put = words[text] if text in words else chinese(text, is_whole=False)
-            if choices.startswith("!") and put == text:
+            put = Reading(words[text], len(text)) if text in words else read(text, is_whole=False)
+            if choices.startswith("!") and not put.num_known:
                 return None
-            text = put if put == text else put.strip(" ")
+            text = put.text.strip(" ") if put.num_known else text
+            num_known += put.num_known
             # The spaces around a place are those between Chinese and Latin words.
             if filled.endswith(" ") and _CHINESE.match(filled[-2:]) and (not text or _CHINESE.match(text[0])):
                 filled = filled[:-1]
@@ -83,7 +90,7 @@ class Template:
             if literal.startswith(" ") and _CHINESE.match(filled[-1:]) and _CHINESE.match(literal[1:]):
                 literal = literal[1:]
             filled += literal
-        return filled
+        return Reading(filled, num_known)
 
 
 @cache
@@ -102,51 +109,62 @@ def _templates() -> list[Template]:
     return sorted(templates, key=lambda template: -template.num_letters)
 
 
-@lru_cache(maxsize=4096)
-def chinese(text: str, is_whole: bool = True) -> str:
+def chinese(text: str) -> str:
     """A message in Chinese.
 
     Args:
         text: The English message.
-        is_whole: Whether this is all that is said. A single word within a message may be a name, and is left alone.
 
     Returns:
         The Chinese message; the text itself where nothing of it is known.
     """
+    return read(text, is_whole=True).text
+
+
+@lru_cache(maxsize=4096)
+def read(text: str, is_whole: bool) -> Reading:
+    """Finds the templates that together say most of a message.
+
+    Args:
+        text: The English message.
+        is_whole: Whether this is all that is said. A single word within a message may be a name, and is left alone.
+    """
     edges = _EDGES.fullmatch(text)
     before, core, after = edges.groups() if edges else ("", text, "")
-    if not core:
-        return text
-    known = _by_template(core, is_whole)
-    if known is None and "\n" in core:
-        known = "\n".join(chinese(line, is_whole) for line in core.split("\n"))
-    if known is None and len(core) <= _MOST_TAKEN_APART:
-        known = _by_parts(core)
-    if known is None or known == core:
-        return text
-    return _FULL_WIDTH.get(before, before) + known + after
+    best = Reading(core, 0)
+    for reading in _readings(core, is_whole) if core else ():
+        if reading.num_known > best.num_known:
+            best = reading
+    if not best.num_known:
+        return Reading(text, 0)
+    return Reading(_FULL_WIDTH.get(before, before) + best.text + after, best.num_known)
 
 
-def _by_template(text: str, is_whole: bool, least_letters: int = 0) -> str | None:
+def _readings(text: str, is_whole: bool) -> Iterator[Reading]:
+    """All that a message may be, best guesses first: line by line, as a whole, or part by part."""
+    readings = [template.fill(found) for template, found in _matches(text, is_whole)]
+    if "\n" in text:
+        lines = [read(line, is_whole) for line in text.split("\n")]
+        yield Reading("\n".join(line.text for line in lines), sum(line.num_known for line in lines))
+    yield from filter(None, readings)
+    if "\n" not in text:
+        yield from _readings_by_parts(text)
+
+
+def _matches(text: str, is_whole: bool) -> Iterator[tuple[Template, list[str]]]:
     for template in _templates():
-        if template.num_letters < least_letters:
-            return None
         if template.longest in text and (is_whole or not template.is_word):
             found = template.match(text)
-            if found is not None and (filled := template.fill(found)) is not None:
-                return filled
-    return None
+            if found is not None:
+                yield template, found
 
 
-def _by_parts(text: str) -> str | None:
+def _readings_by_parts(text: str) -> Iterator[Reading]:
     """A line that was put together of several messages, such as a place and a fault, or two sentences."""
     separators = list(_SEPARATOR.finditer(text))
-    for separator in separators:
-        known = _by_template(text[separator.end() :], is_whole=False, least_letters=_LEAST_LETTERS)
-        if known is not None:
-            return chinese(text[: separator.start()], is_whole=False) + _FULL_WIDTH[separator[0]] + known
-    for separator in reversed(separators):
-        known = _by_template(text[: separator.start()], is_whole=False, least_letters=_LEAST_LETTERS)
-        if known is not None:
-            return known + _FULL_WIDTH[separator[0]] + chinese(text[separator.end() :], is_whole=False)
-    return None
+    for separator in separators if len(separators) <= _MOST_SEPARATORS else ():
+        left, right = read(text[: separator.start()], False), read(text[separator.end() :], False)
+        if max(left.num_known, right.num_known) >= _LEAST_LETTERS:
+            is_place = separator[0] == ": " and " " not in left.text  # a file or a key, at which something is said
+            num_known = left.num_known + right.num_known + is_place
+            yield Reading(left.text + _FULL_WIDTH[separator[0]] + right.text, num_known)
