@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from glmtune.language import localise
 from glmtune.loading.devices import GIB
 from glmtune.planning.planned import PlannedRun
 from glmtune.planning.settings import spell
@@ -36,27 +37,27 @@ def print_plan(planned: PlannedRun, console: Console) -> None:
 
 def _memory_table(planned: PlannedRun) -> Table:
     memory = planned.chosen.memory
-    table = Table(title="GPU memory", title_justify="left")
-    table.add_column("term")
+    table = Table(title=localise("GPU memory"), title_justify="left")
+    table.add_column(localise("term"))
     table.add_column("GiB", justify="right")
     rows = {
-        "weights": memory.weights,
-        "adapters": memory.adapters,
-        "optimiser": memory.optimizer,
-        "activations": memory.activations,
+        localise("weights"): memory.weights,
+        localise("adapters"): memory.adapters,
+        localise("optimiser"): memory.optimizer,
+        localise("activations"): memory.activations,
         "logits": memory.logits,
-        "overhead": memory.overhead,
+        localise("overhead"): memory.overhead,
     }
     for name, value in rows.items():
         table.add_row(name, f"{value / GIB:.2f}")
     table.add_section()
-    table.add_row("peak", f"{memory.peak / GIB:.2f}")
+    table.add_row(localise("peak"), f"{memory.peak / GIB:.2f}")
     table.add_row("CUDA graphs", f"{memory.graphs / GIB:.2f}")
-    table.add_row("reserve", f"{memory.reserve / GIB:.2f}")
+    table.add_row(localise("reserve"), f"{memory.reserve / GIB:.2f}")
     table.add_section()
-    table.add_row("needed", f"{memory.needed / GIB:.2f}")
+    table.add_row(localise("needed"), f"{memory.needed / GIB:.2f}")
     if planned.free_bytes is not None:
-        table.add_row("free", f"{planned.free_bytes / GIB:.2f}")
+        table.add_row(localise("free"), f"{planned.free_bytes / GIB:.2f}")
     return table
 
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from glmtune.files import storage_faults, write_text
+from glmtune.language import localise
 from glmtune.training.resumed_state import EarlyStoppingCallback, ResumedState
 
 LOG_NAME = "trainer_log.jsonl"
@@ -44,12 +45,12 @@ class ProgressReport(TrainerCallback):
         if not state.is_world_process_zero or not self._console.is_terminal:
             return
         self._progress = Progress(
-            TextColumn("training"),
+            TextColumn(localise("training")),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
-            TextColumn("left"),
+            TextColumn(localise("left")),
             console=self._console,
         )
         self._task = self._progress.add_task("", total=state.max_steps, completed=state.global_step, numbers="")
@@ -72,7 +73,7 @@ class ProgressReport(TrainerCallback):
         """Shows the latest numbers."""
         if not state.is_world_process_zero or not logs or not ("loss" in logs or "eval_loss" in logs):
             return
-        numbers = describe_logs(logs)
+        numbers = localise(describe_logs(logs))
         if self._progress is not None and "eval_loss" not in logs:
             self._progress.update(self._task, numbers=numbers)
         elif self._progress is not None:
