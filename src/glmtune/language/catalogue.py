@@ -131,13 +131,17 @@ def read(text: str, is_whole: bool) -> Reading:
     """
     edges = _EDGES.fullmatch(text)
     before, core, after = edges.groups() if edges else ("", text, "")
-    best = Reading(core, 0)
-    for reading in _readings(core, is_whole) if core else ():
-        if reading.num_known > best.num_known:
-            best = reading
+    best = _best(core, is_whole)
+    if after and not best.num_known:
+        best, after = _best(core + after, is_whole), ""  # it may end with a colon that nothing follows
     if not best.num_known:
         return Reading(text, 0)
     return Reading(_FULL_WIDTH.get(before, before) + best.text + after, best.num_known)
+
+
+def _best(text: str, is_whole: bool) -> Reading:
+    readings = _readings(text, is_whole) if text.strip() else ()
+    return max(readings, key=lambda reading: reading.num_known, default=Reading(text, 0))
 
 
 def _readings(text: str, is_whole: bool) -> Iterator[Reading]:

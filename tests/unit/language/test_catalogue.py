@@ -41,6 +41,7 @@ def test_entries_are_sound(tool: ModuleType) -> None:
             there, used = PLACE.findall(english), PLACE.findall(chinese)
             assert there == [str(index) for index in range(len(there))], english
             assert set(used) <= set(there), english
+            assert re.search(r"[A-Za-z]", PLACE.sub("", english)), f"{english} would take any message"
             assert re.search(r"[\u4e00-\u9fff\uff00-\uffef]|^\{0\}$", chinese), f"{english}: no Chinese in {chinese!r}"
             assert not re.search(r"[\u4e00-\u9fff] ?[,;:?!]", chinese), f"a half-width sign after Chinese: {chinese}"
             assert not re.search(r"[\u4e00-\u9fff][A-Za-z0-9{]|[A-Za-z0-9}][\u4e00-\u9fff]", PLACE.sub("", chinese)), (
