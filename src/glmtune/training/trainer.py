@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from peft import PeftModel
 from rich.console import Console
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
@@ -45,9 +44,9 @@ from glmtune.training.callbacks import LogFile, ProgressReport
 from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.checkpoints import sweep
 from glmtune.training.display import progress_console
-from glmtune.training.fused import fuse
 from glmtune.training.interruption import Interruption
 from glmtune.training.lora_trainer import LoraTrainer, last_good
+from glmtune.training.packed_model import PackedModel, fuse
 from glmtune.training.processes import ending_with_the_others, join_processes
 from glmtune.training.report import PICTURE_NAME, RESULTS_NAME, draw_losses, write_results
 from glmtune.training.resume import check_resumed, find_checkpoint, has_all_steps
@@ -279,7 +278,7 @@ def _train(run: _Run) -> TrainResult:
         if changes_base(config.lora.get("init_lora_weights")):
             initial = read_initial_weights(checkpoint)
     torch.manual_seed(arguments.seed)
-    peft_model = attach_lora(model, config.lora, initial)
+    peft_model = PackedModel(attach_lora(model, config.lora, initial))
     initial_weights = initial_adapter_weights(peft_model)
     if config.model.adapter_path is not None and checkpoint is None:
         load_adapter_weights(peft_model, config.model.adapter_path)
@@ -335,7 +334,7 @@ def _train_on(trainer: LoraTrainer, run: _Run, manifest: RunManifest) -> dict[st
     return metrics
 
 
-def _prepare(model: PeftModel, run: _Run) -> tuple[PackingCollator, list[str]]:
+def _prepare(model: PackedModel, run: _Run) -> tuple[PackingCollator, list[str]]:
     """Fuses the layers where that can be done; returns a collator, and what to tell the user."""
     if model.config.attention_dropout > 0:
         raise ConfigError("the base has attention_dropout, which packed samples cannot be trained with; set it to 0")
