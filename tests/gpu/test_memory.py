@@ -18,14 +18,14 @@ from glmtune.loading.devices import free_device_bytes
 from glmtune.loading.formats import quantize_layers
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from glmtune.models.chatglm.layers import HostEmbedding
+from glmtune.models.host_embedding import HostEmbedding
 from glmtune.ops import HostTable, reference
 from glmtune.planning import device
 from glmtune.planning.memory import MemorySettings, Pass, estimate_memory
 from glmtune.planning.shape import AdapterShape
 from glmtune.training import run as training
 from glmtune.training.checkpointing import checkpoint_layers
-from glmtune.training.fused import fuse
+from glmtune.training.packed_model import PackedModel, fuse
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,7 +51,8 @@ def make_base(dtype: torch.dtype = torch.bfloat16, **changed: int) -> ChatGLMFor
 
 
 def adapted(base: ChatGLMForConditionalGeneration, targets: object = "all-linear"):
-    model = attach_lora(base, {"r": 8, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": targets}).train()
+    settings = {"r": 8, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": targets}
+    model = PackedModel(attach_lora(base, settings)).train()
     generator = torch.Generator("cuda").manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -69,7 +70,7 @@ def packed(number: int = 8, length: int = 60):
 
 def gradients(model, rows) -> torch.Tensor:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.cat([g.flatten() for g in torch.autograd.grad(model(packed=rows).loss, trained)]).double()
+    return torch.cat([g.flatten() for g in torch.autograd.grad(model(packed=rows), trained)]).double()
 
 
 def distance(result: torch.Tensor, expected: torch.Tensor) -> float:

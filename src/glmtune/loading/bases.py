@@ -20,7 +20,7 @@ from glmtune.loading.hub import reach_hub
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from glmtune.models.chatglm.base_folder import TOKENIZER_FILES, TOKENIZER_JSON, check_json_files, require_files
 from glmtune.models.chatglm.checkpoint import read_config, read_weights, resolve_and_check
-from glmtune.models.chatglm.layers import HostEmbedding
+from glmtune.models.host_embedding import HostEmbedding
 
 
 def load_base(

@@ -57,8 +57,8 @@ class LayerWeights:
         eps: The norms' epsilon.
         query_key_value: H -> (N + 2 G) D: queries, keys, values, one after the other.
         dense: N D -> H.
-        dense_h_to_4h: H -> 2 F, gate and up.
-        dense_4h_to_h: F -> H.
+        up: H -> 2 F, gate and up.
+        down: F -> H.
         num_heads: N.
         num_key_value_heads: G.
         head_dim: D.
@@ -69,8 +69,8 @@ class LayerWeights:
     eps: float
     query_key_value: AdaptedLinear
     dense: AdaptedLinear
-    dense_h_to_4h: AdaptedLinear
-    dense_4h_to_h: AdaptedLinear
+    up: AdaptedLinear
+    down: AdaptedLinear
     num_heads: int
     num_key_value_heads: int
     head_dim: int
@@ -78,7 +78,7 @@ class LayerWeights:
     @property
     def projections(self) -> tuple[AdaptedLinear, ...]:
         """The four linear layers, in the order of the forward pass."""
-        return self.query_key_value, self.dense, self.dense_h_to_4h, self.dense_4h_to_h
+        return self.query_key_value, self.dense, self.up, self.down
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _attend_and_widen(call: LayerCall, hidden_TH: Tensor) -> _Activations:
     middle = _product(weights.dense, attended.flatten(1), low_dense, residual)
     normed_QH = ops.rms_norm(middle, weights.post_attention_norm, weights.eps)
     low_up = _low(call, 2, normed_QH)
-    gate_up = _product(weights.dense_h_to_4h, normed_QH, low_up)
+    gate_up = _product(weights.up, normed_QH, low_up)
     return _Activations(query, key_value, attended, log_sum_exp, middle, gate_up, low, low_dense, low_up)
 
 
@@ -190,7 +190,7 @@ def _narrow(call: LayerCall, activations: _Activations) -> tuple[Tensor, Tensor]
     """The rest of the forward pass; returns the output and `low` of the last projection."""
     activation = back_end(activations.gate_up_QF).swiglu(activations.gate_up_QF)
     low = _low(call, 3, activation)
-    return _product(call.weights.dense_4h_to_h, activation, low, activations.middle_QH), low
+    return _product(call.weights.down, activation, low, activations.middle_QH), low
 
 
 def _project_heads(call: LayerCall, normed_TH: Tensor, low_TR: Tensor) -> tuple[Tensor, Tensor]:

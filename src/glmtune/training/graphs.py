@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from glmtune.models.chatglm.packed import PackedRows
+from glmtune.data.packed_rows import PackedRows
 
 _logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from peft import PeftModel
 from rich.console import Console
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback
@@ -28,10 +27,10 @@ from glmtune.training.callbacks import ProgressReport, make_callbacks
 from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.display import progress_console
 from glmtune.training.finish import TrainResult, finish_run
-from glmtune.training.fused import fuse
 from glmtune.training.inputs import RunInputs, read_inputs
 from glmtune.training.interruption import Interruption
 from glmtune.training.lora_trainer import LoraTrainer, last_good
+from glmtune.training.packed_model import PackedModel, fuse
 from glmtune.training.processes import ending_with_the_others, join_processes
 from glmtune.training.storage import ending_where_it_cannot_write, run_folder_held
 
@@ -102,7 +101,7 @@ def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainRes
             return finish_run(trainer, inputs, trainable, metrics)
 
 
-def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PeftModel, Mapping[str, Tensor]]:
+def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PackedModel, Mapping[str, Tensor]]:
     """The base with its adapter, and the weights that this began with."""
     config, earlier = planned.config, inputs.earlier
     model, _ = load_base(
@@ -116,7 +115,7 @@ def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PeftModel, Mapp
     if earlier is not None and changes_base(config.lora.get("init_lora_weights")):
         initial = read_initial_weights(earlier.checkpoint)
     torch.manual_seed(inputs.arguments.seed)
-    peft_model = attach_lora(model, config.lora, initial)
+    peft_model = PackedModel(attach_lora(model, config.lora, initial))
     initial_weights = initial_adapter_weights(peft_model)
     if config.model.adapter_path is not None and earlier is None:
         load_adapter_weights(peft_model, config.model.adapter_path)
@@ -126,7 +125,7 @@ def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PeftModel, Mapp
 def _make_trainer(
     inputs: RunInputs,
     planned: PlannedRun,
-    model: PeftModel,
+    model: PackedModel,
     initial_weights: Mapping[str, Tensor],
     progress: ProgressReport,
     interruption: Interruption,

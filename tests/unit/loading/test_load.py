@@ -22,7 +22,7 @@ from glmtune.loading.formats import quantize_layers
 from glmtune.loading.runs import fitting_format, load
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from glmtune.models.chatglm.layers import HostEmbedding
+from glmtune.models.host_embedding import HostEmbedding
 
 
 def test_adapter_of_stock_peft(golden: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from glmtune.adapters.lora import attach_lora
@@ -16,7 +16,7 @@ from glmtune.loading.bases import load_base
 from glmtune.loading.formats import QuantizedLinear, check_quantize, quantize_layers
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.ops import DenseLinear
-from glmtune.training.fused import fuse
+from glmtune.training.packed_model import PackedModel, fuse
 
 LINEARS = {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
 
@@ -44,10 +44,10 @@ def make(**config: Any) -> ChatGLMForConditionalGeneration:
     return model.eval()
 
 
-def adapted(model: ChatGLMForConditionalGeneration, targets: Any = "all-linear") -> PeftModel:
+def adapted(model: ChatGLMForConditionalGeneration, targets: Any = "all-linear") -> PackedModel:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        result = attach_lora(model, {"r": 4, "lora_alpha": 8, "target_modules": targets})
+        result = PackedModel(attach_lora(model, {"r": 4, "lora_alpha": 8, "target_modules": targets}))
         for name, parameter in result.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)

@@ -4,18 +4,17 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 
 from glmtune.adapters.lora import attach_lora
+from glmtune.data.packed_rows import PackedRows
 from glmtune.data.packing import PackedSample, pack
 from glmtune.loading.formats import FORMATS, QuantizedLinear, quantize_layers
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from glmtune.models.chatglm.packed import PackedRows
 from glmtune.planning.memory import MemorySettings, Pass, estimate_memory, kept_bytes
 from glmtune.planning.shape import AdapterShape
 from glmtune.training.checkpointing import checkpoint_layers
-from glmtune.training.fused import fuse
+from glmtune.training.packed_model import PackedModel, fuse
 
 CHATGLM3_6B = ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True)
 QKV = AdapterShape(1_949_696, first_layer=0, ranks=8, is_on_last_projection=False, has_dropout=True)
@@ -32,7 +31,7 @@ def peak(base: BaseShape, adapter: AdapterShape = QKV, rows: int = 2048, **setti
     return estimate_memory(base, adapter, MemorySettings(**settings), Pass(rows, rows // 3, rows // 50)).peak
 
 
-def adapted(num_layers: int, targets: Any = ("query_key_value",), **config: Any) -> PeftModel:
+def adapted(num_layers: int, targets: Any = ("query_key_value",), **config: Any) -> PackedModel:
     sizes = {
         "hidden_size": 32,
         "ffn_hidden_size": 48,
@@ -43,10 +42,10 @@ def adapted(num_layers: int, targets: Any = ("query_key_value",), **config: Any)
         "padded_vocab_size": 96,
     }
     base = ChatGLMForConditionalGeneration(ChatGLMConfig(num_layers=num_layers, **{**sizes, **config})).double()
-    return attach_lora(base, {"r": 4, "target_modules": list(targets)}).train()
+    return PackedModel(attach_lora(base, {"r": 4, "target_modules": list(targets)})).train()
 
 
-def bytes_kept(model: PeftModel, packed: PackedRows) -> int:
+def bytes_kept(model: PackedModel, packed: PackedRows) -> int:
     """What autograd keeps for the backward pass."""
     sizes: list[int] = []
 
@@ -55,7 +54,7 @@ def bytes_kept(model: PeftModel, packed: PackedRows) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        model.get_base_model()(packed=packed)
+        model(packed=packed)
     return sum(sizes)
 
 

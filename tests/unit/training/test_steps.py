@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from glmtune.adapters.lora import attach_lora
 from glmtune.config import LORA_DEFAULTS
 from glmtune.data.dataset import load_dataset
+from glmtune.data.packed_rows import PackedRows
 from glmtune.errors import ConfigError
 from glmtune.loading.bases import load_base
 from glmtune.loading.runs import load
-from glmtune.models.chatglm.packed import PackedRows
 from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.run import TrainResult
 
