@@ -1,12 +1,13 @@
 # make demo    train, compare, merge on the embedded tiny base; nothing to download but Python packages
 # make test    install and run all CPU tests
 # make test-real  run what needs real data that is not part of the repository, from the folder in GLMTUNE_REAL_DATA
+# make docs    build the documentation site into site/
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-gpu test-real lint install clean
+.PHONY: demo test test-gpu test-real lint docs install clean
 
 install: $(STAMP)
 
@@ -33,5 +34,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python tools/config_reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
