@@ -1,4 +1,4 @@
-"""The installed command, driven as a user would: train, interrupt, resume, chat, generate, merge, load elsewhere."""
+"""Without these, a command that people type could break as a whole though each of its parts works."""
 
 import json
 import os

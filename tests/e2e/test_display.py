@@ -1,4 +1,4 @@
-"""Nobody needs to watch a run: it goes on when its terminal is closed or the reader of its output has gone."""
+"""Without these, a run could die because its terminal was closed or nobody reads its output any more."""
 
 import os
 import signal

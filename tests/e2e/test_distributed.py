@@ -1,4 +1,4 @@
-"""Two processes under torchrun learn, and evaluate, what one does."""
+"""Without these, two GPUs could learn something else than one does, or leave a torn checkpoint."""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""Every tokenizer case of the official implementation, and again after saving and reloading."""
+"""Without these, texts and chats could get other ids than the official tokenizer gives, and the model would misread
+them.
+"""
 
 import json
 from pathlib import Path

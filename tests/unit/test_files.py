@@ -1,4 +1,4 @@
-"""A file that glmtune writes is whole or absent, readable by those whom the umask lets, and written by one process."""
+"""Without these, a full disk or a second process could leave half a file in a good one's place."""
 
 import errno
 import os

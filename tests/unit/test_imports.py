@@ -1,4 +1,4 @@
-"""`import glmtune` is instant and registers the Auto classes, whichever of it and transformers comes first."""
+"""Without these, `import glmtune` could take seconds, or leave transformers unable to load ChatGLM."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Tokenising in several processes that is ended from outside leaves none of them behind."""
+"""Without this, Ctrl-C while tokenising could leave processes behind that go on working."""
 
 import os
 import signal

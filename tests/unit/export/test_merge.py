@@ -1,3 +1,5 @@
+"""Without these, a merged model could compute something else than base and adapter, or not load elsewhere."""
+
 import errno
 import json
 import math

@@ -1,4 +1,4 @@
-"""What transformers, Trainer and PEFT rely on in the model, apart from its numbers: see test_variants for those."""
+"""Without these, transformers, Trainer and PEFT could find the model lacking what they rely on."""
 
 import json
 from pathlib import Path

@@ -1,14 +1,17 @@
+"""Without these, a run could be planned for memory that it does not have, or not say what would fit."""
+
 import dataclasses
+import io
 import json
-import math
+import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from transformers import TrainingArguments
 
 from glmtune.config import RunConfig, load_config
 from glmtune.data.packing import PackingCollator
@@ -17,10 +20,11 @@ from glmtune.export.merge import merge
 from glmtune.models.chatglm import ChatGLMConfig
 from glmtune.training import plan as plan_module
 from glmtune.training import trainer as trainer_module
+from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.plan import RunPlan, plan_for_card, plan_run
 from glmtune.training.run_data import load_run_data
 from glmtune.training.run_settings import as_before, plain_settings, with_settings
-from glmtune.training.trainer import TrainResult
+from glmtune.training.trainer import TrainResult, train
 from glmtune.tuning.load import load, load_base, load_tokenizer
 from glmtune.tuning.memory import MemorySettings
 from glmtune.tuning.planner import DeviceSpeed
@@ -180,20 +184,21 @@ def test_the_table(plan: Callable[..., RunPlan]) -> None:
     assert "model.quantize=int8" in text
 
 
-def test_memory_adds_up(plan: Callable[..., RunPlan]) -> None:
-    memory = plan(gib=24).chosen.memory
-    assert memory.peak < memory.needed < 1.2 * memory.peak
-    assert math.isclose(
-        memory.needed,
-        sum(getattr(memory, name) for name in memory.__dataclass_fields__),
-    )
+def test_the_table_adds_up_to_what_is_needed(plan: Callable[..., RunPlan]) -> None:
+    """Nothing counts that is not shown."""
+    console = Console(record=True, width=100)
+    plan("train.cuda_graphs=true", gib=24).print(console)
+    lines = re.findall(r"(\w[\w ]*?) +[│|] +([\d.]+) ", console.export_text())
+    gib = {name.split()[-1]: float(value) for name, value in lines}
+    terms = ("weights", "adapters", "optimiser", "activations", "logits", "overhead")
+    assert sum(gib[term] for term in terms) == pytest.approx(gib["peak"], abs=0.04)
+    assert gib["peak"] + gib["graphs"] + gib["reserve"] == pytest.approx(gib["needed"], abs=0.02)
+    assert min(gib[term] for term in ("weights", "activations", "graphs", "reserve")) > 0
 
 
 def test_running_out_of_memory_anyway(
     run: Callable[..., TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glmtune.training.lora_trainer import LoraTrainer
-
     original = LoraTrainer.training_step
 
     def step(self: LoraTrainer, *args: Any, **kwargs: Any) -> Any:
@@ -287,20 +292,6 @@ def test_an_adapter_trained_on_a_quantised_base_is_merged_into_the_original(
         assert (merged - base(ids).logits).abs().max() > 1e-3
 
 
-def test_a_run_that_does_not_fit_stops_before_loading(
-    run: Callable[..., TrainResult], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a GPU; here it is only said to be one."""
-
-    def plan(job: Any, before: Any) -> Any:
-        plan_run(job.config, job.data.train, device=None, dtype=job.dtype, free_bytes=1e6).check()
-
-    monkeypatch.setattr(trainer_module, "_plan", plan)
-    monkeypatch.setattr(trainer_module, "load_base", lambda *_args, **_options: pytest.fail("loaded"))
-    with pytest.raises(TrainingError, match=r"does not fit.*smallest card that could do it"):
-        run()
-
-
 @pytest.mark.parametrize(
     ("error", "is_out"),
     [
@@ -389,7 +380,7 @@ def test_after_a_checkpoint_no_other_format_is_advised(
     def fail(*_args: Any, **_options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer_module, "_finish", fail)
+    monkeypatch.setattr(LoraTrainer, "save_state", fail)  # once all steps are done
     with pytest.raises(TrainingError, match="out of memory after step 3") as caught:
         run("train.max_steps=3")
     assert "checkpoint-3" in str(caught.value)
@@ -404,55 +395,74 @@ def test_what_the_command_cannot_plan_is_said(plan: Callable[..., RunPlan]) -> N
     assert "sharded runs are not planned" in plan("train.fsdp=full_shard", gib=24).notes[-1]
 
 
-@pytest.fixture
-def decide(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """What a run decides on a GPU with so much free memory; the GPU is only said to be there."""
+class Decided(Exception):  # noqa: N818 - no fault
+    """Ends a run as soon as it would load its base."""
 
-    def decide(*overrides: str, gib: float, before: RunManifest | None = None) -> Any:
-        monkeypatch.setattr(trainer_module, "_look_at", lambda *_: (gib * 2**30, DeviceSpeed.assumed(50)))
-        config = configure(*overrides)
-        data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
-        arguments = SimpleNamespace(
-            device=torch.device("cuda", 0), world_size=1, fsdp=None, deepspeed=None, torch_compile=False
-        )
-        checkpoint = None if before is None else Path("checkpoint-1")
-        console = Console(quiet=True)
-        job = trainer_module._Run(config, arguments, torch.bfloat16, None, data, checkpoint, console)  # type: ignore[arg-type]
-        return trainer_module._plan(job, before)
+
+@pytest.fixture
+def decide(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What a run says it will do on a GPU with so much free memory; the GPU is only said to be there."""
+    monkeypatch.setattr(TrainingArguments, "device", property(lambda self: torch.device("cuda", 0)))
+    monkeypatch.setattr(DeviceSpeed, "measure", lambda *_: DeviceSpeed.assumed(50))
+    monkeypatch.setattr(trainer_module, "fingerprint_base", lambda *_: None)  # there are no weights
+
+    def stop(*_arguments: Any, quantize: str, **_options: Any) -> Any:
+        raise Decided(quantize)
+
+    monkeypatch.setattr(trainer_module, "load_base", stop)
+
+    def decide(*overrides: str, gib: float, before: RunManifest | None = None) -> str:
+        if before is not None:
+            monkeypatch.setattr(trainer_module, "find_checkpoint", lambda *_: tmp_path / "checkpoint-1")
+            monkeypatch.setattr(trainer_module, "check_resumed", lambda *_: None)
+            monkeypatch.setattr(RunManifest, "read", lambda *_: before)
+        monkeypatch.setattr(trainer_module, "free_device_bytes", lambda *_: gib * 2**30)
+        console = Console(record=True, width=300, file=io.StringIO())
+        settings = ("model.dtype=bfloat16", f"train.output_dir={tmp_path / 'run'}", *overrides)
+        with pytest.raises(Decided) as caught:
+            train(configure(*settings), console)
+        (line,) = [line for line in console.export_text().splitlines() if "memory plan" in line]
+        words = "not quantised" if str(caught.value) == "none" else str(caught.value)
+        assert f"base {words}" in line  # what is said is what is loaded
+        return line.partition("; ")[2]
 
     return decide
 
 
-def test_a_run_on_a_gpu_goes_by_its_plan(decide: Callable[..., Any]) -> None:
-    assert decide(gib=23.4).settings.quantize == "none"
-    small = decide(gib=5.4)
-    assert small.settings.quantize == "nf4"
-    assert small.plan.fits
-    assert small.config.model.quantize == "nf4"
-    assert small.config.train["max_tokens_per_device"] == small.max_tokens
-    assert plain_settings(small.config, small.data.train)[0] == small.settings or small.settings.uses_graphs
-    with pytest.raises(TrainingError, match="does not fit"):
+def test_a_run_on_a_gpu_goes_by_its_plan(decide: Callable[..., str]) -> None:
+    assert "base not quantised" in decide(gib=23.4)
+    assert "base nf4" in decide(gib=5.4)
+
+
+def test_a_run_that_does_not_fit_a_gpu_ends_before_its_base_is_loaded(decide: Callable[..., str]) -> None:
+    with pytest.raises(TrainingError, match=r"does not fit.*smallest card that could do it"):
         decide(gib=2)
 
 
-def test_a_resumed_run_on_a_gpu_keeps_its_plan_while_that_fits(decide: Callable[..., Any]) -> None:
-    first = decide("model.quantize=nf4", "train.gradient_checkpointing=9", gib=23.4)
-    before = RunManifest(None, config=first.config.model_dump(mode="json"))
-    assert decide("model.quantize=nf4", gib=23.4, before=before).settings == first.settings
-    tight = decide("model.quantize=nf4", gib=4.5, before=before)
-    assert tight.settings != first.settings
-    assert tight.settings.quantize == "nf4"
+def test_a_resumed_run_on_a_gpu_keeps_its_plan_while_that_fits(
+    decide: Callable[..., str], configure: Configure
+) -> None:
+    earlier = ("model.quantize=nf4", "train.gradient_checkpointing=9", "train.max_tokens_per_device=112")
+    earlier = (*earlier, "model.offload_embedding=false", "train.cuda_graphs=false")
+    before = RunManifest(None, config=configure(*earlier).model_dump(mode="json"))
+    roomy, tight = (decide("model.quantize=nf4", gib=gib, before=before) for gib in (23.4, 4.5))
+    as_before = "base nf4, passes of at most 112 tokens, checkpointed layers: 9, no CUDA graphs"
+    assert roomy == as_before != tight
+    assert "base nf4" in tight
     with pytest.raises(TrainingError, match="does not fit") as caught:
         decide("model.quantize=none", gib=8, before=before)
     assert "int8" not in str(caught.value)  # a resumed run cannot change its base
 
 
-def test_no_room_even_for_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Any) -> int:
+def test_a_gpu_that_is_too_full_to_be_looked_at_has_no_room(
+    decide: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
         raise RuntimeError("CUDA error: out of memory")
 
-    monkeypatch.setattr(trainer_module, "free_device_bytes", fail)
-    assert trainer_module._look_at(torch.device("cuda", 0), torch.bfloat16)[0] == 0
+    monkeypatch.setattr(DeviceSpeed, "measure", fail)
+    with pytest.raises(TrainingError, match="does not fit"):
+        decide(gib=23.4)
 
 
 def test_offloading_takes_fused_layers_everywhere(run: Callable[..., TrainResult]) -> None:

@@ -1,3 +1,5 @@
+"""Tiny random models with adapters, and their gradients, computed in several ways."""
+
 import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
