@@ -1,4 +1,4 @@
-"""Without these, official weights could compute something else here than in the official code, and nobody would notice."""
+"""Without these, official weights could compute something else here than in the official code."""
 
 from pathlib import Path
 

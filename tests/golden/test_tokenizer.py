@@ -1,6 +1,4 @@
-"""Without these, texts and chats could get other ids than the official tokenizer gives, and the model would misread
-them.
-"""
+"""Without these, texts and chats could get other ids than the official tokenizer gives."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Without these, the fast path on a GPU (fused layers, CUDA graphs, fp8) could learn something else than the plain one."""
+"""Without these, fused layers, CUDA graphs and fp8 could learn something else on a GPU than plain modules."""
 
 import io
 import json
