@@ -13,9 +13,6 @@ from golden.trim import DATA, MODELS, expand
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must never reach for a model hub
 os.environ["GLMTUNE_LANG"] = "en"  # whoever runs them
 
-HANG_S = 3600
-"""After so long whatever a test waits for counts as hanging, however slow the machine is."""
-
 ALLOWED_SKIP = re.compile(r"needs a ([\w ]+ )?(GPU|browser)\b")
 
 

@@ -1,3 +1,5 @@
+"""Without these, a finished run could leave a wrong picture of its loss, or results that are no JSON."""
+
 import json
 from pathlib import Path
 
