@@ -1,11 +1,12 @@
 # make demo    train, compare, merge on the embedded tiny base; nothing to download but Python packages
 # make test    install and run all CPU tests
+# make test-real  run what needs real data that is not part of the repository, from the folder in GLMTUNE_REAL_DATA
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-gpu lint install clean
+.PHONY: demo test test-gpu test-real lint install clean
 
 install: $(STAMP)
 
@@ -19,10 +20,13 @@ demo: $(STAMP)
 	$(BIN)/glmtune demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data" --numprocesses 2
 
 test-gpu: $(STAMP)
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m "gpu and not real_data"
+
+test-real: $(STAMP)
+	$(BIN)/python -m pytest -m real_data
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -19,13 +19,13 @@ import torch
 from padding import PaddingCollator
 from rows import append_row
 
+from glmtune.adapters.lora import attach_lora
 from glmtune.config import embedded_data, load_config
 from glmtune.data.dataset import load_dataset
 from glmtune.data.packing import IGNORED_LABEL, PackingCollator
 from glmtune.data.samples import SampleDataset
-from glmtune.tuning.fused import fuse
-from glmtune.tuning.load import load_base
-from glmtune.tuning.lora import attach_lora
+from glmtune.loading.bases import load_base
+from glmtune.training.fused import fuse
 
 STEPS, WARM_UP = 50, 3
 Features = Sequence[dict[str, Any]]

@@ -23,14 +23,14 @@ from rows import append_row
 from torch import Tensor
 from workload import load_samples, make_tokenizer, random_model
 
+from glmtune.adapters.lora import attach_lora
 from glmtune.data.packing import IGNORED_LABEL, PackedSample, pack
 from glmtune.data.samples import SampleDataset
+from glmtune.loading.bases import load_base
+from glmtune.loading.formats import quantize_layers
 from glmtune.training.flat import FlatParameters
+from glmtune.training.fused import fuse
 from glmtune.training.graphs import GradientAccumulator
-from glmtune.tuning.fused import fuse
-from glmtune.tuning.load import load_base
-from glmtune.tuning.lora import attach_lora
-from glmtune.tuning.quantize import quantize_layers
 
 STEPS, SAMPLES, WINDOW = 200, 8, 20
 Batch = Sequence[dict[str, Any]]

@@ -32,21 +32,24 @@ from rows import append_row
 from train_throughput import StepClock
 from workload import SYSTEM_PROMPT, load_samples, make_tokenizer, random_model
 
+from glmtune.adapters.lora import attach_lora
 from glmtune.config import load_config
 from glmtune.data.packing import PackedSample, pack
 from glmtune.data.samples import SampleDataset
+from glmtune.loading.bases import load_base
+from glmtune.loading.devices import GIB
+from glmtune.loading.formats import quantize_layers
+from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm.layers import HostEmbedding
-from glmtune.training import trainer as training
+from glmtune.planning.memory import MemorySettings, Pass, estimate_memory
+from glmtune.planning.planned import CONTEXT_GIB
+from glmtune.planning.shape import AdapterShape
+from glmtune.planning.speed import DeviceSpeed
+from glmtune.training import run as training
+from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.flat import FlatParameters
+from glmtune.training.fused import fuse
 from glmtune.training.graphs import GradientAccumulator
-from glmtune.training.plan import CONTEXT_GIB
-from glmtune.tuning.checkpointing import checkpoint_layers
-from glmtune.tuning.fused import fuse
-from glmtune.tuning.load import load_base
-from glmtune.tuning.lora import attach_lora
-from glmtune.tuning.memory import GIB, AdapterShape, BaseShape, MemorySettings, Pass, estimate_memory
-from glmtune.tuning.planner import DeviceSpeed
-from glmtune.tuning.quantize import quantize_layers
 
 
 @dataclass(frozen=True)

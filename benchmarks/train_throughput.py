@@ -27,16 +27,16 @@ from rows import append_row
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from workload import load_samples, make_tokenizer, random_model
 
+from glmtune.adapters.lora import attach_lora
+from glmtune.adapters.run_folder import RunManifest
 from glmtune.data.packing import IGNORED_LABEL, PackedSample, PackingCollator, pack
 from glmtune.data.samples import SampleDataset
+from glmtune.loading.formats import quantize_layers
+from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.flat import FlatParameters
+from glmtune.training.fused import fuse
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.lora_trainer import LoraTrainer
-from glmtune.tuning.checkpointing import checkpoint_layers
-from glmtune.tuning.fused import fuse
-from glmtune.tuning.lora import attach_lora
-from glmtune.tuning.quantize import quantize_layers
-from glmtune.tuning.run_folder import RunManifest
 
 QKV = ["query_key_value"]
 SAMPLES_OF_8192_TOKENS = 157  # at 52 tokens a sample

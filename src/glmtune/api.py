@@ -6,10 +6,10 @@ from typing import Any
 from glmtune.config import load_config
 from glmtune.export.merge import MergeResult
 from glmtune.export.merge import merge as merge_run
+from glmtune.loading.runs import load as load_run
 from glmtune.models.chatglm import ChatGLMTokenizer
-from glmtune.training.trainer import TrainResult
-from glmtune.training.trainer import train as train_config
-from glmtune.tuning.load import load as load_run
+from glmtune.training.run import TrainResult
+from glmtune.training.run import train as train_config
 
 
 def train(config: str | Path | None = None, *overrides: str) -> TrainResult:
@@ -34,7 +34,7 @@ def load(run: str | Path, *, model_path: str | Path | None = None, **options: An
     Args:
         run: The folder.
         model_path: Where the base is now, if not where the run remembers it.
-        **options: As for `glmtune.tuning.load.load`: `dtype`, `device_map`, `quantize`.
+        **options: As for `glmtune.loading.runs.load`: `dtype`, `device_map`, `quantize`.
 
     Returns:
         Model and tokenizer; `glmtune.Chat(model, tokenizer)` uses the template and system prompt of the run.

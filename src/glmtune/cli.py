@@ -88,8 +88,8 @@ def train(
     _outlive_display()
     config = _load_config(arguments)
     from glmtune.training.processes import is_first_process, leave_processes
-    from glmtune.training.trainer import TrainingInterrupted
-    from glmtune.training.trainer import train as run_training
+    from glmtune.training.run import TrainingInterrupted
+    from glmtune.training.run import train as run_training
 
     _hide_loading_bars()
     try:
@@ -126,7 +126,9 @@ def plan(
     For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu-gib 8
     """
     from glmtune.config import say_base
-    from glmtune.training.plan import CONTEXT_GIB, plan_for_card
+    from glmtune.planning.card import plan_for_card
+    from glmtune.planning.planned import CONTEXT_GIB
+    from glmtune.planning.report import print_plan
 
     if gpu_gib is not None and not CONTEXT_GIB < gpu_gib < 1e6:
         raise ConfigError(
@@ -141,7 +143,7 @@ def plan(
     console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
     for line in stats.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    planned.print(console)
+    print_plan(planned, console)
     planned.check()
 
 
@@ -258,8 +260,8 @@ def show(
     join: JoinOption = "\\n",
 ) -> None:
     """Print samples token by token, what is learnt in colour."""
+    from glmtune.adapters.inheritance import prompt_record
     from glmtune.data import inspect
-    from glmtune.tuning.inheritance import prompt_record
 
     tokenizer = _load_tokenizer(model)
     inspect.show(
@@ -289,8 +291,8 @@ def stats(
     join: JoinOption = "\\n",
 ) -> None:
     """Print counts and a histogram of lengths."""
+    from glmtune.adapters.inheritance import prompt_record
     from glmtune.data import inspect
-    from glmtune.tuning.inheritance import prompt_record
 
     tokenizer = _load_tokenizer(model) if model else None
     inspect.stats(
@@ -323,7 +325,7 @@ def env() -> None:
     """Print versions and devices, for a bug report."""
     import torch
 
-    from glmtune.tuning.run_folder import current_versions
+    from glmtune.adapters.run_folder import current_versions
 
     for package, version in current_versions().items():
         typer.echo(f"{package:<14}{version}")
@@ -372,7 +374,7 @@ def _hide_loading_bars() -> None:
 
 
 def _load(run: str, model: str | None, dtype: str, quantize: str) -> Any:
-    from glmtune.tuning.load import load
+    from glmtune.loading.runs import load
 
     checked_dtype: Any = _dtype(dtype)
     if quantize not in ("auto", "none", "int8", "nf4", "fp8"):
@@ -386,7 +388,7 @@ def _load(run: str, model: str | None, dtype: str, quantize: str) -> Any:
 
 def _load_tokenizer(model: str | None) -> Any:
     from glmtune.config import embedded_base
-    from glmtune.tuning.load import load_tokenizer
+    from glmtune.loading.bases import load_tokenizer
 
     return load_tokenizer(model or embedded_base())
 

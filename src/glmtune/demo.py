@@ -15,9 +15,10 @@ from glmtune.errors import show_text
 from glmtune.export.merge import merge
 from glmtune.inference.generate import generate_replies
 from glmtune.language import localise
+from glmtune.loading.bases import load_base
+from glmtune.loading.runs import Loaded, load
 from glmtune.prompts import Conversation, Message
-from glmtune.training.trainer import train
-from glmtune.tuning.load import Loaded, load, load_base
+from glmtune.training.run import train
 
 
 @dataclass(frozen=True)

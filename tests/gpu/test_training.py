@@ -12,15 +12,15 @@ from peft import PeftModel
 from rich.console import Console
 from torch import Tensor
 
+from glmtune.adapters.lora import attach_lora
 from glmtune.config import load_config
 from glmtune.data.packing import PackedSample, PackingCollator, pack
+from glmtune.loading.formats import quantize_layers
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.models.chatglm.packed import PackedRows
+from glmtune.training.fused import fuse
 from glmtune.training.graphs import GradientAccumulator
-from glmtune.training.trainer import train
-from glmtune.tuning.fused import fuse
-from glmtune.tuning.lora import attach_lora
-from glmtune.tuning.quantize import quantize_layers
+from glmtune.training.run import train
 
 pytestmark = [
     pytest.mark.gpu,

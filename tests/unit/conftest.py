@@ -1,6 +1,17 @@
 """A tokenizer small enough to check by eye."""
 
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import pytest
+import torch
+from peft import PeftModel
+from torch.nn import functional as F
+
+from glmtune.adapters.lora import attach_lora
+from glmtune.data.packing import PackingCollator
+from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 
 SPECIAL = ["<unk>", "<s>", "</s>", "[gMASK]", "sop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
 
@@ -34,3 +45,138 @@ class LetterTokenizer:
 @pytest.fixture
 def letters() -> LetterTokenizer:
     return LetterTokenizer()
+
+
+Sample = dict[str, list[int]]
+
+
+class Computed(NamedTuple):
+    """The summed loss of some samples, and its gradients by parameter."""
+
+    loss: float
+    gradients: dict[str, torch.Tensor]
+
+
+def make_base(dtype: torch.dtype = torch.float32) -> ChatGLMForConditionalGeneration:
+    """A random model of two layers; the same weights at every call."""
+    config = ChatGLMConfig(
+        num_layers=2,
+        hidden_size=32,
+        ffn_hidden_size=48,
+        num_attention_heads=4,
+        kv_channels=8,
+        multi_query_group_num=2,
+        padded_vocab_size=96,
+        seq_length=64,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ChatGLMForConditionalGeneration(config).to(dtype)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def base() -> ChatGLMForConditionalGeneration:
+    return copy.deepcopy(make_base())
+
+
+@pytest.fixture
+def input_ids() -> torch.Tensor:
+    return torch.arange(12).reshape(2, 6)
+
+
+@pytest.fixture
+def make_adapted() -> Callable[..., PeftModel]:
+    """Makes a random model of three layers with a LoRA adapter that changes it; the same numbers at every call.
+
+    Keyword arguments are for `LoraConfig`; those in `config` for the base.
+    """
+
+    def make(dtype: torch.dtype = torch.float64, config: dict[str, Any] | None = None, **lora: Any) -> PeftModel:
+        sizes = {
+            "num_layers": 3,
+            "hidden_size": 32,
+            "ffn_hidden_size": 48,
+            "num_attention_heads": 4,
+            "kv_channels": 16,
+            "multi_query_attention": True,
+            "multi_query_group_num": 2,
+            "add_qkv_bias": True,
+            "padded_vocab_size": 96,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            base = ChatGLMForConditionalGeneration(ChatGLMConfig(**{**sizes, **(config or {})}))
+            for parameter in base.parameters():
+                torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.2)
+            settings = {"r": 4, "lora_alpha": 8, "target_modules": ["query_key_value"], "lora_dropout": 0.0, **lora}
+            model = attach_lora(base.to(dtype), settings)
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter, std=0.1)
+                if parameter.requires_grad and dtype == torch.float64:
+                    parameter.data = parameter.data.double()
+        return model.train()
+
+    return make
+
+
+@pytest.fixture
+def samples() -> list[Sample]:
+    """Six samples, three of which begin alike; one speaks twice."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(96, (length,), generator=generator).tolist()
+
+    beginning = ids(5)
+    made: list[Sample] = []
+    for number, length in enumerate((6, 9, 4, 11, 8, 3)):
+        input_ids = [*beginning, *ids(length)] if number % 2 else ids(length)
+        num_context = max(len(input_ids) // 2, 6 * (number % 2))
+        made.append({"input_ids": input_ids, "labels": [-100] * num_context + input_ids[num_context:]})
+    made[3]["labels"][9] = made[3]["labels"][10] = -100
+    return made
+
+
+@pytest.fixture
+def alone() -> Callable[[PeftModel, list[Sample]], Computed]:
+    """Computes each sample by itself, through PEFT's own modules, with torch's cross entropy."""
+
+    def compute(model: PeftModel, samples: list[Sample]) -> Computed:
+        model.zero_grad()
+        total = 0.0
+        for sample in samples:
+            logits = model(input_ids=torch.tensor([sample["input_ids"]])).logits[0]
+            loss = F.cross_entropy(logits[:-1], torch.tensor(sample["labels"][1:]), reduction="sum")
+            loss.backward()
+            total += loss.item()
+        return Computed(total, _gradients(model))
+
+    return compute
+
+
+@pytest.fixture
+def packed() -> Callable[..., Computed]:
+    """Computes samples packed as the keyword arguments of `PackingCollator` say."""
+
+    def compute(model: PeftModel, samples: list[Sample], **collator: Any) -> Computed:
+        model.zero_grad()
+        total = 0.0
+        for rows in PackingCollator(**collator)(samples)["micro_batches"]:
+            loss = model(packed=rows).loss
+            loss.backward()
+            total += loss.item()
+        return Computed(total, _gradients(model))
+
+    return compute
+
+
+def _gradients(model: PeftModel) -> dict[str, torch.Tensor]:
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is not None
+    }

@@ -10,11 +10,13 @@ import glmtune
 PACKAGE = Path(glmtune.__file__).parent
 LAYERS = [
     {"errors", "language"},
-    {"files", "key_checks", "ops", "prompts", "fields", "replaced_keys", "signals", "yaml_text"},
-    {"config", "messages"},
+    {"files", "key_checks", "ops", "fields", "replaced_keys", "signals", "yaml_text"},
+    {"config", "prompts"},
     {"models"},
     {"data"},
-    {"tuning"},
+    {"adapters"},
+    {"loading"},
+    {"planning"},
     {"inference"},
     {"training", "export", "evaluation"},
     {"server", "ui", "demo", "api"},

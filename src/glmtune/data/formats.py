@@ -17,8 +17,8 @@ from typing import Any
 from glmtune.data.readers import Row, Source, read_rows
 from glmtune.errors import DataError, show_names, show_text, summarise_faults
 from glmtune.fields import read_list, read_optional_text, read_text, shorten
-from glmtune.messages import add_system, read_chat, read_tools, unread_keys
 from glmtune.prompts import Conversation, Message, check_supervision, check_turns
+from glmtune.prompts.messages import add_system, read_chat, read_tools, unread_keys
 
 Paths = str | Path | Sequence[str | Path]
 

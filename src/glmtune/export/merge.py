@@ -11,6 +11,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
+from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.errors import AdapterError, ConfigError
 from glmtune.export.layout import (
     base_folder,
@@ -22,10 +23,11 @@ from glmtune.export.layout import (
 )
 from glmtune.export.verify import compare_folder, probe_prompts, stock_logits
 from glmtune.files import check_writable_folder, held, storage_faults
+from glmtune.loading.base_weights import is_trained_base
+from glmtune.loading.bases import read_base_config
+from glmtune.loading.devices import Dtype, resolve_dtype
+from glmtune.loading.runs import base_of, find_base, load
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from glmtune.tuning.base_weights import is_trained_base
-from glmtune.tuning.load import Dtype, base_of, find_base, load, read_base_config, resolve_dtype
-from glmtune.tuning.run_folder import RunManifest, find_adapter
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from glmtune.adapters.lora import quiet_peft
 from glmtune.errors import AdapterError
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.models.chatglm.layers import GLMBlock
 from glmtune.prompts import Conversation, Message, render_prompt
-from glmtune.tuning.lora import quiet_peft
 
 _PROBES = ("你是谁？", "请用一句话介绍你自己。", "Hello! What can you do for me?")
 _FLOAT32_TOLERANCE = 1e-4

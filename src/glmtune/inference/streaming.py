@@ -9,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from glmtune.errors import ConfigError
 from glmtune.inference.generate import generation_inputs, in_evaluation, out_of_memory_as_error
 from glmtune.models.chatglm import ChatGLMTokenizer, IncrementalDecoder
-from glmtune.models.chatglm.streaming import stream_token_ids
+from glmtune.models.streaming import stream_token_ids
 from glmtune.prompts import Template
 
 _Ids = Generator[int, None, None]

@@ -20,27 +20,21 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
-from transformers.training_args import OptimizerNames
 
+from glmtune.adapters.adapter_files import load_adapter_weights, save_adapter
+from glmtune.adapters.checkpoints import aside, publish, rotate
+from glmtune.adapters.lora import trainable_summary
+from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.files import storage_faults
 from glmtune.models.chatglm.packed import PackedRows
-from glmtune.training.checkpoints import aside, publish, rotate
+from glmtune.planning.optimizers import is_elementwise
 from glmtune.training.flat import FlatParameters
+from glmtune.training.fused import FusedLayers
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
-from glmtune.tuning.adapter_files import load_adapter_weights, save_adapter
-from glmtune.tuning.fused import FusedLayers
-from glmtune.tuning.lora import trainable_summary
-from glmtune.tuning.run_folder import STATE_NAME, RunManifest, checkpoints
 
 # Optimisers that treat every number for itself, so that it makes no difference to which tensor it belongs.
-_ELEMENTWISE_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED, OptimizerNames.SGD)
-
-
-def is_elementwise(optim: str) -> bool:
-    """Whether an optimiser, by its transformers name, takes flat parameters, which graphs accumulate gradients in."""
-    return optim.rpartition(".")[2].lower() in {name.value for name in _ELEMENTWISE_OPTIMIZERS}
 
 
 class LoraTrainer(Trainer):
@@ -92,7 +86,7 @@ class LoraTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in Trainer; parameters lie flat where the optimiser does not mind."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.optim not in _ELEMENTWISE_OPTIMIZERS:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not is_elementwise(self.args.optim.value):
             try:
                 return super().create_optimizer(model)
             except (ImportError, ValueError) as error:

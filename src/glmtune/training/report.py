@@ -13,7 +13,6 @@ from glmtune.language import language, localise
 from glmtune.training.callbacks import plain_numbers
 
 PICTURE_NAME = "training_loss.png"
-RESULTS_NAME = "all_results.json"
 # Of Linux, Windows and macOS; without one of them matplotlib would draw boxes.
 _CHINESE_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Micro Hei"),

@@ -14,33 +14,19 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor
 
+from glmtune.adapters.adapter_files import adapter_weights, load_adapter_weights
+from glmtune.adapters.lora import lora_layers
+from glmtune.adapters.run_folder import RunManifest
+from glmtune.data.run_data import Sample
 from glmtune.errors import GlmtuneError, TrainingError, summarise_faults
 from glmtune.inference.generate import generate_replies
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.prompts import Conversation, render, render_prompt
-from glmtune.tuning.adapter_files import adapter_weights, load_adapter_weights
-from glmtune.tuning.lora import lora_layers
-from glmtune.tuning.run_folder import RunManifest
 
 REPLY_TOKENS = 64
 # Logits of all positions of a long sample, 65,024 to a position, could fill the memory.
 _COMPARED_POSITIONS = 64
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A training sample, as read and as trained on.
-
-    Attributes:
-        conversation: The conversation, without the run's system prompt.
-        input_ids: The ids that the model was trained on.
-        max_length: The limit under which they were rendered.
-    """
-
-    conversation: Conversation
-    input_ids: Sequence[int]
-    max_length: int | None
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from glmtune.adapters.run_folder import checkpoints
 from glmtune.errors import StorageError
 from glmtune.files import as_os_error, check_writable_folder, held, say_os_error, storage_faults
 from glmtune.training.lora_trainer import last_good
-from glmtune.tuning.run_folder import checkpoints
 
 # A disk without room for this has none for a checkpoint.
 _LEAST_BYTES = 2**20

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import glmtune
+from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import AdapterError, ConfigError, GlmtuneError, StorageError
 from glmtune.export.layout import save_weights
 from glmtune.export.merge import merge
 from glmtune.export.verify import largest_difference
+from glmtune.loading.base_weights import fingerprint_base
 from glmtune.models.chatglm.checkpoint import IGNORED_WEIGHT
-from glmtune.tuning.base_weights import fingerprint_base
-from glmtune.tuning.run_folder import RunManifest
 
 PROMPT = torch.tensor([[3, 5, 100, 200, 300, 17]])
 
@@ -210,7 +210,7 @@ def test_wrong_result_is_not_kept(base, make_adapter, tmp_path, monkeypatch):
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_an_adapter_that_is_loaded_wrongly_is_not_confirmed(base, make_adapter, tmp_path, monkeypatch, init):
     """As when glmtune took every adapter for plain LoRA."""
-    monkeypatch.setattr("glmtune.tuning.adapter_files.init_for_loading", lambda _: True)
+    monkeypatch.setattr("glmtune.adapters.adapter_files.init_for_loading", lambda _: True)
     with pytest.raises(AdapterError, match="does not compute what base and adapter compute"):
         merge(make_adapter(init_lora_weights=init), tmp_path / "out/merged", model_path=base)
     assert list((tmp_path / "out").iterdir()) == []

@@ -27,7 +27,7 @@ def _set(file: Path, **keys: Any) -> None:
     file.write_text(json.dumps(values | keys), encoding="utf-8")
 
 
-# What transformers itself reads before it comes to our classes is in tests/unit/tuning/test_load.py.
+# What transformers itself reads before it comes to our classes is in tests/unit/loading/test_load.py.
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"text"', "{", "\udcff"])
 @pytest.mark.parametrize(
     ("loaders", "file"),

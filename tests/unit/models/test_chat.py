@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from glmtune.models.chatglm import ChatGLMForConditionalGeneration
-from glmtune.models.chatglm.streaming import stream_token_ids
+from glmtune.models.streaming import stream_token_ids
 from glmtune.prompts import Message
 
 GREEDY = {"do_sample": False, "max_length": 60}

@@ -12,9 +12,9 @@ from glmtune.config import embedded_base
 from glmtune.errors import DataError, ModelError
 from glmtune.export.merge import merge
 from glmtune.inference.chat import Chat
+from glmtune.loading.runs import load
 from glmtune.models.chatglm import ChatGLMTokenizer, register_auto_classes
 from glmtune.prompts import Conversation, Message, parse_reply, render, render_prompt
-from glmtune.tuning.load import load
 
 CONVERSATION = Conversation(
     (

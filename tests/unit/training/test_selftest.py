@@ -6,20 +6,21 @@ from typing import Any
 import pytest
 import torch
 
+from glmtune.adapters.adapter_files import save_adapter
+from glmtune.adapters.lora import attach_lora, initial_adapter_weights
+from glmtune.adapters.run_folder import RunManifest
+from glmtune.data.run_data import Sample
 from glmtune.errors import DataError, TrainingError
+from glmtune.loading.bases import load_base
 from glmtune.prompts import Conversation, Message, render
 from glmtune.training import selftest
-from glmtune.training.selftest import Sample, run_selftest
-from glmtune.tuning.adapter_files import save_adapter
-from glmtune.tuning.load import load_base
-from glmtune.tuning.lora import attach_lora, initial_adapter_weights
-from glmtune.tuning.run_folder import RunManifest
+from glmtune.training.selftest import run_selftest
 
 
 @pytest.fixture
-def trained(shared: Path, tmp_path: Path) -> Callable[..., Any]:
+def trained(tiny_base: Path, tmp_path: Path) -> Callable[..., Any]:
     def make(init: Any = True, *, is_zero: bool = False) -> tuple[Any, ...]:
-        base, tokenizer = load_base(shared / "golden" / "chatglm3-tiny", device_map="cpu")
+        base, tokenizer = load_base(tiny_base, device_map="cpu")
         model = attach_lora(base, {"target_modules": ["query_key_value"], "init_lora_weights": init})
         initial = initial_adapter_weights(model)
         if not is_zero:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from glmtune.errors import DataError
-from glmtune.models.chatglm.streaming import stream_token_ids
 from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
+from glmtune.models.streaming import stream_token_ids
 from glmtune.prompts import Message, parse_reply, parse_tool_call
 
 History = list[dict[str, Any]]

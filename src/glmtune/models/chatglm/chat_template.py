@@ -6,8 +6,8 @@ from typing import Any
 from transformers.utils import get_json_schema
 
 from glmtune.errors import DataError
-from glmtune.messages import read_chat
 from glmtune.prompts import Conversation
+from glmtune.prompts.messages import read_chat
 
 # For programs that look into a tokenizer's template or want its text, such as TRL, which looks for what the assistant
 # generates. `ChatGLMTokenizer.apply_chat_template` does not go through it: in a text, special tokens are letters.
@@ -24,8 +24,8 @@ def conversations_from_dicts(
     """Reads conversations from `role`/`content` dictionaries, as data files are read.
 
     Args:
-        *conversations: Each a list of messages, in any of the forms that `glmtune.messages` reads. Contents may be
-            empty.
+        *conversations: Each a list of messages, in any of the forms that `glmtune.prompts.messages` reads. Contents
+            may be empty.
         tools: Tools that every conversation offers: JSON schemas, OpenAI's wrapping of them, or annotated functions.
 
     Returns:

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import BatchEncoding, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from glmtune.errors import ModelError
-from glmtune.models.chatglm.streaming import stream_token_ids
 from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
+from glmtune.models.streaming import stream_token_ids
 
 
 class OfficialMethodsMixin:

@@ -1,0 +1,1 @@
+"""LoRA through PEFT: adapters, their files, and the folders of runs."""

@@ -1,0 +1,261 @@
+"""Checkpoints on the disk: written aside, whole or absent, and looked over before a run goes on from one.
+
+RUN/.unfinished/checkpoint-N    while it is being written, or taken away
+RUN/checkpoint-N                complete; `checksums.json` names its files, their sizes and their SHA-256
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
+from transformers.trainer_pt_utils import safe_globals
+
+from glmtune.adapters.adapter_files import WEIGHTS_NAME
+from glmtune.adapters.run_folder import (
+    MANIFEST_NAME,
+    STATE_NAME,
+    RunManifest,
+    checkpoint_folders,
+    checkpoints,
+    has_adapter,
+)
+from glmtune.errors import AdapterError, TrainingError
+from glmtune.files import flush, read_json_object, storage_faults, write_json
+
+CHECKSUMS_NAME = "checksums.json"
+_ASIDE_NAME = ".unfinished"
+# What reading a damaged file can raise.
+_UNREADABLE = (
+    OSError, RuntimeError, EOFError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError, ImportError
+)  # fmt: skip
+# What a checkpoint needs for the optimiser to go on rather than begin again: names as of Trainer, FSDP or DeepSpeed.
+_RESUMED_FILES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "optimizer.pt": ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
+        "scheduler.pt": ("scheduler.pt", "global_step*"),
+        "rng_state.pth": ("rng_state*.pth",),
+    }
+)
+# Keys of `trainer_state.json` that resuming reads, with their types.
+_STATE_KEYS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
+    {"global_step": int, "max_steps": int, "log_history": list, "epoch": (int, float, type(None))}
+)
+# Those that Trainer takes on trust when it reads the rest.
+_TRUSTED_STATE_KEYS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
+    {
+        "train_batch_size": int,
+        "stateful_callbacks": dict,
+        "best_model_checkpoint": (str, type(None)),
+        "best_metric": (int, float, type(None)),
+        "best_global_step": (int, type(None)),
+        "total_flos": (int, float),
+    }
+)
+# What the files of an older run, which have no checksums, hold among other things.
+_HELD: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "optimizer.pt": ("state", "param_groups"),
+        "scheduler.pt": ("last_epoch",),
+        "scaler.pt": ("scale",),
+        "rng_state": ("python", "numpy", "cpu"),
+    }
+)
+
+
+def aside(run: str | Path) -> Path:
+    """The folder in a run folder where checkpoints are written; it need not exist."""
+    return Path(run) / _ASIDE_NAME
+
+
+def sweep(run: str | Path) -> None:
+    """Takes away what a process that died was writing or deleting."""
+    shutil.rmtree(Path(run) / _ASIDE_NAME, ignore_errors=True)
+
+
+def publish(run: str | Path, name: str) -> None:
+    """Gives a checkpoint that has been written aside its place, in place of an older one of the same step.
+
+    Args:
+        run: The run folder.
+        name: `checkpoint-N`.
+    """
+    written, place = aside(run) / name, Path(run) / name
+    with storage_faults(place):
+        # The manifest is checked by its contents: whoever moves a base may say so in it.
+        files = sorted(path for path in written.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+        sums = {path.relative_to(written).as_posix(): _describe_file(path) for path in files}
+        write_json(written / CHECKSUMS_NAME, {"files": sums})
+        for path in (*written.rglob("*"), written):
+            flush(path)
+        _put_aside(place)
+        written.rename(place)
+        flush(place.parent)
+    sweep(run)
+
+
+def rotate(run: str | Path, limit: int | None, best: str | None) -> None:
+    """Deletes the oldest checkpoints beyond a limit; never the newest, nor the best.
+
+    Only complete ones count, so that what an accident left costs none of those that can be gone on from.
+
+    Args:
+        run: The run folder.
+        limit: How many to keep; None or 0 for all.
+        best: The path of the best checkpoint, if there is one.
+    """
+    saved = checkpoints(run)
+    if not saved or not limit or limit < 0:
+        return
+    kept = {saved[-1].name, Path(best).name} if best else {saved[-1].name}
+    superfluous = [folder for folder in saved if folder.name not in kept]
+    for folder in superfluous[: max(len(saved) - max(limit, len(kept)), 0)]:
+        _put_aside(folder)
+    sweep(run)
+
+
+def _put_aside(folder: Path) -> None:
+    """Takes a folder away in one step: whoever kills the process leaves all of it, or what is swept away later."""
+    if folder.exists():
+        aside(folder.parent).mkdir(exist_ok=True)
+        folder.rename(aside(folder.parent) / f"{folder.name}.old")
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def newest_whole(run: str | Path) -> tuple[Path | None, list[str]]:
+    """Finds the newest checkpoint that is whole.
+
+    Returns:
+        The checkpoint, or None; and of each newer one what is wrong with it.
+    """
+    damaged: list[str] = []
+    for checkpoint in reversed(checkpoint_folders(run)):
+        faults = list(checkpoint_faults(checkpoint))
+        if not faults:
+            return checkpoint, damaged
+        damaged.append(f"{checkpoint}: {'; '.join(faults)}")
+    return None, damaged
+
+
+def checkpoint_faults(checkpoint: Path) -> Iterator[str]:
+    """What keeps a run from going on from a checkpoint, a phrase for each file."""
+    if not has_adapter(checkpoint):
+        yield "it has no adapter"
+    missing = [name for name, patterns in _RESUMED_FILES.items() if not any(any(checkpoint.glob(p)) for p in patterns)]
+    if missing:
+        yield (
+            f"it has no {', '.join(missing)}, and the optimiser would silently begin again (was it saved with "
+            "train.save_only_model=true?)"
+        )
+    try:
+        RunManifest.read(checkpoint)
+        read_state(checkpoint)
+        sums = _read_checksums(checkpoint)
+    except (AdapterError, TrainingError) as error:
+        yield str(error)
+        return
+    if sums is None:  # of a run before there were any
+        yield from _unreadable(checkpoint)
+        return
+    for name, expected in sums.items():
+        path = checkpoint / name
+        if not path.is_file():
+            yield f"{name} is missing"
+        elif path.stat().st_size != expected.get("bytes"):
+            yield f"{name} has {path.stat().st_size} bytes, and was written with {expected.get('bytes')}"
+        elif _describe_file(path) != expected:
+            yield f"{name} is damaged: its contents are not those that were written"
+
+
+def _read_checksums(checkpoint: Path) -> dict[str, dict[str, Any]] | None:
+    file = checkpoint / CHECKSUMS_NAME
+    if not file.exists():
+        return None
+    sums = read_json_object(file, TrainingError).get("files")
+    if not isinstance(sums, dict) or not all(isinstance(expected, dict) for expected in sums.values()):
+        raise TrainingError(f"{CHECKSUMS_NAME} is damaged: it names no files")
+    return sums
+
+
+def _unreadable(checkpoint: Path) -> Iterator[str]:
+    """Files that cannot be read or are of another kind, a phrase for each."""
+    try:
+        if (checkpoint / WEIGHTS_NAME).is_file():
+            with safe_open(checkpoint / WEIGHTS_NAME, framework="pt"):  # compares the header with the file's size
+                pass
+    except (SafetensorError, OSError):
+        yield f"{WEIGHTS_NAME} is damaged or cut short"
+    names = [name for name in ("optimizer.pt", "scheduler.pt", "scaler.pt") if (checkpoint / name).exists()]
+    for path in [*(checkpoint / name for name in names), *sorted(checkpoint.glob("rng_state*.pth"))]:
+        try:
+            held = load_tensors(path)
+            wanted = next(keys for name, keys in _HELD.items() if path.name.startswith(name))
+            if missing := [key for key in wanted if key not in held]:
+                yield f"{path.name} is of another kind: there is no {', '.join(missing)} in it"
+        except TrainingError as error:
+            yield str(error)
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Reads what `torch.save` wrote, on the CPU; no code in it is run.
+
+    Raises:
+        TrainingError: It is damaged, or something else.
+    """
+    try:
+        with safe_globals():
+            values = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        kind = "is a folder, not a file" if path.is_dir() else "is damaged or cut short"
+        raise TrainingError(f"{path.name} {kind}") from error
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path.name} is damaged: expected values by name; found {type(values).__name__}")
+    return values
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Reads `trainer_state.json`.
+
+    Raises:
+        TrainingError: It is damaged, cut short, or holds values of other types.
+    """
+    file = checkpoint / STATE_NAME
+    state = read_json_object(file, TrainingError)
+    _check_types(file, state, _STATE_KEYS)
+    if not all(isinstance(entry, dict) for entry in state["log_history"]):
+        raise TrainingError(f"{file} is damaged: log_history holds something else than log entries")
+    for entry in state["log_history"]:
+        for key in ("step", "loss", "eval_loss"):
+            if not isinstance(entry.get(key, 0), int | float):
+                raise TrainingError(f"{file} is damaged: log_history: {key} is {entry[key]!r:.60}")
+    _check_types(file, state, _TRUSTED_STATE_KEYS)
+    if unknown := sorted(state.keys() - TrainerState.__dataclass_fields__.keys()):
+        raise TrainingError(
+            f"{file}: the installed transformers does not know {', '.join(unknown)}. Install the version that "
+            "glmtune.json names, or a newer one"
+        )
+    return state
+
+
+def _check_types(file: Path, state: Mapping[str, Any], types: Mapping[str, type | tuple[type, ...]]) -> None:
+    for key, expected in types.items():
+        if not isinstance(state.get(key), expected) or isinstance(state.get(key), bool):
+            raise TrainingError(f"{file} is damaged: {key} is {state.get(key)!r:.60}")
+
+
+def evaluations_without_gain(stateful_callbacks: dict[str, Any]) -> int:
+    """How many evaluations in a row were no better than the best, by what a state remembers of its callbacks."""
+    saved = stateful_callbacks.get("EarlyStoppingCallback")
+    attributes = saved.get("attributes") if isinstance(saved, dict) else None
+    counter = attributes.get("early_stopping_patience_counter") if isinstance(attributes, dict) else None
+    return counter if isinstance(counter, int) else 0

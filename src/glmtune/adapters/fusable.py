@@ -1,0 +1,84 @@
+"""Whether a model's adapters can be fused into its layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.models.chatglm.layers import GLMBlock
+
+ADAPTER_NAME = "default"
+
+
+def why_not_fused(model: PeftModel) -> str | None:
+    """What about a model the fused layers do not cover, as a phrase; None where they cover it all."""
+    base = model.get_base_model()
+    if not isinstance(base, ChatGLMForConditionalGeneration):
+        return f"the base is a {type(base).__name__}"
+    reason = _why_not_config(base.config) or _why_not_adapter(model)
+    if reason is None and len({parameter.device for parameter in base.parameters()}) > 1:
+        reason = "the model is spread over several devices"
+    return reason
+
+
+def _why_not_config(config: ChatGLMConfig) -> str | None:
+    unusual = {
+        "LayerNorm": not config.rmsnorm,
+        "apply_residual_connection_post_layernorm": config.apply_residual_connection_post_layernorm,
+        "fp32_residual_connection": config.fp32_residual_connection,
+        "hidden_dropout": config.hidden_dropout > 0,
+        "attention_dropout": config.attention_dropout > 0,
+        "no multi_query_attention": not config.multi_query_attention,
+    }
+    return next((f"the base has {name}" for name, is_so in unusual.items() if is_so), None)
+
+
+def _why_not_adapter(model: PeftModel) -> str | None:
+    config = model.peft_config[ADAPTER_NAME]
+    if list(model.peft_config) != [ADAPTER_NAME]:
+        return "there are several adapters"
+    if config.modules_to_save:
+        return "lora.modules_to_save trains whole modules"
+    if config.bias != "none":
+        return f"lora.bias={config.bias} trains biases of the base"
+    projections = {id(layer) for block in layers_of(model.get_base_model()) for layer in projections_of(block)}
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        if id(module) not in projections:
+            return f"{name.rpartition('.')[2]} is adapted, which is no linear layer of a block"
+        if type(module) is not LoraLinear or ADAPTER_NAME in module.lora_variant:
+            return "lora.use_dora" if config.use_dora else "a variant of LoRA is used"
+        if module.lora_bias.get(ADAPTER_NAME) or module.fan_in_fan_out:
+            return "lora.lora_bias trains biases of the adapter"
+        if not isinstance(module.lora_dropout[ADAPTER_NAME], nn.Identity | nn.Dropout):
+            return "an unusual dropout is used"
+    trained = {id(weight) for layer in lora_linears(model.get_base_model()) for weight in adapter_parameters(layer)}
+    if any(parameter.requires_grad and id(parameter) not in trained for parameter in model.parameters()):
+        return "more than LoRA's A and B is trained"
+    return None
+
+
+def layers_of(base: Any) -> Sequence[GLMBlock]:
+    """The layers of a base."""
+    return list(base.transformer.encoder.layers)
+
+
+def projections_of(block: GLMBlock) -> tuple[nn.Module, ...]:
+    """The four linear layers of a block, in the order of `LayerWeights.projections`."""
+    attention, mlp = block.self_attention, block.mlp
+    return attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h
+
+
+def lora_linears(base: Any) -> list[LoraLinear]:
+    """The adapted linear layers within the layers of a base."""
+    return [layer for block in layers_of(base) for layer in projections_of(block) if isinstance(layer, LoraLinear)]
+
+
+def adapter_parameters(layer: LoraLinear) -> tuple[nn.Parameter, nn.Parameter]:
+    """A [R, in] and B [out, R] of an adapted layer."""
+    return layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight

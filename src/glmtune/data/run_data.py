@@ -1,0 +1,105 @@
+"""Reads and tokenises a run's data."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from glmtune.config import RunConfig, embedded_data
+from glmtune.data.dataset import tokenize_conversations
+from glmtune.data.formats import read_conversations
+from glmtune.data.samples import SampleDataset
+from glmtune.data.statistics import DataStats
+from glmtune.errors import ConfigError
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.prompts import Conversation, Template
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A training sample, as read and as trained on.
+
+    Attributes:
+        conversation: The conversation, without the run's system prompt.
+        input_ids: The ids that the model was trained on.
+        max_length: The limit under which they were rendered.
+    """
+
+    conversation: Conversation
+    input_ids: Sequence[int]
+    max_length: int | None
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data of a run, tokenised.
+
+    Attributes:
+        train: To train on.
+        eval: To evaluate on, if there are any.
+        stats: Counts.
+        sample: The first sample, for the self-test.
+    """
+
+    train: SampleDataset
+    eval: SampleDataset | None
+    stats: DataStats
+    sample: Sample
+
+
+def load_run_data(config: RunConfig, tokenizer: ChatGLMTokenizer, seed: int) -> RunData:
+    """Reads the data that a configuration names.
+
+    Args:
+        config: The configuration.
+        tokenizer: The base's tokenizer.
+        seed: What samples that are set apart are drawn with.
+
+    Raises:
+        DataError: Files or rows are wrong.
+        ConfigError: Nothing would be left to train on.
+    """
+    settings = config.data.model_dump(exclude={"loss_weight"})
+    template: Any = config.prompt.template  # no longer `auto`
+    return _load_data(tokenizer, template, config.prompt.system, seed, **settings)
+
+
+def _load_data(
+    tokenizer: ChatGLMTokenizer,
+    template: Template,
+    system: str | None,
+    seed: int,
+    *,
+    path: str | list[str] | None,
+    eval_path: str | list[str] | None,
+    eval_fraction: float,
+    max_length: int | None,
+    fields: Mapping[str, str],
+    join: str,
+    num_workers: int | None,
+) -> RunData:
+    """Reads and tokenises the data, and sets some apart to evaluate on where that is asked for."""
+    settings: dict[str, Any] = {
+        "template": template,
+        "system": system,
+        "max_length": max_length,
+        "num_workers": num_workers,
+    }
+    conversations = read_conversations(path or embedded_data(), fields, join)
+    dataset, stats = tokenize_conversations(conversations, tokenizer, **settings)
+    chosen = list(range(len(dataset)))
+    evaluated = None
+    if eval_path is not None:
+        held_out = read_conversations(eval_path, fields, join)
+        evaluated, _ = tokenize_conversations(held_out, tokenizer, **settings)
+    elif eval_fraction > 0:
+        random.Random(seed).shuffle(chosen)
+        num_held_out = max(1, round(eval_fraction * len(dataset)))
+        if num_held_out == len(dataset):
+            raise ConfigError(f"data.eval_fraction leaves nothing to train on: there are {len(dataset)} samples")
+        evaluated = dataset.select(sorted(chosen[:num_held_out]))
+        chosen = sorted(chosen[num_held_out:])
+    first = chosen[0]
+    sample = Sample(conversations.items[first], dataset[first]["input_ids"], max_length)
+    trained = dataset if evaluated is None else dataset.select(chosen)
+    return RunData(SampleDataset(trained), None if evaluated is None else SampleDataset(evaluated), stats, sample)

@@ -1,0 +1,192 @@
+"""Base models and their tokenizers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
+
+from glmtune.adapters.run_folder import is_hub_id
+from glmtune.config import embedded_base
+from glmtune.errors import ConfigError, GlmtuneError, ModelError
+from glmtune.files import read_json_object
+from glmtune.loading.base_weights import check_finite
+from glmtune.loading.devices import DeviceMap, Dtype, one_device, resolve_dtype
+from glmtune.loading.formats import Quantize, Quantizer, check_format
+from glmtune.loading.hub import reach_hub
+from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from glmtune.models.chatglm.base_folder import TOKENIZER_FILES, TOKENIZER_JSON, check_json_files, require_files
+from glmtune.models.chatglm.checkpoint import read_config, read_weights, resolve_and_check
+from glmtune.models.chatglm.layers import HostEmbedding
+
+
+def load_base(
+    path: str | Path | None,
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    *,
+    quantize: Quantize = "none",
+    offloads_embedding: bool = False,
+) -> tuple[PreTrainedModel, ChatGLMTokenizer]:
+    """Loads a base model and its tokenizer.
+
+    Args:
+        path: A folder in the official layout or a hub id; None for the tiny base in the package.
+        dtype: As for `load`.
+        device_map: As for `load`; for the two settings below, None or one device's name.
+        quantize: What the layers are held in; each weight is quantised as it is read.
+        offloads_embedding: Whether the token embedding stays in the host's memory.
+
+    Returns:
+        The model, which stops at the end of a turn, and the tokenizer.
+
+    Raises:
+        ModelError: Something is missing or damaged, or is no ChatGLM.
+        ConfigError: The device cannot compute in the format, or its package is not installed.
+    """
+    path = embedded_base() if path is None else path
+    if Path(path).is_dir():
+        require_files(Path(path), CONFIG_NAME, *TOKENIZER_FILES)
+    tokenizer = load_tokenizer(path)
+    torch_dtype = resolve_dtype(dtype, device_map)
+    with model_errors(path):
+        device = one_device(device_map)
+        if device is not None:
+            model = load_by_weight(path, torch_dtype, device, quantize=quantize, offloads_embedding=offloads_embedding)
+        elif quantize == "none" and not offloads_embedding:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, device_map=device_map)
+            for name, weight in model.named_parameters():
+                if not weight.is_meta:  # offloaded
+                    check_finite(f"{path}: {name}", weight)
+        else:
+            raise ConfigError(
+                f"device_map={device_map!r}: a quantised base, or an embedding on the host, wants one device"
+            )
+    if not isinstance(model, ChatGLMForConditionalGeneration):
+        raise ModelError(f"{path}: expected model_type {ChatGLMConfig.model_type}; found {model.config.model_type}")
+    # Official folders name </s> alone; a model that ends its turn with a role token would then talk on.
+    model.generation_config.eos_token_id = tokenizer.stop_token_ids
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def load_by_weight(
+    path: str | Path, dtype: torch.dtype, device: torch.device, *, quantize: Quantize, offloads_embedding: bool
+) -> ChatGLMForConditionalGeneration:
+    """Loads a base weight by weight: beside what stays, one file is mapped and one weight at a time is on the device.
+
+    Args:
+        path: A folder in the official layout or a hub id.
+        dtype: What is not quantised is held in, and computed in.
+        device: Where to.
+        quantize: What the layers are held in.
+        offloads_embedding: Whether the token embedding stays in the host's memory.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ModelError: Something is missing or damaged, or does not fit the format.
+        ConfigError: The device cannot compute in the format, or its package is not installed; or embedding and output
+            layer are one.
+    """
+    folder = Path(resolve_and_check(ChatGLMForConditionalGeneration, str(path), {}))
+    config = read_config(folder)
+    if offloads_embedding and config.tie_word_embeddings:
+        raise ConfigError("model.offload_embedding: this base's output layer is its embedding, which must be at hand")
+    check_format(quantize, config, dtype, device)
+    with torch.device("meta"):
+        model = ChatGLMForConditionalGeneration(config).to(dtype)
+    quantizer = Quantizer(model, quantize)
+    on_host = "transformer.embedding.word_embeddings.weight" if offloads_embedding else None
+    names = set()
+    for name, stored in read_weights(folder):
+        names.add(name)
+        weight = stored.to("cpu" if name == on_host else device, dtype, copy=True)
+        del stored
+        check_finite(f"{folder}: {name}", weight)
+        if name == on_host:
+            model.set_input_embeddings(HostEmbedding(weight))
+        elif quantizer.wants(name):
+            quantizer.put(name, weight)
+        else:
+            module_name, _, parameter_name = name.rpartition(".")
+            setattr(model.get_submodule(module_name), parameter_name, nn.Parameter(weight))
+        del weight  # before the next one comes
+    # As in transformers, an output layer that has weights of its own keeps them.
+    if config.tie_word_embeddings and "transformer.output_layer.weight" not in names:
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    config.dtype = dtype
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    model.name_or_path = model.config._name_or_path = str(path)
+    return model.eval()
+
+
+def read_base_config(path: str | Path | None) -> ChatGLMConfig:
+    """Reads a base's configuration alone.
+
+    Args:
+        path: A folder in the official layout or a hub id; None for the tiny base in the package.
+
+    Raises:
+        ModelError: There is none, or it is another architecture's.
+    """
+    path = embedded_base() if path is None else path
+    with model_errors(path):
+        if Path(path).is_dir():
+            return read_config(Path(path))
+        reach_hub(str(path))
+        config = AutoConfig.from_pretrained(path)
+    if not isinstance(config, ChatGLMConfig):
+        raise ModelError(f"{path}: expected model_type {ChatGLMConfig.model_type}; found {config.model_type}")
+    return config
+
+
+def load_tokenizer(path: str | Path) -> ChatGLMTokenizer:
+    """Loads the tokenizer of a base model.
+
+    Args:
+        path: A folder in the official layout or a hub id.
+
+    Raises:
+        ModelError: It is missing or damaged, or is not ChatGLM's.
+    """
+    if not Path(path).is_dir() and not is_hub_id(str(path)):
+        raise ModelError(f"base model {path}: there is no such folder. Set model.path to where the model lies")
+    with model_errors(path):
+        if Path(path).is_dir():
+            _check_tokenizer_files(Path(path))
+        else:
+            reach_hub(str(path))
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if not isinstance(tokenizer, ChatGLMTokenizer):
+        raise ModelError(f"{path}: expected ChatGLM's tokenizer; found {type(tokenizer).__name__}")
+    return tokenizer
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    """Finds what AutoTokenizer would trip over before it comes to ChatGLM's tokenizer."""
+    require_files(folder, *TOKENIZER_FILES)
+    check_json_files(folder, TOKENIZER_JSON)
+    file = folder / "tokenizer_config.json"
+    name = read_json_object(file, ModelError).get("tokenizer_class")
+    if name != ChatGLMTokenizer.__name__:
+        raise ModelError(f"{file}: tokenizer_class is {name!r}, expected {ChatGLMTokenizer.__name__!r}")
+    if (folder / CONFIG_NAME).is_file():  # AutoTokenizer reads it too
+        read_config(folder)
+
+
+@contextmanager
+def model_errors(path: str | Path) -> Iterator[None]:
+    """Turns what transformers raises for a folder that it cannot load into a ModelError."""
+    try:
+        yield
+    except GlmtuneError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, torch.OutOfMemoryError) as error:
+        where = "cannot be loaded" if Path(path).is_dir() else "no such folder here, and not to be had from the hub"
+        raise ModelError(f"base model {path}: {where}: {error}") from error

@@ -1,0 +1,310 @@
+"""What a base's layers are held in: each format is one object, and this is the only place that lists them.
+
+    none   as published, in the dtype that is computed in
+    int8   1 byte a weight, a scale for each output; dequantised into a buffer for each product
+    nf4    4.127 bits a weight: 16 levels, a scale for each 64 weights, itself in 8 bits; dequantised likewise
+    fp8    1 byte a weight, a scale for each output; multiplied as it is (Hopper and newer)
+
+Adapters stay fp32; embedding, norms, biases and output layer stay in the model's dtype.
+"""
+
+import math
+from collections.abc import Mapping
+from importlib import util
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from glmtune.adapters.lora import changes_base
+from glmtune.errors import ConfigError, ModelError, summarise_faults
+from glmtune.loading.quantized_linear import (
+    NF4_BLOCK,
+    NF4_NESTED_BLOCK,
+    Fp8Weights,
+    Int8Weights,
+    Nf4Weights,
+    QuantizedLinear,
+    bitsandbytes,
+)
+from glmtune.models.chatglm import ChatGLMForConditionalGeneration
+from glmtune.ops import Scratch
+
+Quantize = Literal["none", "int8", "nf4", "fp8"]
+
+
+class WeightFormat:
+    """A format of frozen weights; this class itself is the published one.
+
+    Attributes:
+        name: What `model.quantize` calls it.
+        is_dequantized: Whether each product first writes its weight out, into a buffer that all layers share.
+        takes_bitsandbytes: Whether that package has to be installed.
+        is_automatic: Whether `model.quantize=auto` may choose it.
+        launches_per_layer: How long the host takes for a fused layer, forward and backward, counted in kernels of the
+            plainest kind (`x.add_(1)`): passes of 423 rows in results/memory_settings.csv, on a host that took 8 us for
+            such a kernel.
+        product_speed: How much faster products are than in 16 bits, rounding of activations included.
+    """
+
+    name: Quantize = "none"
+    is_dequantized = False
+    takes_bitsandbytes = False
+    is_automatic = True
+    launches_per_layer = 200
+    product_speed = 1.0
+
+    def weight_bytes(self, num_weights: int, num_outputs: int, dtype: torch.dtype) -> int:
+        """Bytes of a linear layer's weight, scales included; `dtype` is what is computed in."""
+        return num_weights * dtype.itemsize
+
+    def traffic_bytes(self, dtype: torch.dtype) -> float:
+        """Bytes that a product reads and writes for each weight before it can multiply."""
+        return 0.0
+
+    def check(self, linears: Mapping[str, nn.Linear], dtype: torch.dtype, device: torch.device) -> None:
+        """Makes sure that a device can compute with a base in this format.
+
+        Args:
+            linears: The linear layers of the base's blocks, by name.
+            dtype: What is computed in.
+            device: Where.
+
+        Raises:
+            ConfigError: The device cannot multiply in it.
+            ModelError: A width of the model does not fit it.
+        """
+
+    def make(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> QuantizedLinear:
+        """Makes a layer that holds a weight.
+
+        Args:
+            linear: The layer that it stands for; its own weight may be on the meta device.
+            weight: [N, K], on the device that it is to be held on.
+            scratch: The buffer that all layers of a model share.
+        """
+        raise NotImplementedError
+
+
+class _Int8(WeightFormat):
+    name: Quantize = "int8"
+    is_dequantized = True
+    takes_bitsandbytes = True
+    launches_per_layer = 300
+
+    def weight_bytes(self, num_weights: int, num_outputs: int, dtype: torch.dtype) -> int:
+        return num_weights + 4 * num_outputs
+
+    def traffic_bytes(self, dtype: torch.dtype) -> float:
+        return 1.0 + dtype.itemsize
+
+    def make(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> QuantizedLinear:
+        return Int8Weights(linear, weight, scratch)
+
+
+class _Nf4(WeightFormat):
+    name: Quantize = "nf4"
+    is_dequantized = True
+    takes_bitsandbytes = True
+    launches_per_layer = 360
+
+    def weight_bytes(self, num_weights: int, num_outputs: int, dtype: torch.dtype) -> int:
+        blocks = num_weights // NF4_BLOCK
+        return num_weights // 2 + blocks + 4 * math.ceil(blocks / NF4_NESTED_BLOCK) + 4 * (256 + 16 + 1)
+
+    def traffic_bytes(self, dtype: torch.dtype) -> float:
+        return 0.52 + dtype.itemsize
+
+    def check(self, linears: Mapping[str, nn.Linear], dtype: torch.dtype, device: torch.device) -> None:
+        for name, linear in linears.items():
+            if linear.in_features * linear.out_features % NF4_BLOCK:
+                raise ModelError(f"model.quantize=nf4 needs weights in multiples of {NF4_BLOCK}; {_size(name, linear)}")
+
+    def make(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> QuantizedLinear:
+        return Nf4Weights(linear, weight, scratch)
+
+
+class _Fp8(WeightFormat):
+    name: Quantize = "fp8"
+    is_automatic = False  # activations are rounded too
+    launches_per_layer = 330
+    product_speed = 1.5  # the cases of 8,192 tokens in results/train_throughput.csv
+
+    def weight_bytes(self, num_weights: int, num_outputs: int, dtype: torch.dtype) -> int:
+        return num_weights + 4 * num_outputs
+
+    def traffic_bytes(self, dtype: torch.dtype) -> float:
+        return 1.0
+
+    def check(self, linears: Mapping[str, nn.Linear], dtype: torch.dtype, device: torch.device) -> None:
+        if device.type == "cuda":
+            if torch.cuda.get_device_capability(device) < (9, 0):
+                name = torch.cuda.get_device_name(device)
+                raise ConfigError(f"model.quantize=fp8 needs a Hopper or newer GPU; this is a {name}")
+            if dtype != torch.bfloat16:
+                raise ConfigError("model.quantize=fp8 computes in bfloat16; leave model.dtype=auto")
+        for name, linear in linears.items():
+            if linear.in_features % 16 or linear.out_features % 16:
+                raise ModelError(f"model.quantize=fp8 needs widths that are multiples of 16; {_size(name, linear)}")
+
+    def make(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> QuantizedLinear:
+        return Fp8Weights(linear, weight)
+
+
+# From the most exact on.
+FORMATS: Mapping[Quantize, WeightFormat] = MappingProxyType(
+    {each.name: each for each in (WeightFormat(), _Int8(), _Nf4(), _Fp8())}
+)
+
+
+def weight_format(quantize: str) -> WeightFormat:
+    """The format of a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    for name, found in FORMATS.items():
+        if name == quantize:
+            return found
+    raise ConfigError(f"quantize: expected {', '.join(FORMATS)}; found {quantize!r}")
+
+
+def automatic_formats(lora: Mapping[str, Any]) -> list[WeightFormat]:
+    """The formats that `model.quantize=auto` may choose for an adapter, from the most exact on.
+
+    Args:
+        lora: Arguments of `peft.LoraConfig`.
+    """
+    can_quantise = not unquantizable(lora)
+    return [each for each in FORMATS.values() if each.is_automatic and (can_quantise or each.name == "none")]
+
+
+def check_quantize(quantize: Quantize, lora: Mapping[str, Any]) -> None:
+    """Makes sure that an adapter can be trained on a quantised base, before anything is loaded.
+
+    Args:
+        quantize: The format.
+        lora: Arguments of `peft.LoraConfig`.
+
+    Raises:
+        ConfigError: It asks for something that needs the base's weights themselves, all faults in one message; or the
+            package that the format takes is not installed.
+    """
+    check_adapter(quantize, lora)
+    if weight_format(quantize).takes_bitsandbytes:
+        bitsandbytes(quantize)
+
+
+def check_adapter(quantize: Quantize, lora: Mapping[str, Any]) -> None:
+    """`check_quantize` without looking for the package.
+
+    Raises:
+        ConfigError: There is no such format, or the adapter needs the base's weights themselves.
+    """
+    weight_format(quantize)
+    faults = [f"lora.{key} cannot be used with model.quantize={quantize}" for key in unquantizable(lora)]
+    if faults and quantize != "none":
+        raise ConfigError(summarise_faults("configuration", faults))
+
+
+def unquantizable(lora: Mapping[str, Any]) -> list[str]:
+    """The settings of `peft.LoraConfig` that need the base's weights themselves."""
+    unfit = {
+        "use_dora": lora.get("use_dora"),
+        "modules_to_save": lora.get("modules_to_save"),
+        "bias": lora.get("bias", "none") != "none",
+        "init_lora_weights": changes_base(lora.get("init_lora_weights")),
+        "kasa_config": lora.get("kasa_config"),
+    }
+    return [key for key, is_set in unfit.items() if is_set]
+
+
+def has_bitsandbytes() -> bool:
+    """Whether int8 and nf4 are to be had."""
+    return util.find_spec("bitsandbytes") is not None
+
+
+def check_format(quantize: Quantize, config: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Makes sure that a device can compute with a base in a format.
+
+    Args:
+        quantize: The format.
+        config: The base's configuration.
+        dtype: What is computed in.
+        device: Where.
+
+    Raises:
+        ConfigError: There is no such format, or the device cannot multiply in it.
+        ModelError: A width of the model does not fit the format.
+    """
+    with torch.device("meta"):
+        linears = block_linears(ChatGLMForConditionalGeneration(config))
+    weight_format(quantize).check(linears, dtype, device)
+
+
+class Quantizer:
+    """Quantises the layers of one model, one weight after the other.
+
+    Args:
+        model: The base, without adapters; linear layers of its blocks are replaced one by one.
+        quantize: The format.
+    """
+
+    def __init__(self, model: ChatGLMForConditionalGeneration, quantize: Quantize) -> None:
+        self._model = model
+        self._format = weight_format(quantize)
+        self._scratch = Scratch()
+        self._names = set(block_linears(model)) if quantize != "none" else set()
+
+    def wants(self, parameter_name: str) -> bool:
+        """Whether a parameter, by its full name, is a weight to be quantised."""
+        module_name, _, name = parameter_name.rpartition(".")
+        return name == "weight" and module_name in self._names
+
+    def put(self, parameter_name: str, weight: Tensor) -> None:
+        """Puts a layer with the quantised weight in the place of the linear layer that had it.
+
+        Args:
+            parameter_name: The weight's full name.
+            weight: [N, K], on the device that it is to be held on; not needed afterwards.
+        """
+        name = parameter_name.rpartition(".")[0]
+        linear = self._model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        quantized = self._format.make(linear, weight, self._scratch)
+        if self._format.is_dequantized:
+            self._scratch.take((linear.out_features, linear.in_features), weight.dtype, weight.device)
+        self._model.set_submodule(name, quantized)
+
+
+def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) -> None:
+    """Replaces the linear layers of all blocks; embedding, norms and output layer stay as they are.
+
+    Args:
+        model: The base, without adapters, on its device. Changed in place.
+        quantize: The format.
+
+    Raises:
+        ConfigError: The device cannot multiply in this format, or the package for it is not installed.
+        ModelError: A width of the model does not fit the format.
+    """
+    check_format(quantize, model.config, model.dtype, model.device)
+    quantizer = Quantizer(model, quantize)
+    for name, parameter in list(model.named_parameters()):
+        if quantizer.wants(name):
+            quantizer.put(name, parameter)
+
+
+def block_linears(model: ChatGLMForConditionalGeneration) -> dict[str, nn.Linear]:
+    """The linear layers of all blocks by their full names."""
+    prefix = "transformer.encoder.layers."
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name.startswith(prefix) and isinstance(module, nn.Linear)
+    }
+
+
+def _size(name: str, linear: nn.Linear) -> str:
+    return f"{name.rpartition('.')[2]} is {linear.in_features} x {linear.out_features}"

@@ -1,0 +1,59 @@
+"""A base's weights: how many there are, and what they take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from glmtune.loading.formats import FORMATS, Quantize, block_linears
+from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class BaseShape:
+    """A base's weights, by what can become of them.
+
+    Attributes:
+        config: Its configuration.
+        dtype: What it computes in.
+        linears: Shapes of the blocks' linear layers, [N, K] each.
+        embedding: Weights of the token embedding; 0 where it is the output layer too.
+        head: Weights of the output layer.
+        rest: Norms and biases.
+    """
+
+    config: ChatGLMConfig
+    dtype: torch.dtype
+    linears: Sequence[tuple[int, int]]
+    embedding: int
+    head: int
+    rest: int
+
+    @classmethod
+    def of(cls, model: ChatGLMForConditionalGeneration, dtype: torch.dtype) -> "BaseShape":
+        """From a model without adapters, which may be on the meta device."""
+        linears = [(linear.out_features, linear.in_features) for linear in block_linears(model).values()]
+        in_blocks = sum(rows * columns for rows, columns in linears)
+        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        tied = model.config.tie_word_embeddings
+        total = sum(parameter.numel() for parameter in model.parameters())
+        rest = total - in_blocks - head.numel() - (0 if embedding is head else embedding.numel())
+        return cls(model.config, dtype, linears, 0 if tied else embedding.numel(), head.numel(), rest)
+
+    @property
+    def in_blocks(self) -> int:
+        """Weights of the blocks' linear layers."""
+        return sum(rows * columns for rows, columns in self.linears)
+
+    @property
+    def largest(self) -> int:
+        """Weights of the largest of them."""
+        return max(rows * columns for rows, columns in self.linears)
+
+
+def base_bytes(base: BaseShape, quantize: Quantize, offloads_embedding: bool = False) -> int:
+    """Bytes of a base on its device, with the buffer that weights are dequantised into."""
+    itemsize, held = base.dtype.itemsize, FORMATS[quantize]
+    total = sum(held.weight_bytes(rows * columns, rows, base.dtype) for rows, columns in base.linears)
+    total += (base.head + base.rest + (0 if offloads_embedding else base.embedding)) * itemsize
+    return total + (base.largest * itemsize if held.is_dequantized else 0)

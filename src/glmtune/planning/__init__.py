@@ -1,0 +1,1 @@
+"""Decides, before anything is loaded, how a run is to go."""

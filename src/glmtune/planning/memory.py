@@ -1,0 +1,228 @@
+"""How much of a GPU's memory a run takes: terms that follow from the model's shape, the adapter and the settings.
+
+docs/memory.md explains every one. What can only be approximate, since it is the allocator's and the libraries'
+business, is in `overhead` and `reserve`.
+
+Legend: T rows of a pass, Q label rows, H hidden size, F MLP width, A attention width (heads times head size), R ranks.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from glmtune.data.packing import MOST_GRAPHED_TOKENS
+from glmtune.loading.formats import Quantize
+from glmtune.loading.shape import BaseShape, base_bytes
+from glmtune.models.chatglm import ChatGLMConfig
+from glmtune.ops.label_head import CHUNK_ROWS
+from glmtune.planning.shape import AdapterShape
+
+# Layers that are not fused keep about twice as much: PEFT's fp32 inputs, norms' and activations' intermediates.
+_UNFUSED_FACTOR = 2.1
+# Workspaces of cuBLAS: 32 MiB a thread that asks for products, and as much again for the products with a bias.
+_OVERHEAD = 96 * 2**20
+# What the allocator holds beyond what is in use: a few large pieces, and what is lost between sizes.
+_RESERVE, _RESERVE_SHARE = 128 * 2**20, 0.03
+# Flash attention's backward pass works on whole blocks of so many rows of a segment.
+_FLASH_BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The size of a forward and backward pass.
+
+    Attributes:
+        rows: Rows, padding included: T.
+        label_rows: Rows that have something to predict: Q.
+        segments: Parts that do not see each other.
+    """
+
+    rows: int
+    label_rows: int
+    segments: int
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """What can be changed about a run without changing what it learns, beside the size of its passes.
+
+    Attributes:
+        quantize: What the base's layers are held in.
+        offloads_embedding: Whether the token embedding stays in the host's memory.
+        num_checkpointed: How many layers keep their input alone, from the first on.
+        offloads_checkpoints: Whether these inputs go to the host's memory.
+        uses_graphs: Whether passes are recorded as CUDA graphs, which have memory of their own.
+    """
+
+    quantize: Quantize = "none"
+    offloads_embedding: bool = False
+    num_checkpointed: int = 0
+    offloads_checkpoints: bool = False
+    uses_graphs: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes at the moment when most memory is in use.
+
+    Attributes:
+        weights: The base, and the memory that packed weights are written out to.
+        adapters: Parameters in fp32, and their copies in the dtype that is computed in.
+        optimizer: Gradients and the optimiser's state.
+        activations: What the backward pass needs, and what is worked with at that moment.
+        logits: Logits and their gradient; 0 where that is another moment.
+        overhead: Workspaces of libraries.
+        graphs: Memory that CUDA graphs hold for themselves.
+        reserve: What the allocator holds without using it.
+    """
+
+    weights: int
+    adapters: int
+    optimizer: int
+    activations: int
+    logits: int
+    overhead: int
+    graphs: int
+    reserve: int
+
+    @property
+    def peak(self) -> int:
+        """Most bytes in use at once: what `torch.cuda.max_memory_allocated` will say."""
+        return self.weights + self.adapters + self.optimizer + self.activations + self.logits + self.overhead
+
+    @property
+    def needed(self) -> int:
+        """What the device must have free before the run begins."""
+        return self.peak + self.graphs + self.reserve
+
+
+def kept_bytes(config: ChatGLMConfig, dtype: torch.dtype, ranks: int = 0) -> tuple[int, int]:
+    """Bytes that one row of a fused layer takes between forward and backward pass: all of it, and its input alone.
+
+    All of it is input, queries, keys and values, attended values, the residual stream in the middle, gate and up, the
+    adapters' inner values, and the log-sum-exp of the scores in fp32.
+    """
+    heads = config.num_attention_heads
+    width, key_value = heads * config.kv_channels, 2 * config.num_key_value_heads * config.kv_channels
+    numbers = 2 * config.hidden_size + 2 * width + key_value + 2 * config.ffn_hidden_size + ranks
+    return numbers * dtype.itemsize + 4 * heads, config.hidden_size * dtype.itemsize
+
+
+def estimate_memory(
+    base: BaseShape, adapter: AdapterShape, settings: MemorySettings, largest: Pass, state_bytes: int = 8
+) -> MemoryEstimate:
+    """Adds up what a run takes.
+
+    Args:
+        base: The base.
+        adapter: The adapter.
+        settings: How it is run.
+        largest: Its largest pass.
+        state_bytes: What the optimiser keeps of each trained parameter; Adam's two moments in fp32 are 8.
+
+    Returns:
+        The terms.
+    """
+    itemsize = base.dtype.itemsize
+    weights = base_bytes(base, settings.quantize, settings.offloads_embedding)
+    activations, logits = _at_the_peak(base, adapter, settings, largest)
+    is_fused = adapter.why_not_fused is None
+    adapters = adapter.num_trained * (4 + (itemsize if is_fused else 0))
+    optimizer = adapter.num_trained * (4 + state_bytes)
+    overhead = _OVERHEAD
+    peak = weights + adapters + optimizer + activations + logits + overhead
+    return MemoryEstimate(
+        weights=weights,
+        adapters=adapters,
+        optimizer=optimizer,
+        activations=activations,
+        logits=logits,
+        overhead=overhead,
+        graphs=_of_graphs(base, adapter, settings, largest) if settings.uses_graphs else 0,
+        reserve=_RESERVE + int(_RESERVE_SHARE * peak),
+    )
+
+
+def _of_graphs(base: BaseShape, adapter: AdapterShape, settings: MemorySettings, largest: Pass) -> int:
+    """The largest pass that is recorded has its memory to itself, beside that of passes that are not."""
+    share = min(MOST_GRAPHED_TOKENS / largest.rows, 1)
+    recorded = Pass(math.ceil(share * largest.rows), math.ceil(share * largest.label_rows), largest.segments)
+    return sum(_at_the_peak(base, adapter, settings, recorded))
+
+
+def _at_the_peak(base: BaseShape, adapter: AdapterShape, settings: MemorySettings, largest: Pass) -> tuple[int, int]:
+    """Bytes of activations and of logits at whichever moment of a pass takes most."""
+    config, itemsize = base.config, base.dtype.itemsize
+    factor = 1.0 if adapter.why_not_fused is None else _UNFUSED_FACTOR
+    kept, checkpointed = kept_bytes(config, base.dtype, adapter.ranks)
+    kept = int(kept * factor)
+    hidden = config.hidden_size * itemsize
+    rows, label_rows = largest.rows, largest.label_rows
+    last = config.num_layers - 1
+    num_checkpointed = settings.num_checkpointed
+
+    def is_checkpointed(layer: int) -> bool:
+        return layer < num_checkpointed
+
+    def kept_by(layer: int) -> int:
+        """Bytes that a layer keeps."""
+        if layer < adapter.first_layer:
+            return 0
+        if is_checkpointed(layer):
+            return 0 if settings.offloads_checkpoints else rows * checkpointed
+        return last_kept if layer == last else rows * kept
+
+    # In the last layer only the label rows ask; all rows are keys and values.
+    key_value = 2 * config.num_key_value_heads * config.kv_channels * itemsize
+    last_kept = rows * (hidden + key_value) + label_rows * (kept - hidden - key_value)
+    if adapter.why_not_fused is not None:
+        last_kept = rows * kept
+    below = [0]
+    for layer in range(config.num_layers):
+        below.append(below[-1] + kept_by(layer))
+
+    def backward_of(layer: int) -> int:
+        """Bytes in use during the backward pass of a layer: those of the layers up to it, and what it works with."""
+        asking = label_rows if layer == last else rows
+        again = 0
+        if is_checkpointed(layer):
+            again = last_kept if layer == last else rows * kept
+            again -= 0 if settings.offloads_checkpoints else rows * checkpointed
+        return below[layer + 1] + again + _working_bytes(base, adapter, settings, rows, asking, largest.segments)
+
+    moments = [(backward_of(last) + label_rows * hidden, 0)]
+    if last > 0:
+        moments.append((backward_of(last - 1), 0))
+    if 0 < num_checkpointed <= last - 1:
+        moments.append((backward_of(num_checkpointed - 1), 0))
+    # The head: hidden states before and after the norm, and their gradient; a chunk's logits and their gradient.
+    logits = min(label_rows, CHUNK_ROWS) * config.padded_vocab_size * (4 + itemsize)
+    if not adapter.has_plain_head:  # all at once: as computed, in fp32, their log-softmax and its gradient
+        logits = label_rows * config.padded_vocab_size * (3 * 4 + itemsize)
+    moments.append((below[-1] + 3 * label_rows * hidden, logits))
+    # The end of the backward pass, when all gradients wait for being added up.
+    moments.append((backward_of(adapter.first_layer) + 4 * adapter.num_trained, 0))
+    return max(moments, key=sum)
+
+
+def _working_bytes(
+    base: BaseShape, adapter: AdapterShape, settings: MemorySettings, rows: int, asking: int, segments: int
+) -> int:
+    """What a layer's backward pass works with beside what has been kept, at its own worst moment."""
+    config, itemsize = base.config, base.dtype.itemsize
+    hidden, width = config.hidden_size * itemsize, config.ffn_hidden_size * itemsize
+    attention = config.num_attention_heads * config.kv_channels
+    # In the MLP: the incoming gradient, that of the activation, those of gate and up; with an adapter on the
+    # last projection its input, and what comes through its dropout.
+    mlp = hidden + 3 * width
+    if adapter.is_on_last_projection:
+        mlp += width * (2 if adapter.has_dropout else 1)
+    # In attention: gradients of the output, of the residual stream, of the attended values and of the queries; the sums
+    # of the queries' gradients in fp32, in whole blocks; gradients of keys and values for every query head.
+    of_attention = asking * (2 * hidden + 2 * attention * itemsize) + rows * 2 * attention * itemsize
+    of_attention += (asking + _FLASH_BLOCK * segments) * attention * 4
+    of_mlp = asking * mlp
+    if settings.quantize == "fp8":
+        of_mlp += asking * hidden + base.largest  # the weight with rows and columns exchanged
+    return max(of_mlp, of_attention)

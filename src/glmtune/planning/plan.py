@@ -1,0 +1,185 @@
+"""Plans a run from its configuration and what is known of base, data, device and earlier run; loads nothing."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from glmtune.adapters.lora import attach_lora
+from glmtune.config import RunConfig
+from glmtune.data.samples import SampleDataset
+from glmtune.errors import ConfigError, GlmtuneError
+from glmtune.loading.bases import read_base_config
+from glmtune.loading.formats import (
+    FORMATS,
+    WeightFormat,
+    automatic_formats,
+    check_format,
+    has_bitsandbytes,
+    unquantizable,
+)
+from glmtune.loading.shape import BaseShape
+from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.ops import takes_flash_kernel
+from glmtune.planning.device import KnownDevice
+from glmtune.planning.optimizers import is_elementwise, state_bytes
+from glmtune.planning.planned import PlannedRun
+from glmtune.planning.planner import Freedom, Planner
+from glmtune.planning.settings import SETTINGS, as_before, decide, with_settings
+from glmtune.planning.shape import AdapterShape
+from glmtune.planning.steps import lay_out, num_optimizer_steps, prefix_note, shares_prefix
+
+# Where a card that is not here would be; current cards have the flash kernel.
+_CARD = torch.device("cuda")
+
+
+def plan_run(
+    config: RunConfig, train: SampleDataset, known: KnownDevice, earlier: Mapping[str, Any] | None = None
+) -> PlannedRun:
+    """Plans a run. A resumed one goes by its earlier settings where they are possible and fit.
+
+    Args:
+        config: The configuration; what it leaves open is chosen.
+        train: The samples.
+        known: The device.
+        earlier: The configuration in the manifest of the run that is gone on with; None for a new run.
+
+    Returns:
+        The plan, which may not fit.
+
+    Raises:
+        ConfigError: Settings contradict each other, or the base cannot be trained on packed samples.
+        ModelError: The base's configuration cannot be read.
+        AdapterError: The adapter does not fit the base.
+    """
+    if earlier is not None:
+        with suppress(ConfigError):
+            planned = _plan(as_before(config, earlier), train, known, keeps_format=True)
+            if planned.fits:
+                return planned
+    return _plan(config, train, known, keeps_format=earlier is not None)
+
+
+def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_format: bool) -> PlannedRun:
+    base_config = read_base_config(config.model.path)
+    base, adapter = _shapes(config, base_config, known.dtype)
+    optim = str(config.train.get("optim", "adamw_torch"))
+    whole = _whole_freedom(config, base_config, adapter, sorted(train.lengths), known)
+    freedom = decide(whole, config, base_config.num_layers, adapter.why_not_fused)
+    if config.model.quantize == "auto":
+        names = [each.name for each in automatic_formats(config.lora) if not _lacks_package(each)]
+        freedom = replace(freedom, quantize=[name for name in whole.quantize if name in names])
+    if keeps_format:
+        whole = whole.with_format(freedom.quantize[0])
+    planner = Planner(
+        base,
+        adapter,
+        known.speed,
+        cache(lambda max_tokens, graphs: lay_out(config, train, max_tokens, graphs)),
+        # DistributedDataParallel, which trains what does not lie flat, has the gradients once more.
+        state_bytes(optim) + (4 if known.num_processes > 1 and not is_elementwise(optim) else 0),
+    )
+    is_on_cpu = known.device is not None and known.device.type == "cpu"
+    limit = math.inf if known.free_bytes is None else known.free_bytes
+    if is_on_cpu:
+        chosen = planner.plainest(freedom)
+        filled = with_settings(config, chosen, SETTINGS[:1])
+    else:
+        chosen = planner.choose(freedom, limit) or planner.smallest(freedom)
+        filled = with_settings(config, chosen)
+    planned = PlannedRun(
+        config=filled,
+        chosen=chosen,
+        free_bytes=known.free_bytes,
+        num_steps=num_optimizer_steps(config, len(train), known.num_processes),
+        shares_prefix=shares_prefix(config),
+        why_not_fused=adapter.why_not_fused,
+        planner=planner,
+        whole_freedom=whole,
+        device=known.name,
+        longest=max(train.lengths),
+    )
+    notes = [*_notes(config, adapter, known, planned.longest), *prefix_note(config, train)]
+    if not planned.fits and unquantizable(config.lora):
+        notes.append(f"the base cannot be quantised: {', '.join(f'lora.{key}' for key in unquantizable(config.lora))}")
+    if not is_on_cpu and not keeps_format and planned.fits:
+        faster = planner.faster_format(chosen, whole, limit)
+        if faster is not None:
+            notes.append(f"{faster.setting} would take {-faster.slowdown:.0%} less time a step, and is less exact")
+    return replace(planned, notes=tuple(notes))
+
+
+def _shapes(config: RunConfig, base_config: ChatGLMConfig, dtype: torch.dtype) -> tuple[BaseShape, AdapterShape]:
+    if base_config.attention_dropout > 0:
+        raise ConfigError("the base has attention_dropout, which packed samples cannot be trained with; set it to 0")
+    with torch.device("meta"):
+        model = ChatGLMForConditionalGeneration(base_config).to(dtype)
+    model.name_or_path = base_config._name_or_path = str(config.model.path)  # PEFT warns of a base without a name
+    base = BaseShape.of(model, dtype)
+    # pissa and olora would decompose weights that are not there.
+    adapter = AdapterShape.of(attach_lora(model, {**config.lora, "init_lora_weights": True}))
+    if config.train.get("torch_compile"):
+        adapter = replace(adapter, why_not_fused="train.torch_compile compiles them")
+    return base, adapter
+
+
+def _whole_freedom(
+    config: RunConfig, base_config: ChatGLMConfig, adapter: AdapterShape, lengths: list[int], known: KnownDevice
+) -> Freedom:
+    """All that can be chosen for a run, whatever the user has decided."""
+    is_fused = adapter.why_not_fused is None
+    can_graph = (
+        is_fused
+        and is_elementwise(str(config.train.get("optim", "adamw_torch")))
+        and takes_flash_kernel(known.device or _CARD, known.dtype, base_config.kv_channels)
+    )
+    formats = [
+        each.name
+        for each in FORMATS.values()
+        if each.name == "none" or (not unquantizable(config.lora) and _is_possible(each, base_config, known))
+    ]
+    longest = lengths[-1]
+    limits = [config.train["per_device_train_batch_size"] * longest]
+    while limits[-1] > longest:
+        limits.append(max(limits[-1] // 2, longest))
+    return Freedom(
+        quantize=formats,
+        offloads_embedding=(False, True) if is_fused and not base_config.tie_word_embeddings else (False,),
+        num_checkpointed=range(base_config.num_layers + 1),
+        offloads_checkpoints=(False, True) if is_fused else (False,),
+        uses_graphs=(True, False) if can_graph else (False,),
+        max_tokens=limits,
+    )
+
+
+def _is_possible(held: WeightFormat, base_config: ChatGLMConfig, known: KnownDevice) -> bool:
+    if known.device is None and not held.is_automatic:
+        return False  # nobody knows whether that card can multiply in it
+    try:
+        check_format(held.name, base_config, known.dtype, known.device or torch.device("meta"))
+    except GlmtuneError:
+        return False
+    return True
+
+
+def _lacks_package(held: WeightFormat) -> bool:
+    return held.takes_bitsandbytes and not has_bitsandbytes()
+
+
+def _notes(config: RunConfig, adapter: AdapterShape, known: KnownDevice, longest: int) -> Iterator[str]:
+    if adapter.why_not_fused is not None:
+        yield f"layers cannot be fused, which takes time and memory: {adapter.why_not_fused}"
+    if config.model.quantize == "fp8" and known.device is None:
+        yield "fp8 needs a Hopper or newer GPU"
+    if config.model.quantize == "fp8" and known.device is not None and known.device.type == "cpu":
+        yield "fp8 is only emulated on the CPU, which is slower"
+    limit = config.train.get("max_tokens_per_device")
+    if limit is not None and limit < longest:
+        yield (
+            f"train.max_tokens_per_device={limit} is below the longest sample: that one is a pass of {longest} tokens "
+            "all the same"
+        )

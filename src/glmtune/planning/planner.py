@@ -1,0 +1,266 @@
+"""Chooses the settings of a run that change its memory and speed, and nothing else: the fastest that fit."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from glmtune.data.packing import MOST_GRAPHED_TOKENS
+from glmtune.loading.devices import GIB
+from glmtune.loading.formats import FORMATS, Quantize
+from glmtune.loading.shape import BaseShape
+from glmtune.planning.memory import MemoryEstimate, MemorySettings, Pass, estimate_memory
+from glmtune.planning.shape import AdapterShape
+from glmtune.planning.speed import DeviceSpeed
+
+# What a layer's norms, rotation and activation read and write for a row, both ways: so often F and H numbers.
+_MOVED_F, _MOVED_H = 8, 20
+# Products read their weights while they compute, but not all of that time is hidden: a pass of 449 rows took 4 ms more
+# than the 40 us a row of a pass of 8,192, where reading takes 5.3 ms; CUDA graphs in results/train_throughput.csv.
+_NOT_HIDDEN = 0.7
+# Bytes a second between host and device, of which a narrow slot has no more.
+_BUS_BYTES_PER_S = 6e9
+# A setting that departs from the plainest must be faster by this share for each departure.
+_WORTH_IT = 0.01
+# A less exact format is worth a line where it is faster by this share.
+_WORTH_SAYING = 0.25
+# Layers that are not fused take longer by this factor: 473 ms a step against 326, 8,192 tokens, in the same file.
+_UNFUSED_TIME = 1.45
+
+
+class StepShape(NamedTuple):
+    """An optimiser step, laid out under a limit.
+
+    Attributes:
+        max_tokens: The limit: most tokens of a pass.
+        largest: The largest pass that there can be.
+        num_passes: Passes of a step, on average.
+        rows: Rows of a pass, padding included, on average.
+        label_rows: Label rows of a pass, on average.
+    """
+
+    max_tokens: int
+    largest: Pass
+    num_passes: float
+    rows: float
+    label_rows: float
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """What may be chosen among; one value alone where the user has decided.
+
+    Attributes:
+        quantize: From the most exact on; one is taken only where nothing fits with those before it.
+        offloads_embedding: Whether the embedding may or must stay on the host.
+        num_checkpointed: Numbers of checkpointed layers, ascending; the first that fits is taken.
+        offloads_checkpoints: Whether checkpoints may or must go to the host.
+        uses_graphs: Whether CUDA graphs may or must be used.
+        max_tokens: Limits of a pass.
+    """
+
+    quantize: Sequence[Quantize] = ("none",)
+    offloads_embedding: Sequence[bool] = (False, True)
+    num_checkpointed: Sequence[int] = (0,)
+    offloads_checkpoints: Sequence[bool] = (False, True)
+    uses_graphs: Sequence[bool] = (True, False)
+    max_tokens: Sequence[int] = ()
+
+    def with_format(self, quantize: Quantize) -> "Freedom":
+        """The same for a base in one format."""
+        return replace(self, quantize=(quantize,))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings, and what they are expected to take.
+
+    Attributes:
+        settings: The settings.
+        step: How steps are laid out.
+        memory: What that takes of the device.
+        seconds_per_step: How long an optimiser step is expected to take.
+    """
+
+    settings: MemorySettings
+    step: StepShape
+    memory: MemoryEstimate
+    seconds_per_step: float
+
+
+class Change(NamedTuple):
+    """A single change to a plan.
+
+    Attributes:
+        setting: As it is written on the command line.
+        saved_bytes: How much less of the device's memory is needed.
+        slowdown: By what share a step takes longer.
+    """
+
+    setting: str
+    saved_bytes: int
+    slowdown: float
+
+    def __str__(self) -> str:
+        slower = "no slower" if self.slowdown < 0.005 else f"about {self.slowdown:.0%} slower"
+        return f"{self.setting}: {self.saved_bytes / GIB:.2g} GiB less, {slower}"
+
+
+class Planner:
+    """Plans runs of one base, adapter and data set on one device.
+
+    Args:
+        base: The base.
+        adapter: The adapter.
+        speed: The device.
+        lay_out: Lays steps out under a limit of tokens, with or without padding for CUDA graphs.
+        state_bytes: As for `estimate_memory`.
+    """
+
+    def __init__(
+        self,
+        base: BaseShape,
+        adapter: AdapterShape,
+        speed: DeviceSpeed,
+        lay_out: Callable[[int, bool], StepShape],
+        state_bytes: int = 8,
+    ) -> None:
+        self._base, self._adapter, self._speed = base, adapter, speed
+        self._lay_out, self._state_bytes = lay_out, state_bytes
+
+    def plan(self, settings: MemorySettings, max_tokens: int) -> Plan:
+        """What given settings take."""
+        step = self._lay_out(max_tokens, settings.uses_graphs)
+        memory = estimate_memory(self._base, self._adapter, settings, step.largest, self._state_bytes)
+        return Plan(settings, step, memory, self._seconds_per_step(settings, step))
+
+    def choose(self, freedom: Freedom, free_bytes: float) -> Plan | None:
+        """The fastest plan that fits, in the most exact format in which any does; None where none does."""
+        for quantize in freedom.quantize:
+            fitting = [plan for plan in self._plans(freedom, quantize, free_bytes) if plan.memory.needed <= free_bytes]
+            if fitting:
+                return min(fitting, key=self._price)
+        return None
+
+    def faster_format(self, plan: Plan, freedom: Freedom, free_bytes: float) -> Change | None:
+        """A format that would make a run faster by a quarter or more, if there is one. Taking it is the user's choice.
+
+        Args:
+            plan: What is chosen.
+            freedom: What there is to choose among.
+            free_bytes: What the device has for it.
+        """
+        others = [quantize for quantize in freedom.quantize if quantize != plan.settings.quantize]
+        chosen = (self.choose(freedom.with_format(quantize), free_bytes) for quantize in others)
+        fastest = min((each for each in chosen if each is not None), key=self._price, default=None)
+        if fastest is None or self._price(fastest) * (1 + _WORTH_SAYING) > self._price(plan):
+            return None
+        slowdown = fastest.seconds_per_step / plan.seconds_per_step - 1
+        saved = plan.memory.needed - fastest.memory.needed
+        return Change(f"model.quantize={fastest.settings.quantize}", saved, slowdown)
+
+    def plainest(self, freedom: Freedom) -> Plan:
+        """The plan with the first of all choices, and no graphs where there is a choice."""
+        settings = MemorySettings(
+            freedom.quantize[0],
+            freedom.offloads_embedding[0],
+            freedom.num_checkpointed[0],
+            freedom.offloads_checkpoints[0],
+            freedom.uses_graphs[-1],
+        )
+        return self.plan(settings, freedom.max_tokens[0])
+
+    def smallest(self, freedom: Freedom) -> Plan:
+        """The plan that needs least."""
+        plans = (plan for quantize in freedom.quantize for plan in self._plans(freedom, quantize, 0))
+        return min(plans, key=lambda plan: plan.memory.needed)
+
+    def cheapest_changes(self, plan: Plan, freedom: Freedom, count: int = 3) -> list[Change]:
+        """The single changes that save memory at the least loss of speed.
+
+        Args:
+            plan: What is changed.
+            freedom: What there is to choose among, whatever the user has decided.
+            count: How many.
+        """
+        settings, limit = plan.settings, plan.step.max_tokens
+        changed = [
+            (f"train.max_tokens_per_device={smaller}", settings, smaller)
+            for smaller in freedom.max_tokens
+            if smaller < limit
+        ][:1]
+        for name, new in self._changed_settings(settings, freedom):
+            changed.append((name, new, limit))
+        changes = []
+        for name, new, max_tokens in changed:
+            other = self.plan(new, max_tokens)
+            saved = plan.memory.needed - other.memory.needed
+            if saved >= 0.01 * (plan.memory.peak - plan.memory.overhead):
+                changes.append(Change(name, saved, other.seconds_per_step / plan.seconds_per_step - 1))
+        return sorted(changes, key=lambda change: change.slowdown)[:count]
+
+    def _changed_settings(self, settings: MemorySettings, freedom: Freedom) -> Iterator[tuple[str, MemorySettings]]:
+        if settings.uses_graphs:
+            yield "train.cuda_graphs=false", replace(settings, uses_graphs=False)
+        if not settings.offloads_embedding and True in freedom.offloads_embedding:
+            yield "model.offload_embedding=true", replace(settings, offloads_embedding=True)
+        num_layers = max(freedom.num_checkpointed)
+        if settings.num_checkpointed < num_layers:
+            yield "train.gradient_checkpointing=true", replace(settings, num_checkpointed=num_layers)
+        if settings.num_checkpointed and not settings.offloads_checkpoints and True in freedom.offloads_checkpoints:
+            new = replace(settings, offloads_checkpoints=True, uses_graphs=False)
+            yield "train.offload_checkpoints=true train.cuda_graphs=false", new
+        for quantize in freedom.quantize:
+            if quantize != settings.quantize:
+                yield f"model.quantize={quantize}", replace(settings, quantize=quantize)
+
+    def _plans(self, freedom: Freedom, quantize: Quantize, free_bytes: float) -> Iterator[Plan]:
+        """For each combination the plan with the fewest checkpointed layers that fits, or with the most."""
+        for embedding, offloads, graphs, max_tokens in itertools.product(
+            freedom.offloads_embedding, freedom.offloads_checkpoints, freedom.uses_graphs, freedom.max_tokens
+        ):
+            if offloads and (graphs or max(freedom.num_checkpointed) == 0):
+                continue
+            if graphs and False in freedom.uses_graphs and self._lay_out(max_tokens, False).rows >= MOST_GRAPHED_TOKENS:
+                continue  # hardly a pass would be recorded
+            for num_checkpointed in freedom.num_checkpointed:
+                settings = MemorySettings(quantize, embedding, num_checkpointed, offloads, graphs)
+                plan = self.plan(settings, max_tokens)
+                if plan.memory.needed <= free_bytes:
+                    break
+            yield plan
+
+    def _price(self, plan: Plan) -> float:
+        settings = plan.settings
+        departures = settings.offloads_embedding + settings.offloads_checkpoints + (settings.num_checkpointed > 0)
+        return plan.seconds_per_step * (1 + _WORTH_IT * departures)
+
+    def _seconds_per_step(self, settings: MemorySettings, step: StepShape) -> float:
+        """Products, memory traffic and the bus one after the other; or the host, where it takes longer."""
+        base, config, held = self._base, self._base.config, FORMATS[settings.quantize]
+        itemsize, in_blocks = base.dtype.itemsize, base.in_blocks
+        again = settings.num_checkpointed / config.num_layers
+        # Running a layer forward again stops before its last projection.
+        forward_again = again * (1 - config.ffn_hidden_size * config.hidden_size * config.num_layers / in_blocks)
+        through_layers = 2 + forward_again
+        share_of_rows = (config.num_layers - 1 + step.label_rows / step.rows) / config.num_layers
+        products = 2 * step.rows * share_of_rows * in_blocks * through_layers
+        products /= held.product_speed
+        products += 4 * step.label_rows * base.head
+        # However few the rows, every weight is read: many small passes take longer than a large one of as many rows.
+        reading_s = through_layers * in_blocks * itemsize / self._speed.bytes_per_s
+        seconds = max(products / self._speed.flops + _NOT_HIDDEN * reading_s, reading_s)
+        if self._adapter.why_not_fused is not None:
+            seconds *= _UNFUSED_TIME
+        moved = step.rows * config.num_layers * itemsize
+        moved *= _MOVED_F * config.ffn_hidden_size + _MOVED_H * config.hidden_size
+        moved += in_blocks * held.traffic_bytes(base.dtype) * through_layers
+        seconds += moved / self._speed.bytes_per_s
+        over_bus = step.rows * config.hidden_size * itemsize
+        seconds += settings.offloads_embedding * over_bus / _BUS_BYTES_PER_S
+        if settings.offloads_checkpoints:
+            seconds += 2 * settings.num_checkpointed * over_bus / _BUS_BYTES_PER_S
+        if not settings.uses_graphs:
+            asked = held.launches_per_layer * (1 + again / 3) * config.num_layers
+            seconds = max(seconds, asked * self._speed.launch_s)
+        return step.num_passes * seconds

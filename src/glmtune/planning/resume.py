@@ -1,0 +1,279 @@
+"""Whether a run may begin in a folder, and where one that was interrupted goes on."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from glmtune.adapters.adapter_files import WEIGHTS_NAME
+from glmtune.adapters.checkpoints import checkpoint_faults, evaluations_without_gain, newest_whole, read_state
+from glmtune.adapters.run_folder import MANIFEST_NAME, RESULTS_NAME, STATE_NAME, RunManifest, checkpoints, has_adapter
+from glmtune.errors import ConfigError, TrainingError, summarise_faults
+from glmtune.files import read_json_object
+
+_logger = logging.getLogger(__name__)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Keys under `train` that a run keeps as long as it lives: they decide which samples a step sees, and what the optimiser
+# and the search for the best checkpoint remember. With others than before, some samples would be skipped, others seen
+# twice, or the state would be of something else.
+LASTING_TRAIN_KEYS = _names(
+    """
+    accelerator_config average_tokens_across_devices data_seed dataloader_drop_last deepspeed fsdp fsdp_config
+    gradient_accumulation_steps greater_is_better ignore_data_skip length_column_name metric_for_best_model optim
+    optim_args optim_target_modules parallelism_config per_device_train_batch_size seed train_sampling_strategy
+    """
+)
+# All others are as they are said to be now, from the first step on.
+APPLIED_TRAIN_KEYS = _names(
+    """
+    activation_checkpointing activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size
+    batch_eval_metrics bf16 bf16_full_eval cuda_graphs dataloader_in_order dataloader_multiprocessing_context
+    dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend
+    ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug
+    disable_tqdm do_eval do_predict do_train early_stopping_patience enable_jit_checkpoint eval_accumulation_steps
+    eval_delay eval_do_concat_batches eval_on_start eval_steps eval_strategy eval_use_gather_object fp16
+    fp16_full_eval full_determinism gradient_checkpointing gradient_checkpointing_kwargs
+    hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token
+    include_for_metrics include_num_input_tokens_seen label_names label_smoothing_factor learning_rate
+    liger_kernel_config load_best_model_at_end local_rank log_level log_level_replica log_on_each_node
+    logging_first_step logging_nan_inf_filter logging_steps logging_strategy lr_scheduler_kwargs lr_scheduler_type
+    max_grad_norm max_steps max_tokens_per_device neftune_noise_alpha num_train_epochs
+    offload_checkpoints output_dir per_device_eval_batch_size prediction_loss_only project push_to_hub
+    remove_unused_columns report_to restore_callback_states_from_checkpoint resume_from_checkpoint run_name
+    save_on_each_node save_only_model save_steps save_strategy save_total_limit shared_prefix skip_memory_metrics
+    tf32 torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps trackio_bucket_id
+    trackio_space_id trackio_static_space_id use_cache use_cpu use_liger_kernel warmup_steps weight_decay
+    """
+)
+# Schedules that go by what they have seen of the run cannot be put to a step of another one.
+_SEEING_SCHEDULES = {"reduce_lr_on_plateau", "greedy"}
+_SCHEDULE_KEYS = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs")
+_LENGTH_KEYS = ("num_train_epochs", "max_steps", "early_stopping_patience")
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """A run that is gone on with.
+
+    Attributes:
+        checkpoint: Where it goes on.
+        manifest: What it was made with; None where nothing says so, which `check_resumed` refuses.
+    """
+
+    checkpoint: Path
+    manifest: RunManifest | None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration that it was made with."""
+        return {} if self.manifest is None else self.manifest.config
+
+
+def find_earlier_run(train: Mapping[str, Any]) -> EarlierRun | None:
+    """Finds the run to go on with, as `find_checkpoint` finds its checkpoint.
+
+    Args:
+        train: The `train` section of the configuration.
+    """
+    checkpoint = find_checkpoint(train["output_dir"], train.get("resume_from_checkpoint"))
+    return None if checkpoint is None else EarlierRun(checkpoint, RunManifest.read(checkpoint))
+
+
+def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
+    """Finds the checkpoint to go on from, or makes sure that there is nothing to overwrite.
+
+    Args:
+        output_dir: The run folder.
+        resume: `train.resume_from_checkpoint`: true for the newest checkpoint, a path, or false or None for a new run.
+
+    Returns:
+        The checkpoint; None for a new run.
+
+    Raises:
+        ConfigError: A new run, or one that goes on from a checkpoint elsewhere, but the folder holds a run already.
+        TrainingError: There is no such checkpoint, or it is not complete.
+    """
+    run = Path(output_dir).expanduser()
+    if resume is None or resume is False:
+        refuse_to_overwrite(run)
+        return None
+    if resume is True:
+        newest, damaged = newest_whole(run)
+        if newest is None:
+            found = "".join(f"\n  {fault}" for fault in damaged)
+            raise TrainingError(
+                f"train.resume_from_checkpoint: there is no complete checkpoint in {run}. "
+                f"Start a new run without it, or give the path of a checkpoint{found}"
+            )
+        for fault in damaged:
+            _logger.warning("%s. Going on from %s, the newest that is whole", fault, newest.name)
+        return newest
+    checkpoint = Path(str(resume)).expanduser()
+    if not has_adapter(checkpoint) or not (checkpoint / STATE_NAME).exists():
+        raise TrainingError(
+            f"train.resume_from_checkpoint: {checkpoint} is no complete checkpoint; expected a folder with "
+            f"adapter_config.json, {WEIGHTS_NAME} and {STATE_NAME}"
+        )
+    if faults := list(checkpoint_faults(checkpoint)):
+        raise TrainingError(
+            f"{checkpoint} cannot be resumed: {'; '.join(faults)}. Resume from another checkpoint, or start a new run"
+        )
+    if checkpoint.resolve().parent != run.resolve():
+        refuse_to_overwrite(run)
+    return checkpoint
+
+
+def refuse_to_overwrite(run: Path) -> None:
+    """Makes sure that a folder holds no run.
+
+    Raises:
+        ConfigError: It does.
+    """
+    if not (has_adapter(run) or checkpoints(run) or (run / "config.json").is_file()):
+        return  # a manifest alone is a run that ended before its first checkpoint
+    what = "a base model" if (run / "config.json").is_file() else "a run"
+    advice = "" if what == "a base model" else "train.resume_from_checkpoint=true to go on with it, or "
+    raise ConfigError(
+        f"train.output_dir: {run} holds {what} already, which is not overwritten. Set {advice}"
+        "train.output_dir to another folder, or delete this one"
+    )
+
+
+def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_steps: int, num_processes: int) -> None:
+    """Makes sure that a run goes on as it began, and has something left to do.
+
+    Args:
+        earlier: The run that it goes on with.
+        run: The run folder.
+        manifest: What the run is to be made with now.
+        num_steps: Optimiser steps that it has by its settings of now.
+        num_processes: Devices that share the samples of a step.
+
+    Raises:
+        TrainingError: Base, data, prompt, adapter or sampling have changed, all in one message; the run is finished, or
+            has more steps than are asked for.
+    """
+    checkpoint, before = earlier.checkpoint, earlier.manifest
+    if before is None:
+        raise TrainingError(f"{checkpoint} has no {MANIFEST_NAME}, so it cannot be told whether the run is the same")
+    faults = [
+        f"{key} was {old!r} and is {new!r} now"
+        for key, old, new in _compare(before, manifest)
+        if _as_json(old) != _as_json(new)
+    ]
+    if not faults and before.data_fingerprint != manifest.data_fingerprint:
+        faults.append("the data are others now, or are rendered in another way (was glmtune updated?)")
+    if before.base_fingerprint not in ("", manifest.base_fingerprint):
+        faults.append("the base's weights are others now than those that it was trained on")
+    faults += _process_faults(checkpoint, num_processes)
+    if faults:
+        heading = f"{checkpoint} cannot be resumed, the run would not be the same"
+        raise TrainingError(
+            f"{summarise_faults(heading, [f'{heading}: {faults[0]}'] if len(faults) == 1 else faults)}\n"
+            "Set it back; or start a new run from this adapter, with an optimiser and a schedule of its own: "
+            f"model.adapter_path={checkpoint} train.output_dir=ANOTHER_FOLDER"
+        )
+    state = read_state(checkpoint)
+    if state["global_step"] > num_steps and _is_longer(before, manifest):
+        raise TrainingError(
+            f"{checkpoint.name} has {state['global_step']} steps already, and {num_steps} are asked for. Raise "
+            "train.max_steps or train.num_train_epochs, or resume from an earlier checkpoint"
+        )
+    if not _is_longer(before, manifest) and is_finished(run, state["global_step"]):
+        raise TrainingError(
+            f"{run} is finished ({state['global_step']} of {state['max_steps']} steps), there is nothing to resume. "
+            "To train longer, raise train.num_train_epochs or train.max_steps"
+        )
+
+
+def _process_faults(checkpoint: Path, num_processes: int) -> Iterator[str]:
+    """What is wrong with the number of processes: with another one, a step has other samples."""
+    if (checkpoint / "rng_state.pth").is_file():
+        before = 1
+    else:
+        before = len(list(checkpoint.glob("rng_state_*.pth")))
+        if before == int(os.environ.get("LOCAL_WORLD_SIZE", "0")):
+            before = num_processes  # of a node with a disk of its own, which has its own processes' files alone
+    if before != num_processes:
+        yield f"it began with {before} process{'es' * (before != 1)}, and goes on with {num_processes}"
+
+
+def is_finished(run: Path, step: int) -> bool:
+    """Whether a run has its last file, and of no shorter run that it has gone on from.
+
+    Args:
+        run: The run folder.
+        step: The step of the checkpoint that it would go on from.
+    """
+    try:
+        num_steps = read_json_object(run / RESULTS_NAME, TrainingError).get("num_steps")
+    except TrainingError:  # missing, or cut short
+        return False
+    return has_adapter(run) and isinstance(num_steps, int) and num_steps >= step
+
+
+def has_all_steps(earlier: EarlierRun, manifest: RunManifest, num_steps: int) -> bool:
+    """Whether nothing is left to train after a checkpoint, so that the run has only to be finished.
+
+    Args:
+        earlier: The run that is gone on with.
+        manifest: What the run is to be made with now.
+        num_steps: Optimiser steps that it has by its settings of now.
+    """
+    before, state = earlier.manifest, read_state(earlier.checkpoint)
+    is_same = before is not None and not _is_longer(before, manifest)
+    patience = _train(manifest).get("early_stopping_patience")
+    if patience is not None and evaluations_without_gain(state["stateful_callbacks"]) >= patience:
+        return True
+    return bool(state["global_step"] >= (state["max_steps"] if is_same else num_steps))
+
+
+def _is_longer(before: RunManifest, now: RunManifest) -> bool:
+    return any(_train(before).get(key) != _train(now).get(key) for key in _LENGTH_KEYS)
+
+
+def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]]:
+    """What has to stay the same: name, old and new value."""
+    lora, lora_before = now.config["lora"], before.config.get("lora", {})
+    compared = [
+        ("model.path", before.base_path, now.base_path),
+        ("model.adapter_path", before.config.get("model", {}).get("adapter_path"), now.config["model"]["adapter_path"]),
+        ("prompt.template", before.template, now.template),
+        ("prompt.system", before.system, now.system),
+        ("model.quantize", before.config.get("model", {}).get("quantize", "none"), now.config["model"]["quantize"]),
+    ]
+    for key, default in (("eval_fraction", None), ("max_length", None), ("loss_weight", "token")):
+        compared.append((f"data.{key}", before.config.get("data", {}).get(key, default), now.config["data"][key]))
+    compared += [(f"lora.{key}", lora_before.get(key), lora.get(key)) for key in sorted({*lora, *lora_before})]
+    kept = set(LASTING_TRAIN_KEYS)
+    if _SEEING_SCHEDULES & {_setting(before, "lr_scheduler_type"), _setting(now, "lr_scheduler_type")}:
+        kept |= set(_SCHEDULE_KEYS)
+    return compared + [(f"train.{key}", _setting(before, key), _setting(now, key)) for key in sorted(kept)]
+
+
+def _train(manifest: RunManifest) -> Mapping[str, Any]:
+    train: Mapping[str, Any] = manifest.config.get("train", {})
+    return train
+
+
+def _setting(manifest: RunManifest, key: str) -> Any:
+    """A setting of the `train` section, or what transformers takes where it is left out."""
+    field = TrainingArguments.__dataclass_fields__.get(key)
+    is_plain = field is not None and field.default is not MISSING
+    value = _train(manifest).get(key, field.default if field is not None and is_plain else None)
+    return value.value if isinstance(value, Enum) else value
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

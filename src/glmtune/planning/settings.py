@@ -1,0 +1,148 @@
+"""The settings that a plan decides, a row each: what the user asked for, what a plan chose, how it is written."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+from glmtune.config import RunConfig
+from glmtune.errors import ConfigError
+from glmtune.loading.formats import check_adapter
+from glmtune.planning.planner import Freedom, Plan
+
+
+class Setting(NamedTuple):
+    """A setting that changes a run's memory and speed, and nothing that it learns.
+
+    Attributes:
+        key: Its key, with the section.
+        name: What `Freedom` calls its choices, and `MemorySettings` or `StepShape` the one chosen.
+        needs: What it takes to switch it on, where that is not always there.
+    """
+
+    key: str
+    name: str
+    needs: str = ""
+
+    def asked(self, config: RunConfig, num_layers: int) -> Any:
+        """What a configuration asks for; None where it leaves that open.
+
+        Args:
+            config: The configuration.
+            num_layers: Layers of the base, which `gradient_checkpointing=true` stands for.
+        """
+        value = _read(config, self.key)
+        if value == "auto":
+            return None
+        if self.name == "num_checkpointed":
+            return num_layers if value is True else min(int(value or 0), num_layers)
+        return value
+
+    def spell(self, value: Any) -> str:
+        """As it is written on the command line."""
+        if self.name == "num_checkpointed" and value == 0:
+            value = False
+        return f"{self.key}={str(value).lower()}"
+
+
+SETTINGS = (
+    Setting("model.quantize", "quantize"),
+    Setting(
+        "model.offload_embedding",
+        "offloads_embedding",
+        "fused layers, and an embedding that is not the output layer too",
+    ),
+    Setting("train.max_tokens_per_device", "max_tokens"),
+    Setting("train.gradient_checkpointing", "num_checkpointed"),
+    Setting("train.offload_checkpoints", "offloads_checkpoints", "fused layers"),
+    Setting(
+        "train.cuda_graphs",
+        "uses_graphs",
+        "fused layers, 16 bits on an Ampere or newer GPU, and torch's own AdamW or SGD",
+    ),
+)
+
+
+def decide(whole: Freedom, config: RunConfig, num_layers: int, why_not_fused: str | None = None) -> Freedom:
+    """What the user's settings leave of the freedom.
+
+    Args:
+        whole: What there would be if the user had decided nothing.
+        config: The configuration.
+        num_layers: Layers of the base.
+        why_not_fused: Why layers cannot be fused, where they cannot.
+
+    Raises:
+        ConfigError: They ask for what cannot be.
+    """
+    decided: dict[str, Any] = {}
+    for setting in SETTINGS:
+        value = setting.asked(config, num_layers)
+        if value is None:
+            continue
+        if setting.needs and value not in getattr(whole, setting.name):
+            why = f"; here, {why_not_fused}" if why_not_fused else ""
+            raise ConfigError(f"{setting.key}=true is not possible here: it takes {setting.needs}{why}")
+        decided[setting.name] = (value,)
+    if "quantize" in decided:
+        check_adapter(decided["quantize"][0], config.lora)
+    if decided.get("offloads_checkpoints") == (True,):
+        if decided.get("num_checkpointed") == (0,):
+            raise ConfigError("train.offload_checkpoints=true: there are no checkpoints without gradient_checkpointing")
+        if decided.get("uses_graphs") == (True,):
+            raise ConfigError("train.cuda_graphs=true cannot be used with train.offload_checkpoints=true")
+        decided.setdefault("num_checkpointed", range(1, num_layers + 1))
+        decided["uses_graphs"] = (False,)
+    elif decided.get("num_checkpointed") == (0,):
+        decided["offloads_checkpoints"] = (False,)
+    return replace(whole, **decided)
+
+
+def with_settings(config: RunConfig, plan: Plan, settings: Iterable[Setting] = SETTINGS) -> RunConfig:
+    """The configuration with what a plan has decided filled in."""
+    chosen = _chosen(plan)
+    return _filled(config, {setting.key: chosen[setting.name] for setting in settings})
+
+
+def as_before(config: RunConfig, before: Mapping[str, Any], settings: Iterable[Setting] = SETTINGS) -> RunConfig:
+    """The configuration with what it leaves open as an earlier run had it.
+
+    Args:
+        config: The configuration.
+        before: That of the earlier run's manifest; runs of the first versions knew no format but the published one.
+        settings: What is taken over.
+    """
+    filled = {}
+    for setting in settings:
+        section, _, key = setting.key.partition(".")
+        value = before.get(section, {}).get(key, "none" if setting.name == "quantize" else None)
+        if _read(config, setting.key) in (None, "auto") and value not in (None, "auto"):
+            filled[setting.key] = value
+    return _filled(config, filled)
+
+
+def spell(plan: Plan) -> list[str]:
+    """A plan's settings, as on the command line."""
+    chosen = _chosen(plan)
+    return [setting.spell(chosen[setting.name]) for setting in SETTINGS]
+
+
+def _chosen(plan: Plan) -> dict[str, Any]:
+    return {**asdict(plan.settings), "max_tokens": plan.step.max_tokens}
+
+
+def _read(config: RunConfig, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return config.model.model_dump().get(name) if section == "model" else config.train.get(name)
+
+
+def _filled(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """A copy with some values set, by full key."""
+    by_section: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        by_section[section][name] = value
+    update = {
+        "model": config.model.model_copy(update=by_section["model"]),
+        "train": {**config.train, **by_section["train"]},
+    }
+    return config.model_copy(update=update)

@@ -1,0 +1,60 @@
+"""What of an adapter decides a run's memory."""
+
+from dataclasses import dataclass
+
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from glmtune.adapters.fusable import why_not_fused
+from glmtune.adapters.lora import lora_layers
+
+
+@dataclass(frozen=True)
+class AdapterShape:
+    """What of an adapter takes memory.
+
+    Attributes:
+        num_trained: Trained parameters.
+        first_layer: The first layer with an adapter; those below keep nothing for the backward pass.
+        ranks: Sum of the ranks within a layer.
+        is_on_last_projection: Whether the last projection of a layer, the widest in, is adapted.
+        has_dropout: Whether adapters drop any of their input.
+        why_not_fused: Why the layers cannot be fused; None where they can.
+        has_plain_head: Whether final norm and output layer are as published, and logits are made by chunks.
+    """
+
+    num_trained: int
+    first_layer: int
+    ranks: int
+    is_on_last_projection: bool
+    has_dropout: bool
+    why_not_fused: str | None = None
+    has_plain_head: bool = True
+
+    @classmethod
+    def of(cls, model: PeftModel) -> "AdapterShape":
+        """From a model with its adapter, which may be on the meta device."""
+        by_layer: dict[int, dict[str, LoraLayer]] = {}
+        for name, module in lora_layers(model).items():
+            parts = name.split(".")
+            if "layers" in parts:
+                by_layer.setdefault(int(parts[parts.index("layers") + 1]), {})[parts[-1]] = module
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        base = model.get_base_model()
+        ranks = [sum(module.r["default"] for module in layer.values()) for layer in by_layer.values()]
+        return cls(
+            num_trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+            # What is trained below the layers has its gradient come through all of them.
+            first_layer=0 if any("embedding" in name for name in trained) else min(by_layer, default=0),
+            ranks=max(ranks, default=0),
+            is_on_last_projection=any("dense_4h_to_h" in layer for layer in by_layer.values()),
+            has_dropout=any(
+                isinstance(module.lora_dropout["default"], nn.Dropout)
+                for layer in by_layer.values()
+                for module in layer.values()
+            ),
+            why_not_fused=why_not_fused(model),
+            has_plain_head=base.config.rmsnorm
+            and not any("output_layer" in name or "final_layernorm" in name for name in trained),
+        )

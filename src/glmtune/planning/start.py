@@ -1,0 +1,117 @@
+"""What a run starts from: an adapter, where it is not to start from nothing, and the prompt that goes with it."""
+
+import logging
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+
+from glmtune.adapters.adapter_files import read_adapter_config
+from glmtune.adapters.inheritance import prompt_record
+from glmtune.adapters.lora import init_for_loading
+from glmtune.adapters.run_folder import RunManifest, find_adapter
+from glmtune.config import LORA_DEFAULTS, RunConfig, embedded_base
+from glmtune.errors import ConfigError, summarise_faults
+from glmtune.loading.base_weights import is_trained_base
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.planning.resume import EarlierRun
+from glmtune.planning.settings import SETTINGS, as_before
+
+# What an adapter's file says of itself that is no matter of its weights.
+_NOT_OF_WEIGHTS = {
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_type", "peft_version",
+    "revision", "runtime_config", "task_type",
+}  # fmt: skip
+_logger = logging.getLogger(__name__)
+
+
+def resolve_start(config: RunConfig, tokenizer: ChatGLMTokenizer, earlier: EarlierRun | None) -> RunConfig:
+    """Fills in what a run takes over from what it starts from: adapter, prompt, format of an earlier run's base.
+
+    Args:
+        config: The configuration.
+        tokenizer: The base's tokenizer.
+        earlier: The run that is gone on with; None for a new one.
+
+    Raises:
+        ConfigError: `model.adapter_path` is a base, or keys under `lora` ask for another adapter than that one.
+        AdapterError: The adapter is damaged, its start cannot be brought back, or a record of the prompt is damaged.
+    """
+    config = _with_prompt(_from_adapter(config, earlier), tokenizer, earlier)
+    if earlier is not None:
+        config = as_before(config, earlier.config, [setting for setting in SETTINGS if setting.name == "quantize"])
+    return config
+
+
+def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
+    """Fills in what the adapter that a run starts from is: rank, scale, layers and so on.
+
+    A resumed run has its weights from its checkpoint, and the rest from its manifest; the adapter may be gone by then.
+    """
+    if config.model.adapter_path is None:
+        return config
+    given = Path(config.model.adapter_path).expanduser().absolute()
+    recorded = None if earlier is None else earlier.config.get("model", {}).get("adapter_path")
+    if earlier is not None and recorded and given in (Path(recorded), Path(recorded).parent):
+        return _filled(config, recorded, earlier.config.get("lora", {}))
+    folder = find_adapter(given)
+    if folder is None:
+        raise ConfigError(f"model.adapter_path: {config.model.adapter_path} is a base model, not an adapter")
+    adapter = read_adapter_config(folder)
+    own: dict[str, Any] = {}
+    for field in fields(LoraConfig):
+        value = getattr(adapter, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if field.name not in _NOT_OF_WEIGHTS and (value != default or field.name in LORA_DEFAULTS):
+            own[field.name] = sorted(value) if isinstance(value, set) else value
+    own["init_lora_weights"] = init_for_loading(adapter.init_lora_weights)
+    if not is_trained_base(RunManifest.read(folder), config.model.path or str(embedded_base())):
+        _logger.warning(
+            "model.adapter_path: the weights of %s are not those that %s was trained on. Set model.path to the right "
+            "base",
+            config.model.path or "the built-in base",
+            folder,
+        )
+    return _filled(config, str(folder), own)
+
+
+def _filled(config: RunConfig, adapter_path: str, own: dict[str, Any]) -> RunConfig:
+    """The configuration with an adapter's own settings, after making sure that those given agree with them."""
+    faults = [
+        f"lora.{key}={value!r} was asked for, and the adapter in {adapter_path} has {own.get(key)!r}. Leave it out"
+        for key, value in config.lora.items()
+        if key not in _NOT_OF_WEIGHTS and _as_names(value) != _as_names(own.get(key))
+    ]
+    if faults:
+        raise ConfigError(summarise_faults("the adapter to start from", faults))
+    lora = {**own, "lora_dropout": config.lora["lora_dropout"]}
+    model = config.model.model_copy(update={"adapter_path": adapter_path})
+    return config.model_copy(update={"model": model, "lora": lora})
+
+
+def _with_prompt(config: RunConfig, tokenizer: ChatGLMTokenizer, earlier: EarlierRun | None) -> RunConfig:
+    """Fills in what the configuration leaves open of the prompt, by the rule that loading and merging go by too."""
+    adapter = None if config.model.adapter_path is None else Path(config.model.adapter_path)
+    if adapter is not None and earlier is not None:  # which has a record of what it has inherited from it
+        adapter = earlier.checkpoint
+    inherited = prompt_record(adapter, config.model.path, tokenizer)
+    prompt: dict[str, str | None] = {}
+    data: dict[str, str] = {}
+    if config.prompt.template == "auto":
+        prompt["template"] = inherited.template
+    if "system" not in config.prompt.model_fields_set:
+        prompt["system"] = inherited.system
+    if "join" not in config.data.model_fields_set:
+        data["join"] = inherited.join
+    return config.model_copy(
+        update={"prompt": config.prompt.model_copy(update=prompt), "data": config.data.model_copy(update=data)}
+    )
+
+
+def _as_names(value: Any) -> Any:
+    """Names in one order; one name alone, as people write it, is a list of one."""
+    if isinstance(value, str) and re.fullmatch(r"\w+", value):
+        return [value]
+    return sorted(value) if isinstance(value, list) and all(isinstance(each, str) for each in value) else value

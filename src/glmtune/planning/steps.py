@@ -1,0 +1,108 @@
+"""How the samples of optimiser steps will lie in memory: how large passes are, and how many."""
+
+import math
+
+import numpy
+import torch
+
+from glmtune.config import RunConfig
+from glmtune.data.packing import MOST_GRAPHED_TOKENS, PackedSample, PackingCollator, padded_sizes, shared_prefixes
+from glmtune.data.samples import SampleDataset
+from glmtune.planning.memory import Pass
+from glmtune.planning.planner import StepShape
+
+# Samples that are laid out to see how large passes are.
+_LAID_OUT_SAMPLES = 2000
+# Common beginnings are looked for among so many samples, and worth a line from this share of the tokens on.
+_MOST_LOOKED_AT, _WORTH_A_LINE = 64, 0.1
+
+
+def shares_prefix(config: RunConfig) -> bool:
+    """Whether what samples begin with alike is computed once: as asked for, else where that is exact."""
+    asked: bool | None = config.train.get("shared_prefix")
+    return bool(config.lora.get("lora_dropout", 0.0) == 0) if asked is None else asked
+
+
+def prefix_note(config: RunConfig, train: SampleDataset) -> list[str]:
+    """A line where computing common beginnings once would pay, and dropout alone keeps it from being done."""
+    if shares_prefix(config) or config.train.get("shared_prefix") is not None:
+        return []
+    num_looked_at = min(_num_samples(config), len(train), _MOST_LOOKED_AT)
+    rows = [train[index] for index in range(num_looked_at)]
+    samples = [PackedSample.of(row["input_ids"], row["labels"]) for row in rows]
+    saved = sum(group.prefix_length * (len(group.members) - 1) for group in shared_prefixes(samples))
+    share = saved / sum(len(sample.input_ids) for sample in samples)
+    if share < _WORTH_A_LINE:
+        return []
+    return [
+        f"{share:.0%} of the tokens are common beginnings. They are computed for each sample anew, since "
+        f"lora_dropout={config.lora['lora_dropout']:g} drops others in each; train.shared_prefix=true computes them "
+        "once, with one dropout for all"
+    ]
+
+
+def _num_samples(config: RunConfig) -> int:
+    """Samples of an optimiser step on one device."""
+    return int(config.train["per_device_train_batch_size"] * config.train["gradient_accumulation_steps"])
+
+
+def num_optimizer_steps(config: RunConfig, num_samples: int, num_processes: int) -> int:
+    """Optimiser steps of a whole run.
+
+    Args:
+        config: The configuration.
+        num_samples: Samples to train on.
+        num_processes: Devices that share the samples of an epoch.
+    """
+    max_steps = int(config.train.get("max_steps", -1))
+    if max_steps > 0:
+        return max_steps
+    steps_an_epoch = math.ceil(num_samples / (_num_samples(config) * num_processes))
+    return math.ceil(steps_an_epoch * float(config.train["num_train_epochs"]))
+
+
+def lay_out(config: RunConfig, train: SampleDataset, max_tokens: int, uses_graphs: bool) -> StepShape:
+    """Lays steps of random samples out as training will, and extrapolates to the largest pass that there can be.
+
+    Args:
+        config: The configuration.
+        train: The samples.
+        max_tokens: The limit of a pass.
+        uses_graphs: Whether small passes are padded for CUDA graphs.
+    """
+    num_samples = _num_samples(config)
+    collator = PackingCollator(max_tokens=max_tokens, shares_prefix=shares_prefix(config))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
+    num_steps = max(min(_LAID_OUT_SAMPLES, len(order)) // num_samples, 1)
+    steps = [
+        collator([train[index] for index in order[start * num_samples : (start + 1) * num_samples]])["micro_batches"]
+        for start in range(num_steps)
+    ]
+    passes = [packed for step in steps for packed in step]
+    lengths = sorted(train.lengths)
+    most_tokens = max(min(max_tokens, sum(lengths[-num_samples:])), lengths[-1])
+    seen_tokens = max(packed.num_tokens for packed in passes)
+    # Samples that share a beginning have fewer rows than tokens.
+    seen_rows = max(len(packed.input_ids) for packed in passes)
+    rows = max(-(-most_tokens * seen_rows // seen_tokens), seen_rows)
+    label_rows = _most_labels(train, num_samples, most_tokens)
+    segments = max(len(packed.segments.cu_query) for packed in passes)
+    mean_rows = sum(len(packed.input_ids) for packed in passes) / len(passes)
+    mean_labels = sum(len(packed.label_rows) for packed in passes) / len(passes)
+    if uses_graphs and rows < MOST_GRAPHED_TOKENS:
+        rows, label_rows, segments = padded_sizes(rows, label_rows, segments)
+        mean_rows, mean_labels, _ = padded_sizes(round(mean_rows), round(mean_labels), segments)
+    return StepShape(max_tokens, Pass(rows, label_rows, segments), len(passes) / num_steps, mean_rows, mean_labels)
+
+
+def _most_labels(train: SampleDataset, num_samples: int, max_tokens: int) -> int:
+    """The most label rows that so many samples can have in so many tokens: those with the most labels a token first."""
+    lengths, labels = numpy.asarray(train.lengths), train.num_labels
+    by_share = numpy.argsort(-labels / lengths, kind="stable")[:num_samples]
+    tokens, total = numpy.cumsum(lengths[by_share]), numpy.cumsum(labels[by_share])
+    within = int(numpy.searchsorted(tokens, max_tokens, side="right"))
+    # One sample more, as far as there is room for it.
+    room = max_tokens - (int(tokens[within - 1]) if within else 0)
+    rest = min(room, int(labels[by_share[within]])) if within < len(by_share) else 0
+    in_tokens = (int(total[within - 1]) if within else 0) + rest
+    return max(min(in_tokens, int(numpy.sort(labels)[-num_samples:].sum())), 1)

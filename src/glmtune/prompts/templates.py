@@ -1,0 +1,125 @@
+"""The templates: what each makes of a conversation's messages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glmtune.errors import DataError
+from glmtune.prompts.conversation import Conversation, Encode, Message, PromptTokenizer, Template
+
+DEFAULT_TOOL_SYSTEM_PROMPT = (
+    "Answer the following questions as best as you can. You have access to the following tools:"
+)
+
+
+@dataclass
+class Piece:
+    """A run of ids that truncation may shorten (`is_content`) or must keep whole."""
+
+    ids: list[int]
+    is_supervised: bool = False
+    is_content: bool = False
+
+
+def _chatglm3_pieces(
+    messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
+) -> list[Piece]:
+    pieces = [Piece(tokenizer.prefix_token_ids)]
+    is_learnt = False  # whether the turn before is; its end is the next role token
+    for message in messages:
+        pieces.append(Piece([tokenizer.get_command(f"<|{message.role}|>")], is_learnt))
+        is_learnt = message.is_learnt
+        pieces.append(Piece(encode(f"{message.metadata}\n"), is_learnt))
+        pieces.append(Piece(encode(message.text()), is_learnt, is_content=True))
+    end = tokenizer.eos_token_id if for_training else tokenizer.get_command("<|assistant|>")
+    return [*pieces, Piece([end], is_learnt)]
+
+
+def _tutorial_pieces(
+    messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
+) -> list[Piece]:
+    """The tutorial encodes system prompt, user text and marker as one text; roles are plain letters in it."""
+    pieces = [Piece(tokenizer.prefix_token_ids)]
+    head = ""
+    marker = "<|assistant|>\n"
+    for message in messages:
+        if message.role == "observation" or message.metadata or message.tools:
+            raise DataError("the tutorial template has no tools; use prompt.template=chatglm3")
+        if message.role == "system":
+            head = f"<|system|>\n{message.content}\n"
+        elif message.role == "user":
+            head += "<|user|>\n"
+            ids = encode(head + message.content + marker)
+            start = _common_prefix(ids, encode(head))
+            stop = len(ids) - _common_prefix(ids[start:][::-1], encode(marker)[::-1])
+            pieces += [Piece(ids[:start]), Piece(ids[start:stop], is_content=True), Piece(ids[stop:])]
+            head = ""
+        else:
+            is_learnt = message.is_supervised
+            pieces.append(Piece(encode(message.content), is_learnt, is_content=True))
+            pieces.append(Piece([tokenizer.eos_token_id], is_learnt))
+    return pieces
+
+
+def _chatglm2_pieces(
+    messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
+) -> list[Piece]:
+    """All up to the last answer is encoded as one text, as officially; the answer on its own."""
+    *context, last = messages if for_training else [*messages, Message("assistant", "")]
+    head, question, marker = _chatglm2_text(context)
+    ids = encode(head + question + marker)
+    start = _common_prefix(ids, encode(head))
+    stop = len(ids) - _common_prefix(ids[start:][::-1], encode(marker)[::-1])
+    pieces = [Piece(tokenizer.prefix_token_ids)]
+    pieces += [Piece(ids[:start]), Piece(ids[start:stop], is_content=True), Piece(ids[stop:])]
+    if for_training:
+        pieces.append(Piece(encode(last.content), last.is_learnt, is_content=True))
+        pieces.append(Piece([tokenizer.eos_token_id], last.is_learnt))
+    return pieces
+
+
+def _chatglm2_text(context: Sequence[Message]) -> tuple[str, str, str]:
+    """The text before the last answer: what stands before the last question, the question, and what stands after it."""
+    if any(message.role == "observation" or message.metadata or message.tools for message in context):
+        raise DataError("the chatglm2 template has no tools; ChatGLM3 has")
+    head = question = ""
+    number = 0
+    for message in context:
+        if message.role == "system":
+            head = f"{message.content}\n\n"
+        elif message.role == "user":
+            number += 1
+            head, question = f"{head}[Round {number}]\n\n问：", message.content
+        else:
+            head = f"{head}{question}\n\n答：{message.content}\n\n"
+    return head, question, "\n\n答："
+
+
+TEMPLATE_PIECES = {"chatglm3": _chatglm3_pieces, "chatglm2": _chatglm2_pieces, "tutorial": _tutorial_pieces}
+
+
+def render_text(conversation: Conversation, template: Template, *, for_generation: bool) -> str:
+    """A prompt as text, for people and for programs that want it so. Its special tokens are letters there.
+
+    Args:
+        conversation: Messages in a sound order.
+        template: `chatglm3` or `chatglm2`.
+        for_generation: Whether it ends where the model is to answer.
+
+    Raises:
+        DataError: The template cannot express the conversation.
+    """
+    messages = conversation.messages
+    if template == "chatglm2":
+        is_answered = messages[-1].role == "assistant"
+        text = "".join(_chatglm2_text(messages[:-1] if is_answered else messages))
+        return f"[gMASK]sop{text}{messages[-1].content if is_answered else ''}"
+    turns = "".join(f"<|{message.role}|>{message.metadata}\n {message.text()}" for message in messages)
+    return f"[gMASK]sop{turns}{'<|assistant|>' if for_generation else ''}"
+
+
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many leading ids two sequences share."""
+    length = 0
+    while length < min(len(first), len(second)) and first[length] == second[length]:
+        length += 1
+    return length

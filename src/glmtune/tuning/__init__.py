@@ -1,1 +1,0 @@
-"""Adapters on a base model: attaching, saving, loading, and what a run folder remembers."""
