@@ -443,24 +443,19 @@ def test_a_run_on_a_gpu_goes_by_its_plan(decide: Callable[..., PlannedRun]) -> N
         decide(gib=2)
 
 
-def test_a_resumed_run_on_a_gpu_keeps_its_plan_while_that_fits(
-    decide: Callable[..., str], configure: Configure
-) -> None:
-    earlier = ("model.quantize=nf4", "train.gradient_checkpointing=9", "train.max_tokens_per_device=112")
-    earlier = (*earlier, "model.offload_embedding=false", "train.cuda_graphs=false")
-    before = RunManifest(None, config=configure(*earlier).model_dump(mode="json"))
-    roomy, tight = (decide("model.quantize=nf4", gib=gib, before=before) for gib in (23.4, 4.5))
-    as_before = "base nf4, passes of at most 112 tokens, checkpointed layers: 9, no CUDA graphs"
-    assert roomy == as_before != tight
-    assert "base nf4" in tight
+def test_a_resumed_run_on_a_gpu_keeps_its_plan_while_that_fits(decide: Callable[..., PlannedRun]) -> None:
+    first = decide("model.quantize=nf4", "train.gradient_checkpointing=9", gib=23.4)
+    before = RunManifest(None, config=first.config.model_dump(mode="json"))
+    assert decide("model.quantize=nf4", gib=23.4, before=before).settings == first.settings
+    tight = decide("model.quantize=nf4", gib=4.5, before=before)
+    assert tight.settings != first.settings
+    assert tight.settings.quantize == "nf4"
     with pytest.raises(TrainingError, match="does not fit") as caught:
         decide("model.quantize=none", gib=8, before=before)
     assert "int8" not in str(caught.value)  # a resumed run cannot change its base
 
 
-def test_a_gpu_that_is_too_full_to_be_looked_at_has_no_room(
-    decide: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_that_is_too_full_to_be_looked_at_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("CUDA error: out of memory")
 
