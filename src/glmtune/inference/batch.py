@@ -29,7 +29,7 @@ from glmtune.errors import ConfigError, DataError, StorageError, show_text
 from glmtune.files import check_writable_folder, held, storage_faults
 from glmtune.inference.generate import Reply, check_batch_size, fit_prompts, generate_batches, prompt_room, read_reply
 from glmtune.inference.options import build_generation_config, remembered_prompt
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
 _OWN_FIELDS = ("index", "reply", "metadata")
@@ -84,7 +84,7 @@ def check_generation_files(
 
 def generate_file(
     model: PreTrainedModel,
-    tokenizer: ChatGLMTokenizer,
+    tokenizer: Tokenizer,
     input_path: str | Path,
     output_path: str | Path,
     *,

@@ -15,10 +15,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from glmtune.adapters.lora import changes_base
 from glmtune.errors import ConfigError, ModelError, summarise_faults
-from glmtune.models.chatglm import ChatGLMForConditionalGeneration
+from glmtune.models.families import family_of
 from glmtune.ops import Fp8Linear, FrozenLinear, PackedLinear, Scratch
 from glmtune.ops.back_end import back_end
 
@@ -223,7 +224,7 @@ def check_format(quantize: Quantize, config: Any, dtype: torch.dtype, device: to
 
     Args:
         quantize: The format.
-        config: The base's `ChatGLMConfig`.
+        config: The base's configuration.
         dtype: What is computed in.
         device: Where.
 
@@ -241,7 +242,7 @@ def check_format(quantize: Quantize, config: Any, dtype: torch.dtype, device: to
     if quantize not in ("fp8", "nf4"):
         return
     with torch.device("meta"):
-        linears = block_linears(ChatGLMForConditionalGeneration(config))
+        linears = block_linears(family_of(config).model_class(config))
     for name, linear in linears.items():
         shape = f"{name.rpartition('.')[2]} is {linear.in_features} x {linear.out_features}"
         if quantize == "fp8" and (linear.in_features % 16 or linear.out_features % 16):
@@ -258,7 +259,7 @@ class Quantizer:
         quantize: The format.
     """
 
-    def __init__(self, model: ChatGLMForConditionalGeneration, quantize: Quantize) -> None:
+    def __init__(self, model: PreTrainedModel, quantize: Quantize) -> None:
         self._model = model
         self._quantize = quantize
         self._scratch = Scratch()
@@ -288,7 +289,7 @@ class Quantizer:
         self._model.set_submodule(name, quantized)
 
 
-def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) -> None:
+def quantize_layers(model: PreTrainedModel, quantize: Quantize) -> None:
     """Replaces the linear layers of all blocks; embedding, norms and output layer stay as they are.
 
     Args:
@@ -306,9 +307,9 @@ def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) 
             quantizer.put(name, parameter)
 
 
-def block_linears(model: ChatGLMForConditionalGeneration) -> dict[str, nn.Linear]:
+def block_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
     """The linear layers of all blocks by their full names."""
-    prefix = "transformer.encoder.layers."
+    prefix = f"{family_of(model).layers_name}."
     return {
         name: module
         for name, module in model.named_modules()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,7 +20,7 @@ from glmtune.loading.bases import load_tokenizer, read_base_config
 from glmtune.loading.devices import GIB, default_device, free_device_bytes, resolve_dtype
 from glmtune.loading.formats import HOW_TO_INSTALL, Quantize, check_format, has_bitsandbytes, unquantizable
 from glmtune.loading.shape import BaseShape
-from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.models.families import family_of
 from glmtune.ops import takes_flash_kernel
 from glmtune.planning.optimizers import is_elementwise, state_bytes
 from glmtune.planning.planner import Freedom, Plan, Planner
@@ -197,7 +198,7 @@ def plan_run(
     """
     base_config = read_base_config(config.model.path)
     with torch.device("meta"):
-        model = ChatGLMForConditionalGeneration(base_config).to(dtype)
+        model = family_of(base_config).model_class(base_config).to(dtype)
     model.name_or_path = base_config._name_or_path = str(config.model.path)  # PEFT warns of a base without a name
     base = BaseShape.of(model, dtype)
     # pissa and olora would decompose weights that are not there.
@@ -294,7 +295,7 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
 
 def _whole_freedom(
     config: RunConfig,
-    base_config: ChatGLMConfig,
+    base_config: Any,
     adapter: AdapterShape,
     lengths: list[int],
     dtype: torch.dtype,
@@ -320,9 +321,7 @@ def _whole_freedom(
     )
 
 
-def _is_possible(
-    quantize: Quantize, base_config: ChatGLMConfig, dtype: torch.dtype, device: torch.device | None
-) -> bool:
+def _is_possible(quantize: Quantize, base_config: Any, dtype: torch.dtype, device: torch.device | None) -> bool:
     try:
         check_format(quantize, base_config, dtype, device or torch.device("meta"))
     except GlmtuneError:

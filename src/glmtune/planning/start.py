@@ -15,7 +15,7 @@ from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.config import LORA_DEFAULTS, RunConfig, embedded_base
 from glmtune.errors import ConfigError, summarise_faults
 from glmtune.loading.base_weights import is_trained_base
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 
 # What an adapter's file says of itself that is no matter of its weights.
 _NOT_OF_WEIGHTS = {
@@ -88,7 +88,7 @@ def _filled(config: RunConfig, adapter_path: str, own: dict[str, Any]) -> RunCon
     return config.model_copy(update={"model": model, "lora": lora})
 
 
-def with_prompt(config: RunConfig, tokenizer: ChatGLMTokenizer) -> RunConfig:
+def with_prompt(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
     """Fills in what the configuration leaves open of the prompt, by the rule that loading and merging go by too.
 
     Args:

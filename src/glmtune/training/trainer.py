@@ -31,7 +31,7 @@ from glmtune.loading.base_weights import fingerprint_base
 from glmtune.loading.bases import load_base, load_tokenizer
 from glmtune.loading.devices import free_device_bytes, resolve_dtype
 from glmtune.loading.formats import check_quantize
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.planning.memory import MemorySettings
 from glmtune.planning.plan import ASSUMED_TFLOPS, RunPlan, plan_run
 from glmtune.planning.planner import Change
@@ -181,7 +181,7 @@ class _Run:
     config: RunConfig
     arguments: TrainingArguments
     dtype: torch.dtype
-    tokenizer: ChatGLMTokenizer
+    tokenizer: Tokenizer
     data: RunData
     checkpoint: Path | None
     console: Console
@@ -445,7 +445,7 @@ def _how_to_save_memory(run: _Run, error: Exception) -> str:
 
 
 def _finish(
-    trainer: LoraTrainer, tokenizer: ChatGLMTokenizer, data: RunData, summary: TrainableSummary, metrics: dict[str, Any]
+    trainer: LoraTrainer, tokenizer: Tokenizer, data: RunData, summary: TrainableSummary, metrics: dict[str, Any]
 ) -> TrainResult:
     """Saves the adapter and the reports, and runs the self-test."""
     arguments, state = trainer.args, trainer.state
