@@ -42,10 +42,10 @@ from glmtune.loading.formats import quantize_layers
 from glmtune.loading.shape import BaseShape
 from glmtune.models.host_embedding import HostEmbedding
 from glmtune.planning.memory import MemorySettings, Pass, estimate_memory
-from glmtune.planning.plan import CONTEXT_GIB
+from glmtune.planning.planned import CONTEXT_GIB
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
-from glmtune.training import trainer as training
+from glmtune.training import run as training
 from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator

@@ -8,8 +8,8 @@ from glmtune.export.merge import MergeResult
 from glmtune.export.merge import merge as merge_run
 from glmtune.loading.runs import load as load_run
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.training.trainer import TrainResult
-from glmtune.training.trainer import train as train_config
+from glmtune.training.run import TrainResult
+from glmtune.training.run import train as train_config
 
 
 def train(config: str | Path | None = None, *overrides: str) -> TrainResult:

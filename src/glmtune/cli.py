@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from glmtune.errors import ConfigError, GlmtuneError, show_text
+from glmtune.language import localise
+from glmtune.language.command_line import localised_command, usage_fault
+from glmtune.language.terminal import TerminalConsole, log_to_terminal
 
 # Before torch is imported: memory in pieces that grow, of which less is lost between steps of different sizes.
 if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name of the same setting
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 app = typer.Typer(
-    help="Fine-tune ChatGLM3-6B and its family with LoRA. 用 LoRA 微调 ChatGLM3-6B。",
+    help="Fine-tune ChatGLM3-6B and its family with LoRA.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(
-    help="Check, show, count and convert data files. 检查、查看、统计、转换数据。", no_args_is_help=True
-)
+data_app = typer.Typer(help="Check, show, count and convert data files.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
@@ -75,7 +75,7 @@ def train(
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List the configuration keys and their defaults.")] = False,
 ) -> None:
-    """Train a LoRA adapter. 训练 LoRA。
+    """Train a LoRA adapter.
 
     For example: glmtune train examples/chatglm3-6b.yaml data.path=train.json train.learning_rate=1e-4
     """
@@ -83,24 +83,24 @@ def train(
 
     if keys:
         for key in describe_keys():
-            typer.echo(f"{key.key:<38} {key.default!r:<28} {key.description}")
+            typer.echo(f"{key.key:<38} {key.default!r:<28} {localise(key.description)}")
         return
     _outlive_display()
     config = _load_config(arguments)
     from glmtune.training.processes import is_first_process, leave_processes
-    from glmtune.training.trainer import TrainingInterrupted
-    from glmtune.training.trainer import train as run_training
+    from glmtune.training.run import TrainingInterrupted
+    from glmtune.training.run import train as run_training
 
     _hide_loading_bars()
     try:
         folder = run_training(config).output_dir
-        message, code = f"完成 Done: {folder}\n  glmtune chat {shlex.quote(str(folder))}", 0
+        message, code = f"Done: {folder}\n  glmtune chat {shlex.quote(str(folder))}", 0
     except TrainingInterrupted as interruption:
         message, code = str(interruption), 130
     finally:
         leave_processes()
     if is_first_process():
-        typer.echo(message, err=code != 0)
+        typer.echo(localise(message), err=code != 0)
     raise typer.Exit(code)
 
 
@@ -121,12 +121,14 @@ def plan(
         typer.Option("--tflops", help="What the card computes in 16 bits; for the time, else the GPU's here, or 50."),
     ] = None,
 ) -> None:
-    """Say what a run will take of the GPU, how long, and with which settings it fits. 估算显存与时间。
+    """Say what a run will take of the GPU, how long, and with which settings it fits.
 
     For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu-gib 8
     """
     from glmtune.config import say_base
-    from glmtune.planning.plan import CONTEXT_GIB, plan_for_card
+    from glmtune.planning.card import plan_for_card
+    from glmtune.planning.planned import CONTEXT_GIB
+    from glmtune.planning.report import print_plan
 
     if gpu_gib is not None and not CONTEXT_GIB < gpu_gib < 1e6:
         raise ConfigError(
@@ -137,11 +139,11 @@ def plan(
 
     config = _load_config(arguments)
     stats, planned = plan_for_card(config, gpu_gib, tflops)
-    console = Console()
+    console = TerminalConsole()
     console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
     for line in stats.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    planned.print(console)
+    print_plan(planned, console)
     planned.check()
 
 
@@ -155,7 +157,7 @@ def chat(
     system: SystemOption = None,
     template: TemplateOption = None,
 ) -> None:
-    """Chat with a run or a base model in the terminal. 在终端里对话。"""
+    """Chat with a run or a base model in the terminal."""
     from glmtune.inference.chat import Chat
     from glmtune.inference.terminal import run_terminal_chat
 
@@ -167,7 +169,7 @@ def chat(
         system=loaded.system if system is None else system,
         **_parse_options(options),
     )
-    run_terminal_chat(conversation, Console(soft_wrap=True))
+    run_terminal_chat(conversation, TerminalConsole(soft_wrap=True))
 
 
 @app.command()
@@ -189,7 +191,7 @@ def generate(
         str | None, typer.Option("--join", help="What stands between instruction and input, if not what the run had.")
     ] = None,
 ) -> None:
-    """Answer a file of questions. 批量回答。"""
+    """Answer a file of questions."""
     if not input_path or not output_path:
         raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl")
     from glmtune.inference.batch import check_generation_files, generate_file
@@ -211,9 +213,9 @@ def generate(
             **_parse_options(options),
         )
     except KeyboardInterrupt:
-        typer.echo("已中断，重新运行同一命令即可继续。 Interrupted; run the same command again to go on.", err=True)
+        typer.echo(localise("Interrupted; run the same command again to go on."), err=True)
         raise
-    typer.echo(report.summary())
+    typer.echo(localise(report.summary()))
 
 
 @app.command()
@@ -224,22 +226,22 @@ def merge(
     dtype: Annotated[str, typer.Option("--dtype", help="Type of the merged weights; auto is the base's own.")] = "auto",
     max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Largest weight file.")] = "5GB",
 ) -> None:
-    """Merge an adapter into its base: one folder in the official layout. 合并成完整模型。"""
+    """Merge an adapter into its base: one folder in the official layout."""
     from glmtune.export.merge import merge as run_merge
 
     _outlive_display()
     _hide_loading_bars()
-    with Console(stderr=True).status("合并并核对 Merging and checking ..."):
+    with TerminalConsole(stderr=True).status("Merging and checking ..."):
         result = run_merge(run, output, model_path=model, dtype=_dtype(dtype), max_shard_size=max_shard_size)
-    typer.echo(result.summary())
+    typer.echo(localise(result.summary()))
 
 
 @data_app.command()
 def check(files: DataFiles, field: FieldOption = None, join: JoinOption = "\\n") -> None:
-    """Report all faults of data files, with row numbers. 检查数据。"""
+    """Report all faults of data files, with row numbers."""
     from glmtune.data import inspect
 
-    inspect.check(files, fields=_parse_fields(field), join=_unescape(join), console=Console())
+    inspect.check(files, fields=_parse_fields(field), join=_unescape(join), console=TerminalConsole())
 
 
 @data_app.command()
@@ -257,7 +259,7 @@ def show(
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Print samples token by token, what is learnt in colour. 逐词元查看样本。"""
+    """Print samples token by token, what is learnt in colour."""
     from glmtune.adapters.inheritance import prompt_record
     from glmtune.data import inspect
 
@@ -272,7 +274,7 @@ def show(
         num_samples=count,
         fields=_parse_fields(field),
         join=_unescape(join),
-        console=Console(),
+        console=TerminalConsole(),
     )
 
 
@@ -288,7 +290,7 @@ def stats(
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Print counts and a histogram of lengths. 统计数据。"""
+    """Print counts and a histogram of lengths."""
     from glmtune.adapters.inheritance import prompt_record
     from glmtune.data import inspect
 
@@ -301,7 +303,7 @@ def stats(
         max_length=max_length,
         fields=_parse_fields(field),
         join=_unescape(join),
-        console=Console(),
+        console=TerminalConsole(),
     )
 
 
@@ -312,15 +314,15 @@ def convert(
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Write any readable format as `messages`, one JSON object a line. 转换格式。"""
+    """Write any readable format as `messages`, one JSON object a line."""
     from glmtune.data import inspect
 
-    inspect.convert(files, output, fields=_parse_fields(field), join=_unescape(join), console=Console())
+    inspect.convert(files, output, fields=_parse_fields(field), join=_unescape(join), console=TerminalConsole())
 
 
 @app.command()
 def env() -> None:
-    """Print versions and devices, for a bug report. 环境信息。"""
+    """Print versions and devices, for a bug report."""
     import torch
 
     from glmtune.adapters.run_folder import current_versions
@@ -328,7 +330,7 @@ def env() -> None:
     for package, version in current_versions().items():
         typer.echo(f"{package:<14}{version}")
     if not torch.cuda.is_available():
-        typer.echo(f"{'device':<14}CPU, {os.cpu_count()} cores")
+        typer.echo(f"{'device':<14}{localise(f'CPU, {os.cpu_count()} cores')}")
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         typer.echo(f"{f'cuda:{index}':<14}{properties.name}, {properties.total_memory / 2**30:.1f} GiB")
@@ -340,12 +342,12 @@ def demo(
         str, typer.Option("--output", callback=_not_empty, help="Where the run and the merged model go.")
     ] = "demo-output",
 ) -> None:
-    """Train, compare and merge on the built-in tiny base. 一分钟体验。"""
+    """Train, compare and merge on the built-in tiny base."""
     from glmtune.demo import run_demo
 
     _outlive_display()
     _hide_loading_bars()
-    run_demo(Path(output), Console())
+    run_demo(Path(output), TerminalConsole())
 
 
 def _load_config(arguments: list[str] | None) -> Any:
@@ -378,9 +380,9 @@ def _load(run: str, model: str | None, dtype: str, quantize: str) -> Any:
     if quantize not in ("auto", "none", "int8", "nf4", "fp8"):
         raise ConfigError(f"--quantize: expected auto, none, int8, nf4 or fp8; found {quantize!r}")
     _hide_loading_bars()
-    with Console(stderr=True).status("加载模型 Loading the model ..."):
+    with TerminalConsole(stderr=True).status("Loading the model ..."):
         loaded = load(run, model_path=model, dtype=checked_dtype, quantize=quantize)  # type: ignore[arg-type]
-    typer.echo(f"base: {loaded.base_path}; adapter: {loaded.adapter_path or 'none'}", err=True)
+    typer.echo(localise(f"base: {loaded.base_path}; adapter: {loaded.adapter_path or 'none'}"), err=True)
     return loaded
 
 
@@ -401,7 +403,7 @@ def _template(name: str | None) -> Any:
     from glmtune.prompts import TEMPLATES
 
     if name is not None and name not in TEMPLATES:
-        raise ConfigError(f"--template: expected {' or '.join(TEMPLATES)}; found {name!r}")
+        raise ConfigError(f"--template: expected one of {', '.join(TEMPLATES)}; found {name!r}")
     return name
 
 
@@ -440,14 +442,23 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows ? for what it cannot
             stream.reconfigure(errors="replace")
+    log_to_terminal()
     try:
-        app()
+        sys.exit(localised_command(app)(standalone_mode=False))
     except GlmtuneError as error:
-        message = "\n".join(show_text(line) for line in f"错误 Error: {error}".split("\n"))
-        Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)
+        _print_error(str(error))
         sys.exit(1)
+    except typer.TyperException as error:
+        if fault := usage_fault(error):
+            _print_error(fault)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _print_error(fault: str) -> None:
+    message = "\n".join(show_text(line) for line in f"Error: {fault}".split("\n"))
+    TerminalConsole(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_chat(run: Path, part: str) -> None:
     printed = run_glmtune(
         "chat", str(run / part), text="你是谁？\n/system 你是一只猫\n/reset\n/nonsense\n你好\n/exit\n"
     )
-    assert printed.count("助手 GLM>") == 2
+    assert printed.count("GLM>") == 2
     assert "你是一只猫" in printed
     assert "/nonsense" in printed
 
@@ -147,7 +147,7 @@ def test_merged_folder_loads_with_plain_transformers(run: Path, workplace: Path)
     with torch.no_grad():
         torch.testing.assert_close(plain(**inputs).logits, model(**inputs).logits, atol=0.1, rtol=0.0)
     printed = run_glmtune("chat", str(merged), text="你好\n/exit\n")
-    assert "助手 GLM>" in printed
+    assert "GLM>" in printed
 
 
 def test_mistakes_are_one_clear_message(workplace: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_run_whose_output_nobody_reads_any_more_is_finished(tmp_path: Path) ->
     assert_is_complete(tmp_path / "run")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal, which Windows does not have")
+@pytest.mark.posix  # needs a pseudo-terminal
 def test_a_run_under_nohup_is_finished_when_its_terminal_is_closed(tmp_path: Path) -> None:
     def begin_in_the_background() -> None:  # as nohup does, and a script's shell
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -19,7 +19,7 @@ from glmtune.loading.formats import quantize_layers
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.packed_model import PackedModel, fuse
-from glmtune.training.trainer import train
+from glmtune.training.run import train
 
 pytestmark = [
     pytest.mark.gpu,

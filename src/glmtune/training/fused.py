@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from glmtune.adapters.fusable import ADAPTER_NAME, adapter_parameters, lora_linears
 from glmtune.data.packed_rows import PackedRows
-from glmtune.loading.formats import QuantizedLinear
+from glmtune.loading.quantized_linear import QuantizedLinear
 from glmtune.models.families import family_of
 from glmtune.models.family import LayerParts, Rotation, Shape
 from glmtune.ops import AdaptedLinear, Adapter, DenseLinear, FrozenLinear, LayerCall, LayerWeights, fused_layer

@@ -21,13 +21,13 @@ from transformers import Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
 from glmtune.adapters.adapter_files import load_adapter_weights, save_adapter
+from glmtune.adapters.checkpoints import aside, publish, rotate
 from glmtune.adapters.lora import trainable_summary
 from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
 from glmtune.data.packed_rows import PackedRows
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.files import storage_faults
 from glmtune.planning.optimizers import is_elementwise
-from glmtune.training.checkpoints import aside, publish, rotate
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause

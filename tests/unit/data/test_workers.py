@@ -42,7 +42,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs process groups and SIGHUP, which Windows does not have")
+@pytest.mark.posix  # needs process groups and SIGHUP
 @pytest.mark.parametrize(
     ("number", "to_all", "code"),
     [("SIGTERM", False, 143), ("SIGHUP", True, 129), ("SIGINT", True, 130)],

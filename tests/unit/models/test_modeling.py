@@ -191,8 +191,9 @@ def test_a_second_turn_over_the_cache_of_the_first(make_model, input_ids) -> Non
 # ---- the published layout --------------------------------------------------------------------------------------------
 
 
-def test_chatglm3_6b_on_the_meta_device(shared: Path) -> None:
-    reference = shared / "reference" / "chatglm3-6b"
+@pytest.mark.real_data
+def test_chatglm3_6b_on_the_meta_device(real_data: Path) -> None:
+    reference = real_data / "reference" / "chatglm3-6b"
     config = ChatGLMConfig.from_json_file(reference / "config.json")
     with torch.device("meta"):
         model = ChatGLMForConditionalGeneration(config).half()

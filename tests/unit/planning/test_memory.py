@@ -8,8 +8,8 @@ import torch
 from glmtune.adapters.lora import attach_lora
 from glmtune.data.packed_rows import PackedRows
 from glmtune.data.packing import PackedSample, pack
-from glmtune.loading.formats import QuantizedLinear, quantize_layers
-from glmtune.loading.shape import BaseShape, weight_bytes
+from glmtune.loading.formats import FORMATS, QuantizedLinear, quantize_layers
+from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.planning.memory import MemorySettings, Pass, estimate_memory, kept_bytes
 from glmtune.planning.shape import AdapterShape
@@ -70,7 +70,9 @@ def test_chatglm3_6b(base: BaseShape) -> None:
 
 def test_bits_of_the_formats(base: BaseShape) -> None:
     bits = {
-        quantize: 8 * sum(weight_bytes(n * k, n, quantize, torch.bfloat16) for n, k in base.linears) / base.in_blocks
+        quantize: 8
+        * sum(FORMATS[quantize].weight_bytes(n * k, n, torch.bfloat16) for n, k in base.linears)
+        / base.in_blocks
         for quantize in ("none", "fp8", "int8", "nf4")
     }
     assert bits["none"] == 16
@@ -84,7 +86,7 @@ def test_quantised_layers_take_as_many_bytes_as_counted(quantize: Any) -> None:
     model = ChatGLMForConditionalGeneration(model.config)
     shape = BaseShape.of(model, torch.float32)
     quantize_layers(model, quantize)
-    counted = sum(weight_bytes(n * k, n, quantize, torch.float32) for n, k in shape.linears)
+    counted = sum(FORMATS[quantize].weight_bytes(n * k, n, torch.float32) for n, k in shape.linears)
     assert sum(map(_bytes_of, model.transformer.encoder.layers.modules())) == counted
 
 

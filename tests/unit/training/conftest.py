@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from glmtune.config import load_config
-from glmtune.training.trainer import TrainResult, train
+from glmtune.training.run import TrainResult, train
 
 Run = Callable[..., TrainResult]
 
@@ -34,12 +34,12 @@ def console() -> Console:
 
 
 @pytest.fixture
-def run(shared: Path, data_file: Path, tmp_path: Path, console: Console) -> Run:
-    """Trains the golden model on the CPU: 6 steps of 4 samples, checkpoints after 3 and 6."""
+def run(tiny_base: Path, data_file: Path, tmp_path: Path, console: Console) -> Run:
+    """Trains the tiny base on the CPU: 6 steps of 4 samples, checkpoints after 3 and 6."""
 
     def run(*overrides: str, name: str = "run") -> TrainResult:
         defaults = [
-            f"model.path={shared / 'golden' / 'chatglm3-tiny'}",
+            f"model.path={tiny_base}",
             f"data.path={data_file}",
             f"train.output_dir={tmp_path / name}",
             "train.use_cpu=true",

@@ -12,12 +12,12 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
+from glmtune.adapters.checkpoints import CHECKSUMS_NAME, publish
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import ConfigError, TrainingError
-from glmtune.training.checkpoints import CHECKSUMS_NAME, publish
+from glmtune.planning.resume import find_checkpoint
 from glmtune.training.lora_trainer import set_schedule
-from glmtune.training.resume import find_checkpoint
-from glmtune.training.trainer import TrainResult
+from glmtune.training.run import TrainResult
 
 Run = Callable[..., TrainResult]
 AGAIN = "train.resume_from_checkpoint=true"
@@ -43,26 +43,34 @@ def test_changed_intervals_are_applied(run: Run, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4", "checkpoint-7"]
 
 
-EARLY = ("data.eval_fraction=0.25", "train.save_steps=1", "train.max_steps=8", "train.learning_rate=1")
-EARLY = (*EARLY, "train.max_grad_norm=0")
+@pytest.fixture
+def never_better(run: Run, tmp_path: Path) -> tuple[str, ...]:
+    """Settings of a run whose evaluation loss never changes: at a rate of 0 nothing is learnt."""
+    run("train.max_steps=1", name="adapter")
+    settings = ("data.eval_fraction=0.25", "train.save_steps=1", "train.max_steps=8", "train.learning_rate=0")
+    return (*settings, f"model.adapter_path={tmp_path / 'adapter'}")
 
 
-def test_early_stopping_can_be_added(run: Run) -> None:
-    run(*EARLY, "train.max_steps=1")
-    assert run(*EARLY, "train.max_steps=3", "train.early_stopping_patience=2", AGAIN).num_steps == 3
+def test_early_stopping_can_be_added(run: Run, never_better: tuple[str, ...]) -> None:
+    run(*never_better, "train.max_steps=1")
+    assert (
+        run(*never_better, "train.early_stopping_patience=2", AGAIN).num_steps == 2 + 2
+    )  # counted from where it was added
 
 
-def test_patience_is_counted_on_after_an_interruption(run: Run, tmp_path: Path) -> None:
-    settings = (*EARLY, "train.early_stopping_patience=3")
-    whole = run(*settings, name="whole").num_steps
-    shutil.copytree(tmp_path / "whole" / f"checkpoint-{whole - 1}", tmp_path / "run" / f"checkpoint-{whole - 1}")
-    assert run(*settings, AGAIN).num_steps == whole < 8
+def test_patience_is_counted_on_after_an_interruption(run: Run, tmp_path: Path, never_better: tuple[str, ...]) -> None:
+    settings = (*never_better, "train.early_stopping_patience=3")
+    assert run(*settings, name="whole").num_steps == 1 + 3
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "run" / "checkpoint-3")
+    assert run(*settings, AGAIN).num_steps == 1 + 3
 
 
-def test_a_run_that_had_stopped_early_is_finished_without_another_step(run: Run, tmp_path: Path) -> None:
-    settings = (*EARLY, "train.early_stopping_patience=1")
+def test_a_run_that_had_stopped_early_is_finished_without_another_step(
+    run: Run, tmp_path: Path, never_better: tuple[str, ...]
+) -> None:
+    settings = (*never_better, "train.early_stopping_patience=1")
     before = run(*settings)
-    assert before.num_steps < 8
+    assert before.num_steps == 1 + 1
     for name in ("adapter_model.safetensors", "all_results.json"):
         (tmp_path / "run" / name).unlink()
     after = run(*settings, AGAIN)

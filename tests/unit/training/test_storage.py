@@ -15,9 +15,9 @@ from transformers import TrainerCallback
 
 from glmtune.errors import DataError, StorageError
 from glmtune.files import held
-from glmtune.training import trainer as trainer_module
+from glmtune.training import run as trainer_module
+from glmtune.training.run import TrainResult
 from glmtune.training.storage import ending_where_it_cannot_write
-from glmtune.training.trainer import TrainResult
 
 Run = Callable[..., TrainResult]
 
@@ -25,7 +25,7 @@ Run = Callable[..., TrainResult]
 @pytest.fixture
 def after_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Adds an action to the next runs, before what a step logs and saves."""
-    original = trainer_module._callbacks
+    original = trainer_module.make_callbacks
 
     class AfterStep(TrainerCallback):
         def __init__(self, step: int, action: Callable[[], None]) -> None:
@@ -36,7 +36,7 @@ def after_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], N
                 self.action()
 
     def add(step: int, action: Callable[[], None]) -> None:
-        monkeypatch.setattr(trainer_module, "_callbacks", lambda *a: [AfterStep(step, action), *original(*a)])
+        monkeypatch.setattr(trainer_module, "make_callbacks", lambda *a: [AfterStep(step, action), *original(*a)])
 
     return add
 

@@ -20,9 +20,9 @@ from glmtune.errors import ConfigError, TrainingError
 from glmtune.loading.bases import load_base
 from glmtune.loading.runs import load
 from glmtune.training import interruption
-from glmtune.training import trainer as trainer_module
+from glmtune.training import run as trainer_module
 from glmtune.training.lora_trainer import LoraTrainer
-from glmtune.training.trainer import TrainingInterrupted, TrainResult
+from glmtune.training.run import TrainingInterrupted, TrainResult
 
 Run = Callable[..., TrainResult]
 
@@ -46,10 +46,10 @@ class AtStep(TrainerCallback):
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Adds an action to the next runs."""
-    original = trainer_module._callbacks
+    original = trainer_module.make_callbacks
 
     def add(step: int, action: Callable[[], None]) -> None:
-        monkeypatch.setattr(trainer_module, "_callbacks", lambda *a: [AtStep(step, action), *original(*a)])
+        monkeypatch.setattr(trainer_module, "make_callbacks", lambda *a: [AtStep(step, action), *original(*a)])
 
     return add
 
@@ -106,10 +106,10 @@ def test_a_run_leaves_what_people_look_for(run: Run, tmp_path: Path, console: Co
     assert (result.selftest.question, result.selftest.logit_change > 0) == ("第0个问题？", True)
 
 
-def test_a_run_and_its_checkpoints_load(run: Run, tmp_path: Path, shared: Path) -> None:
+def test_a_run_and_its_checkpoints_load(run: Run, tmp_path: Path, tiny_base: Path) -> None:
     run()
     ids = torch.arange(20)[None]
-    base, _ = load_base(shared / "golden" / "chatglm3-tiny", device_map="cpu")
+    base, _ = load_base(tiny_base, device_map="cpu")
     stock = PeftModel.from_pretrained(base, str(tmp_path / "run")).eval()
     with torch.no_grad():
         ours = load(tmp_path / "run", device_map="cpu").model(input_ids=ids).logits
@@ -125,8 +125,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     settings = [f"lora.init_lora_weights={init}", "train.save_steps=100"]
     run(*settings, name="whole")
     with monkeypatch.context() as patched:
-        original = trainer_module._callbacks
-        patched.setattr(trainer_module, "_callbacks", lambda *a: [AtStep(4, press_ctrl_c), *original(*a)])
+        original = trainer_module.make_callbacks
+        patched.setattr(trainer_module, "make_callbacks", lambda *a: [AtStep(4, press_ctrl_c), *original(*a)])
         with pytest.raises(TrainingInterrupted) as caught:
             run(*settings)
     assert "interrupted at step 4 of 6" in str(caught.value)
@@ -165,8 +165,8 @@ def test_resuming_what_is_finished_or_changed_or_not_there(run: Run, data_file: 
         run("train.max_steps=6", "train.resume_from_checkpoint=true")
 
 
-def test_a_run_does_not_go_on_with_another_base_in_the_old_place(run: Run, shared: Path, tmp_path: Path) -> None:
-    base = shutil.copytree(shared / "golden" / "chatglm3-tiny", tmp_path / "base")
+def test_a_run_does_not_go_on_with_another_base_in_the_old_place(run: Run, tiny_base: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "base")
     run("train.max_steps=3", f"model.path={base}")
     weights = load_file(base / "model.safetensors")
     save_file({name: weight * 1.01 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
@@ -211,8 +211,8 @@ def test_weights_and_optimiser_are_left_alone(
             moments = [v.clone() for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
             seen.append(weights + moments)
 
-    original = trainer_module._callbacks
-    monkeypatch.setattr(trainer_module, "_callbacks", lambda *a: [Watch(), *original(*a)])
+    original = trainer_module.make_callbacks
+    monkeypatch.setattr(trainer_module, "make_callbacks", lambda *a: [Watch(), *original(*a)])
     with pytest.raises(TrainingError):
         run(f"train.optim={optimizer}", "train.weight_decay=0.1", "train.logging_steps=100", "train.save_steps=3")
     assert all(torch.equal(before, after) for before, after in zip(seen[1], seen[2], strict=True))
