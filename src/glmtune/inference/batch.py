@@ -31,7 +31,7 @@ from glmtune.inference.generate import Reply, check_batch_size, fit_prompts, gen
 from glmtune.inference.options import build_generation_config, remembered_prompt
 from glmtune.language import localise
 from glmtune.language.terminal import TerminalConsole
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
 _OWN_FIELDS = ("index", "reply", "metadata")
@@ -86,7 +86,7 @@ def check_generation_files(
 
 def generate_file(
     model: PreTrainedModel,
-    tokenizer: ChatGLMTokenizer,
+    tokenizer: Tokenizer,
     input_path: str | Path,
     output_path: str | Path,
     *,

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from glmtune.adapters.lora import changes_base
 from glmtune.errors import ConfigError, ModelError, summarise_faults
@@ -28,7 +29,7 @@ from glmtune.loading.quantized_linear import (
     QuantizedLinear,
     bitsandbytes,
 )
-from glmtune.models.chatglm import ChatGLMForConditionalGeneration
+from glmtune.models.families import family_of
 from glmtune.ops import Scratch
 
 Quantize = Literal["none", "int8", "nf4", "fp8"]
@@ -239,7 +240,7 @@ def check_format(quantize: Quantize, config: Any, dtype: torch.dtype, device: to
         ModelError: A width of the model does not fit the format.
     """
     with torch.device("meta"):
-        linears = block_linears(ChatGLMForConditionalGeneration(config))
+        linears = block_linears(family_of(config).model_class(config))
     weight_format(quantize).check(linears, dtype, device)
 
 
@@ -251,7 +252,7 @@ class Quantizer:
         quantize: The format.
     """
 
-    def __init__(self, model: ChatGLMForConditionalGeneration, quantize: Quantize) -> None:
+    def __init__(self, model: PreTrainedModel, quantize: Quantize) -> None:
         self._model = model
         self._format = weight_format(quantize)
         self._scratch = Scratch()
@@ -278,7 +279,7 @@ class Quantizer:
         self._model.set_submodule(name, quantized)
 
 
-def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) -> None:
+def quantize_layers(model: PreTrainedModel, quantize: Quantize) -> None:
     """Replaces the linear layers of all blocks; embedding, norms and output layer stay as they are.
 
     Args:
@@ -296,9 +297,9 @@ def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) 
             quantizer.put(name, parameter)
 
 
-def block_linears(model: ChatGLMForConditionalGeneration) -> dict[str, nn.Linear]:
+def block_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
     """The linear layers of all blocks by their full names."""
-    prefix = "transformer.encoder.layers."
+    prefix = f"{family_of(model).layers_name}."
     return {
         name: module
         for name, module in model.named_modules()

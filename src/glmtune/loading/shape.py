@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from glmtune.loading.formats import FORMATS, Quantize, block_linears
-from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.models.families import family_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class BaseShape:
         rest: Norms and biases.
     """
 
-    config: ChatGLMConfig
+    config: Any
     dtype: torch.dtype
     linears: Sequence[tuple[int, int]]
     embedding: int
@@ -30,15 +32,15 @@ class BaseShape:
     rest: int
 
     @classmethod
-    def of(cls, model: ChatGLMForConditionalGeneration, dtype: torch.dtype) -> "BaseShape":
+    def of(cls, model: PreTrainedModel, dtype: torch.dtype) -> "BaseShape":
         """From a model without adapters, which may be on the meta device."""
         linears = [(linear.out_features, linear.in_features) for linear in block_linears(model).values()]
         in_blocks = sum(rows * columns for rows, columns in linears)
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        tied = model.config.tie_word_embeddings
+        is_tied = family_of(model).shape(model.config).is_tied
         total = sum(parameter.numel() for parameter in model.parameters())
         rest = total - in_blocks - head.numel() - (0 if embedding is head else embedding.numel())
-        return cls(model.config, dtype, linears, 0 if tied else embedding.numel(), head.numel(), rest)
+        return cls(model.config, dtype, linears, 0 if is_tied else embedding.numel(), head.numel(), rest)
 
     @property
     def in_blocks(self) -> int:

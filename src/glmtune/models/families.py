@@ -1,5 +1,6 @@
 """The families that there are, and which of them a model belongs to."""
 
+from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
@@ -7,6 +8,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from glmtune.errors import ModelError
+from glmtune.files import read_json_object
 from glmtune.models.chatglm.family import ChatGLMFamily
 from glmtune.models.family import Family
 
@@ -29,3 +31,21 @@ def family_of(owner: PretrainedConfig | nn.Module) -> Family:
             return family
     known = " or ".join(family.config_class.model_type for family in FAMILIES)
     raise ModelError(f"expected model_type {known}; found {config.model_type}")
+
+
+def family_at(path: str | Path) -> Family:
+    """Finds the family that reads and checks a base.
+
+    Args:
+        path: A folder or a hub id.
+
+    Returns:
+        The family that its `config.json` names; the first one where it names none, or is not here yet. What is wrong
+        with the base is that family's to say.
+
+    Raises:
+        ModelError: `config.json` is no JSON object.
+    """
+    file = Path(path) / "config.json"
+    named = read_json_object(file, ModelError).get("model_type") if file.is_file() else None
+    return next((family for family in FAMILIES if family.config_class.model_type == named), FAMILIES[0])

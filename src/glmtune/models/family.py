@@ -8,14 +8,17 @@ Legend of dimension suffixes: B batch, T tokens.
 # ruff: noqa: N803
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from glmtune.models.weight_files import read_weight, read_weights
 
 # Cosines and sines of the rotary positions, [B, T, rotated / 2] each.
 Rotation = tuple[Tensor, Tensor]
@@ -91,10 +94,28 @@ class Family(ABC):
     Attributes:
         config_class: The class of its configurations; a model belongs to the family that its configuration belongs to.
         model_class: The class of its models.
+        tokenizer_class: The class of its tokenizers.
+        tokenizer_files: The files of a tokenizer that a base's folder must hold.
+        layers_name: The full name of the list of layers.
+        embedding_weight: The full name of the token embedding's weight.
+        head_weight: The full name of the output layer's weight.
+        head_modules: Last names of final norm and output layer.
+        last_projection: Last name of a layer's last projection.
+        lora_targets: What LoRA adapts by default, as last names.
+        buffers: Full names of what official weight files hold beside the weights, and the models here compute.
     """
 
-    config_class: type[PretrainedConfig]
-    model_class: type[PreTrainedModel]
+    config_class: ClassVar[type[PretrainedConfig]]
+    model_class: ClassVar[type[PreTrainedModel]]
+    tokenizer_class: ClassVar[type[PreTrainedTokenizerBase]]
+    tokenizer_files: ClassVar[tuple[str, ...]]
+    layers_name: ClassVar[str]
+    embedding_weight: ClassVar[str]
+    head_weight: ClassVar[str]
+    head_modules: ClassVar[tuple[str, ...]]
+    last_projection: ClassVar[str]
+    lora_targets: ClassVar[tuple[str, ...]]
+    buffers: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def shape(self, config: Any) -> Shape:
@@ -111,3 +132,31 @@ class Family(ABC):
     @abstractmethod
     def rotation(self, config: Any, position_ids_BT: Tensor, dtype: torch.dtype) -> Rotation:
         """Cosines and sines of positions."""
+
+    @abstractmethod
+    def read_config(self, folder: Path) -> PretrainedConfig:
+        """Reads a folder's configuration.
+
+        Raises:
+            ModelError: There is none, it is another family's, or its values cannot be.
+        """
+
+    @abstractmethod
+    def checked_folder(self, path: str) -> Path:
+        """Finds a base's folder, downloading a hub id, and checks its small files and the headers of its weights.
+
+        Raises:
+            ModelError: There is no such folder, or its files do not fit; all faults in one message.
+        """
+
+    def read_weights(self, folder: Path) -> Iterator[tuple[str, Tensor]]:
+        """Reads a checked folder's weights one by one, as `weight_files.read_weights`; buffers are left out."""
+        return read_weights(folder, self.buffers)
+
+    def read_buffers(self, folder: Path) -> dict[str, Tensor]:
+        """The buffers that a checked folder holds beside the weights.
+
+        The models here have no use for them. Official code may, so that folders for it need them.
+        """
+        found = {name: read_weight(folder, name) for name in self.buffers}
+        return {name: buffer for name, buffer in found.items() if buffer is not None}

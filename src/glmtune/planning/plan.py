@@ -23,7 +23,7 @@ from glmtune.loading.formats import (
     unquantizable,
 )
 from glmtune.loading.shape import BaseShape
-from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.models.families import family_of
 from glmtune.ops import takes_flash_kernel
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.optimizers import is_elementwise, state_bytes
@@ -113,11 +113,11 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
     return replace(planned, notes=tuple(notes))
 
 
-def _shapes(config: RunConfig, base_config: ChatGLMConfig, dtype: torch.dtype) -> tuple[BaseShape, AdapterShape]:
+def _shapes(config: RunConfig, base_config: Any, dtype: torch.dtype) -> tuple[BaseShape, AdapterShape]:
     if base_config.attention_dropout > 0:
         raise ConfigError("the base has attention_dropout, which packed samples cannot be trained with; set it to 0")
     with torch.device("meta"):
-        model = ChatGLMForConditionalGeneration(base_config).to(dtype)
+        model = family_of(base_config).model_class(base_config).to(dtype)
     model.name_or_path = base_config._name_or_path = str(config.model.path)  # PEFT warns of a base without a name
     base = BaseShape.of(model, dtype)
     # pissa and olora would decompose weights that are not there.
@@ -128,7 +128,7 @@ def _shapes(config: RunConfig, base_config: ChatGLMConfig, dtype: torch.dtype) -
 
 
 def _whole_freedom(
-    config: RunConfig, base_config: ChatGLMConfig, adapter: AdapterShape, lengths: list[int], known: KnownDevice
+    config: RunConfig, base_config: Any, adapter: AdapterShape, lengths: list[int], known: KnownDevice
 ) -> Freedom:
     """All that can be chosen for a run, whatever the user has decided."""
     is_fused = adapter.why_not_fused is None
@@ -156,7 +156,7 @@ def _whole_freedom(
     )
 
 
-def _is_possible(held: WeightFormat, base_config: ChatGLMConfig, known: KnownDevice) -> bool:
+def _is_possible(held: WeightFormat, base_config: Any, known: KnownDevice) -> bool:
     if known.device is None and not held.is_automatic:
         return False  # nobody knows whether that card can multiply in it
     try:

@@ -15,7 +15,7 @@ from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.config import LORA_DEFAULTS, RunConfig, embedded_base
 from glmtune.errors import ConfigError, summarise_faults
 from glmtune.loading.base_weights import is_trained_base
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.planning.resume import EarlierRun
 from glmtune.planning.settings import SETTINGS, as_before
 
@@ -27,7 +27,7 @@ _NOT_OF_WEIGHTS = {
 _logger = logging.getLogger(__name__)
 
 
-def resolve_start(config: RunConfig, tokenizer: ChatGLMTokenizer, earlier: EarlierRun | None) -> RunConfig:
+def resolve_start(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun | None) -> RunConfig:
     """Fills in what a run takes over from what it starts from: adapter, prompt, format of an earlier run's base.
 
     Args:
@@ -91,7 +91,7 @@ def _filled(config: RunConfig, adapter_path: str, own: dict[str, Any]) -> RunCon
     return config.model_copy(update={"model": model, "lora": lora})
 
 
-def _with_prompt(config: RunConfig, tokenizer: ChatGLMTokenizer, earlier: EarlierRun | None) -> RunConfig:
+def _with_prompt(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun | None) -> RunConfig:
     """Fills in what the configuration leaves open of the prompt, by the rule that loading and merging go by too."""
     adapter = None if config.model.adapter_path is None else Path(config.model.adapter_path)
     if adapter is not None and earlier is not None:  # which has a record of what it has inherited from it

@@ -18,7 +18,7 @@ from glmtune.loading.base_weights import fingerprint_base
 from glmtune.loading.bases import load_tokenizer
 from glmtune.loading.devices import resolve_dtype
 from glmtune.loading.formats import check_quantize
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.planning.resume import EarlierRun, check_resumed, find_earlier_run, has_all_steps
 from glmtune.planning.start import resolve_start
 from glmtune.planning.steps import num_optimizer_steps
@@ -43,7 +43,7 @@ class RunInputs:
     config: RunConfig
     arguments: TrainingArguments
     dtype: torch.dtype
-    tokenizer: ChatGLMTokenizer
+    tokenizer: Tokenizer
     data: RunData
     manifest: RunManifest
     earlier: EarlierRun | None

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.config import embedded_base
 from glmtune.errors import AdapterError, ConfigError, ModelError
-from glmtune.loading import bases, hub
+from glmtune.loading import hub
 from glmtune.loading.base_weights import fingerprint_base
 from glmtune.loading.bases import load_base, load_by_weight, load_tokenizer, read_base_config
 from glmtune.loading.devices import resolve_dtype
@@ -24,6 +24,8 @@ from glmtune.loading.formats import quantize_layers
 from glmtune.loading.runs import fitting_format, load
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.models.families import family_at
+from glmtune.models.family import Family
 from glmtune.models.host_embedding import HostEmbedding
 
 
@@ -314,9 +316,10 @@ def test_an_output_layer_of_its_own_stays_so(golden: Path, tmp_path: Path) -> No
 
 def test_no_more_than_one_weight_at_a_time(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is let go of before the next one is read."""
-    original, alive, most = bases.read_weights, [], 0
+    family = family_at(golden)
+    original, alive, most = family.read_weights, [], 0
 
-    def watched(folder: Path) -> Any:
+    def watched(_: Family, folder: Path) -> Any:
         nonlocal most
         for name, tensor in original(folder):
             copy = tensor.clone()
@@ -325,7 +328,7 @@ def test_no_more_than_one_weight_at_a_time(golden: Path, monkeypatch: pytest.Mon
             del tensor, copy
             most = max(most, sum(reference() is not None for reference in alive))
 
-    monkeypatch.setattr(bases, "read_weights", watched)
+    monkeypatch.setattr(type(family), "read_weights", watched)
     load_by_weight(golden, torch.float32, torch.device("cpu"), quantize="int8", offloads_embedding=True)
     assert len(alive) > 10
     assert most == 0

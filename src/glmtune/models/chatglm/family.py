@@ -3,13 +3,23 @@
 # ruff: noqa: N803
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from glmtune.models.chatglm.base_folder import TOKENIZER_FILES
+from glmtune.models.chatglm.checkpoint import (
+    EMBEDDING_WEIGHT,
+    HEAD_WEIGHT,
+    IGNORED_WEIGHT,
+    read_config,
+    resolve_and_check,
+)
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 from glmtune.models.chatglm.modeling import ChatGLMForConditionalGeneration
+from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
 from glmtune.models.family import Family, LayerParts, Rotation, Shape
 from glmtune.ops import rotary_cos_sin
 
@@ -19,6 +29,15 @@ class ChatGLMFamily(Family):
 
     config_class = ChatGLMConfig
     model_class = ChatGLMForConditionalGeneration
+    tokenizer_class = ChatGLMTokenizer
+    tokenizer_files = TOKENIZER_FILES
+    layers_name = "transformer.encoder.layers"
+    embedding_weight = EMBEDDING_WEIGHT
+    head_weight = HEAD_WEIGHT
+    head_modules = ("final_layernorm", "output_layer")
+    last_projection = "dense_4h_to_h"
+    lora_targets = ("query_key_value",)
+    buffers = (IGNORED_WEIGHT,)
 
     def shape(self, config: ChatGLMConfig) -> Shape:
         """As `Family.shape`."""
@@ -68,3 +87,11 @@ class ChatGLMFamily(Family):
     def rotation(self, config: ChatGLMConfig, position_ids_BT: Tensor, dtype: torch.dtype) -> Rotation:
         """As `Family.rotation`."""
         return rotary_cos_sin(position_ids_BT, config.rotary_dim, config.rotary_base, dtype)
+
+    def read_config(self, folder: Path) -> ChatGLMConfig:
+        """As `Family.read_config`."""
+        return read_config(folder)
+
+    def checked_folder(self, path: str) -> Path:
+        """As `Family.checked_folder`."""
+        return Path(resolve_and_check(ChatGLMForConditionalGeneration, path, {}))

@@ -19,7 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from glmtune.errors import ModelError
 from glmtune.models.chatglm.chat import ChatMixin
-from glmtune.models.chatglm.checkpoint import resolve_and_check
+from glmtune.models.chatglm.checkpoint import EMBEDDING_WEIGHT, HEAD_WEIGHT, resolve_and_check
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 from glmtune.models.chatglm.layers import Embedding, GLMBlock, GLMTransformer, SelfAttention
 from glmtune.models.chatglm.masking import causal_mask
@@ -214,7 +214,7 @@ class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPr
         empty_init: Accepted for old code, and without effect: weights are read from a folder or initialised.
     """
 
-    _tied_weights_keys = {"transformer.output_layer.weight": "transformer.embedding.word_embeddings.weight"}
+    _tied_weights_keys = {HEAD_WEIGHT: EMBEDDING_WEIGHT}
 
     def __init__(self, config: ChatGLMConfig, empty_init: bool = True) -> None:
         super().__init__(config)
