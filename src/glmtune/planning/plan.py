@@ -198,7 +198,7 @@ def plan_run(
     base_config = read_base_config(config.model.path)
     with torch.device("meta"):
         model = ChatGLMForConditionalGeneration(base_config).to(dtype)
-    model.name_or_path = base_config._name_or_path = str(config.model.path)  # PEFT warns of a base without a name
+    model.name_or_path = base_config.name_or_path = str(config.model.path)  # PEFT warns of a base without a name
     base = BaseShape.of(model, dtype)
     # pissa and olora would decompose weights that are not there.
     adapter = AdapterShape.of(attach_lora(model, {**config.lora, "init_lora_weights": True}))

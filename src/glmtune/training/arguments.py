@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from glmtune.compat import known_trackers
 from glmtune.config import OWN_TRAIN_KEYS
 from glmtune.errors import ConfigError, summarise_faults
 
@@ -148,8 +148,8 @@ def _tracker_faults(report_to: Any) -> list[str]:
     for name in names:
         if name in ("none", "all") or name in available:
             continue
-        if name not in INTEGRATION_TO_CALLBACK:
-            faults.append(f"train.report_to: unknown tracker {name!r}; there are {', '.join(INTEGRATION_TO_CALLBACK)}")
+        if name not in known_trackers():
+            faults.append(f"train.report_to: unknown tracker {name!r}; there are {', '.join(known_trackers())}")
         elif name != "flyte":
             faults.append(f"train.report_to: {name} is not installed; pip install {_PACKAGES.get(name, name)}")
     return faults

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
-from transformers.trainer_pt_utils import safe_globals
 
 from glmtune.adapters.adapter_files import WEIGHTS_NAME
 from glmtune.adapters.run_folder import (
@@ -26,6 +25,7 @@ from glmtune.adapters.run_folder import (
     checkpoints,
     has_adapter,
 )
+from glmtune.compat import trainer_state_globals
 from glmtune.errors import AdapterError, TrainingError
 from glmtune.files import flush, read_json_object, storage_faults, write_json
 
@@ -213,7 +213,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         TrainingError: It is damaged, or something else.
     """
     try:
-        with safe_globals():
+        with trainer_state_globals():
             values = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         kind = "is a folder, not a file" if path.is_dir() else "is damaged or cut short"

@@ -20,6 +20,7 @@ from glmtune.adapters.fusable import (
     projections_of,
     why_not_fused,
 )
+from glmtune.compat import copy_to_each
 from glmtune.loading.formats import QuantizedLinear
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.models.chatglm.layers import GLMBlock, Rotation
@@ -91,7 +92,7 @@ class FusedLayers:
         """
         with torch.no_grad():
             if self._wide:
-                torch._foreach_copy_(self._narrow, self._wide)
+                copy_to_each(self._narrow, self._wide)
         hidden_TH = hidden_TH.detach()
         cos, sin = rotation[0][0], rotation[1][0]
         is_training = self._blocks[0].block.training

@@ -24,6 +24,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from glmtune.adapters.adapter_files import load_adapter_weights, save_adapter
 from glmtune.adapters.lora import trainable_summary
 from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
+from glmtune.compat import put_schedule, skip_fused_step
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.files import storage_faults
 from glmtune.models.chatglm.packed import PackedRows
@@ -240,8 +241,7 @@ class LoraTrainer(Trainer):
         if not self._guard.is_scaled and not self.is_deepspeed_enabled:
             optimizer = self.optimizer.optimizer  # within accelerate's wrapper
             if optimizer.defaults.get("fused"):
-                # The field that GradScaler sets: fused kernels leave everything as it is where it is 1.
-                optimizer.found_inf = is_bad.float()
+                skip_fused_step(optimizer, is_bad)
             elif is_bad.item():
                 self.optimizer.zero_grad(set_to_none=True)  # optimisers leave alone what has no gradient
         return grad_norm
@@ -404,7 +404,7 @@ def set_schedule(scheduler: LambdaLR, fresh: Mapping[str, Any], step: int) -> No
     """
     groups = scheduler.optimizer.param_groups
     rates = [base * factor(step) for base, factor in zip(fresh["base_lrs"], scheduler.lr_lambdas, strict=True)]
-    scheduler.load_state_dict({**fresh, "last_epoch": step, "_last_lr": rates})
+    put_schedule(scheduler, fresh, step, rates)
     for group, rate in zip(groups, rates, strict=True):
         if isinstance(group["lr"], Tensor):  # which the optimiser's kernels read
             group["lr"].fill_(rate)

@@ -24,6 +24,7 @@ from glmtune.adapters.lora import (
     trainable_summary,
 )
 from glmtune.adapters.run_folder import RunManifest, checkpoints, current_versions
+from glmtune.compat import use_one_gpu
 from glmtune.config import RunConfig, embedded_base, say_base, validate_names
 from glmtune.data.packing import PackedSample, PackingCollator, shared_prefixes
 from glmtune.data.run_data import RunData, load_run_data
@@ -121,7 +122,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         dtype=dtype,
         trains_base_modules=config.lora.get("bias", "none") != "none" or bool(config.lora.get("modules_to_save")),
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are torchrun's business, not DataParallel's
+    use_one_gpu(arguments)  # several GPUs are torchrun's business, not DataParallel's
     is_main = PartialState().is_main_process
     if not is_main:
         console = Console(quiet=True)

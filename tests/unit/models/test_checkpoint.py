@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import glmtune  # noqa: F401  (registers the Auto classes)
+from glmtune.compat import attention_implementation
 from glmtune.errors import ModelError
 from glmtune.models.chatglm import ChatGLMForConditionalGeneration, ChatGLMModel
 
@@ -122,8 +123,8 @@ def test_dtype(folder, weights, dtype) -> None:
 def test_options_reach_the_model(folder, weights) -> None:
     _write(folder, weights)
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", rope_ratio=3)
-    assert (model.config._attn_implementation, model.config.rope_ratio) == ("eager", 3)
-    assert model.config._name_or_path == model.name_or_path == str(folder)
+    assert (attention_implementation(model.config), model.config.rope_ratio) == ("eager", 3)
+    assert model.config.name_or_path == model.name_or_path == str(folder)
     assert not model.training
 
 
@@ -350,7 +351,7 @@ def test_a_hub_id(folder, weights, hub) -> None:
         "THUDM/chatglm3-6b", revision="abc", token="secret", local_files_only=True
     )
     assert model.state_dict()[QKV].equal(weights[QKV])
-    assert model.name_or_path == model.config._name_or_path == "THUDM/chatglm3-6b"
+    assert model.name_or_path == model.config.name_or_path == "THUDM/chatglm3-6b"
     ((repo_id, options),) = hub
     assert repo_id == "THUDM/chatglm3-6b"
     assert (options["revision"], options["token"], options["local_files_only"]) == ("abc", "secret", True)

@@ -139,17 +139,16 @@ def test_decoding_on_after_packed_rows(make_model, samples, packed, attention, c
 
 
 @torch.no_grad()
-def test_flash_attention_refuses_what_it_cannot_separate(make_model, packed) -> None:
+def test_flash_attention_refuses_what_it_cannot_separate(make_model, packed, monkeypatch) -> None:
     model = make_model()
-    model.config._attn_implementation = "flash_attention_2"  # never reached: the mask comes first
+    cache = DynamicCache(config=model.config)
+    model(packed["input_ids"][:1], position_ids=packed["position_ids"][:1], past_key_values=cache)
+    # Flash attention itself is never reached: the mask comes first.
+    monkeypatch.setattr("glmtune.models.chatglm.masking.attention_implementation", lambda _: "flash_attention_2")
     with pytest.raises(ValueError, match="one row"):
         model(**packed)
     with pytest.raises(ValueError, match="one row"):
         model(packed["input_ids"][:1], position_ids=packed["position_ids"][:1], attention_mask=torch.ones(1, 19))
-    model.config._attn_implementation = "sdpa"
-    cache = DynamicCache(config=model.config)
-    model(packed["input_ids"][:1], position_ids=packed["position_ids"][:1], past_key_values=cache)
-    model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="nothing in the cache"):
         model(packed["input_ids"][:1, :1], position_ids=torch.tensor([[10]]), past_key_values=cache)
 
