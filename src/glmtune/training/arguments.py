@@ -1,6 +1,5 @@
 """From the `train` section to `TrainingArguments`."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +40,6 @@ def make_arguments(
     values = {key: value for key, value in train.items() if key not in {*OWN_TRAIN_KEYS, "resume_from_checkpoint"}}
     faults = [*_evaluation_faults(train, has_eval), *_tracker_faults(values.get("report_to"))]
     accelerator = values.get("accelerator_config")
-    if train.get("fsdp") and "WORLD_SIZE" not in os.environ:
-        faults.append("train.fsdp spreads weights over several processes; start them with torchrun, or leave it out")
     if isinstance(accelerator, Mapping) and accelerator.get("gradient_accumulation_kwargs"):
         faults.append("train.accelerator_config: set train.gradient_accumulation_steps instead of num_steps")
     if faults:

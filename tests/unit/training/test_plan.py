@@ -403,7 +403,6 @@ def test_after_a_checkpoint_no_other_format_is_advised(
 
 def test_what_the_command_cannot_plan_is_said(plan: Callable[..., RunPlan]) -> None:
     assert "train.torch_compile compiles them" in plan("train.torch_compile=true", gib=24).notes[0]
-    assert "sharded runs are not planned" in plan("train.fsdp=full_shard", gib=24).notes[-1]
 
 
 @pytest.fixture
