@@ -127,6 +127,24 @@ def test_what_packed_rows_do_not_support_is_refused(override: str) -> None:
     load_config(None, ["train.label_smoothing_factor=0", "train.auto_find_batch_size=false"])
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "fsdp=full_shard auto_wrap",
+        "fsdp=true",
+        "fsdp_config={version: 2}",
+        "deepspeed=x.json",
+        "parallelism_config={a: 1}",
+    ],
+)
+def test_spreading_the_model_over_gpus_is_refused_with_what_to_do_instead(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [f"train.{override}"])
+    assert f"train.{override.partition('=')[0]} spreads a model over GPUs" in str(caught.value)
+    assert "model.quantize=nf4" in str(caught.value)
+    assert "torchrun" in str(caught.value)
+
+
 def test_validate_names_of_a_config_made_in_python() -> None:
     with pytest.raises(ConfigError, match=r"did you mean train\.max_steps"):
         validate_names(RunConfig(train={"max_step": 3}))

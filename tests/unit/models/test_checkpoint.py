@@ -351,7 +351,7 @@ def test_a_hub_id(folder, weights, hub) -> None:
         "THUDM/chatglm3-6b", revision="abc", token="secret", local_files_only=True
     )
     assert model.state_dict()[QKV].equal(weights[QKV])
-    assert model.name_or_path == "THUDM/chatglm3-6b"
+    assert model.name_or_path == model.config.name_or_path == "THUDM/chatglm3-6b"
     ((repo_id, options),) = hub
     assert repo_id == "THUDM/chatglm3-6b"
     assert (options["revision"], options["token"], options["local_files_only"]) == ("abc", "secret", True)

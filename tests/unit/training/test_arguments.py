@@ -66,7 +66,6 @@ def arguments(*overrides: str, has_eval: bool = False) -> Any:
         (["train.lr_scheduler_kwargs={x: 1}"], "does not go with train.lr_scheduler_kwargs={'x': 1}"),
         (["train.save_strategy=best"], "train.save_strategy=best needs data to evaluate on"),
         (["train.eval_on_start=true"], "train.eval_on_start needs data to evaluate on"),
-        (["train.fsdp=full_shard"], "start them with torchrun"),
         (["train.optim=foo"], "train.optim: expected one of"),
     ],
 )
