@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from golden.trim import DATA, MODELS, expand
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must never reach for a model hub
 os.environ["GLMTUNE_LANG"] = "en"  # whoever runs them
 
-HANG_S = 3600
-"""After so long whatever a test waits for counts as hanging, however slow the machine is."""
+# Programs inherit what is ignored, as in a script's background job or under nohup; tests press Ctrl-C all the same.
+for number in signal.Signals:
+    if number.name in ("SIGINT", "SIGHUP") and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 ALLOWED_SKIP = re.compile(r"needs a ([\w ]+ )?(GPU|browser)\b")
 

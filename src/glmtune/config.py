@@ -62,8 +62,15 @@ _OWN_HINTS: Mapping[str, Any] = MappingProxyType(
     dict.fromkeys(("shared_prefix", "offload_checkpoints", "cuda_graphs"), bool | None)
 )
 
+WHY_NOT_SHARDED = (
+    "spreads a model over GPUs of which none could hold it alone. That is not supported, and not needed: the base is "
+    "frozen, and with model.quantize=nf4 ChatGLM3-6B trains on a GPU of 6 GB. To train on several GPUs, each with the "
+    "whole model, start it with torchrun --nproc_per_node=N -m glmtune.cli train"
+)
+
 _REFUSED: Mapping[str, str] = MappingProxyType(
     {
+        **{f"train.{key}": WHY_NOT_SHARDED for key in ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")},
         "train.auto_find_batch_size": "would change how many samples a step has; use train.max_tokens_per_device",
         "train.label_smoothing_factor": "is not supported: the loss is the plain cross entropy of packed rows",
         "train.include_num_input_tokens_seen": "is not supported; tokens/s is always logged",
@@ -409,6 +416,8 @@ def _check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[st
             # gradient_checkpointing will one day be gone from TrainingArguments; it stays ours.
             if key not in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
                 faults.append(_say_unknown(f"{section}.", key, [*known.keys() - replaced.keys(), *own]))
+        elif name in _REFUSED and value:
+            faults.append(f"{name} {_REFUSED[name]}. Leave it out")
         else:
             checked[key], fault = _check_passed_value(name, value, known.get(key), Target.__dataclass_fields__.get(key))
             fault = fault or _refusal(name, checked[key])
@@ -439,8 +448,6 @@ def _check_checkpointing(name: str, value: Any) -> tuple[Any, str | None]:
 
 def _refusal(name: str, value: Any) -> str | None:
     """Why a value is not taken though it is of the right type."""
-    if name in _REFUSED and value:
-        return f"{name} {_REFUSED[name]}. Leave it out"
     if name == "train.optim" and str(value).startswith(("schedule_free", "lomo", "adalomo")):
         return f"{name}={value} is not supported: it wants a loop of its own"
     if name == "train.output_dir":

@@ -1,4 +1,4 @@
-"""The real data set that many tutorials use, on the built-in tiny base: train, load, ask."""
+"""Without this, the tutorial's own data set could no longer be trained on from start to finish."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""What the official implementation computes, on both golden models, and again after saving and reloading."""
+"""Without these, official weights could compute something else here than in the official code."""
 
 from pathlib import Path
 

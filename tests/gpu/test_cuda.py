@@ -1,4 +1,6 @@
-"""What only a GPU can show: the golden logits on it, reduced precision, flex attention, a training step."""
+"""Without these, the model could compute something else on a GPU, in half precision or under flex attention than on the
+CPU.
+"""
 
 from pathlib import Path
 

@@ -1,5 +1,6 @@
-"""Every Triton op against its twin in `ops/reference.py`, forward and backward, at odd sizes and in three dtypes.
+"""Without these, a Triton kernel could train an adapter on wrong gradients with nothing to show for it.
 
+Each is held to its twin in `ops/reference.py`, forward and backward, at odd sizes and in three dtypes.
 The twin is given the same inputs in float64, and the kernel's error may be no more than rounding to its dtype.
 Without a GPU, `TRITON_INTERPRET=1` runs most of them in Triton's interpreter: not fp8 nor flash attention, and under
 NumPy 2.4 not the loops of `sum_slots` and `cross_entropy`.

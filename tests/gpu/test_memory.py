@@ -1,4 +1,4 @@
-"""What saves memory on a GPU: quantised bases, embeddings and checkpoints on the host, the plan, running out anyway."""
+"""Without these, a run could need more memory than its plan says, and die on a card that it was said to fit."""
 
 import io
 import json

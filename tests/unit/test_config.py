@@ -1,9 +1,11 @@
-import subprocess
+"""Without these, a misspelt or outdated setting would be ignored, or end in a traceback."""
+
 import sys
 from pathlib import Path
 
 import pytest
 
+import processes
 from glmtune.config import (
     LORA_DEFAULTS,
     TRAIN_DEFAULTS,
@@ -105,7 +107,10 @@ def test_replaced_names_are_not_in_transformers_any_more() -> None:
 
 
 def test_names_of_the_tutorial_are_known() -> None:
-    load_config(None, ["lora.task_type=CAUSAL_LM", "lora.inference_mode=false", "train.gradient_checkpointing=false"])
+    names = ["lora.task_type=CAUSAL_LM", "lora.inference_mode=false", "train.gradient_checkpointing=false"]
+    config = load_config(None, names)
+    assert (config.lora["task_type"], config.lora["inference_mode"]) == ("CAUSAL_LM", False)
+    assert config.train["gradient_checkpointing"] is False
 
 
 def test_nan_filter_cannot_be_switched_on() -> None:
@@ -120,6 +125,24 @@ def test_what_packed_rows_do_not_support_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match="Leave it out"):
         load_config(None, [f"train.{override}"])
     load_config(None, ["train.label_smoothing_factor=0", "train.auto_find_batch_size=false"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "fsdp=full_shard auto_wrap",
+        "fsdp=true",
+        "fsdp_config={version: 2}",
+        "deepspeed=x.json",
+        "parallelism_config={a: 1}",
+    ],
+)
+def test_spreading_the_model_over_gpus_is_refused_with_what_to_do_instead(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [f"train.{override}"])
+    assert f"train.{override.partition('=')[0]} spreads a model over GPUs" in str(caught.value)
+    assert "model.quantize=nf4" in str(caught.value)
+    assert "torchrun" in str(caught.value)
 
 
 def test_validate_names_of_a_config_made_in_python() -> None:
@@ -162,8 +185,8 @@ def test_every_own_key_is_described() -> None:
 
 
 def test_importing_is_cheap() -> None:
-    code = "import sys, glmtune.config; assert not {'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys, glmtune.config; print({'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules))"
+    assert processes.run(sys.executable, "-c", code).stdout == "set()\n"
 
 
 def test_templates_are_those_of_the_renderer() -> None:

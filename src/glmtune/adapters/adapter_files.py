@@ -45,7 +45,6 @@ def save_adapter(
     model: PeftModel,
     folder: str | Path,
     initial_weights: Mapping[str, Tensor] | None = None,
-    state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Saves the adapter of a model for the base as published.
 
@@ -53,13 +52,12 @@ def save_adapter(
         model: A model from `attach_lora`.
         folder: Where to; made if need be.
         initial_weights: What `initial_adapter_weights` gave after attaching.
-        state_dict: All weights by name, where they had to be gathered from several devices.
 
     Raises:
         StorageError: They cannot be written.
     """
     folder = Path(folder)
-    weights = adapter_weights(model, state_dict)
+    weights = adapter_weights(model)
     config = copy.deepcopy(model.peft_config["default"])
     config.inference_mode = True
     if initial_weights:
@@ -71,10 +69,10 @@ def save_adapter(
         write_json(folder / CONFIG_NAME, _config_values(config))
 
 
-def adapter_weights(model: PeftModel, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def adapter_weights(model: PeftModel) -> dict[str, Tensor]:
     """Copies on the CPU of a model's adapter weights, under their names in an adapter file."""
     # Embeddings are never resized here; left to itself, PEFT would ask a hub whether they were.
-    weights = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
 
 

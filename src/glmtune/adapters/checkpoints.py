@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
-from transformers.trainer_pt_utils import safe_globals
 
 from glmtune.adapters.adapter_files import WEIGHTS_NAME
 from glmtune.adapters.run_folder import (
@@ -26,6 +25,7 @@ from glmtune.adapters.run_folder import (
     checkpoints,
     has_adapter,
 )
+from glmtune.compat import trainer_state_globals
 from glmtune.errors import AdapterError, TrainingError
 from glmtune.files import flush, read_json_object, storage_faults, write_json
 
@@ -35,12 +35,12 @@ _ASIDE_NAME = ".unfinished"
 _UNREADABLE = (
     OSError, RuntimeError, EOFError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError, ImportError
 )  # fmt: skip
-# What a checkpoint needs for the optimiser to go on rather than begin again: names as of Trainer, FSDP or DeepSpeed.
-_RESUMED_FILES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+# What a checkpoint needs for the optimiser to go on rather than begin again.
+_RESUMED_FILES: Mapping[str, str] = MappingProxyType(
     {
-        "optimizer.pt": ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
-        "scheduler.pt": ("scheduler.pt", "global_step*"),
-        "rng_state.pth": ("rng_state*.pth",),
+        "optimizer.pt": "optimizer.pt",
+        "scheduler.pt": "scheduler.pt",
+        "rng_state.pth": "rng_state*.pth",
     }
 )
 # Keys of `trainer_state.json` that resuming reads, with their types.
@@ -151,7 +151,7 @@ def checkpoint_faults(checkpoint: Path) -> Iterator[str]:
     """What keeps a run from going on from a checkpoint, a phrase for each file."""
     if not has_adapter(checkpoint):
         yield "it has no adapter"
-    missing = [name for name, patterns in _RESUMED_FILES.items() if not any(any(checkpoint.glob(p)) for p in patterns)]
+    missing = [name for name, pattern in _RESUMED_FILES.items() if not any(checkpoint.glob(pattern))]
     if missing:
         yield (
             f"it has no {', '.join(missing)}, and the optimiser would silently begin again (was it saved with "
@@ -213,7 +213,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         TrainingError: It is damaged, or something else.
     """
     try:
-        with safe_globals():
+        with trainer_state_globals():
             values = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         kind = "is a folder, not a file" if path.is_dir() else "is damaged or cut short"

@@ -129,7 +129,7 @@ def load_by_weight(
     config.dtype = dtype
     if (folder / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    model.name_or_path = model.config._name_or_path = str(path)
+    model.name_or_path = model.config.name_or_path = str(path)
     return model.eval()
 
 

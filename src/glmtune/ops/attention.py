@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glmtune.compat import flash_attention_backward, flash_attention_forward
 from glmtune.ops.segments import Segments
 
 
@@ -32,7 +33,7 @@ def attention_forward(
         [N, Q] fp32, from the flash kernel; nothing, [0], from the loop.
     """
     if has_flash_kernel(query_QND):
-        output, log_sum_exp, *_ = torch.ops.aten._flash_attention_forward(
+        return flash_attention_forward(
             query_QND,
             key_KGD,
             value_KGD,
@@ -40,12 +41,8 @@ def attention_forward(
             segments.cu_key,
             segments.max_query,
             segments.max_key,
-            0.0,
-            True,
-            False,
-            scale=scale,
+            scale,
         )
-        return output, log_sum_exp
     parts = [_attend(query_QND[q], key_KGD[k], value_KGD[k], scale) for q, k in segments.bounds]
     return torch.cat(parts), query_QND.new_empty(0)
 
@@ -76,8 +73,7 @@ def attention_backward(
         Gradients of queries, keys and values, in their shapes and dtypes.
     """
     if has_flash_kernel(query_QND):
-        unused = torch.empty(0, device=grad_QND.device)  # the state of a dropout that there is not
-        query_grad, key_grad, value_grad = torch.ops.aten._flash_attention_backward(
+        return flash_attention_backward(
             grad_QND,
             query_QND,
             key_KGD,
@@ -88,13 +84,8 @@ def attention_backward(
             segments.cu_key,
             segments.max_query,
             segments.max_key,
-            0.0,
-            True,
-            unused,
-            unused,
-            scale=scale,
+            scale,
         )
-        return query_grad, key_grad, value_grad
     grads = (torch.zeros_like(query_QND), torch.zeros_like(key_KGD), torch.zeros_like(value_KGD))
     for q, k in segments.bounds:
         with torch.enable_grad():

@@ -4,6 +4,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional as F
 
 _LARGEST = torch.finfo(torch.float8_e4m3fn).max
 _TILE = 64
@@ -72,13 +73,15 @@ def scaled_product(
 ) -> Tensor:
     """As `reference.scaled_product`; both widths must be multiples of 16."""
     scales = x_scales_T1.new_ones(weight_NK.shape[0]) if weight_scales_N is None else weight_scales_N
-    return torch._scaled_mm(
+    return F.scaled_mm(
         x_TK,
         weight_NK.T,
-        scale_a=x_scales_T1,
-        scale_b=scales.unsqueeze(0),
+        x_scales_T1,
+        F.ScalingType.RowWise,
+        scales.unsqueeze(0),
+        F.ScalingType.RowWise,
         bias=bias_N,
-        out_dtype=dtype,
+        output_dtype=dtype,
         use_fast_accum=True,
     )
 

@@ -118,7 +118,7 @@ def _shapes(config: RunConfig, base_config: Any, dtype: torch.dtype) -> tuple[Ba
         raise ConfigError("the base has attention_dropout, which packed samples cannot be trained with; set it to 0")
     with torch.device("meta"):
         model = family_of(base_config).model_class(base_config).to(dtype)
-    model.name_or_path = base_config._name_or_path = str(config.model.path)  # PEFT warns of a base without a name
+    model.name_or_path = base_config.name_or_path = str(config.model.path)  # PEFT warns of a base without a name
     base = BaseShape.of(model, dtype)
     # pissa and olora would decompose weights that are not there.
     adapter = AdapterShape.of(attach_lora(model, {**config.lora, "init_lora_weights": True}))

@@ -1,6 +1,5 @@
 """From the `train` section to `TrainingArguments`."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 import torch
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from glmtune.compat import known_trackers
 from glmtune.config import OWN_TRAIN_KEYS
 from glmtune.errors import ConfigError, summarise_faults
 
@@ -41,8 +40,6 @@ def make_arguments(
     values = {key: value for key, value in train.items() if key not in {*OWN_TRAIN_KEYS, "resume_from_checkpoint"}}
     faults = [*_evaluation_faults(train, has_eval), *_tracker_faults(values.get("report_to"))]
     accelerator = values.get("accelerator_config")
-    if train.get("fsdp") and "WORLD_SIZE" not in os.environ:
-        faults.append("train.fsdp spreads weights over several processes; start them with torchrun, or leave it out")
     if isinstance(accelerator, Mapping) and accelerator.get("gradient_accumulation_kwargs"):
         faults.append("train.accelerator_config: set train.gradient_accumulation_steps instead of num_steps")
     if faults:
@@ -148,8 +145,8 @@ def _tracker_faults(report_to: Any) -> list[str]:
     for name in names:
         if name in ("none", "all") or name in available:
             continue
-        if name not in INTEGRATION_TO_CALLBACK:
-            faults.append(f"train.report_to: unknown tracker {name!r}; there are {', '.join(INTEGRATION_TO_CALLBACK)}")
+        if name not in known_trackers():
+            faults.append(f"train.report_to: unknown tracker {name!r}; there are {', '.join(known_trackers())}")
         elif name != "flyte":
             faults.append(f"train.report_to: {name} is not installed; pip install {_PACKAGES.get(name, name)}")
     return faults

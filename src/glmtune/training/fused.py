@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from glmtune.adapters.fusable import ADAPTER_NAME, adapter_parameters, lora_linears
+from glmtune.compat import copy_to_each
 from glmtune.data.packed_rows import PackedRows
 from glmtune.loading.quantized_linear import QuantizedLinear
 from glmtune.models.families import family_of
@@ -74,7 +75,7 @@ class FusedLayers:
         """
         with torch.no_grad():
             if self._wide:
-                torch._foreach_copy_(self._narrow, self._wide)
+                copy_to_each(self._narrow, self._wide)
         hidden_TH = hidden_TH.detach()
         cos, sin = rotation[0][0], rotation[1][0]
         is_training = self._layers[0].layer.training

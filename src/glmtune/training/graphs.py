@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from glmtune.compat import add_to_each
 from glmtune.data.packed_rows import PackedRows
 
 _logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class GradientAccumulator:
     def _compute(self, packed: PackedRows) -> Tensor:
         loss = self._loss(packed)
         gradients = torch.autograd.grad(loss, self._parameters, self._scale, allow_unused=True, materialize_grads=True)
-        torch._foreach_add_(self._gradients, gradients)
+        add_to_each(self._gradients, gradients)
         return loss.detach()
 
     def _record(self, packed: PackedRows) -> _Recorded | None:

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from glmtune.adapters.checkpoints import sweep
 from glmtune.adapters.run_folder import RunManifest, current_versions
+from glmtune.compat import use_one_gpu
 from glmtune.config import RunConfig, embedded_base, say_base
 from glmtune.data.run_data import RunData, load_run_data
 from glmtune.errors import ConfigError
@@ -75,7 +76,7 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
         dtype=dtype,
         trains_base_modules=config.lora.get("bias", "none") != "none" or bool(config.lora.get("modules_to_save")),
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are torchrun's business, not DataParallel's
+    use_one_gpu(arguments)  # several GPUs are torchrun's business, not DataParallel's
     with arguments.main_process_first(desc="reading the data"):
         data = load_run_data(config, tokenizer, arguments.seed)
     for line in data.stats.lines():

@@ -24,6 +24,7 @@ from glmtune.adapters.adapter_files import load_adapter_weights, save_adapter
 from glmtune.adapters.checkpoints import aside, publish, rotate
 from glmtune.adapters.lora import trainable_summary
 from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
+from glmtune.compat import put_schedule, skip_fused_step
 from glmtune.data.packed_rows import PackedRows
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.files import storage_faults
@@ -83,7 +84,7 @@ class LoraTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in Trainer; parameters lie flat where the optimiser does not mind."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not is_elementwise(self.args.optim.value):
+        if not is_elementwise(self.args.optim.value):
             try:
                 return super().create_optimizer(model)
             except (ImportError, ValueError) as error:
@@ -179,13 +180,11 @@ class LoraTrainer(Trainer):
         """Loads this process's share of the samples, each of which is in one share only.
 
         Trainer's own loader repeats samples until all processes have the same number of batches, or drops the last
-        batch. Where a forward pass takes all processes, each has all samples: they must ask for equally many passes.
+        batch.
         """
         samples = self.eval_dataset if eval_dataset is None else eval_dataset
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            samples = Subset(samples, range(self.args.process_index, len(samples), self.args.world_size))
         return DataLoader(
-            samples,
+            Subset(samples, range(self.args.process_index, len(samples), self.args.world_size)),
             batch_size=self.args.eval_batch_size,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -232,11 +231,10 @@ class LoraTrainer(Trainer):
             return grad_norm
         norm = torch.as_tensor(grad_norm, device=self.args.device)
         is_bad = self._guard.observe(norm, self.state.global_step + 1)
-        if not self._guard.is_scaled and not self.is_deepspeed_enabled:
+        if not self._guard.is_scaled:
             optimizer = self.optimizer.optimizer  # within accelerate's wrapper
             if optimizer.defaults.get("fused"):
-                # The field that GradScaler sets: fused kernels leave everything as it is where it is 1.
-                optimizer.found_inf = is_bad.float()
+                skip_fused_step(optimizer, is_bad)
             elif is_bad.item():
                 self.optimizer.zero_grad(set_to_none=True)  # optimisers leave alone what has no gradient
         return grad_norm
@@ -311,18 +309,15 @@ class LoraTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
-            save_adapter(self.adapted_model(), folder, self.initial_weights, state_dict)
+            save_adapter(self.adapted_model(), folder, self.initial_weights)
             self._manifest.write(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_adapter_weights(self.adapted_model(), resume_from_checkpoint, self.initial_weights)
+        load_adapter_weights(self.adapted_model(), resume_from_checkpoint, self.initial_weights)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As in Trainer; what the optimiser remembers is the checkpoint's, settings and schedule are those of now."""
-        if checkpoint is None or self.is_deepspeed_enabled:
+        if checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
@@ -361,10 +356,7 @@ class LoraTrainer(Trainer):
             self.evaluate(ignore_keys=["past_key_values"])  # which may come after the last checkpoint
 
     def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_best_model()
-        else:
-            load_adapter_weights(self.adapted_model(), self.state.best_model_checkpoint, self.initial_weights)
+        load_adapter_weights(self.adapted_model(), self.state.best_model_checkpoint, self.initial_weights)
 
     def adapted_model(self) -> PackedModel:
         """The model without what accelerate and torch.compile have put around it."""
@@ -399,7 +391,7 @@ def set_schedule(scheduler: LambdaLR, fresh: Mapping[str, Any], step: int) -> No
     """
     groups = scheduler.optimizer.param_groups
     rates = [base * factor(step) for base, factor in zip(fresh["base_lrs"], scheduler.lr_lambdas, strict=True)]
-    scheduler.load_state_dict({**fresh, "last_epoch": step, "_last_lr": rates})
+    put_schedule(scheduler, fresh, step, rates)
     for group, rate in zip(groups, rates, strict=True):
         if isinstance(group["lr"], Tensor):  # which the optimiser's kernels read
             group["lr"].fill_(rate)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from glmtune.compat import launcher_asks_for
+from glmtune.config import WHY_NOT_SHARDED
 from glmtune.errors import ConfigError, TrainingError
 
 _DEFAULT_TIMEOUT_S = 1800  # that of `TrainingArguments.ddp_timeout`
@@ -19,18 +21,23 @@ _OTHER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remo
 def join_processes(train: Mapping[str, Any]) -> None:
     """Joins the process group of a launcher with this process's GPU bound to it.
 
-    accelerate would join it without naming the GPU: torch would guess it, and warn of that at every barrier. FSDP,
-    DeepSpeed and processes on the CPU are left to accelerate, which gives them back ends of their own.
+    accelerate would join it without naming the GPU: torch would guess it, and warn of that at every barrier. Processes
+    on the CPU are left to accelerate, which gives them a back end of their own.
 
     Args:
         train: The `train` section of the configuration.
 
     Raises:
-        ConfigError: There are more processes than GPUs.
+        ConfigError: There are more processes than GPUs, or the launcher is to spread the model over them.
     """
-    is_on_gpu = torch.cuda.is_available() and not train.get("use_cpu") and not _is_asked_for("CPU")
-    is_sharded = train.get("fsdp") or train.get("deepspeed") or _is_asked_for("FSDP") or _is_asked_for("DEEPSPEED")
-    if "LOCAL_RANK" not in os.environ or not is_on_gpu or is_sharded or distributed.is_initialized():
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if launcher_asks_for(name):
+            raise ConfigError(
+                f"accelerate launch has {name} switched on (ACCELERATE_USE_{name}), which {WHY_NOT_SHARDED}, or switch "
+                "it off with accelerate config"
+            )
+    is_on_gpu = torch.cuda.is_available() and not train.get("use_cpu") and not launcher_asks_for("CPU")
+    if "LOCAL_RANK" not in os.environ or not is_on_gpu or distributed.is_initialized():
         return
     num_gpus, local_rank = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
     if local_rank >= num_gpus:
@@ -70,11 +77,6 @@ def ending_with_the_others() -> Iterator[None]:
 def is_first_process() -> bool:
     """Whether this process is the one that speaks for all that a launcher has started."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def _is_asked_for(name: str) -> bool:
-    """Whether `accelerate launch` asks for something."""
-    return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1")
 
 
 class SharedFlag:

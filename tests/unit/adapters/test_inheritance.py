@@ -1,4 +1,4 @@
-"""One rule says what a model is asked with, whoever asks: the adapter's record, else the base's, else the family's."""
+"""Without these, a merged or retrained model could be asked with another prompt than it was trained with."""
 
 from pathlib import Path
 

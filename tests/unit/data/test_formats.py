@@ -1,4 +1,4 @@
-"""Rows into conversations: every form that is found by looking, and every fault that is told."""
+"""Without these, a data file could be misread as another format, or its faults come to light one at a time."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Packing against samples by hand, and against what each row sees, over many random batches."""
+"""Without these, samples packed into one row could see each other, or count more or less than they should."""
 
 import itertools
 from collections.abc import Sequence

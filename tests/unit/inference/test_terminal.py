@@ -1,3 +1,5 @@
+"""Without these, a chat in the terminal could end at the first error, or take a reply for markup or a command."""
+
 import io
 from collections.abc import Iterator
 

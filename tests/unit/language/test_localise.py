@@ -82,7 +82,7 @@ def test_collected_faults() -> None:
     assert lines[1:] == [f"  - {localise(fault)}" for fault in faults]
     assert "learning_rat" in lines[1]
     many = localise(summarise_faults("my.yaml", faults * 20)).split("\n")
-    assert many[-1] == "  …… 还有 20 处"
+    assert many[-1] == "  ……还有 20 处"
 
 
 def fill(template: Template, *found: str) -> str | None:

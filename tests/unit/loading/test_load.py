@@ -1,3 +1,5 @@
+"""Without these, a run folder could load with another base, another type or another prompt than it was trained with."""
+
 import json
 import shutil
 import weakref

@@ -43,8 +43,7 @@ def make_model() -> MakeModel:
     """Makes a tiny random model in fp32 and evaluation mode; keyword arguments are configuration keys."""
 
     def make(attention: str = "sdpa", seed: int = 0, **keys: Any) -> ChatGLMForConditionalGeneration:
-        config = ChatGLMConfig(**{**SIZES, "eos_token_id": None, **keys})
-        config._attn_implementation = attention
+        config = ChatGLMConfig(**{**SIZES, "eos_token_id": None, "attn_implementation": attention, **keys})
         torch.manual_seed(seed)
         model = ChatGLMForConditionalGeneration(config).eval()
         with torch.no_grad():

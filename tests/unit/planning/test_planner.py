@@ -1,3 +1,5 @@
+"""Without these, a run could be planned slower or less exact than its card allows."""
+
 import dataclasses
 import itertools
 from typing import Any

@@ -1,3 +1,5 @@
+"""Without these, checkpointing could recompute other layers than were planned, or change the gradients."""
+
 from collections.abc import Callable
 
 import pytest

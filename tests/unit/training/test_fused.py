@@ -1,4 +1,4 @@
-"""Fused layers against PEFT's own modules, in float64."""
+"""Without these, fused layers could train something else than PEFT's own modules compute."""
 
 import warnings
 from collections.abc import Callable

@@ -1,5 +1,8 @@
+"""Without these, a run could be planned for memory that it does not have, or not say what would fit."""
+
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from glmtune.planning.report import print_plan
 from glmtune.planning.settings import as_before, spell, with_settings
 from glmtune.planning.speed import DeviceSpeed
 from glmtune.training import run as trainer_module
+from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.run import TrainResult
 
 Configure = Callable[..., RunConfig]
@@ -194,11 +198,21 @@ def test_the_table(plan: Callable[..., PlannedRun]) -> None:
     assert "model.quantize=int8" in text
 
 
+def test_the_table_adds_up_to_what_is_needed(plan: Callable[..., PlannedRun]) -> None:
+    """Nothing counts that is not shown."""
+    console = Console(record=True, width=100)
+    print_plan(plan("train.cuda_graphs=true", gib=24), console)
+    lines = re.findall(r"(\w[\w ]*?) +[│|] +([\d.]+) ", console.export_text())
+    gib = {name.split()[-1]: float(value) for name, value in lines}
+    terms = ("weights", "adapters", "optimiser", "activations", "logits", "overhead")
+    assert sum(gib[term] for term in terms) == pytest.approx(gib["peak"], abs=0.04)
+    assert gib["peak"] + gib["graphs"] + gib["reserve"] == pytest.approx(gib["needed"], abs=0.02)
+    assert min(gib[term] for term in ("weights", "activations", "graphs", "reserve")) > 0
+
+
 def test_running_out_of_memory_anyway(
     run: Callable[..., TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glmtune.training.lora_trainer import LoraTrainer
-
     original = LoraTrainer.training_step
 
     def step(self: LoraTrainer, *args: Any, **kwargs: Any) -> Any:
@@ -390,7 +404,7 @@ def test_after_a_checkpoint_no_other_format_is_advised(
     def fail(*_args: Any, **_options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer_module, "finish_run", fail)
+    monkeypatch.setattr(LoraTrainer, "save_state", fail)  # once all steps are done
     with pytest.raises(TrainingError, match="out of memory after step 3") as caught:
         run("train.max_steps=3")
     assert "checkpoint-3" in str(caught.value)
@@ -429,7 +443,7 @@ def test_a_run_on_a_gpu_goes_by_its_plan(decide: Callable[..., PlannedRun]) -> N
         decide(gib=2)
 
 
-def test_a_resumed_run_on_a_gpu_keeps_its_plan_while_that_fits(decide: Callable[..., Any]) -> None:
+def test_a_resumed_run_on_a_gpu_keeps_its_plan_while_that_fits(decide: Callable[..., PlannedRun]) -> None:
     first = decide("model.quantize=nf4", "train.gradient_checkpointing=9", gib=23.4)
     before = RunManifest(None, config=first.config.model_dump(mode="json"))
     assert decide("model.quantize=nf4", gib=23.4, before=before).settings == first.settings
@@ -441,8 +455,8 @@ def test_a_resumed_run_on_a_gpu_keeps_its_plan_while_that_fits(decide: Callable[
     assert "int8" not in str(caught.value)  # a resumed run cannot change its base
 
 
-def test_no_room_even_for_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Any) -> int:
+def test_a_gpu_that_is_too_full_to_be_looked_at_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(device_module, "free_device_bytes", fail)

@@ -1,4 +1,4 @@
-"""A run goes on as it was told to, from the newest checkpoint that is whole, and ends with everything a run leaves."""
+"""Without these, a run could go on from a damaged checkpoint, with yesterday's settings, or never be finished."""
 
 import json
 import shutil

@@ -1,14 +1,17 @@
-"""What a resumed run is made of: the settings of now, the memory of before, and files that are what they seem."""
+"""Without these, a resumed run could silently lose its patience, its schedule or its optimiser's memory."""
 
 import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
@@ -53,9 +56,8 @@ def never_better(run: Run, tmp_path: Path) -> tuple[str, ...]:
 
 def test_early_stopping_can_be_added(run: Run, never_better: tuple[str, ...]) -> None:
     run(*never_better, "train.max_steps=1")
-    assert (
-        run(*never_better, "train.early_stopping_patience=2", AGAIN).num_steps == 2 + 2
-    )  # counted from where it was added
+    # Counted from where it was added: what was evaluated before was not looked at for this.
+    assert run(*never_better, "train.early_stopping_patience=2", AGAIN).num_steps == 2 + 2
 
 
 def test_patience_is_counted_on_after_an_interruption(run: Run, tmp_path: Path, never_better: tuple[str, ...]) -> None:
@@ -108,12 +110,19 @@ def test_a_learning_rate_that_is_a_tensor_stays_one() -> None:
 
 def test_what_is_uploaded_has_its_place_already(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uploaded: list[Path] = []
-    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, *args, **kwargs: None)
-    monkeypatch.setattr(Trainer, "_finish_current_push", lambda self: None)
-    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: uploaded.append(Path(folder)))
-    monkeypatch.setattr(Trainer, "push_to_hub", lambda self, *args, **kwargs: None)
-    run("train.max_steps=3", "train.push_to_hub=true")
-    assert uploaded == [tmp_path / "run" / "checkpoint-3"]
+
+    def upload(self: HfApi, *, folder_path: str, **options: Any) -> Future[None]:
+        assert Path(folder_path).is_dir()
+        uploaded.append(Path(folder_path))
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, *args, **kwargs: SimpleNamespace(repo_id="someone/run"))
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    monkeypatch.setattr(Trainer, "push_to_hub", lambda self, *args, **kwargs: None)  # what comes at the end
+    run("train.max_steps=3", "train.push_to_hub=true", "train.hub_strategy=all_checkpoints")
+    assert uploaded == [tmp_path / "run", tmp_path / "run" / "checkpoint-3"]
 
 
 def test_a_checkpoint_of_float16_goes_on_in_float32(run: Run, tmp_path: Path) -> None:

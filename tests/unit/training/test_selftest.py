@@ -1,3 +1,5 @@
+"""Without these, a run could report success with an adapter that has learnt nothing or is not what was saved."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path

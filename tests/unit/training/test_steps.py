@@ -1,4 +1,4 @@
-"""However a step is computed, it computes the same."""
+"""Without these, batch size, memory limits or checkpointing could change what a step learns."""
 
 import json
 import sys
@@ -230,14 +230,14 @@ def test_dropout_makes_a_difference(run: Run, tmp_path: Path, use_dora: str) -> 
 
 def test_checkpointed_layers_are_computed_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["glmtune.ops.fused_layer"]  # the package has a function of that name
-    original = module._attend_and_widen
+    original = module.attention_forward
     calls: list[str] = []
 
     def watched(*arguments: Any) -> Any:
         calls.append(checkpointing)
         return original(*arguments)
 
-    monkeypatch.setattr(module, "_attend_and_widen", watched)
+    monkeypatch.setattr(module, "attention_forward", watched)
     for checkpointing in ("true", "false", "auto"):
         run("train.max_steps=1", f"train.gradient_checkpointing={checkpointing}", name=checkpointing)
     assert calls.count("true") == 2 * calls.count("false") == 2 * calls.count("auto") > 0

@@ -17,6 +17,7 @@ from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from glmtune.compat import attention_implementation
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 from glmtune.models.family import Rotation
 from glmtune.models.rms_norm import RMSNorm
@@ -112,7 +113,7 @@ class SelfAttention(nn.Module):
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_implementation(self.config), eager_attention)
         context, weights = attend(
             self,
             query,

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.masking_utils import create_causal_mask
 
+from glmtune.compat import attention_implementation
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 
 
@@ -29,7 +30,7 @@ def causal_mask(
     them too: a token sees keys from its own sample's start on, which lies as far back as its position says.
 
     Args:
-        config: The configuration; its `_attn_implementation` chooses the form.
+        config: The configuration; the attention that it names chooses the form.
         hidden_BTH: The embedded tokens; they give sizes, dtype and device.
         attention_mask: 1 where a token is, 0 where padding is, [B, S]; a ready mask, which is returned; or None.
         position_ids: Positions, [B or 1, T], as the caller gave them, or None where they just count on.
@@ -76,7 +77,7 @@ def _own_sample(
         if not (starts_BT > 0).any():
             return None
         _refuse_other_than_samples(position_ids_BT)
-    if "flash" in config._attn_implementation and (attention_mask_BS is not None or num_seen or num_rows > 1):
+    if "flash" in attention_implementation(config) and (attention_mask_BS is not None or num_seen or num_rows > 1):
         raise ValueError(
             "flash attention separates packed samples in one row only, without attention_mask and with nothing in the "
             'cache yet; use attn_implementation="sdpa", or give one whole row and no mask'

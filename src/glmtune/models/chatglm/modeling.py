@@ -80,7 +80,7 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
         loaded = super().from_pretrained(folder, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True it is a pair
         # A hub id, not its place in the cache, is the name that adapters remember their base by.
-        model.name_or_path = model.config._name_or_path = str(pretrained_model_name_or_path)
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         return loaded
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,454 @@
+"""Canaries: the private parts of other libraries that are relied on are there, and do what they did.
+
+One that fails after an upgrade says what has to be looked at: the function of glmtune.compat of the same name, or the
+override that it names.
+"""
+
+import ast
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainerState, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+
+import glmtune
+from glmtune import compat
+from glmtune.config import embedded_base
+from glmtune.loading.formats import Nf4Weights
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.chatglm.modeling import ChatGLMPreTrainedModel
+from glmtune.training.lora_trainer import LoraTrainer
+
+PACKAGE = Path(glmtune.__file__).parent
+TORCH = "torch 2.13"
+TRANSFORMERS = "transformers 5.23"
+ACCELERATE = "accelerate 1.15"
+
+
+def changed(seen: str, what: str) -> str:
+    """What a canary says when it fails."""
+    return f"{what}. Last seen: {seen}; installed: {metadata.version(seen.split()[0])}"
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def has_parameters(function: Callable[..., Any], expected: list[str]) -> bool:
+    """Whether a function begins with these parameters and, beyond them, has none that must be given."""
+    found = list(inspect.signature(function).parameters.values())
+    rest = found[len(expected) :]
+    is_optional = all(p.default is not p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in rest)
+    return [p.name for p in found[: len(expected)]] == expected and is_optional
+
+
+# torch
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "keywords", "num_outputs"),
+    [
+        (
+            "_flash_attention_forward",
+            "query key value cum_seq_q cum_seq_k max_q max_k dropout_p is_causal return_debug_mask",
+            {"scale"},
+            5,
+        ),
+        (
+            "_flash_attention_backward",
+            "grad_out query key value out logsumexp cum_seq_q cum_seq_k max_q max_k dropout_p is_causal rng_state "
+            "unused",
+            {"scale"},
+            3,
+        ),
+    ],
+)
+def test_flash_attention_takes_and_gives_what_it_did(
+    name: str, inputs: str, keywords: set[str], num_outputs: int
+) -> None:
+    assert hasattr(torch.ops.aten, name), changed(TORCH, f"torch.ops.aten.{name} is gone")
+    schema = getattr(torch.ops.aten, name).default._schema
+    positional = [argument.name for argument in schema.arguments if not argument.kwarg_only]
+    assert positional == inputs.split(), changed(TORCH, f"{name} takes other arguments")
+    assert keywords <= {argument.name for argument in schema.arguments if argument.kwarg_only}
+    assert len(schema.returns) == num_outputs, changed(TORCH, f"{name} returns something else")
+
+
+def test_flash_attention_returns_values_gradients_and_log_sum_exp_in_their_shapes() -> None:
+    bounds = torch.tensor([0, 4, 10], dtype=torch.int32, device="meta")
+    query, key, value = (torch.empty(10, heads, 16, dtype=torch.bfloat16, device="meta") for heads in (4, 2, 2))
+    segments = (bounds, bounds, 6, 6, 0.25)
+    output, log_sum_exp = compat.flash_attention_forward(query, key, value, *segments)
+    assert (output.shape, log_sum_exp.shape, log_sum_exp.dtype) == ((10, 4, 16), (4, 10), torch.float32), changed(
+        TORCH, "flash attention over segments returns other shapes"
+    )
+    gradients = compat.flash_attention_backward(query, query, key, value, output, log_sum_exp, *segments)
+    assert [gradient.shape for gradient in gradients] == [query.shape, key.shape, value.shape]
+
+
+def test_each_of_many_tensors_is_added_to() -> None:
+    totals = [torch.ones(2), torch.zeros(3)]
+    compat.add_to_each(totals, (torch.ones(2), torch.ones(3)))
+    assert [t.tolist() for t in totals] == [[2, 2], [1, 1, 1]], changed(TORCH, "torch._foreach_add_ does not add")
+
+
+def test_each_of_many_tensors_is_copied_into_another_dtype() -> None:
+    targets = [torch.zeros(2, dtype=torch.bfloat16), torch.zeros(3, dtype=torch.bfloat16)]
+    compat.copy_to_each(targets, [torch.full((2,), 1.5), torch.ones(3)])
+    assert [t.tolist() for t in targets] == [[1.5, 1.5], [1, 1, 1]], changed(
+        TORCH, "torch._foreach_copy_ does not copy"
+    )
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_fused_step_that_is_to_be_skipped_changes_nothing(kind: type[torch.optim.Optimizer]) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = kind([weight], lr=0.1, fused=True)  # type: ignore[call-arg]
+    for is_skipped in (False, True):
+        before = weight.detach().clone()
+        weight.grad = torch.full((3,), float("nan") if is_skipped else 1.0)
+        compat.skip_fused_step(optimizer, torch.tensor(is_skipped))
+        optimizer.step()
+        assert torch.equal(weight, before) == is_skipped, changed(TORCH, "fused optimisers do not read found_inf")
+
+
+def test_a_schedule_says_the_rates_that_it_was_put_to() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    scheduler = LambdaLR(optimizer, lambda step: 1 / (step + 1))
+    fresh = dict(scheduler.state_dict())
+    assert "_last_lr" in fresh, changed(TORCH, "a schedule's state has no _last_lr")
+    compat.put_schedule(scheduler, fresh, 3, [0.25])
+    assert scheduler.get_last_lr() == [0.25], changed(TORCH, "get_last_lr returns something other than _last_lr")
+    optimizer.step()
+    scheduler.step()
+    assert scheduler.get_last_lr() == [pytest.approx(0.2)]
+
+
+def test_moving_a_module_goes_through_apply() -> None:
+    calls = []
+
+    class Spied(nn.Linear):
+        def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
+            calls.append(fn)
+            return super()._apply(fn, recurse)
+
+    module = Spied(2, 2)
+    for move in (lambda: module.to("meta"), module.half):
+        calls.clear()
+        move()
+        assert calls, changed(TORCH, f"nn.Module moves without _apply, which {Nf4Weights.__name__} overrides")
+
+
+# transformers
+
+
+def test_the_attention_of_a_configuration_can_be_read() -> None:
+    config = PretrainedConfig(attn_implementation="eager")
+    assert compat.attention_implementation(config) == "eager", changed(
+        TRANSFORMERS, "PretrainedConfig._attn_implementation is not the attention that was asked for"
+    )
+
+
+def test_several_gpus_can_be_kept_from_data_parallel(tmp_path: Path) -> None:
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    arguments._n_gpu = 4
+    assert arguments.n_gpu == 4, changed(TRANSFORMERS, "TrainingArguments.n_gpu is read from elsewhere than _n_gpu")
+    compat.use_one_gpu(arguments)
+    assert arguments.n_gpu == 1
+
+
+def test_random_states_of_a_checkpoint_can_be_read(tmp_path: Path) -> None:
+    torch.save({"numpy": np.random.get_state()}, tmp_path / "state.pth")
+    with compat.trainer_state_globals():
+        state = torch.load(tmp_path / "state.pth", weights_only=True)
+    assert state["numpy"][0] == "MT19937", changed(TRANSFORMERS, "safe_globals does not let numpy's state through")
+
+
+def test_all_trackers_are_known_by_their_names() -> None:
+    known = compat.known_trackers()
+    assert {"tensorboard", "wandb", *get_available_reporting_integrations()} <= set(known), changed(
+        TRANSFORMERS, "INTEGRATION_TO_CALLBACK does not list the trackers that there are"
+    )
+
+
+# What LoraTrainer overrides or calls of Trainer, with the parameters that it counts on.
+TRAINER_METHODS = {
+    "_clip_grad_norm": ["self", "model"],
+    "_get_grad_norm": ["self", "model", "grad_norm"],
+    "_get_num_items_in_batch": ["self", "batch_samples", "device"],
+    "_get_output_dir": ["self", "trial"],
+    "_load_best_model": ["self"],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_load_scaler": ["self", "checkpoint"],
+    "_push_from_checkpoint": ["self", "checkpoint_folder"],
+    "_save": ["self", "output_dir", "state_dict"],
+    "_save_checkpoint": ["self", "model", "trial"],
+    "_wrap_model": ["self", "model", "training", "dataloader"],
+    "create_optimizer": ["self", "model"],
+    "floating_point_ops": ["self", "inputs"],
+    "log": ["self", "logs", "start_time"],
+    "prediction_step": ["self", "model", "inputs", "prediction_loss_only", "ignore_keys"],
+    "save_model": ["self", "output_dir", "_internal_call"],
+    "training_step": ["self", "model", "inputs", "num_items_in_batch"],
+}
+
+
+class Doubling(nn.Module):
+    """One weight, whose loss is a number's square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        output = x * self.weight
+        return {"loss": (output**2).mean(), "output": output}
+
+
+class WatchedTrainer(Trainer):
+    """Notes which of the methods run, and with what; each batch weighs something else, and nothing is uploaded."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.calls: list[tuple[str, dict[str, Any], Any]] = []
+        super().__init__(**kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self.calls.append(("_push_from_checkpoint", {"checkpoint_folder": checkpoint_folder}, None))
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        weight = torch.tensor(1.0 + len(self.of("_get_num_items_in_batch")))
+        self.calls.append(("_get_num_items_in_batch", {}, weight))
+        return weight
+
+    def of(self, name: str) -> list[tuple[dict[str, Any], Any]]:
+        return [(given, result) for called, given, result in self.calls if called == name]
+
+
+def _watch(name: str) -> Callable[..., Any]:
+    original = getattr(Trainer, name)
+
+    def watched(self: WatchedTrainer, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        self.calls.append((name, inspect.signature(original).bind(self, *args, **kwargs).arguments, result))
+        return result
+
+    return watched
+
+
+for method in TRAINER_METHODS:
+    if hasattr(Trainer, method) and method not in vars(WatchedTrainer):
+        setattr(WatchedTrainer, method, _watch(method))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, WatchedTrainer]:
+    """A run of two steps, and one that goes on from its first."""
+    folder = tmp_path_factory.mktemp("canary")
+    trainers = {}
+    for name in ("begun", "resumed"):
+        arguments = TrainingArguments(
+            str(folder),
+            max_steps=2,
+            save_steps=1,
+            logging_steps=1,
+            eval_strategy="steps",
+            eval_steps=1,
+            load_best_model_at_end=True,
+            per_device_train_batch_size=1,
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+            save_on_each_node=True,
+        )
+        rows = [{"x": torch.ones(1), "labels": torch.ones(1)}] * 4
+        trainer = WatchedTrainer(model=Doubling(), args=arguments, train_dataset=rows, eval_dataset=rows)
+        arguments.push_to_hub = True  # only now: Trainer would make a repository
+        trainer.train(resume_from_checkpoint=str(folder / "checkpoint-1") if name == "resumed" else None)
+        trainers[name] = trainer
+    return trainers
+
+
+def test_every_private_override_of_the_trainer_has_a_canary() -> None:
+    private = {name for name in vars(LoraTrainer) if name.startswith("_") and not name.startswith("__")}
+    assert {name for name in private if hasattr(Trainer, name)} <= TRAINER_METHODS.keys()
+
+
+@pytest.mark.parametrize("name", TRAINER_METHODS)
+def test_the_trainer_has_the_method(name: str) -> None:
+    assert hasattr(Trainer, name), changed(TRANSFORMERS, f"Trainer.{name} is gone, which LoraTrainer builds on")
+    assert has_parameters(getattr(Trainer, name), TRAINER_METHODS[name]), changed(
+        TRANSFORMERS, f"Trainer.{name} takes {parameters(getattr(Trainer, name))}, not {TRAINER_METHODS[name]}"
+    )
+
+
+@pytest.mark.parametrize("name", TRAINER_METHODS)
+def test_training_calls_the_method(name: str, trained: dict[str, WatchedTrainer]) -> None:
+    assert trained["begun"].of(name) or trained["resumed"].of(name), changed(
+        TRANSFORMERS, f"Trainer.train no longer calls {name}, so LoraTrainer's is never heard"
+    )
+
+
+def test_a_step_is_made_of_what_the_overrides_return(trained: dict[str, WatchedTrainer]) -> None:
+    begun = trained["begun"]
+    steps, weights = begun.of("training_step"), [result for _, result in begun.of("_get_num_items_in_batch")]
+    assert all(any(given["num_items_in_batch"] is weight for weight in weights) for given, _ in steps), changed(
+        TRANSFORMERS, "training_step is not given what _get_num_items_in_batch returned"
+    )
+    wrapped = {id(result) for _, result in begun.of("_wrap_model")}
+    assert all(id(given["model"]) in wrapped for given, _ in steps)
+
+
+def test_the_gradient_norm_is_asked_for_once_a_step_after_clipping(trained: dict[str, WatchedTrainer]) -> None:
+    order = [
+        name for name, *_ in trained["begun"].calls if name in ("training_step", "_clip_grad_norm", "_get_grad_norm")
+    ]
+    assert order == ["training_step", "_clip_grad_norm", "_get_grad_norm"] * 2, changed(
+        TRANSFORMERS, "Trainer asks for the gradient's norm at another time"
+    )
+
+
+def test_a_checkpoint_is_written_where_the_override_says(trained: dict[str, WatchedTrainer]) -> None:
+    begun = trained["begun"]
+    folder = begun.of("_get_output_dir")[0][1]
+    assert [given["output_dir"] for given, _ in begun.of("_save")] == [
+        f"{folder}/checkpoint-1",
+        f"{folder}/checkpoint-2",
+    ], changed(TRANSFORMERS, "_save_checkpoint writes elsewhere than _get_output_dir says")
+    assert all(given["_internal_call"] for given, _ in begun.of("save_model"))
+    assert Path(begun.of("_push_from_checkpoint")[0][0]["checkpoint_folder"]) == Path(folder) / "checkpoint-1"
+    state = TrainerState.load_from_json(f"{folder}/checkpoint-2/trainer_state.json")
+    assert state.global_step == 2
+
+
+def test_a_resumed_run_loads_weights_before_the_optimiser(trained: dict[str, WatchedTrainer]) -> None:
+    loaded = [name for name, *_ in trained["resumed"].calls if name.startswith("_load")]
+    assert loaded == [
+        "_load_from_checkpoint",
+        "_load_optimizer_and_scheduler",
+        "_load_scaler",
+        "_load_best_model",
+    ], changed(TRANSFORMERS, "Trainer resumes in another order")
+
+
+# Each declares something to transformers; without it, loading, spreading or attention would silently be others.
+@pytest.mark.parametrize(
+    "name", [n for n in vars(ChatGLMPreTrainedModel) if n.startswith("_") and not n.startswith(("__", "_abc"))]
+)
+def test_a_model_declares_what_transformers_asks_for(name: str) -> None:
+    assert hasattr(PreTrainedModel, name), changed(TRANSFORMERS, f"PreTrainedModel.{name} is gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "expected"),
+    [
+        ("_encode_plus", lambda tokenizer: tokenizer("ab"), {"padding_strategy", "truncation_strategy"}),
+        ("_decode", lambda tokenizer: tokenizer.decode([5], skip_special_tokens=True), {"skip_special_tokens"}),
+        ("_convert_token_to_id", lambda tokenizer: tokenizer.convert_tokens_to_ids(["a"]), set()),
+        ("_convert_id_to_token", lambda tokenizer: tokenizer.convert_ids_to_tokens([5]), set()),
+        ("_add_tokens", lambda tokenizer: tokenizer.add_tokens(["</s>"]), set()),
+    ],
+)
+def test_the_tokenizers_public_calls_come_to_its_overrides(
+    monkeypatch: pytest.MonkeyPatch, name: str, call: Callable[[ChatGLMTokenizer], Any], expected: set[str]
+) -> None:
+    tokenizer = ChatGLMTokenizer.from_pretrained(embedded_base())
+    original, given = getattr(ChatGLMTokenizer, name), []
+
+    def spy(self: ChatGLMTokenizer, *args: Any, **kwargs: Any) -> Any:
+        given.append(set(kwargs))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(ChatGLMTokenizer, name, spy)
+    call(tokenizer)
+    assert given, changed(TRANSFORMERS, f"the tokenizer's base class no longer calls {name}")
+    assert expected <= given[0], changed(TRANSFORMERS, f"{name} is given {given[0]}")
+
+
+# accelerate
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("FSDP", ["--multi_gpu", "--use_fsdp"]),
+        ("DEEPSPEED", ["--use_deepspeed"]),
+        ("MEGATRON_LM", ["--multi_gpu", "--use_megatron_lm"]),
+        ("PARALLELISM_CONFIG", ["--multi_gpu", "--use_parallelism_config"]),
+        ("CPU", ["--cpu"]),
+    ],
+)
+def test_the_launcher_says_what_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, name: str, options: list[str]
+) -> None:
+    arguments = launch_command_parser().parse_args([*options, "--num_processes=2", "--mixed_precision=no", "train.py"])
+    arguments.num_machines, arguments.num_cpu_threads_per_process, arguments.dynamo_backend = 1, 1, "no"
+    if name == "CPU":
+        arguments.num_processes = 1
+        environment = prepare_simple_launcher_cmd_env(arguments)[1]
+    elif name == "DEEPSPEED":
+        arguments.deepspeed_fields_from_accelerate_config = ""
+        environment = prepare_deepspeed_cmd_env(arguments)[1]
+    else:
+        environment = prepare_multi_gpu_env(arguments)
+    assert not compat.launcher_asks_for(name)
+    monkeypatch.setattr(os, "environ", environment)
+    assert compat.launcher_asks_for(name), changed(
+        ACCELERATE, f"accelerate launch {' '.join(options)} does not set ACCELERATE_USE_{name}"
+    )
+
+
+# The package
+
+
+def _private_touches(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Where a module reads or writes what another library keeps to itself."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    public = {"_replace", "_asdict", "_fields", "_exit"}  # of named tuples and os, which are documented
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("glmtune"):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls", "super()"):
+            names = [node.attr] if node.attr not in own | public else []
+        else:
+            continue
+        for name in names:
+            if (name.startswith("_") and not name.startswith("__")) or ast.unparse(node).startswith("torch.ops.aten."):
+                yield node.lineno, name
+
+
+def test_private_parts_of_other_libraries_are_touched_in_compat_alone() -> None:
+    touches = [
+        f"{path.relative_to(PACKAGE)}:{line}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        if path != PACKAGE / "compat.py"
+        for line, name in _private_touches(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not touches, f"give each a function in glmtune.compat with a canary here: {touches}"
+
+
+def test_the_check_sees_private_parts() -> None:
+    tree = ast.parse("from a._b import c\nimport a._d\nx._e = torch.ops.aten.f(1)\nself._own = g._own\n_own = 1")
+    assert {name for _, name in _private_touches(tree)} == {"_b", "_d", "_e", "f"}
+
+
+def test_importing_compat_imports_nothing_of_what_it_is_about() -> None:
+    code = "import sys, glmtune.compat; print([m for m in ('torch', 'transformers', 'accelerate') if m in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"
