@@ -19,7 +19,7 @@ MODULES = {
 }  # fmt: skip
 MODULE = re.compile(rf"\b({'|'.join(MODULES - {'transformer', 'encoder', 'mlp'})}|transformer\.\w+)\b")
 TOKEN = re.compile(r"<\||\|>|\[s?g?MASK\]|\bsop\b|</s>")
-CLASS = re.compile(r"^(ChatGLM[A-Z]\w*|GLM[A-Z]\w*)$")
+CLASS = re.compile(r"^(ChatGLM|GLM)[A-Z][a-z]\w*$")
 
 
 def violations(tree: ast.AST, may_name_tokens: bool = False) -> Iterator[str]:

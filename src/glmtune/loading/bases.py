@@ -187,7 +187,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(path)
     expected = family_at(path).tokenizer_class
     if not isinstance(tokenizer, expected):
-        raise ModelError(f"{path}: expected a {expected.__name__}; found {type(tokenizer).__name__}")
+        raise ModelError(f"{path}: expected a tokenizer of class {expected.__name__}; found {type(tokenizer).__name__}")
     found: Tokenizer = tokenizer
     return found
 

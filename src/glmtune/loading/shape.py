@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from glmtune.loading.formats import FORMATS, Quantize, block_linears
 from glmtune.models.families import family_of
+from glmtune.models.family import Shape
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class BaseShape:
     """A base's weights, by what can become of them.
 
     Attributes:
-        config: Its configuration.
+        shape: Its sizes.
         dtype: What it computes in.
         linears: Shapes of the blocks' linear layers, [N, K] each.
         embedding: Weights of the token embedding; 0 where it is the output layer too.
@@ -24,7 +24,7 @@ class BaseShape:
         rest: Norms and biases.
     """
 
-    config: Any
+    shape: Shape
     dtype: torch.dtype
     linears: Sequence[tuple[int, int]]
     embedding: int
@@ -37,10 +37,10 @@ class BaseShape:
         linears = [(linear.out_features, linear.in_features) for linear in block_linears(model).values()]
         in_blocks = sum(rows * columns for rows, columns in linears)
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        is_tied = family_of(model).shape(model.config).is_tied
+        shape = family_of(model).shape(model.config)
         total = sum(parameter.numel() for parameter in model.parameters())
         rest = total - in_blocks - head.numel() - (0 if embedding is head else embedding.numel())
-        return cls(model.config, dtype, linears, 0 if is_tied else embedding.numel(), head.numel(), rest)
+        return cls(shape, dtype, linears, 0 if shape.is_tied else embedding.numel(), head.numel(), rest)
 
     @property
     def in_blocks(self) -> int:

@@ -8,13 +8,13 @@ Legend: T rows of a pass, Q label rows, H hidden size, F MLP width, A attention 
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from glmtune.data.packing import MOST_GRAPHED_TOKENS
 from glmtune.loading.formats import Quantize
 from glmtune.loading.shape import BaseShape, base_bytes
+from glmtune.models.family import Shape
 from glmtune.ops.label_head import CHUNK_ROWS
 from glmtune.planning.shape import AdapterShape
 
@@ -97,16 +97,16 @@ class MemoryEstimate:
         return self.peak + self.graphs + self.reserve
 
 
-def kept_bytes(config: Any, dtype: torch.dtype, ranks: int = 0) -> tuple[int, int]:
+def kept_bytes(shape: Shape, dtype: torch.dtype, ranks: int = 0) -> tuple[int, int]:
     """Bytes that one row of a fused layer takes between forward and backward pass: all of it, and its input alone.
 
     All of it is input, queries, keys and values, attended values, the residual stream in the middle, gate and up, the
     adapters' inner values, and the log-sum-exp of the scores in fp32.
     """
-    heads = config.num_attention_heads
-    width, key_value = heads * config.kv_channels, 2 * config.num_key_value_heads * config.kv_channels
-    numbers = 2 * config.hidden_size + 2 * width + key_value + 2 * config.ffn_hidden_size + ranks
-    return numbers * dtype.itemsize + 4 * heads, config.hidden_size * dtype.itemsize
+    heads = shape.num_attention_heads
+    width, key_value = heads * shape.head_dim, 2 * shape.num_key_value_heads * shape.head_dim
+    numbers = 2 * shape.hidden_size + 2 * width + key_value + 2 * shape.ffn_hidden_size + ranks
+    return numbers * dtype.itemsize + 4 * heads, shape.hidden_size * dtype.itemsize
 
 
 def estimate_memory(
@@ -153,13 +153,13 @@ def _of_graphs(base: BaseShape, adapter: AdapterShape, settings: MemorySettings,
 
 def _at_the_peak(base: BaseShape, adapter: AdapterShape, settings: MemorySettings, largest: Pass) -> tuple[int, int]:
     """Bytes of activations and of logits at whichever moment of a pass takes most."""
-    config, itemsize = base.config, base.dtype.itemsize
+    shape, itemsize = base.shape, base.dtype.itemsize
     factor = 1.0 if adapter.why_not_fused is None else _UNFUSED_FACTOR
-    kept, checkpointed = kept_bytes(config, base.dtype, adapter.ranks)
+    kept, checkpointed = kept_bytes(shape, base.dtype, adapter.ranks)
     kept = int(kept * factor)
-    hidden = config.hidden_size * itemsize
+    hidden = shape.hidden_size * itemsize
     rows, label_rows = largest.rows, largest.label_rows
-    last = config.num_layers - 1
+    last = shape.num_layers - 1
     num_checkpointed = settings.num_checkpointed
 
     def is_checkpointed(layer: int) -> bool:
@@ -174,12 +174,12 @@ def _at_the_peak(base: BaseShape, adapter: AdapterShape, settings: MemorySetting
         return last_kept if layer == last else rows * kept
 
     # In the last layer only the label rows ask; all rows are keys and values.
-    key_value = 2 * config.num_key_value_heads * config.kv_channels * itemsize
+    key_value = 2 * shape.num_key_value_heads * shape.head_dim * itemsize
     last_kept = rows * (hidden + key_value) + label_rows * (kept - hidden - key_value)
     if adapter.why_not_fused is not None:
         last_kept = rows * kept
     below = [0]
-    for layer in range(config.num_layers):
+    for layer in range(shape.num_layers):
         below.append(below[-1] + kept_by(layer))
 
     def backward_of(layer: int) -> int:
@@ -197,9 +197,9 @@ def _at_the_peak(base: BaseShape, adapter: AdapterShape, settings: MemorySetting
     if 0 < num_checkpointed <= last - 1:
         moments.append((backward_of(num_checkpointed - 1), 0))
     # The head: hidden states before and after the norm, and their gradient; a chunk's logits and their gradient.
-    logits = min(label_rows, CHUNK_ROWS) * config.padded_vocab_size * (4 + itemsize)
+    logits = min(label_rows, CHUNK_ROWS) * shape.vocabulary_size * (4 + itemsize)
     if not adapter.has_plain_head:  # all at once: as computed, in fp32, their log-softmax and its gradient
-        logits = label_rows * config.padded_vocab_size * (3 * 4 + itemsize)
+        logits = label_rows * shape.vocabulary_size * (3 * 4 + itemsize)
     moments.append((below[-1] + 3 * label_rows * hidden, logits))
     # The end of the backward pass, when all gradients wait for being added up.
     moments.append((backward_of(adapter.first_layer) + 4 * adapter.num_trained, 0))
@@ -210,9 +210,9 @@ def _working_bytes(
     base: BaseShape, adapter: AdapterShape, settings: MemorySettings, rows: int, asking: int, segments: int
 ) -> int:
     """What a layer's backward pass works with beside what has been kept, at its own worst moment."""
-    config, itemsize = base.config, base.dtype.itemsize
-    hidden, width = config.hidden_size * itemsize, config.ffn_hidden_size * itemsize
-    attention = config.num_attention_heads * config.kv_channels
+    shape, itemsize = base.shape, base.dtype.itemsize
+    hidden, width = shape.hidden_size * itemsize, shape.ffn_hidden_size * itemsize
+    attention = shape.num_attention_heads * shape.head_dim
     # In the MLP: the incoming gradient, that of the activation, those of gate and up; with an adapter on the
     # last projection its input, and what comes through its dropout.
     mlp = hidden + 3 * width

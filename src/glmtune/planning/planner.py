@@ -237,13 +237,13 @@ class Planner:
 
     def _seconds_per_step(self, settings: MemorySettings, step: StepShape) -> float:
         """Products, memory traffic and the bus one after the other; or the host, where it takes longer."""
-        base, config, held = self._base, self._base.config, FORMATS[settings.quantize]
+        base, shape, held = self._base, self._base.shape, FORMATS[settings.quantize]
         itemsize, in_blocks = base.dtype.itemsize, base.in_blocks
-        again = settings.num_checkpointed / config.num_layers
+        again = settings.num_checkpointed / shape.num_layers
         # Running a layer forward again stops before its last projection.
-        forward_again = again * (1 - config.ffn_hidden_size * config.hidden_size * config.num_layers / in_blocks)
+        forward_again = again * (1 - shape.ffn_hidden_size * shape.hidden_size * shape.num_layers / in_blocks)
         through_layers = 2 + forward_again
-        share_of_rows = (config.num_layers - 1 + step.label_rows / step.rows) / config.num_layers
+        share_of_rows = (shape.num_layers - 1 + step.label_rows / step.rows) / shape.num_layers
         products = 2 * step.rows * share_of_rows * in_blocks * through_layers
         products /= held.product_speed
         products += 4 * step.label_rows * base.head
@@ -252,15 +252,15 @@ class Planner:
         seconds = max(products / self._speed.flops + _NOT_HIDDEN * reading_s, reading_s)
         if self._adapter.why_not_fused is not None:
             seconds *= _UNFUSED_TIME
-        moved = step.rows * config.num_layers * itemsize
-        moved *= _MOVED_F * config.ffn_hidden_size + _MOVED_H * config.hidden_size
+        moved = step.rows * shape.num_layers * itemsize
+        moved *= _MOVED_F * shape.ffn_hidden_size + _MOVED_H * shape.hidden_size
         moved += in_blocks * held.traffic_bytes(base.dtype) * through_layers
         seconds += moved / self._speed.bytes_per_s
-        over_bus = step.rows * config.hidden_size * itemsize
+        over_bus = step.rows * shape.hidden_size * itemsize
         seconds += settings.offloads_embedding * over_bus / _BUS_BYTES_PER_S
         if settings.offloads_checkpoints:
             seconds += 2 * settings.num_checkpointed * over_bus / _BUS_BYTES_PER_S
         if not settings.uses_graphs:
-            asked = held.launches_per_layer * (1 + again / 3) * config.num_layers
+            asked = held.launches_per_layer * (1 + again / 3) * shape.num_layers
             seconds = max(seconds, asked * self._speed.launch_s)
         return step.num_passes * seconds

@@ -22,8 +22,8 @@ from glmtune.training.fused import FusedLayers
 class PackedModel(PeftModelForCausalLM):
     """The PEFT model that it is made from, which it takes the place of, with a loss on packed rows.
 
-    It shares that model's modules and adapters under their names. So whatever handles PEFT models (Trainer, FSDP,
-    DeepSpeed, saving) handles it as one, and all calls without packed rows are PEFT's own.
+    It shares that model's modules and adapters under their names. So whatever handles PEFT models (Trainer, saving,
+    loading) handles it as one, and all calls without packed rows are PEFT's own.
 
     Args:
         model: A model from `attach_lora`.

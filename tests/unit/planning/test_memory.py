@@ -15,6 +15,7 @@ from glmtune.data.packing import PackedSample, pack
 from glmtune.loading.formats import FORMATS, quantize_layers
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.models.families import family_of
 from glmtune.planning.memory import MemorySettings, Pass, estimate_memory, kept_bytes
 from glmtune.planning.shape import AdapterShape
 from glmtune.training.checkpointing import checkpoint_layers
@@ -65,7 +66,7 @@ def bytes_kept(model: PackedModel, packed: PackedRows) -> int:
 def test_chatglm3_6b(base: BaseShape) -> None:
     """The shape's well-known figures: 6.24 billion weights, 88.7 KB kept of a token and layer."""
     assert base.in_blocks + base.embedding + base.head + base.rest == 6_243_584_000
-    assert kept_bytes(CHATGLM3_6B, torch.bfloat16) == (88_704, 8_192)
+    assert kept_bytes(base.shape, torch.bfloat16) == (88_704, 8_192)
     memory = estimate_memory(base, QKV, MemorySettings(), Pass(448, 150, 9))
     assert memory.weights == 2 * 6_243_584_000
     assert memory.adapters == 6 * 1_949_696
@@ -129,7 +130,7 @@ def test_a_fused_layer_keeps_as_many_bytes_as_counted(is_checkpointed: bool, tar
         checkpoint_layers(model, count * is_checkpointed)
         totals.append(bytes_kept(model, packed))
     ranks = 4 * len(targets)
-    kept, checkpointed = kept_bytes(model.config, torch.float64, ranks)
+    kept, checkpointed = kept_bytes(family_of(model).shape(model.config), torch.float64, ranks)
     if is_checkpointed and "dense_4h_to_h" in targets:
         checkpointed += 4 * 8  # the inner value of the last projection, which does not run again
     assert totals[1] - totals[0] == 10 * (checkpointed if is_checkpointed else kept - 4 * 4)
