@@ -58,6 +58,7 @@ OWN_TYPES = {
     "train.early_stopping_patience": "whole number",
 }
 TYPE_NAMES = {bool: "true, false", int: "whole number", float: "number", str: "text", dict: "mapping", list: "list"}
+RANKS = {name: rank for rank, name in enumerate(TYPE_NAMES.values())}
 
 INTRO = {
     "zh": "每个键可以写在 YAML 文件里对应的小节下面，也可以在命令行写成 `section.key=value`，以命令行为准。"
@@ -110,7 +111,8 @@ def type_parts(hint: Any) -> list[str]:
         return [f"`{member}`" for member in members]
     if origin in (typing.Union, types.UnionType):
         parts = [part for member in members if member is not type(None) for part in type_parts(member)]
-        return list(dict.fromkeys(parts))
+        # Python may keep one order for equal unions, that of the one which was made first.
+        return sorted(dict.fromkeys(parts), key=lambda part: (not part.startswith("`"), RANKS.get(part, 0)))
     if origin is typing.Annotated:
         return type_parts(members[0])
     plain = origin or hint
