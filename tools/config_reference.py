@@ -68,8 +68,8 @@ INTRO = {
     "en": """\
 Every key is written in the YAML file, under its section, or on the command line as `section.key=value`; the command
 line wins. Keys under `lora` and `train` are the names of PEFT's `LoraConfig` and transformers' `TrainingArguments` and
-are handed on to them; any other name of theirs may be set too, but for those refused below. An unknown key is an error that names
-the nearest known one. `glmtune train --keys` prints the keys that have a default here.
+are handed on to them; any other name of theirs may be set too, but for those refused below. An unknown key is
+an error that names the nearest known one. `glmtune train --keys` prints the keys that have a default here.
 
 This page is made from the code by `tools/config_reference.py`.""",
 }
