@@ -58,17 +58,18 @@ OWN_TYPES = {
     "train.early_stopping_patience": "whole number",
 }
 TYPE_NAMES = {bool: "true, false", int: "whole number", float: "number", str: "text", dict: "mapping", list: "list"}
+RANKS = {name: rank for rank, name in enumerate(TYPE_NAMES.values())}
 
 INTRO = {
     "zh": "每个键可以写在 YAML 文件里对应的小节下面，也可以在命令行写成 `section.key=value`，以命令行为准。"
     "`lora` 和 `train` 下面用的是 PEFT 的 `LoraConfig` 和 transformers 的 `TrainingArguments` 的参数名，原样交给它们；"
-    "除了这里列出的，它们的其他参数也都可以写。写错的键会报错，并给出最接近的正确写法。"
+    "这里没有列出的参数也可以写，下面说明不接受的除外。写错的键会报错，并给出最接近的正确写法。"
     "`glmtune train --keys` 列出这里有默认值的键。\n\n本页由 `tools/config_reference.py` 根据代码生成。",
     "en": """\
 Every key is written in the YAML file, under its section, or on the command line as `section.key=value`; the command
 line wins. Keys under `lora` and `train` are the names of PEFT's `LoraConfig` and transformers' `TrainingArguments` and
-are handed on to them; any name of theirs may be set, not only those listed here. An unknown key is an error that names
-the nearest known one. `glmtune train --keys` prints the keys that have a default here.
+are handed on to them; any other name of theirs may be set too, but for those refused below. An unknown key is
+an error that names the nearest known one. `glmtune train --keys` prints the keys that have a default here.
 
 This page is made from the code by `tools/config_reference.py`.""",
 }
@@ -110,7 +111,8 @@ def type_parts(hint: Any) -> list[str]:
         return [f"`{member}`" for member in members]
     if origin in (typing.Union, types.UnionType):
         parts = [part for member in members if member is not type(None) for part in type_parts(member)]
-        return list(dict.fromkeys(parts))
+        # Python may keep one order for equal unions, that of the one which was made first.
+        return sorted(dict.fromkeys(parts), key=lambda part: (not part.startswith("`"), RANKS.get(part, 0)))
     if origin is typing.Annotated:
         return type_parts(members[0])
     plain = origin or hint
@@ -135,6 +137,8 @@ def type_of(key: str) -> str:
 
 def default_of(key: str) -> Any:
     """The default of a key that is passed on, as its class has it."""
+    if key == "train.per_device_eval_batch_size":
+        return None  # glmtune's own: that of training
     section, name = key.split(".")
     default = (LoraConfig if section == "lora" else TrainingArguments).__dataclass_fields__[name].default
     return getattr(default, "value", default)
