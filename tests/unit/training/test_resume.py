@@ -64,18 +64,21 @@ def test_a_changed_schedule_is_followed(run: Run, tmp_path: Path, changes: list[
     assert [rates(tmp_path / "run")[step] for step in (4, 5, 6)] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("change", ["train.weight_decay=0.5", "train.adam_beta1=0.5", "train.adam_epsilon=1"])
-def test_changed_settings_of_the_optimiser_are_applied(run: Run, tmp_path: Path, change: str) -> None:
+def test_changed_settings_of_the_optimiser_are_applied(run: Run, tmp_path: Path) -> None:
     run("train.max_steps=6", name="before")
-    for name in ("same", "changed"):
+    changes = {
+        "same": [],
+        "decay": ["train.weight_decay=0.5"],
+        "beta": ["train.adam_beta1=0.5"],
+        "epsilon": ["train.adam_epsilon=1"],
+    }
+    for name, change in changes.items():
         shutil.copytree(tmp_path / "before" / "checkpoint-3", tmp_path / name / "checkpoint-3")
-    run("train.max_steps=6", AGAIN, name="same")
-    run("train.max_steps=6", AGAIN, change, name="changed")
-    same, changed, whole = (
-        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("same", "changed", "before")
-    )
-    assert all(torch.equal(same[key], whole[key]) for key in whole)
-    assert not all(torch.equal(changed[key], whole[key]) for key in whole)
+        run("train.max_steps=6", AGAIN, *change, name=name)
+    whole = load_file(tmp_path / "before" / "adapter_model.safetensors")
+    for name in changes:
+        resumed = load_file(tmp_path / name / "adapter_model.safetensors")
+        assert all(torch.equal(resumed[key], whole[key]) for key in whole) == (name == "same"), name
 
 
 def test_a_run_whose_last_save_is_missing_is_finished(run: Run, tmp_path: Path) -> None:
