@@ -1,11 +1,13 @@
 # make demo    train, compare, merge on the embedded tiny base; nothing to download but Python packages
 # make test    install and run all CPU tests
+# make test-real  run what needs real data that is not part of the repository, from the folder in GLMTUNE_REAL_DATA
+# make docs    build the documentation site into site/
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-gpu lint install clean
+.PHONY: demo test test-gpu test-real lint docs install clean
 
 install: $(STAMP)
 
@@ -19,15 +21,23 @@ demo: $(STAMP)
 	$(BIN)/glmtune demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data" --numprocesses 2
 
 test-gpu: $(STAMP)
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m "gpu and not real_data"
+
+test-real: $(STAMP)
+	$(BIN)/python -m pytest -m real_data
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python tools/config_reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

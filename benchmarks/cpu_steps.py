@@ -25,7 +25,7 @@ from glmtune.data.dataset import load_dataset
 from glmtune.data.packing import IGNORED_LABEL, PackingCollator
 from glmtune.data.samples import SampleDataset
 from glmtune.loading.bases import load_base
-from glmtune.training.fused import fuse
+from glmtune.training.packed_model import PackedModel, fuse
 
 STEPS, WARM_UP = 50, 3
 Features = Sequence[dict[str, Any]]
@@ -61,7 +61,7 @@ def measure() -> Iterator[dict[str, object]]:
     batches = [[samples[index] for index in rows] for rows in order.tolist()]
     for name in ("pad to 512", "pad to the longest", "packing", "packing, fused layers", "the same, shared prefix"):
         torch.manual_seed(0)
-        model = attach_lora(base, config.lora).train()
+        model = PackedModel(attach_lora(base, config.lora)).train()
         if "fused" in name or "shared" in name:
             fuse(model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -72,11 +72,10 @@ def measure() -> Iterator[dict[str, object]]:
         def loss_of(features: Features, model: Any = model, collator: Any = collator) -> torch.Tensor:
             batch = collator(features)
             if "micro_batches" in batch:
-                return sum(model(packed=packed).loss for packed in batch["micro_batches"]) / batch["total_weight"]
+                return sum(model(packed=packed) for packed in batch["micro_batches"]) / batch["total_weight"]
             return model(**batch).loss
 
         times = steps(loss_of, parameters, batches)
-        base.transformer.fused_layers = None
         model.base_model.unload()
         yield {
             "layout": name,

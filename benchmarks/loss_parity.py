@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import transformers
 from padding import PaddingCollator
-from peft import PeftModel
 from rows import append_row
 from torch import Tensor
 from workload import load_samples, make_tokenizer, random_model
@@ -29,17 +28,18 @@ from glmtune.data.samples import SampleDataset
 from glmtune.loading.bases import load_base
 from glmtune.loading.formats import quantize_layers
 from glmtune.training.flat import FlatParameters
-from glmtune.training.fused import fuse
 from glmtune.training.graphs import GradientAccumulator
+from glmtune.training.packed_model import PackedModel, fuse
 
 STEPS, SAMPLES, WINDOW = 200, 8, 20
 Batch = Sequence[dict[str, Any]]
 
 
-def with_adapter(base: Any, targets: str, is_random: bool) -> PeftModel:
+def with_adapter(base: Any, targets: str, is_random: bool) -> PackedModel:
     """The same adapter whatever the base's dtype; B random for gradients, zero for training."""
     torch.manual_seed(0)
-    model = attach_lora(base, {"r": 8, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": targets}).train()
+    settings = {"r": 8, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": targets}
+    model = PackedModel(attach_lora(base, settings)).train()
     generator = torch.Generator(base.device).manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -48,7 +48,7 @@ def with_adapter(base: Any, targets: str, is_random: bool) -> PeftModel:
     return model
 
 
-def stock_loss(model: PeftModel, features: Batch) -> Tensor:
+def stock_loss(model: PackedModel, features: Batch) -> Tensor:
     """The token mean as a stock pipeline computes it: padded, all logits, cross entropy in fp32."""
     batch = {name: values.to(model.device) for name, values in PaddingCollator(0)(features).items()}
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
@@ -57,19 +57,19 @@ def stock_loss(model: PeftModel, features: Batch) -> Tensor:
     )
 
 
-def packed_loss(is_shared: bool) -> Callable[[PeftModel, Batch], Tensor]:
+def packed_loss(is_shared: bool) -> Callable[[PackedModel, Batch], Tensor]:
     """The token mean over packed rows."""
 
-    def loss(model: PeftModel, features: Batch) -> Tensor:
+    def loss(model: PackedModel, features: Batch) -> Tensor:
         samples = [PackedSample.of(feature["input_ids"], feature["labels"]) for feature in features]
         packed = pack(samples, shares_prefix=is_shared).to(model.device)
-        return model(packed=packed).loss / sum(len(sample.labels) for sample in samples)
+        return model(packed=packed) / sum(len(sample.labels) for sample in samples)
 
     return loss
 
 
 def train(
-    model: PeftModel, batches: Sequence[Batch], loss_of: Callable[[PeftModel, Batch], Tensor], learning_rate: float
+    model: PackedModel, batches: Sequence[Batch], loss_of: Callable[[PackedModel, Batch], Tensor], learning_rate: float
 ) -> list[float]:
     """The losses of all steps."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -85,13 +85,15 @@ def train(
     return torch.stack(losses).tolist()
 
 
-def train_with_graphs(model: PeftModel, batches: Sequence[Batch], is_shared: bool, learning_rate: float) -> list[float]:
+def train_with_graphs(
+    model: PackedModel, batches: Sequence[Batch], is_shared: bool, learning_rate: float
+) -> list[float]:
     """The same on flat parameters, replaying graphs: the way that `glmtune train` goes."""
     flat = FlatParameters([parameter for parameter in model.parameters() if parameter.requires_grad])
     optimizer = torch.optim.AdamW([flat.flat], lr=learning_rate, weight_decay=0.0, fused=True)
-    draw_seed = model.get_base_model().transformer.fused_layers.draw_graph_seed
+    draw_seed = model.fused_layers.draw_graph_seed
     accumulator = GradientAccumulator(
-        lambda packed: model(packed=packed).loss, flat.parameters, flat.gradients, draw_seed, uses_graphs=True
+        lambda packed: model(packed=packed), flat.parameters, flat.gradients, draw_seed, uses_graphs=True
     )
     losses = []
     for features in batches:
@@ -106,7 +108,7 @@ def train_with_graphs(model: PeftModel, batches: Sequence[Batch], is_shared: boo
     return torch.stack(losses).tolist()
 
 
-def gradient(model: PeftModel, features: Batch, loss_of: Callable[[PeftModel, Batch], Tensor]) -> Tensor:
+def gradient(model: PackedModel, features: Batch, loss_of: Callable[[PackedModel, Batch], Tensor]) -> Tensor:
     """All adapter gradients of one step in a row."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss_of(model, features), parameters)]).double()
@@ -138,14 +140,13 @@ class Modes:
         self._end(model)
         return self._row(name)
 
-    def _start(self, base: Any, targets: str, is_random: bool, is_fused: bool) -> PeftModel:
+    def _start(self, base: Any, targets: str, is_random: bool, is_fused: bool) -> PackedModel:
         model = with_adapter(base, targets, is_random)
         if is_fused and (reason := fuse(model)) is not None:
             raise RuntimeError(reason)
         return model
 
-    def _end(self, model: PeftModel) -> None:
-        model.get_base_model().transformer.fused_layers = None
+    def _end(self, model: PackedModel) -> None:
         model.base_model.unload()
 
     def _row(self, name: str) -> dict[str, Any]:

@@ -40,16 +40,16 @@ from glmtune.loading.bases import load_base
 from glmtune.loading.devices import GIB
 from glmtune.loading.formats import quantize_layers
 from glmtune.loading.shape import BaseShape
-from glmtune.models.chatglm.layers import HostEmbedding
+from glmtune.models.host_embedding import HostEmbedding
 from glmtune.planning.memory import MemorySettings, Pass, estimate_memory
-from glmtune.planning.plan import CONTEXT_GIB
+from glmtune.planning.planned import CONTEXT_GIB
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
-from glmtune.training import trainer as training
+from glmtune.training import run as training
 from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.flat import FlatParameters
-from glmtune.training.fused import fuse
 from glmtune.training.graphs import GradientAccumulator
+from glmtune.training.packed_model import PackedModel, fuse
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def measure_setting(setting: Setting, samples: Sequence[PackedSample]) -> dict[s
     if setting.offloads_embedding:
         base.set_input_embeddings(HostEmbedding(base.get_input_embeddings().weight))
     lora = {"r": setting.r, "lora_alpha": 32, "lora_dropout": setting.dropout, "target_modules": setting.targets}
-    model = attach_lora(base, lora).train()
+    model = PackedModel(attach_lora(base, lora)).train()
     adapter = AdapterShape.of(model)
     if not setting.is_fused:
         adapter = replace(adapter, why_not_fused="it is not to be")
@@ -130,7 +130,7 @@ def measure_setting(setting: Setting, samples: Sequence[PackedSample]) -> dict[s
     flat = FlatParameters([parameter for parameter in model.parameters() if parameter.requires_grad])
     optimizer = torch.optim.AdamW([flat.flat], lr=1e-4, fused=True)
     accumulator = GradientAccumulator(
-        lambda packed: model(packed=packed).loss, flat.parameters, flat.gradients, lambda: None, uses_graphs=False
+        lambda packed: model(packed=packed), flat.parameters, flat.gradients, lambda: None, uses_graphs=False
     )
     chosen: list[PackedSample] = []
     num_tokens = 0

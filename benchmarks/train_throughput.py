@@ -22,7 +22,6 @@ import torch
 import transformers
 from datasets import Dataset
 from padding import PaddingCollator
-from peft import PeftModel
 from rows import append_row
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from workload import load_samples, make_tokenizer, random_model
@@ -34,9 +33,9 @@ from glmtune.data.samples import SampleDataset
 from glmtune.loading.formats import quantize_layers
 from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.flat import FlatParameters
-from glmtune.training.fused import fuse
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.lora_trainer import LoraTrainer
+from glmtune.training.packed_model import PackedModel, fuse
 
 QKV = ["query_key_value"]
 SAMPLES_OF_8192_TOKENS = 157  # at 52 tokens a sample
@@ -195,7 +194,7 @@ class PadTo512(PaddingCollator):
 
 
 def make_trainer(
-    case: Case, model: PeftModel, samples: Dataset, folder: str, warm_up: int
+    case: Case, model: PackedModel, samples: Dataset, folder: str, warm_up: int
 ) -> tuple[Trainer, StepClock, "Counting"]:
     """The trainer of a case, not yet run."""
     clock = StepClock()
@@ -280,9 +279,9 @@ def run_bare(trainer: LoraTrainer, clock: StepClock) -> list[float]:
     model, arguments = trainer.model.train(), trainer.args
     flat = FlatParameters([parameter for parameter in model.parameters() if parameter.requires_grad])
     optimizer = torch.optim.AdamW([flat.flat], lr=arguments.learning_rate, fused=True)
-    draw_seed = model.get_base_model().transformer.fused_layers.draw_graph_seed
+    draw_seed = model.fused_layers.draw_graph_seed
     accumulator = GradientAccumulator(
-        lambda packed: model(packed=packed).loss, flat.parameters, flat.gradients, draw_seed, uses_graphs=True
+        lambda packed: model(packed=packed), flat.parameters, flat.gradients, draw_seed, uses_graphs=True
     )
     losses, batches = [], iter(())
     for _ in range(arguments.max_steps):
@@ -306,7 +305,7 @@ def measure(case: Case, base: Any, samples: Dataset, floor_tokens_per_s: float) 
     base.set_attn_implementation(case.attention)
     torch.manual_seed(0)
     settings = {"r": 8, "lora_alpha": 32, "lora_dropout": case.dropout, "target_modules": case.targets}
-    model = attach_lora(base, settings)
+    model = PackedModel(attach_lora(base, settings))
     if case.layers != "peft" and (reason := fuse(model)) is not None:
         raise RuntimeError(reason)
     if case.checkpointing:
@@ -330,7 +329,6 @@ def measure(case: Case, base: Any, samples: Dataset, floor_tokens_per_s: float) 
     useful_per_s = statistics.median(tokens / ms * 1e3 for tokens, ms in zip(useful, durations, strict=True))
     executed_per_s = statistics.median(tokens / ms * 1e3 for tokens, ms in zip(executed, durations, strict=True))
     base.gradient_checkpointing_disable()
-    base.transformer.fused_layers = None
     model.base_model.unload()
     return {
         "case": case.name,

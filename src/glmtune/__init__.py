@@ -59,6 +59,6 @@ def __getattr__(name: str) -> Any:
 
 @wrapt.when_imported("transformers")
 def _register_auto_classes(_: Any) -> None:
-    from glmtune.models.chatglm.registration import register_auto_classes
+    from glmtune.models.registration import register_auto_classes
 
     register_auto_classes()

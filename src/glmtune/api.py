@@ -7,9 +7,9 @@ from glmtune.config import load_config
 from glmtune.export.merge import MergeResult
 from glmtune.export.merge import merge as merge_run
 from glmtune.loading.runs import load as load_run
-from glmtune.models.chatglm import ChatGLMTokenizer
-from glmtune.training.trainer import TrainResult
-from glmtune.training.trainer import train as train_config
+from glmtune.models.tokenizer import Tokenizer
+from glmtune.training.run import TrainResult
+from glmtune.training.run import train as train_config
 
 
 def train(config: str | Path | None = None, *overrides: str) -> TrainResult:
@@ -28,7 +28,7 @@ def train(config: str | Path | None = None, *overrides: str) -> TrainResult:
     return train_config(load_config(config, overrides))
 
 
-def load(run: str | Path, *, model_path: str | Path | None = None, **options: Any) -> tuple[Any, ChatGLMTokenizer]:
+def load(run: str | Path, *, model_path: str | Path | None = None, **options: Any) -> tuple[Any, Tokenizer]:
     """Loads a run folder, a `checkpoint-N`, a stock PEFT adapter or a base folder, ready to answer.
 
     Args:

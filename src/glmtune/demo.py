@@ -14,10 +14,11 @@ from glmtune.config import embedded_data, load_config
 from glmtune.errors import show_text
 from glmtune.export.merge import merge
 from glmtune.inference.generate import generate_replies
+from glmtune.language import localise
 from glmtune.loading.bases import load_base
 from glmtune.loading.runs import Loaded, load
 from glmtune.prompts import Conversation, Message
-from glmtune.training.trainer import train
+from glmtune.training.run import train
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ def run_demo(output: Path, console: Console) -> None:
 
     console.print(_comparison(questions, before, after))
     met = sum(question.is_met_by(reply) for question, reply in zip(questions, after, strict=True))
-    console.print(f"答对 as hoped: {met} / {len(questions)}", highlight=False)
-    console.print(f"损失 loss: {result.first_loss:.3f} -> {result.last_loss:.3f}", highlight=False)
-    console.print(f"曲线 picture: {run / 'training_loss.png'}", highlight=False, soft_wrap=True)
+    console.print(f"as hoped: {met} / {len(questions)}", highlight=False)
+    console.print(f"loss: {result.first_loss:.3f} -> {result.last_loss:.3f}", highlight=False)
+    console.print(f"picture: {run / 'training_loss.png'}", highlight=False, soft_wrap=True)
 
     console.print(merge(run, merged).summary(), highlight=False, soft_wrap=True)
     console.print(
-        "\n接下来试试 Try next (source .venv/bin/activate):\n"
+        "\nTry next (source .venv/bin/activate):\n"
         f"  glmtune chat {run}\n"
         f"  glmtune chat {merged}\n"
         f"  glmtune data show {embedded_data()}\n"
@@ -102,8 +103,8 @@ def _unused(folder: Path) -> Path:
 
 
 def _comparison(questions: Sequence[HeldOutQuestion], before: Sequence[str], after: Sequence[str]) -> Table:
-    table = Table(title="训练数据里没有的问题 Questions that are not in the training data", row_styles=["", "dim"])
-    for heading in ("问题 question", "训练前 before", "训练后 after", "对 ok"):
+    table = Table(title=localise("Questions that are not in the training data"), row_styles=["", "dim"])
+    for heading in (localise("question"), localise("before"), localise("after"), localise("ok")):
         table.add_column(heading, overflow="fold")  # Chinese has no spaces to break at
     for question, old, new in zip(questions, before, after, strict=True):
         table.add_row(

@@ -30,7 +30,9 @@ class _Range(NamedTuple):
 
     def __str__(self) -> str:
         least = f"at least {self.least:g}" if self.with_least else f"a number above {self.least:g}"
-        return f"{least} and {'at most' if self.with_most else 'below'} {self.most:g}" if self.most < 1e9 else least
+        if self.most >= 1e9:
+            return least
+        return f"{least} and at most {self.most:g}" if self.with_most else f"{least} and below {self.most:g}"
 
 
 _AT_LEAST_0, _AT_LEAST_1, _ABOVE_0 = _Range(0), _Range(1), _Range(0, with_least=False)

@@ -1,13 +1,14 @@
-"""Nobody needs to watch a run: it goes on when its terminal is closed or the reader of its output has gone."""
+"""Without these, a run could die because its terminal was closed or nobody reads its output any more."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+import processes
 
 TRAIN = [
     str(Path(sys.executable).with_name("glmtune")),
@@ -27,17 +28,17 @@ def assert_is_complete(run: Path) -> None:
 
 def test_a_run_whose_output_nobody_reads_any_more_is_finished(tmp_path: Path) -> None:
     command = [*TRAIN, f"train.output_dir={tmp_path / 'run'}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with processes.started(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         assert process.stdout is not None
         assert process.stderr.readline()
         process.stderr.close()
         process.stdout.close()
-        assert process.wait(timeout=240) == 0
+        assert process.wait(processes.HANG_S) == 0
     assert_is_complete(tmp_path / "run")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal, which Windows does not have")
+@pytest.mark.posix  # needs a pseudo-terminal
 def test_a_run_under_nohup_is_finished_when_its_terminal_is_closed(tmp_path: Path) -> None:
     def begin_in_the_background() -> None:  # as nohup does, and a script's shell
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -45,8 +46,9 @@ def test_a_run_under_nohup_is_finished_when_its_terminal_is_closed(tmp_path: Pat
 
     run = tmp_path / "run"
     terminal, theirs = os.openpty()
-    with subprocess.Popen(
-        [*TRAIN, f"train.output_dir={run}"],
+    with processes.started(
+        *TRAIN,
+        f"train.output_dir={run}",
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -54,13 +56,12 @@ def test_a_run_under_nohup_is_finished_when_its_terminal_is_closed(tmp_path: Pat
         preexec_fn=begin_in_the_background,
     ) as process:
         os.close(theirs)
-        assert os.read(terminal, 1000)
-        deadline = time.monotonic() + 120
-        while not (run / "trainer_log.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        shown = b""
+        while b"/3" not in shown:  # as the bar of three steps says; the read fails if the run ends before
+            shown += os.read(terminal, 1000)
         os.close(terminal)
         for number in (signal.SIGHUP, signal.SIGINT):
             process.send_signal(number)
-        assert process.wait(timeout=240) == 0
+        assert process.wait(processes.HANG_S) == 0
     assert_is_complete(run)
     assert "loss" in (run / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()[2]

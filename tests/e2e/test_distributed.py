@@ -1,13 +1,16 @@
-"""Two processes under torchrun learn, and evaluate, what one does."""
+"""Without these, two GPUs could learn something else than one does, or leave a torn checkpoint."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+import processes
 
 SETTINGS = [
     "train.use_cpu=true",
@@ -27,10 +30,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def train(folder: Path, launcher: list[str], *settings: str) -> tuple[list[tuple[float, float]], list[float]]:
     """Losses and gradient norms of a run, and its evaluation losses."""
     command = [*launcher, GLMTUNE, "train", *SETTINGS, *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, f"train.output_dir={folder}"], capture_output=True, text=True, timeout=240, env=environment
-    )
+    done = processes.run(*command, f"train.output_dir={folder}", env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("Done") == 1  # said once, however many processes there are
     entries = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -60,7 +60,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
 def test_what_stops_one_process_is_said_in_a_sentence_and_the_other_ends_with_one_too(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     command = [*TORCHRUN, GLMTUNE, "train", *SETTINGS, f"train.output_dir={tmp_path / 'file'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = processes.run(*command)
     assert done.returncode == 1
     assert f"train.output_dir: {tmp_path / 'file'}: a part of the path is a file" in done.stderr
     assert "[rank1]: Traceback" not in done.stderr  # torchrun itself prints one
@@ -70,19 +70,21 @@ def test_two_nodes_that_share_a_disk_leave_one_whole_checkpoint(tmp_path: Path) 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    nodes = []
-    for rank in range(2):
-        launcher = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
-        command = [sys.executable, "-m", "torch.distributed.run", *launcher, f"--master_port={port}", "--no-python"]
-        command += [GLMTUNE, "train", *SETTINGS, "train.save_steps=2", f"train.output_dir={tmp_path / 'run'}"]
-        nodes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    for node in nodes:
-        output, _ = node.communicate(timeout=240)
-        assert node.returncode == 0, output
+    with ExitStack() as stack:
+        nodes = []
+        for rank in range(2):
+            launcher = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
+            command = [sys.executable, "-m", "torch.distributed.run", *launcher, f"--master_port={port}", "--no-python"]
+            command += [GLMTUNE, "train", *SETTINGS, "train.save_steps=2", f"train.output_dir={tmp_path / 'run'}"]
+            node = processes.started(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            nodes.append(stack.enter_context(node))
+        for node in nodes:
+            output, _ = node.communicate(timeout=processes.HANG_S)
+            assert node.returncode == 0, output.decode()
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
     files = {path.name for path in (tmp_path / "run" / "checkpoint-4").iterdir()}
     assert {"adapter_model.safetensors", "checksums.json", "rng_state_0.pth", "rng_state_1.pth"} <= files
     again = [GLMTUNE, "train", *SETTINGS, f"train.output_dir={tmp_path / 'run'}", "train.resume_from_checkpoint=true"]
-    done = subprocess.run([*again, "train.max_steps=6"], capture_output=True, text=True, timeout=240)
+    done = processes.run(*again, "train.max_steps=6")
     assert done.returncode == 1
     assert "it began with 2 processes, and goes on with 1" in done.stderr

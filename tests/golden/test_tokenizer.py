@@ -1,4 +1,4 @@
-"""Every tokenizer case of the official implementation, and again after saving and reloading."""
+"""Without these, texts and chats could get other ids than the official tokenizer gives."""
 
 import json
 from pathlib import Path

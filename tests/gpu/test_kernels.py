@@ -1,5 +1,6 @@
-"""Every Triton op against its twin in `ops/reference.py`, forward and backward, at odd sizes and in three dtypes.
+"""Without these, a Triton kernel could train an adapter on wrong gradients with nothing to show for it.
 
+Each is held to its twin in `ops/reference.py`, forward and backward, at odd sizes and in three dtypes.
 The twin is given the same inputs in float64, and the kernel's error may be no more than rounding to its dtype.
 Without a GPU, `TRITON_INTERPRET=1` runs most of them in Triton's interpreter: not fp8 nor flash attention, and under
 NumPy 2.4 not the loops of `sum_slots` and `cross_entropy`.
@@ -23,7 +24,7 @@ pytestmark = [
 DEVICE = "cpu" if INTERPRETED else "cuda"
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 5e-3, torch.float16: 7e-4}
 ROWS = [1, 7, 33, 129]
-needs_gpu = pytest.mark.skipif(INTERPRETED, reason="the interpreter has no fp8 and no flash attention")
+needs_gpu = pytest.mark.skipif(INTERPRETED, reason="needs a GPU: the interpreter has no fp8 and no flash attention")
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def test_label_head(dtype, num_rows: int) -> None:
 def test_wide_product_keeps_its_sums(kernels, dtype) -> None:
     left, right = random(33, 129, dtype=dtype), random(129, 17, dtype=dtype, seed=1)
     if INTERPRETED and dtype != torch.float32:
-        pytest.skip("torch multiplies into fp32 on CUDA alone")
+        pytest.skip("needs a CUDA GPU: torch multiplies into fp32 there alone")
     assert error(kernels.wide_product(left, right), left.double() @ right.double()) < 2e-6
 
 

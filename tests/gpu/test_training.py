@@ -1,4 +1,4 @@
-"""The fast path on a GPU: fused layers against fp32 and against stock modules, CUDA graphs, and whole runs."""
+"""Without these, fused layers, CUDA graphs and fp8 could learn something else on a GPU than plain modules."""
 
 import io
 import json
@@ -8,19 +8,18 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from peft import PeftModel
 from rich.console import Console
 from torch import Tensor
 
 from glmtune.adapters.lora import attach_lora
 from glmtune.config import load_config
+from glmtune.data.packed_rows import PackedRows
 from glmtune.data.packing import PackedSample, PackingCollator, pack
 from glmtune.loading.formats import quantize_layers
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from glmtune.models.chatglm.packed import PackedRows
-from glmtune.training.fused import fuse
 from glmtune.training.graphs import GradientAccumulator
-from glmtune.training.trainer import train
+from glmtune.training.packed_model import PackedModel, fuse
+from glmtune.training.run import train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,7 +28,9 @@ pytestmark = [
 HAS_FP8 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
 
 
-def make_model(dtype: torch.dtype, targets: object = "all-linear", dropout: float = 0.0, quantize="none") -> PeftModel:
+def make_model(
+    dtype: torch.dtype, targets: object = "all-linear", dropout: float = 0.0, quantize="none"
+) -> PackedModel:
     """A model with a random adapter, B included, the same for every dtype."""
     config = ChatGLMConfig(
         num_layers=4,
@@ -46,7 +47,7 @@ def make_model(dtype: torch.dtype, targets: object = "all-linear", dropout: floa
     base = ChatGLMForConditionalGeneration(config).to(torch.bfloat16).to(dtype).cuda()
     quantize_layers(base, quantize)
     settings = {"r": 8, "lora_alpha": 32, "lora_dropout": dropout, "target_modules": targets}
-    model = attach_lora(base, settings).train()
+    model = PackedModel(attach_lora(base, settings)).train()
     generator = torch.Generator("cuda").manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -68,12 +69,12 @@ def make_samples(seed: int = 0, number: int = 12) -> list[PackedSample]:
     return samples
 
 
-def trained(model: PeftModel) -> list[torch.nn.Parameter]:
+def trained(model: PackedModel) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def gradients(model: PeftModel, packed: PackedRows) -> tuple[float, Tensor]:
-    loss = model(packed=packed.to("cuda")).loss
+def gradients(model: PackedModel, packed: PackedRows) -> tuple[float, Tensor]:
+    loss = model(packed=packed.to("cuda"))
     return loss.item(), torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained(model))]).double()
 
 
@@ -114,7 +115,7 @@ def test_another_sample_of_the_same_length_leaves_other_losses_as_they_are() -> 
     for each in (samples, changed):
         torch.manual_seed(3)  # the same dropout
         with torch.no_grad():
-            losses.append(model.get_base_model().label_losses(pack(each).to("cuda")))
+            losses.append(model.label_losses(pack(each).to("cuda")))
     begin = sum(len(sample.labels) for sample in samples[:5])
     end = begin + len(samples[5].labels)
     assert torch.equal(losses[0][:begin], losses[1][:begin])
@@ -131,8 +132,8 @@ def accumulators(request: pytest.FixtureRequest) -> Iterator[tuple[GradientAccum
     made = []
     for uses_graphs in (True, False):
         sums = [torch.zeros_like(parameter) for parameter in parameters]
-        draw = model.get_base_model().transformer.fused_layers.draw_graph_seed
-        loss = lambda packed: model(packed=packed).loss  # noqa: E731
+        draw = model.fused_layers.draw_graph_seed
+        loss = lambda packed: model(packed=packed)  # noqa: E731
         accumulator = GradientAccumulator(loss, parameters, sums, draw, uses_graphs)
         accumulator.sums = sums
         made.append(accumulator)
@@ -140,15 +141,18 @@ def accumulators(request: pytest.FixtureRequest) -> Iterator[tuple[GradientAccum
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
-def test_graphs_compute_what_the_model_does(accumulators, is_shared: bool) -> None:
+def test_graphs_compute_what_the_model_does(accumulators, is_shared: bool, monkeypatch) -> None:
     graphed, plain = accumulators
+    replays = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: replays.append(graph) or replay(graph))
     for seed in range(12):
         samples = make_samples(seed, number=6 + seed % 3)
         padded = pack(samples, shares_prefix=is_shared, pads_to_bucket=True)
         loss = graphed.add(padded.to("cuda"), 0.5 + seed)
         expected = plain.add(pack(samples, shares_prefix=is_shared).to("cuda"), 0.5 + seed)
         torch.testing.assert_close(loss, expected, rtol=2e-3, atol=0)
-    assert graphed._recorded
+    assert replays
     sums, expected_sums = (torch.cat([g.flatten() for g in a.sums]).double() for a in (graphed, plain))
     assert distance(sums, expected_sums) < 0.02
 
@@ -158,8 +162,8 @@ def test_graphs_draw_another_dropout_at_each_replay_and_repeat_it_from_a_seed() 
     assert fuse(model) is None
     parameters = trained(model)
     sums = [torch.zeros_like(parameter) for parameter in parameters]
-    draw = model.get_base_model().transformer.fused_layers.draw_graph_seed
-    accumulator = GradientAccumulator(lambda packed: model(packed=packed).loss, parameters, sums, draw, True)
+    draw = model.fused_layers.draw_graph_seed
+    accumulator = GradientAccumulator(lambda packed: model(packed=packed), parameters, sums, draw, True)
     packed = pack(make_samples(), pads_to_bucket=True).to("cuda")
     losses = []
     for seed in (5, 5, 5, 6):
@@ -181,7 +185,7 @@ def test_fp8_base_is_near_and_learns() -> None:
     optimizer = torch.optim.AdamW(trained(model), lr=3e-3)
     for _ in range(30):
         optimizer.zero_grad()
-        model(packed=packed.to("cuda")).loss.backward()
+        model(packed=packed.to("cuda")).backward()
         optimizer.step()
     assert gradients(model, packed)[0] < 0.9 * fp8_loss
 

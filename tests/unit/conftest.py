@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from glmtune.adapters.lora import attach_lora
 from glmtune.data.packing import PackingCollator
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.training.packed_model import PackedModel
 
 SPECIAL = ["<unk>", "<s>", "</s>", "[gMASK]", "sop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
 
@@ -94,7 +95,7 @@ def make_adapted() -> Callable[..., PeftModel]:
     Keyword arguments are for `LoraConfig`; those in `config` for the base.
     """
 
-    def make(dtype: torch.dtype = torch.float64, config: dict[str, Any] | None = None, **lora: Any) -> PeftModel:
+    def make(dtype: torch.dtype = torch.float64, config: dict[str, Any] | None = None, **lora: Any) -> PackedModel:
         sizes = {
             "num_layers": 3,
             "hidden_size": 32,
@@ -112,7 +113,7 @@ def make_adapted() -> Callable[..., PeftModel]:
             for parameter in base.parameters():
                 torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.2)
             settings = {"r": 4, "lora_alpha": 8, "target_modules": ["query_key_value"], "lora_dropout": 0.0, **lora}
-            model = attach_lora(base.to(dtype), settings)
+            model = PackedModel(attach_lora(base.to(dtype), settings))
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
                     torch.nn.init.normal_(parameter, std=0.1)
@@ -166,7 +167,7 @@ def packed() -> Callable[..., Computed]:
         model.zero_grad()
         total = 0.0
         for rows in PackingCollator(**collator)(samples)["micro_batches"]:
-            loss = model(packed=rows).loss
+            loss = model(packed=rows)
             loss.backward()
             total += loss.item()
         return Computed(total, _gradients(model))

@@ -1,4 +1,4 @@
-"""The embedded demo base and its example data."""
+"""Without these, the demo could ship without its base or its data, or with a base that has learnt nothing."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Texts of unknown origin in messages."""
+"""Without these, text out of a file could flood an error message or take over the terminal."""
 
 from glmtune.errors import show_names, show_text
 

@@ -1,4 +1,4 @@
-"""A file that glmtune writes is whole or absent, readable by those whom the umask lets, and written by one process."""
+"""Without these, a full disk or a second process could leave half a file in a good one's place."""
 
 import errno
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import processes
 from glmtune.errors import ModelError, StorageError
 from glmtune.files import check_writable_folder, held, read_json_object, storage_faults, write_text, written_aside
 
@@ -49,11 +50,9 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path
         "import sys; from glmtune.files import held\n"
         "with held(sys.argv[1], 'is being trained into'): print('held', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
+    command = [sys.executable, "-c", script, tmp_path]
+    with processes.started(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        processes.read_until(other.stdout, "held")
         with (
             pytest.raises(StorageError, match="is being trained into by another process"),
             held(tmp_path, "is being trained into"),

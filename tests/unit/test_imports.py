@@ -1,15 +1,17 @@
-"""`import glmtune` is instant and registers the Auto classes, whichever of it and transformers comes first."""
+"""Without these, `import glmtune` could take seconds, or leave transformers unable to load ChatGLM."""
 
-import subprocess
 import sys
 
 import pytest
 
 import glmtune
+import processes
 
 
 def _run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    done = processes.run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""Imports point downward only: the architecture of docs/design.md, held over the syntax trees."""
+"""Without these, parts could come to import each other in circles, and the command line to load torch for its help."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,8 @@ import glmtune
 
 PACKAGE = Path(glmtune.__file__).parent
 LAYERS = [
-    {"compat", "errors"},
+    {"compat"},
+    {"errors", "language"},
     {"files", "key_checks", "ops", "fields", "replaced_keys", "signals", "yaml_text"},
     {"config", "prompts"},
     {"models"},

@@ -1,4 +1,4 @@
-"""The renderer, with a tokenizer of one id a letter: what is rendered can be read back letter by letter."""
+"""Without these, training and chat could use different prompts, and an adapter would seem to have no effect."""
 
 import itertools
 import json

@@ -1,3 +1,5 @@
+"""Without these, Ctrl-C could go unheard, or a run under nohup be ended by what nohup is to keep from it."""
+
 import os
 import signal
 

@@ -1,6 +1,5 @@
 """Whether a model's adapters can be fused into its layers."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from peft import PeftModel
@@ -8,8 +7,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from glmtune.models.chatglm.layers import GLMBlock
+from glmtune.models.families import FAMILIES, family_of
 
 ADAPTER_NAME = "default"
 
@@ -17,24 +15,13 @@ ADAPTER_NAME = "default"
 def why_not_fused(model: PeftModel) -> str | None:
     """What about a model the fused layers do not cover, as a phrase; None where they cover it all."""
     base = model.get_base_model()
-    if not isinstance(base, ChatGLMForConditionalGeneration):
+    if not any(isinstance(base, family.model_class) for family in FAMILIES):
         return f"the base is a {type(base).__name__}"
-    reason = _why_not_config(base.config) or _why_not_adapter(model)
+    unusual = family_of(base).shape(base.config).unusual
+    reason = f"the base has {unusual[0]}" if unusual else _why_not_adapter(model)
     if reason is None and len({parameter.device for parameter in base.parameters()}) > 1:
         reason = "the model is spread over several devices"
     return reason
-
-
-def _why_not_config(config: ChatGLMConfig) -> str | None:
-    unusual = {
-        "LayerNorm": not config.rmsnorm,
-        "apply_residual_connection_post_layernorm": config.apply_residual_connection_post_layernorm,
-        "fp32_residual_connection": config.fp32_residual_connection,
-        "hidden_dropout": config.hidden_dropout > 0,
-        "attention_dropout": config.attention_dropout > 0,
-        "no multi_query_attention": not config.multi_query_attention,
-    }
-    return next((f"the base has {name}" for name, is_so in unusual.items() if is_so), None)
 
 
 def _why_not_adapter(model: PeftModel) -> str | None:
@@ -45,7 +32,8 @@ def _why_not_adapter(model: PeftModel) -> str | None:
         return "lora.modules_to_save trains whole modules"
     if config.bias != "none":
         return f"lora.bias={config.bias} trains biases of the base"
-    projections = {id(layer) for block in layers_of(model.get_base_model()) for layer in projections_of(block)}
+    base = model.get_base_model()
+    projections = {id(layer) for parts in family_of(base).layers(base) for layer in parts.projections}
     for name, module in model.named_modules():
         if not isinstance(module, LoraLayer):
             continue
@@ -63,20 +51,10 @@ def _why_not_adapter(model: PeftModel) -> str | None:
     return None
 
 
-def layers_of(base: Any) -> Sequence[GLMBlock]:
-    """The layers of a base."""
-    return list(base.transformer.encoder.layers)
-
-
-def projections_of(block: GLMBlock) -> tuple[nn.Module, ...]:
-    """The four linear layers of a block, in the order of `LayerWeights.projections`."""
-    attention, mlp = block.self_attention, block.mlp
-    return attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h
-
-
 def lora_linears(base: Any) -> list[LoraLinear]:
     """The adapted linear layers within the layers of a base."""
-    return [layer for block in layers_of(base) for layer in projections_of(block) if isinstance(layer, LoraLinear)]
+    layers = family_of(base).layers(base)
+    return [layer for parts in layers for layer in parts.projections if isinstance(layer, LoraLinear)]
 
 
 def adapter_parameters(layer: LoraLinear) -> tuple[nn.Parameter, nn.Parameter]:

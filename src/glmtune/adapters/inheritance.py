@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
 
@@ -22,7 +22,7 @@ class PromptRecord(NamedTuple):
     join: str = "\n"
 
 
-def prompt_record(adapter_path: Path | None, base_path: str | Path | None, tokenizer: ChatGLMTokenizer) -> PromptRecord:
+def prompt_record(adapter_path: Path | None, base_path: str | Path | None, tokenizer: Tokenizer) -> PromptRecord:
     """Finds the prompt of an adapter on a base: the adapter's own record, else the base's, else the family's.
 
     Args:

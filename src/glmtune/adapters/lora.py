@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from glmtune.errors import AdapterError, summarise_faults
-from glmtune.models.chatglm.layers import HostEmbedding
+from glmtune.models.host_embedding import HostEmbedding
 
 ALL_LINEAR = "all-linear"
 

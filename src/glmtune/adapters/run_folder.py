@@ -22,6 +22,7 @@ from glmtune.prompts import Template
 
 MANIFEST_NAME = "glmtune.json"
 STATE_NAME = "trainer_state.json"
+RESULTS_NAME = "all_results.json"
 _ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 # Settings of a run that are read again: for asking as in training, and for resuming by the same plan.
 _CONFIG_TYPES: Mapping[tuple[str, str], tuple[type, ...]] = MappingProxyType(

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from glmtune.cli.options import (
     DataFiles,
@@ -16,15 +15,20 @@ from glmtune.cli.options import (
     unescape,
 )
 from glmtune.cli.setting_up import tokenizer_of
+from glmtune.language.terminal import TerminalConsole
+
+app = typer.Typer(help="Check, show, count and convert data files.", no_args_is_help=True)
 
 
+@app.command()
 def check(files: DataFiles, field: FieldOption = None, join: JoinOption = "\\n") -> None:
-    """Report all faults of data files, with row numbers. 检查数据。"""
+    """Report all faults of data files, with row numbers."""
     from glmtune.data import inspect
 
-    inspect.check(files, fields=parse_fields(field), join=unescape(join), console=Console())
+    inspect.check(files, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())
 
 
+@app.command()
 def show(
     files: DataFiles,
     model: Annotated[
@@ -39,7 +43,7 @@ def show(
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Print samples token by token, what is learnt in colour. 逐词元查看样本。"""
+    """Print samples token by token, what is learnt in colour."""
     from glmtune.adapters.inheritance import prompt_record
     from glmtune.data import inspect
 
@@ -54,10 +58,11 @@ def show(
         num_samples=count,
         fields=parse_fields(field),
         join=unescape(join),
-        console=Console(),
+        console=TerminalConsole(),
     )
 
 
+@app.command()
 def stats(
     files: DataFiles,
     model: Annotated[
@@ -69,7 +74,7 @@ def stats(
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Print counts and a histogram of lengths. 统计数据。"""
+    """Print counts and a histogram of lengths."""
     from glmtune.adapters.inheritance import prompt_record
     from glmtune.data import inspect
 
@@ -82,17 +87,18 @@ def stats(
         max_length=max_length,
         fields=parse_fields(field),
         join=unescape(join),
-        console=Console(),
+        console=TerminalConsole(),
     )
 
 
+@app.command()
 def convert(
     files: DataFiles,
     output: Annotated[str, typer.Option("--output", callback=not_empty, help="The JSONL file to write.")],
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Write any readable format as `messages`, one JSON object a line. 转换格式。"""
+    """Write any readable format as `messages`, one JSON object a line."""
     from glmtune.data import inspect
 
-    inspect.convert(files, output, fields=parse_fields(field), join=unescape(join), console=Console())
+    inspect.convert(files, output, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())

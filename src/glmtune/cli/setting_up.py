@@ -4,9 +4,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
 from glmtune.cli.options import DtypeName, QuantizeName
+from glmtune.language import localise
+from glmtune.language.terminal import TerminalConsole
 
 if TYPE_CHECKING:
     from glmtune.config import RunConfig
@@ -41,9 +42,9 @@ def load_run(run: str, model: str | None, dtype: DtypeName, quantize: QuantizeNa
     from glmtune.loading.runs import load
 
     hide_loading_bars()
-    with Console(stderr=True).status("加载模型 Loading the model ..."):
+    with TerminalConsole(stderr=True).status("Loading the model ..."):
         loaded = load(run, model_path=model, dtype=dtype, quantize=quantize)
-    typer.echo(f"base: {loaded.base_path}; adapter: {loaded.adapter_path or 'none'}", err=True)
+    typer.echo(localise(f"base: {loaded.base_path}; adapter: {loaded.adapter_path or 'none'}"), err=True)
     return loaded
 
 

@@ -1,17 +1,19 @@
-"""train, plan and demo."""
+"""train and plan."""
 
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from glmtune.cli.options import not_empty
 from glmtune.cli.setting_up import hide_loading_bars, outlive_display, read_config
 from glmtune.errors import ConfigError
+from glmtune.language import localise
+from glmtune.language.terminal import TerminalConsole
+
+app = typer.Typer()
 
 
+@app.command()
 def train(
     arguments: Annotated[
         list[str] | None,
@@ -22,7 +24,7 @@ def train(
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List the configuration keys and their defaults.")] = False,
 ) -> None:
-    """Train a LoRA adapter. 训练 LoRA。
+    """Train a LoRA adapter.
 
     For example: glmtune train examples/chatglm3-6b.yaml data.path=train.json train.learning_rate=1e-4
     """
@@ -30,27 +32,28 @@ def train(
 
     if keys:
         for key in describe_keys():
-            typer.echo(f"{key.key:<38} {key.default!r:<28} {key.description}")
+            typer.echo(f"{key.key:<38} {key.default!r:<28} {localise(key.description)}")
         return
     outlive_display()
     config = read_config(arguments)
     from glmtune.training.processes import is_first_process, leave_processes
-    from glmtune.training.trainer import TrainingInterrupted
-    from glmtune.training.trainer import train as run_training
+    from glmtune.training.run import TrainingInterrupted
+    from glmtune.training.run import train as run_training
 
     hide_loading_bars()
     try:
         folder = run_training(config).output_dir
-        message, code = f"完成 Done: {folder}\n  glmtune chat {shlex.quote(str(folder))}", 0
+        message, code = f"Done: {folder}\n  glmtune chat {shlex.quote(str(folder))}", 0
     except TrainingInterrupted as interruption:
         message, code = str(interruption), 130
     finally:
         leave_processes()
     if is_first_process():
-        typer.echo(message, err=code != 0)
+        typer.echo(localise(message), err=code != 0)
     raise typer.Exit(code)
 
 
+@app.command()
 def plan(
     arguments: Annotated[
         list[str] | None,
@@ -67,12 +70,14 @@ def plan(
         typer.Option("--tflops", help="What the card computes in 16 bits; for the time, else the GPU's here, or 50."),
     ] = None,
 ) -> None:
-    """Say what a run will take of the GPU, how long, and with which settings it fits. 估算显存与时间。
+    """Say what a run will take of the GPU, how long, and with which settings it fits.
 
     For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu-gib 8
     """
     from glmtune.config import say_base
-    from glmtune.planning.plan import CONTEXT_GIB, plan_for_card
+    from glmtune.planning.card import plan_for_card
+    from glmtune.planning.planned import CONTEXT_GIB
+    from glmtune.planning.report import print_plan
 
     if gpu_gib is not None and not CONTEXT_GIB < gpu_gib < 1e6:
         raise ConfigError(
@@ -83,22 +88,9 @@ def plan(
 
     config = read_config(arguments)
     stats, planned = plan_for_card(config, gpu_gib, tflops)
-    console = Console()
+    console = TerminalConsole()
     console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
     for line in stats.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    planned.print(console)
+    print_plan(planned, console)
     planned.check()
-
-
-def demo(
-    output: Annotated[
-        str, typer.Option("--output", callback=not_empty, help="Where the run and the merged model go.")
-    ] = "demo-output",
-) -> None:
-    """Train, compare and merge on the built-in tiny base. 一分钟体验。"""
-    from glmtune.demo import run_demo
-
-    outlive_display()
-    hide_loading_bars()
-    run_demo(Path(output), Console())

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from glmtune.cli.options import (
     DtypeName,
@@ -22,8 +21,13 @@ from glmtune.cli.options import (
 )
 from glmtune.cli.setting_up import hide_loading_bars, load_run, outlive_display
 from glmtune.errors import ConfigError
+from glmtune.language import localise
+from glmtune.language.terminal import TerminalConsole
+
+app = typer.Typer()
 
 
+@app.command()
 def chat(
     run: Run,
     options: Sampling = None,
@@ -33,7 +37,7 @@ def chat(
     system: SystemOption = None,
     template: TemplateOption = None,
 ) -> None:
-    """Chat with a run or a base model in the terminal. 在终端里对话。"""
+    """Chat with a run or a base model in the terminal."""
     from glmtune.inference.chat import Chat
     from glmtune.inference.terminal import run_terminal_chat
 
@@ -45,9 +49,10 @@ def chat(
         system=loaded.system if system is None else system,
         **parse_options(options),
     )
-    run_terminal_chat(conversation, Console(soft_wrap=True))
+    run_terminal_chat(conversation, TerminalConsole(soft_wrap=True))
 
 
+@app.command()
 def generate(
     run: Run,
     options: Sampling = None,
@@ -66,7 +71,7 @@ def generate(
         str | None, typer.Option("--join", help="What stands between instruction and input, if not what the run had.")
     ] = None,
 ) -> None:
-    """Answer a file of questions. 批量回答。"""
+    """Answer a file of questions."""
     if not input_path or not output_path:
         raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl")
     from glmtune.inference.batch import check_generation_files, generate_file
@@ -88,11 +93,12 @@ def generate(
             **parse_options(options),
         )
     except KeyboardInterrupt:
-        typer.echo("已中断，重新运行同一命令即可继续。 Interrupted; run the same command again to go on.", err=True)
+        typer.echo(localise("Interrupted; run the same command again to go on."), err=True)
         raise
-    typer.echo(report.summary())
+    typer.echo(localise(report.summary()))
 
 
+@app.command()
 def merge(
     run: Run,
     output: Annotated[str, typer.Option("--output", callback=not_empty, help="The new folder.")],
@@ -102,11 +108,11 @@ def merge(
     ] = "auto",
     max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Largest weight file.")] = "5GB",
 ) -> None:
-    """Merge an adapter into its base: one folder in the official layout. 合并成完整模型。"""
+    """Merge an adapter into its base: one folder in the official layout."""
     from glmtune.export.merge import merge as run_merge
 
     outlive_display()
     hide_loading_bars()
-    with Console(stderr=True).status("合并并核对 Merging and checking ..."):
+    with TerminalConsole(stderr=True).status("Merging and checking ..."):
         result = run_merge(run, output, model_path=model, dtype=dtype, max_shard_size=max_shard_size)
-    typer.echo(result.summary())
+    typer.echo(localise(result.summary()))

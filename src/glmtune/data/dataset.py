@@ -37,7 +37,7 @@ _ROWS_A_PROCESS = 20_000  # a worker takes about a second to start, and tokenise
 
 
 class DataTokenizer(PromptTokenizer, Protocol):
-    """What tokenising a data set needs of a tokenizer beyond rendering; `ChatGLMTokenizer` has it."""
+    """What tokenising a data set needs of a tokenizer beyond rendering."""
 
     def get_vocab(self) -> dict[str, int]:
         """Every token and its id."""

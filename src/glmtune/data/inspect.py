@@ -18,6 +18,7 @@ from glmtune.data.dataset import DataTokenizer, load_dataset
 from glmtune.data.formats import Conversations, Paths, read_conversations, scan
 from glmtune.data.statistics import DataStats, join_line, percentiles
 from glmtune.errors import DataError, show_text, summarise_faults
+from glmtune.language import localise
 from glmtune.prompts import Rendered, Template, render
 
 _LEARNT_STYLE = "bold green"
@@ -57,12 +58,12 @@ def check(
     lines = found.format_lines()
     lines += [f"{len(found):,} rows, all sound", join_line(join, found.num_joined)]
     lines += ["", f"the first sample ({found.sources[0]}):"]
+    console = console or Console()
+    _print(console, lines)
     for message in found.items[0].messages:
         name = f"{message.role} {show_text(message.metadata, 60)}".rstrip()
-        lines.append(
-            f"  {name}: {_visible(message.text(), _MAX_SHOWN)}{'' if message.is_supervised else '  (not learnt)'}"
-        )
-    _print(console or Console(), lines)
+        note = "" if message.is_supervised else localise("  (not learnt)")
+        console.print(Text(f"  {name}: {_visible(message.text(), _MAX_SHOWN)}{note}"))
     return found
 
 
@@ -175,7 +176,7 @@ def convert(
 
 def _print(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
-        console.print(Text(line))
+        console.print(Text(localise(line)))
 
 
 def _summary(rendered: Rendered) -> str:
@@ -234,10 +235,15 @@ def _histogram(lengths: numpy.ndarray, unit: str, width: int) -> list[str]:
     starts = range(low, high + 1, step)
     counts = [int(((lengths >= start) & (lengths < start + step)).sum()) for start in starts]
     ranges = [f"{start}-{start + step - 1}" if step > 1 else str(start) for start in starts]
-    label = max(len(unit), *map(len, ranges))
+    label = max(cell_len(localise(unit)), *map(len, ranges))
     room = max(width - label - 12, 10)
-    lines = [f"{unit:>{label}}  {'samples':>8}"]
+    lines = [f"{_right(localise(unit), label)}  {_right(localise('samples'), 8)}"]
     for name, count in zip(ranges, counts, strict=True):
         bar = "#" * max(round(room * count / max(counts)), min(count, 1))
         lines.append(f"{name:>{label}}  {count:>8,} {bar}".rstrip())
     return lines
+
+
+def _right(text: str, width: int) -> str:
+    """The text at the right of so many columns; Chinese letters take two."""
+    return " " * (width - cell_len(text)) + text

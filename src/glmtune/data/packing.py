@@ -17,7 +17,7 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
-from glmtune.models.chatglm.packed import PackedRows
+from glmtune.data.packed_rows import PackedRows
 
 IGNORED_LABEL = -100  # torch's cross entropy leaves it out
 

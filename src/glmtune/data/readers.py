@@ -44,8 +44,8 @@ class Source:
     line: int | None = None
 
     def __str__(self) -> str:
-        line = "" if self.line is None else f" (line {self.line})"
-        return f"{show_text(self.path)}, row {self.row}{line}"
+        where = f"{show_text(self.path)}, row {self.row}"
+        return where if self.line is None else f"{show_text(self.path)}, row {self.row} (line {self.line})"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from glmtune.data.formats import read_conversations
 from glmtune.data.samples import SampleDataset
 from glmtune.data.statistics import DataStats
 from glmtune.errors import ConfigError
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Template
 
 
@@ -47,7 +47,7 @@ class RunData:
     sample: Sample
 
 
-def load_run_data(config: RunConfig, tokenizer: ChatGLMTokenizer, seed: int) -> RunData:
+def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData:
     """Reads the data that a configuration names.
 
     Args:
@@ -65,7 +65,7 @@ def load_run_data(config: RunConfig, tokenizer: ChatGLMTokenizer, seed: int) -> 
 
 
 def _load_data(
-    tokenizer: ChatGLMTokenizer,
+    tokenizer: Tokenizer,
     template: Template,
     system: str | None,
     seed: int,

@@ -2,19 +2,16 @@
 
 import re
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import safe_open
 
 from glmtune.errors import ConfigError, ModelError
 from glmtune.files import read_json_object, write_json, write_tensors
-from glmtune.models.chatglm import ChatGLMTokenizer
-from glmtune.models.chatglm.checkpoint import IGNORED_WEIGHT
+from glmtune.models.tokenizer import Tokenizer
 
 _WEIGHTS = (
     "*.safetensors",
@@ -54,7 +51,7 @@ def small_files(folder: Path) -> list[Path]:
     )
 
 
-def copy_small_files(base: Path, target: Path, tokenizer: ChatGLMTokenizer, dtype: torch.dtype) -> None:
+def copy_small_files(base: Path, target: Path, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
     """Copies everything but the weights of a base, and changes what has to be changed.
 
     `config.json` names the new dtype; an `auto_map` whose code files are not there is left out, since nobody could
@@ -108,25 +105,6 @@ def save_weights(state_dict: Mapping[str, torch.Tensor], folder: Path, max_shard
         index = {"metadata": {"total_size": plan.metadata["total_size"]}, "weight_map": plan.tensor_to_filename}
         write_json(folder / "model.safetensors.index.json", index)
     return int(plan.metadata["total_size"])
-
-
-def read_rotary_buffer(base: Path) -> dict[str, torch.Tensor]:
-    """The buffer that official weights hold beside the parameters, if the base has it.
-
-    The model here has no use for it. The official code takes the type and device of its rotary table from it, so
-    folders for that code need it.
-    """
-    for file in sorted(base.glob("model*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            if IGNORED_WEIGHT in tensors.keys():  # noqa: SIM118  (no mapping)
-                return {IGNORED_WEIGHT: tensors.get_tensor(IGNORED_WEIGHT)}
-    if not any(base.glob("model*.safetensors")):
-        for file in sorted(base.glob("pytorch_model*.bin")):
-            # Files older than torch 1.6 are no zip archives, which alone can be mapped.
-            weights = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
-            if IGNORED_WEIGHT in weights:
-                return {IGNORED_WEIGHT: weights[IGNORED_WEIGHT].clone()}
-    return {}
 
 
 def parse_size(size: str | int) -> int:

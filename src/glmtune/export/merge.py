@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.errors import AdapterError, ConfigError
@@ -17,7 +17,6 @@ from glmtune.export.layout import (
     base_folder,
     copy_small_files,
     parse_size,
-    read_rotary_buffer,
     save_weights,
     small_files,
 )
@@ -27,7 +26,7 @@ from glmtune.loading.base_weights import is_trained_base
 from glmtune.loading.bases import read_base_config
 from glmtune.loading.devices import Dtype, resolve_dtype
 from glmtune.loading.runs import base_of, find_base, load
-from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.models.families import family_at, family_of
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,9 @@ def merge(
             copy_small_files(folder, unfinished, loaded.tokenizer, merged_dtype)
             if manifest := RunManifest.read(adapter_path) or RunManifest.read(folder):
                 manifest.write(unfinished)  # it says what the merged model is to be asked with
-            rotary = {name: buffer.to(merged_dtype) for name, buffer in read_rotary_buffer(folder).items()}
-            num_bytes = save_weights(model.state_dict() | rotary, unfinished, shard_bytes)
+            buffers = family_at(folder).read_buffers(folder)
+            weights = model.state_dict() | {name: buffer.to(merged_dtype) for name, buffer in buffers.items()}
+            num_bytes = save_weights(weights, unfinished, shard_bytes)
         base_path = loaded.base_path
         del loaded, model  # there is to be one model in memory at a time
         expected, effect = stock_logits(base_path, adapter_path, base_dtype, prompts)
@@ -137,7 +137,7 @@ def _check_is_trained_base(adapter_path: Path, base: str) -> None:
 def _own_dtype(base: str) -> Dtype:
     """The type that a base's own config.json names; float32 where it names none. `load` reports a base that is none."""
     try:
-        dtype = ChatGLMConfig.from_pretrained(base).dtype
+        dtype = AutoConfig.from_pretrained(base).dtype
     except (OSError, ValueError):
         return "float32"
     names: dict[torch.dtype | None, Dtype] = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -159,7 +159,8 @@ def _check_output(output: Path, sources: Collection[Path]) -> Path:
 def _check_space(output: Path, base: str, dtype: torch.dtype) -> None:
     """Makes sure that the merged model has room, its size known from the base's configuration."""
     with torch.device("meta"):
-        model = ChatGLMForConditionalGeneration(read_base_config(base))
+        config = read_base_config(base)
+        model = family_of(config).model_class(config)
     num_bytes = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
     if Path(base).is_dir():
         num_bytes += sum(path.stat().st_size for path in small_files(Path(base)))

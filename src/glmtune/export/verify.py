@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from glmtune.adapters.lora import quiet_peft
 from glmtune.errors import AdapterError
-from glmtune.models.chatglm import ChatGLMTokenizer
-from glmtune.models.chatglm.layers import GLMBlock
+from glmtune.models.families import family_of
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, render_prompt
 
 _PROBES = ("你是谁？", "请用一句话介绍你自己。", "Hello! What can you do for me?")
@@ -27,7 +27,7 @@ _FLOAT32_TOLERANCE = 1e-4
 _ROUNDING_MARGIN = 4.0
 
 
-def probe_prompts(tokenizer: ChatGLMTokenizer) -> list[list[int]]:
+def probe_prompts(tokenizer: Tokenizer) -> list[list[int]]:
     """Fixed prompts, as token ids."""
     return [render_prompt(Conversation((Message("user", probe),)), tokenizer, tokenizer.template) for probe in _PROBES]
 
@@ -133,6 +133,7 @@ def _computing_in_float32(model: nn.Module) -> Iterator[None]:
 
 def _layers(model: nn.Module) -> list[nn.Module]:
     """The parts that are widened as a whole: transformer blocks, and the modules outside that own weights."""
-    blocks = [module for module in model.modules() if isinstance(module, GLMBlock)]
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    blocks: list[nn.Module] = [parts.layer for parts in family_of(base).layers(base)]
     inside = {part for block in blocks for part in block.modules()}
     return blocks + [m for m in model.modules() if m not in inside and any(True for _ in m.parameters(recurse=False))]

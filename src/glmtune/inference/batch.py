@@ -29,7 +29,9 @@ from glmtune.errors import ConfigError, DataError, StorageError, show_text
 from glmtune.files import check_writable_folder, held, storage_faults
 from glmtune.inference.generate import Reply, check_batch_size, fit_prompts, generate_batches, prompt_room, read_reply
 from glmtune.inference.options import build_generation_config, remembered_prompt
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.language import localise
+from glmtune.language.terminal import TerminalConsole
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
 _OWN_FIELDS = ("index", "reply", "metadata")
@@ -84,7 +86,7 @@ def check_generation_files(
 
 def generate_file(
     model: PreTrainedModel,
-    tokenizer: ChatGLMTokenizer,
+    tokenizer: Tokenizer,
     input_path: str | Path,
     output_path: str | Path,
     *,
@@ -133,11 +135,11 @@ def generate_file(
         output.parent.mkdir(parents=True, exist_ok=True)
     with _held(output):
         num_done = _resume(output, questions)
-        console = console or Console(stderr=True)
+        console = console or TerminalConsole(stderr=True)
         if num_done:
             console.print(
-                f"{show_text(str(output))}: 保留已有的 {num_done} 条回答；换了模型或参数请另选输出文件。"
-                f" {num_done} replies are there and kept; for another model or other options choose another file.",
+                f"{show_text(str(output))}: {num_done} replies are there and kept; "
+                "for another model or other options choose another file.",
                 markup=False,
                 highlight=False,
             )
@@ -153,7 +155,7 @@ def generate_file(
         waiting: dict[int, Reply] = {}
         num_written = num_unfinished = 0
         with _progress(console) as progress:
-            task = progress.add_task("生成 generating", total=len(questions), completed=num_done)
+            task = progress.add_task(localise("generating"), total=len(questions), completed=num_done)
             for batch in generate_batches(model, [prompt.input_ids for prompt in prompts], generation, batch_size):
                 for index, token_ids in batch:
                     waiting[index] = read_reply(token_ids, tokenizer, template, generation)
@@ -268,7 +270,7 @@ class _RateColumn(ProgressColumn):
     """Samples a second."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.2f} 条/s" if task.speed else "- 条/s")
+        return Text(localise(f"{task.speed:.2f} replies/s" if task.speed else "- replies/s"))
 
 
 def _progress(console: Console) -> Progress:
@@ -277,9 +279,9 @@ def _progress(console: Console) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         _RateColumn(),
-        TextColumn("用时"),
+        TextColumn(localise("elapsed")),
         TimeElapsedColumn(),
-        TextColumn("剩余"),
+        TextColumn(localise("left")),
         TimeRemainingColumn(),
         console=console,
     )

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from glmtune.inference.generate import Reply, fit_prompt, generate_ids, prompt_room, read_reply
 from glmtune.inference.options import build_generation_config, remembered_prompt
 from glmtune.inference.streaming import stream_text
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, Template
 
 
@@ -33,7 +33,7 @@ class Chat:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: ChatGLMTokenizer,
+        tokenizer: Tokenizer,
         template: Template | None = None,
         system: str | None = None,
         **options: Any,

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from glmtune.errors import ConfigError, DataError, ModelError, summarise_faults
 from glmtune.inference.options import build_generation_config
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, Template, check_turns, parse_reply, render_prompt
 
 _BATCHES_PER_WINDOW = 4  # sorted by length within a window only, so that replies are complete in order soon
@@ -56,7 +56,7 @@ class Prompt:
     num_cut_tokens: int = 0
 
 
-def fit_prompt(conversation: Conversation, tokenizer: ChatGLMTokenizer, template: Template, max_length: int) -> Prompt:
+def fit_prompt(conversation: Conversation, tokenizer: Tokenizer, template: Template, max_length: int) -> Prompt:
     """Renders a prompt and says what was cut from it to fit into `max_length` tokens.
 
     Raises:
@@ -73,7 +73,7 @@ def fit_prompt(conversation: Conversation, tokenizer: ChatGLMTokenizer, template
 
 def fit_prompts(
     conversations: Sequence[Conversation],
-    tokenizer: ChatGLMTokenizer,
+    tokenizer: Tokenizer,
     template: Template,
     max_length: int,
     source: str = "conversations",
@@ -127,7 +127,7 @@ def prompt_room(model: PreTrainedModel, generation: GenerationConfig) -> int:
 
 def generate_replies(
     model: PreTrainedModel,
-    tokenizer: ChatGLMTokenizer,
+    tokenizer: Tokenizer,
     conversations: Sequence[Conversation],
     template: Template = "chatglm3",
     batch_size: int = 8,
@@ -160,7 +160,7 @@ def generate_replies(
 
 
 def read_reply(
-    token_ids: Sequence[int], tokenizer: ChatGLMTokenizer, template: Template, generation: GenerationConfig
+    token_ids: Sequence[int], tokenizer: Tokenizer, template: Template, generation: GenerationConfig
 ) -> Reply:
     """Reads generated ids, the one that ended them included."""
     is_complete = bool(token_ids) and token_ids[-1] in generation.eos_token_id

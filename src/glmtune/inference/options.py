@@ -8,7 +8,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from glmtune.errors import ConfigError, summarise_faults
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
 DEFAULT_MAX_NEW_TOKENS = 512
@@ -72,9 +72,7 @@ _OPTIONS: dict[str, _Check] = {
 }
 
 
-def build_generation_config(
-    tokenizer: ChatGLMTokenizer, seq_length: int, options: Mapping[str, Any]
-) -> GenerationConfig:
+def build_generation_config(tokenizer: Tokenizer, seq_length: int, options: Mapping[str, Any]) -> GenerationConfig:
     """Turns sampling options into the configuration that `generate` is called with.
 
     Args:
@@ -104,7 +102,7 @@ def build_generation_config(
 
 
 def remembered_prompt(
-    tokenizer: ChatGLMTokenizer, template: Template | None, system: str | None
+    tokenizer: Tokenizer, template: Template | None, system: str | None
 ) -> tuple[Template, str | None]:
     """Template and system prompt: those given, else those that the tokenizer remembers.
 

@@ -8,9 +8,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from glmtune.errors import ConfigError
 from glmtune.inference.generate import generation_inputs, in_evaluation, out_of_memory_as_error
-from glmtune.models.chatglm import ChatGLMTokenizer, IncrementalDecoder
+from glmtune.models.incremental import IncrementalDecoder
 from glmtune.models.streaming import stream_token_ids
-from glmtune.prompts import Template
+from glmtune.models.tokenizer import Tokenizer
+from glmtune.prompts import Template, turn_token_id
 
 _Ids = Generator[int, None, None]
 
@@ -18,14 +19,14 @@ _Ids = Generator[int, None, None]
 class ReplyDecoder:
     """Text of a reply from its ids, piece by piece; all pieces joined are `Reply.text` of the same ids.
 
-    No piece ends within a character. The line that follows `<|assistant|>` (a tool's name, or nothing) is kept back,
+    No piece ends within a character. The line that a message begins with (a tool's name, or nothing) is kept back,
     and white space around a turn is left out, as `prompts.parse_reply` does.
     """
 
-    def __init__(self, tokenizer: ChatGLMTokenizer, template: Template) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: Template) -> None:
         self._tokenizer = tokenizer
-        self._has_headers = template == "chatglm3"
-        self._turn_id = tokenizer.get_command("<|assistant|>") if self._has_headers else None
+        self._turn_id = turn_token_id(tokenizer, template)
+        self._has_headers = self._turn_id is not None
         self._silent_ids = frozenset(tokenizer.all_special_ids)
         self._has_said_something = False
         self._start_turn()
@@ -79,7 +80,7 @@ class ReplyDecoder:
 
 def stream_text(
     model: PreTrainedModel,
-    tokenizer: ChatGLMTokenizer,
+    tokenizer: Tokenizer,
     prompt: list[int],
     template: Template,
     generation: GenerationConfig,

@@ -9,19 +9,20 @@ from rich.console import Console
 
 from glmtune.errors import GlmtuneError
 from glmtune.inference.chat import Chat
+from glmtune.language import localise
 
 with suppress(ImportError):  # not on Windows; where it is there, importing it gives `input` line editing and history
     import readline  # noqa: F401
 
-_PROMPT = "用户 You> "
-_REPLY = "助手 GLM> "
+_PROMPT = "You> "
+_REPLY = "GLM> "
 _HELP = """\
-/system TEXT   设定系统提示词（不带文字则显示）  set the system prompt (without text: show it)
-/reset         清空对话历史  forget the conversation
-/exit, /quit   退出（或 Ctrl-D）  leave (or Ctrl-D)
-/help          显示本帮助  show this
-Ctrl-C         停止当前回复  stop the reply
-以空格开头可发送以 / 开头的文字  begin with a space to send text that starts with a slash"""
+/system TEXT   set the system prompt (without text: show it)
+/reset         forget the conversation
+/exit, /quit   leave (or Ctrl-D)
+/help          show this
+Ctrl-C         stop the reply
+Begin with a space to send text that starts with a slash"""
 _COMMANDS = ("/system", "/reset", "/exit", "/quit", "/help")
 
 # A model may say anything; control characters could move the cursor or recolour the terminal.
@@ -39,11 +40,11 @@ def run_terminal_chat(chat: Chat, console: Console, input_function: Callable[[st
         console: Where to print.
         input_function: Prints its argument, reads a line, and raises EOFError at the end of input, as `input` does.
     """
-    _say(console, "输入 /help 查看命令，/exit 退出。 Type /help for commands, /exit to leave.")
+    _say(console, "Type /help for commands, /exit to leave.")
     was_interrupted = False
     while True:
         try:
-            line = _clean(input_function(_PROMPT))
+            line = _clean(input_function(localise(_PROMPT)))
         except EOFError:
             console.print()
             return
@@ -52,12 +53,10 @@ def run_terminal_chat(chat: Chat, console: Console, input_function: Callable[[st
             if was_interrupted:
                 return
             was_interrupted = True
-            _say(console, "再按一次 Ctrl-C 退出。 Press Ctrl-C again to leave.")
+            _say(console, "Press Ctrl-C again to leave.")
             continue
         except UnicodeDecodeError:
-            _say(
-                console, "输入不是有效的 UTF-8，请检查终端编码。 The input is not UTF-8; check the terminal's encoding."
-            )
+            _say(console, "The input is not UTF-8; check the terminal's encoding.")
             continue
         was_interrupted = False
         if re.match(r"/\w*(\s|$)", line):
@@ -81,35 +80,35 @@ def _run_command(chat: Chat, console: Console, line: str) -> bool:
         return False
     if command == "/reset":
         chat.reset()
-        _say(console, "对话历史已清空。 The conversation is forgotten.")
+        _say(console, "The conversation is forgotten.")
     elif command == "/system":
         if argument:
             chat.system = argument
-        _say(console, f"系统提示词 System prompt: {chat.system or '（无 none）'}")
+        _say(console, f"System prompt: {chat.system}" if chat.system else "There is no system prompt.")
     elif command == "/help":
         _say(console, _HELP)
     else:
         nearest = difflib.get_close_matches(command, _COMMANDS, n=1)
-        hint = f"是否想输入 did you mean {nearest[0]}? " if nearest else ""
-        _say(console, f"未知命令 unknown command: {command}。 {hint}输入 /help 查看命令。 Type /help for commands.")
+        hint = f"Did you mean {nearest[0]}? " if nearest else ""
+        _say(console, f"Unknown command: {command}. {hint}Type /help for commands.")
     return True
 
 
 def _print_reply(chat: Chat, console: Console, text: str) -> None:
-    _write(console, _REPLY)
+    _write(console, localise(_REPLY))
     try:
         with closing(chat.stream(text)) as pieces:
             for piece in pieces:
                 _write(console, piece)
         if chat.history and (tool := chat.history[-1].metadata):
-            _write(console, f"\n[工具调用 tool call: {tool}]")
+            _write(console, localise(f"\n[tool call: {tool}]"))
         console.print()
     except KeyboardInterrupt:
         console.print()
-        _say(console, "（已停止 stopped）")
+        _say(console, "(stopped)")
     except GlmtuneError as error:
         console.print()
-        _say(console, f"错误 Error: {error}")
+        _say(console, f"Error: {error}")
 
 
 def _write(console: Console, text: str) -> None:
@@ -120,7 +119,7 @@ def _write(console: Console, text: str) -> None:
 
 def _say(console: Console, text: str) -> None:
     """A message of the program itself."""
-    console.print(_printable(console, text), style="dim", markup=False, emoji=False, highlight=False)
+    console.print(_printable(console, localise(text)), style="dim", markup=False, emoji=False, highlight=False)
 
 
 def _printable(console: Console, text: str) -> str:

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import ModelError
-from glmtune.models.chatglm import ChatGLMForConditionalGeneration
-from glmtune.models.chatglm.checkpoint import read_weights, resolve_and_check
+from glmtune.models.families import family_at
 
 _NUM_COMPARED = 2048  # values of each weight: a page or two of its file
 
@@ -29,9 +28,10 @@ def fingerprint_base(path: str | Path) -> str:
     Raises:
         ModelError: The folder does not exist, or its weights are not whole.
     """
-    folder = Path(resolve_and_check(ChatGLMForConditionalGeneration, str(path), {}))
+    family = family_at(path)
+    folder = family.checked_folder(str(path))
     pieces = {}
-    for name, weight in read_weights(folder):
+    for name, weight in family.read_weights(folder):
         middle = weight.flatten()[weight.numel() // 2 :][:_NUM_COMPARED].contiguous()
         of_weight = hashlib.sha256(f"{weight.dtype} {list(weight.shape)}".encode())
         of_weight.update(middle.view(torch.uint8).numpy().tobytes())

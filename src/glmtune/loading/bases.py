@@ -6,7 +6,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from glmtune.adapters.run_folder import is_hub_id
@@ -17,10 +24,10 @@ from glmtune.loading.base_weights import check_finite
 from glmtune.loading.devices import DeviceMap, Dtype, one_device, resolve_dtype
 from glmtune.loading.formats import Quantize, Quantizer, check_format
 from glmtune.loading.hub import reach_hub
-from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
-from glmtune.models.chatglm.base_folder import TOKENIZER_FILES, TOKENIZER_JSON, check_json_files, require_files
-from glmtune.models.chatglm.checkpoint import read_config, read_weights, resolve_and_check
-from glmtune.models.chatglm.layers import HostEmbedding
+from glmtune.models.base_folder import TOKENIZER_JSON, check_json_files, require_files
+from glmtune.models.families import family_at, family_of
+from glmtune.models.host_embedding import HostEmbedding
+from glmtune.models.tokenizer import Tokenizer
 
 
 def load_base(
@@ -30,7 +37,7 @@ def load_base(
     *,
     quantize: Quantize = "none",
     offloads_embedding: bool = False,
-) -> tuple[PreTrainedModel, ChatGLMTokenizer]:
+) -> tuple[PreTrainedModel, Tokenizer]:
     """Loads a base model and its tokenizer.
 
     Args:
@@ -44,12 +51,12 @@ def load_base(
         The model, which stops at the end of a turn, and the tokenizer.
 
     Raises:
-        ModelError: Something is missing or damaged, or is no ChatGLM.
+        ModelError: Something is missing or damaged, or is of no family here.
         ConfigError: The device cannot compute in the format, or its package is not installed.
     """
     path = embedded_base() if path is None else path
     if Path(path).is_dir():
-        require_files(Path(path), CONFIG_NAME, *TOKENIZER_FILES)
+        require_files(Path(path), CONFIG_NAME, *family_at(path).tokenizer_files)
     tokenizer = load_tokenizer(path)
     torch_dtype = resolve_dtype(dtype, device_map)
     with model_errors(path):
@@ -65,8 +72,7 @@ def load_base(
             raise ConfigError(
                 f"device_map={device_map!r}: a quantised base, or an embedding on the host, wants one device"
             )
-    if not isinstance(model, ChatGLMForConditionalGeneration):
-        raise ModelError(f"{path}: expected model_type {ChatGLMConfig.model_type}; found {model.config.model_type}")
+    check_family(path, model.config)
     # Official folders name </s> alone; a model that ends its turn with a role token would then talk on.
     model.generation_config.eos_token_id = tokenizer.stop_token_ids
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -75,7 +81,7 @@ def load_base(
 
 def load_by_weight(
     path: str | Path, dtype: torch.dtype, device: torch.device, *, quantize: Quantize, offloads_embedding: bool
-) -> ChatGLMForConditionalGeneration:
+) -> PreTrainedModel:
     """Loads a base weight by weight: beside what stays, one file is mapped and one weight at a time is on the device.
 
     Args:
@@ -93,17 +99,18 @@ def load_by_weight(
         ConfigError: The device cannot compute in the format, or its package is not installed; or embedding and output
             layer are one.
     """
-    folder = Path(resolve_and_check(ChatGLMForConditionalGeneration, str(path), {}))
-    config = read_config(folder)
-    if offloads_embedding and config.tie_word_embeddings:
+    family = family_at(path)
+    folder = family.checked_folder(str(path))
+    config = family.read_config(folder)
+    if offloads_embedding and family.shape(config).is_tied:
         raise ConfigError("model.offload_embedding: this base's output layer is its embedding, which must be at hand")
     check_format(quantize, config, dtype, device)
     with torch.device("meta"):
-        model = ChatGLMForConditionalGeneration(config).to(dtype)
+        model = family.model_class(config).to(dtype)
     quantizer = Quantizer(model, quantize)
-    on_host = "transformer.embedding.word_embeddings.weight" if offloads_embedding else None
+    on_host = family.embedding_weight if offloads_embedding else None
     names = set()
-    for name, stored in read_weights(folder):
+    for name, stored in family.read_weights(folder):
         names.add(name)
         weight = stored.to("cpu" if name == on_host else device, dtype, copy=True)
         del stored
@@ -117,7 +124,7 @@ def load_by_weight(
             setattr(model.get_submodule(module_name), parameter_name, nn.Parameter(weight))
         del weight  # before the next one comes
     # As in transformers, an output layer that has weights of its own keeps them.
-    if config.tie_word_embeddings and "transformer.output_layer.weight" not in names:
+    if family.shape(config).is_tied and family.head_weight not in names:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
     config.dtype = dtype
     if (folder / GENERATION_CONFIG_NAME).is_file():
@@ -126,7 +133,7 @@ def load_by_weight(
     return model.eval()
 
 
-def read_base_config(path: str | Path | None) -> ChatGLMConfig:
+def read_base_config(path: str | Path | None) -> PretrainedConfig:
     """Reads a base's configuration alone.
 
     Args:
@@ -138,22 +145,37 @@ def read_base_config(path: str | Path | None) -> ChatGLMConfig:
     path = embedded_base() if path is None else path
     with model_errors(path):
         if Path(path).is_dir():
-            return read_config(Path(path))
+            return family_at(path).read_config(Path(path))
         reach_hub(str(path))
         config = AutoConfig.from_pretrained(path)
-    if not isinstance(config, ChatGLMConfig):
-        raise ModelError(f"{path}: expected model_type {ChatGLMConfig.model_type}; found {config.model_type}")
+    check_family(path, config)
     return config
 
 
-def load_tokenizer(path: str | Path) -> ChatGLMTokenizer:
+def check_family(path: str | Path, config: PretrainedConfig) -> None:
+    """Makes sure that a configuration is one of a family here.
+
+    Args:
+        path: Where it comes from, for the message.
+        config: The configuration.
+
+    Raises:
+        ModelError: It is not.
+    """
+    try:
+        family_of(config)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
     """Loads the tokenizer of a base model.
 
     Args:
         path: A folder in the official layout or a hub id.
 
     Raises:
-        ModelError: It is missing or damaged, or is not ChatGLM's.
+        ModelError: It is missing or damaged, or is of no family here.
     """
     if not Path(path).is_dir() and not is_hub_id(str(path)):
         raise ModelError(f"base model {path}: there is no such folder. Set model.path to where the model lies")
@@ -163,21 +185,25 @@ def load_tokenizer(path: str | Path) -> ChatGLMTokenizer:
         else:
             reach_hub(str(path))
         tokenizer = AutoTokenizer.from_pretrained(path)
-    if not isinstance(tokenizer, ChatGLMTokenizer):
-        raise ModelError(f"{path}: expected ChatGLM's tokenizer; found {type(tokenizer).__name__}")
-    return tokenizer
+    expected = family_at(path).tokenizer_class
+    if not isinstance(tokenizer, expected):
+        raise ModelError(f"{path}: expected a {expected.__name__}; found {type(tokenizer).__name__}")
+    found: Tokenizer = tokenizer
+    return found
 
 
 def _check_tokenizer_files(folder: Path) -> None:
-    """Finds what AutoTokenizer would trip over before it comes to ChatGLM's tokenizer."""
-    require_files(folder, *TOKENIZER_FILES)
+    """Finds what AutoTokenizer would trip over before it comes to the family's tokenizer."""
+    family = family_at(folder)
+    require_files(folder, *family.tokenizer_files)
     check_json_files(folder, TOKENIZER_JSON)
     file = folder / "tokenizer_config.json"
     name = read_json_object(file, ModelError).get("tokenizer_class")
-    if name != ChatGLMTokenizer.__name__:
-        raise ModelError(f"{file}: tokenizer_class is {name!r}, expected {ChatGLMTokenizer.__name__!r}")
+    expected = family.tokenizer_class.__name__
+    if name != expected:
+        raise ModelError(f"{file}: tokenizer_class is {name!r}, expected {expected!r}")
     if (folder / CONFIG_NAME).is_file():  # AutoTokenizer reads it too
-        read_config(folder)
+        family.read_config(folder)
 
 
 @contextmanager

@@ -60,3 +60,12 @@ def resolve_dtype(dtype: Dtype, device_map: DeviceMap = None) -> torch.dtype:
     if not torch.cuda.is_available() or device_map == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, says that memory ran out: torch's own, CUDA's or cuBLAS's."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    if isinstance(error, RuntimeError):
+        return "out of memory" in str(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    return isinstance(error.__cause__, RuntimeError) and is_out_of_memory(error.__cause__)

@@ -1,176 +1,184 @@
-"""Frozen bases in fewer bits.
+"""What a base's layers are held in: each format is one object, and this is the only place that lists them.
 
+    none   as published, in the dtype that is computed in
+    int8   1 byte a weight, a scale for each output; dequantised into a buffer for each product
+    nf4    4.127 bits a weight: 16 levels, a scale for each 64 weights, itself in 8 bits; dequantised likewise
     fp8    1 byte a weight, a scale for each output; multiplied as it is (Hopper and newer)
-    int8   1 byte a weight, a scale for each output; written out in the model's dtype for each product
-    nf4    4.127 bits a weight: 16 levels, a scale for each 64 weights, itself in 8 bits; written out likewise
 
-int8 and nf4 are bitsandbytes' formats. Adapters stay fp32; embedding, norms, biases and output layer stay in the
-model's dtype.
+Adapters stay fp32; embedding, norms, biases and output layer stay in the model's dtype.
 """
 
+import math
 from collections.abc import Mapping
-from functools import cached_property
-from importlib import import_module, util
-from typing import Any, Literal, get_args
+from importlib import util
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from glmtune.adapters.lora import changes_base
 from glmtune.errors import ConfigError, ModelError, summarise_faults
-from glmtune.models.chatglm import ChatGLMForConditionalGeneration
-from glmtune.ops import Fp8Linear, FrozenLinear, PackedLinear, Scratch
-from glmtune.ops.back_end import back_end
+from glmtune.loading.quantized_linear import (
+    NF4_BLOCK,
+    NF4_NESTED_BLOCK,
+    Fp8Weights,
+    Int8Weights,
+    Nf4Weights,
+    QuantizedLinear,
+    bitsandbytes,
+)
+from glmtune.models.families import family_of
+from glmtune.ops import Scratch
 
-Quantize = Literal["none", "fp8", "int8", "nf4"]
-
-HOW_TO_INSTALL = "pip install -c constraints.txt -e '.[quant]'"
-
-# Weights that share a scale, and scales that share theirs: bitsandbytes' and QLoRA's own choice.
-NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
+Quantize = Literal["none", "int8", "nf4", "fp8"]
 
 
-class QuantizedLinear(nn.Linear):
-    """A linear layer whose frozen weight is held in fewer bits.
+class WeightFormat:
+    """A format of frozen weights; this class itself is the published one.
 
-    It counts as a `nn.Linear`, so that PEFT puts adapters on it; `weight` is the values' bytes, and not of a
-    floating-point type, in which PEFT would make new adapters.
-
-    Args:
-        linear: The layer that it stands for; its weight may be on the meta device.
-        weight: The weight to hold, [N, K], on the device that it is to be held on.
+    Attributes:
+        name: What `model.quantize` calls it.
+        is_dequantized: Whether each product first writes its weight out, into a buffer that all layers share.
+        takes_bitsandbytes: Whether that package has to be installed.
+        is_automatic: Whether `model.quantize=auto` may choose it.
+        launches_per_layer: How long the host takes for a fused layer, forward and backward, counted in kernels of the
+            plainest kind (`x.add_(1)`): passes of 423 rows in results/memory_settings.csv, on a host that took 8 us for
+            such a kernel.
+        product_speed: How much faster products are than in 16 bits, rounding of activations included.
     """
 
-    def __init__(self, linear: nn.Linear, weight: Tensor) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.bias = linear.bias
-        self.weight = nn.Parameter(self._pack(weight.detach()), requires_grad=False)
+    name: Quantize = "none"
+    is_dequantized = False
+    takes_bitsandbytes = False
+    is_automatic = True
+    launches_per_layer = 200
+    product_speed = 1.0
 
-    def _pack(self, weight: Tensor) -> Tensor:
-        """The values' bytes; whatever else belongs to them is kept beside."""
+    def weight_bytes(self, num_weights: int, num_outputs: int, dtype: torch.dtype) -> int:
+        """Bytes of a linear layer's weight, scales included; `dtype` is what is computed in."""
+        return num_weights * dtype.itemsize
+
+    def traffic_bytes(self, dtype: torch.dtype) -> float:
+        """Bytes that a product reads and writes for each weight before it can multiply."""
+        return 0.0
+
+    def check(self, linears: Mapping[str, nn.Linear], dtype: torch.dtype, device: torch.device) -> None:
+        """Makes sure that a device can compute with a base in this format.
+
+        Args:
+            linears: The linear layers of the base's blocks, by name.
+            dtype: What is computed in.
+            device: Where.
+
+        Raises:
+            ConfigError: The device cannot multiply in it.
+            ModelError: A width of the model does not fit it.
+        """
+
+    def make(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> QuantizedLinear:
+        """Makes a layer that holds a weight.
+
+        Args:
+            linear: The layer that it stands for; its own weight may be on the meta device.
+            weight: [N, K], on the device that it is to be held on.
+            scratch: The buffer that all layers of a model share.
+        """
         raise NotImplementedError
 
-    def _keep_scales(self, scales: Tensor) -> None:
-        # Bit for bit as whole numbers: `model.bfloat16()` would round floating-point buffers.
-        self.register_buffer("scale_bits", scales.float().view(torch.int32))
 
-    @property
-    def scales(self) -> Tensor:
-        """The scale of each output, [N] fp32."""
-        return self.get_buffer("scale_bits").view(torch.float32)
+class _Int8(WeightFormat):
+    name: Quantize = "int8"
+    is_dequantized = True
+    takes_bitsandbytes = True
+    launches_per_layer = 300
 
-    @property
-    def frozen(self) -> FrozenLinear:
-        """The weight, wherever the module has been moved to."""
-        raise NotImplementedError
+    def weight_bytes(self, num_weights: int, num_outputs: int, dtype: torch.dtype) -> int:
+        return num_weights + 4 * num_outputs
 
-    @property
-    def _frozen_bias(self) -> Tensor | None:
-        return None if self.bias is None else self.bias.detach()
+    def traffic_bytes(self, dtype: torch.dtype) -> float:
+        return 1.0 + dtype.itemsize
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps [..., K] to [..., N]; differentiable in `x`."""
-        output: Tensor = _FrozenProduct.apply(x.flatten(0, -2), self.frozen)
-        return output.unflatten(0, x.shape[:-1])
+    def make(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> QuantizedLinear:
+        return Int8Weights(linear, weight, scratch)
 
 
-class Fp8Weights(QuantizedLinear):
-    """fp8 (e4m3), [N, K] bytes."""
+class _Nf4(WeightFormat):
+    name: Quantize = "nf4"
+    is_dequantized = True
+    takes_bitsandbytes = True
+    launches_per_layer = 360
 
-    def _pack(self, weight: Tensor) -> Tensor:
-        packed = Fp8Linear.quantize(weight, None)
-        self._keep_scales(packed.scales)
-        return packed.values.view(torch.uint8)
+    def weight_bytes(self, num_weights: int, num_outputs: int, dtype: torch.dtype) -> int:
+        blocks = num_weights // NF4_BLOCK
+        return num_weights // 2 + blocks + 4 * math.ceil(blocks / NF4_NESTED_BLOCK) + 4 * (256 + 16 + 1)
 
-    @property
-    def frozen(self) -> FrozenLinear:
-        """As the base class."""
-        return Fp8Linear(self.weight.view(torch.float8_e4m3fn), self.scales, self._frozen_bias)
+    def traffic_bytes(self, dtype: torch.dtype) -> float:
+        return 0.52 + dtype.itemsize
+
+    def check(self, linears: Mapping[str, nn.Linear], dtype: torch.dtype, device: torch.device) -> None:
+        for name, linear in linears.items():
+            if linear.in_features * linear.out_features % NF4_BLOCK:
+                raise ModelError(f"model.quantize=nf4 needs weights in multiples of {NF4_BLOCK}; {_size(name, linear)}")
+
+    def make(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> QuantizedLinear:
+        return Nf4Weights(linear, weight, scratch)
 
 
-class _WrittenOut(QuantizedLinear):
-    """A format that is written out for each product.
+class _Fp8(WeightFormat):
+    name: Quantize = "fp8"
+    is_automatic = False  # activations are rounded too
+    launches_per_layer = 330
+    product_speed = 1.5  # the cases of 8,192 tokens in results/train_throughput.csv
+
+    def weight_bytes(self, num_weights: int, num_outputs: int, dtype: torch.dtype) -> int:
+        return num_weights + 4 * num_outputs
+
+    def traffic_bytes(self, dtype: torch.dtype) -> float:
+        return 1.0
+
+    def check(self, linears: Mapping[str, nn.Linear], dtype: torch.dtype, device: torch.device) -> None:
+        if device.type == "cuda":
+            if torch.cuda.get_device_capability(device) < (9, 0):
+                name = torch.cuda.get_device_name(device)
+                raise ConfigError(f"model.quantize=fp8 needs a Hopper or newer GPU; this is a {name}")
+            if dtype != torch.bfloat16:
+                raise ConfigError("model.quantize=fp8 computes in bfloat16; leave model.dtype=auto")
+        for name, linear in linears.items():
+            if linear.in_features % 16 or linear.out_features % 16:
+                raise ModelError(f"model.quantize=fp8 needs widths that are multiples of 16; {_size(name, linear)}")
+
+    def make(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> QuantizedLinear:
+        return Fp8Weights(linear, weight)
+
+
+# From the most exact on.
+FORMATS: Mapping[Quantize, WeightFormat] = MappingProxyType(
+    {each.name: each for each in (WeightFormat(), _Int8(), _Nf4(), _Fp8())}
+)
+
+
+def weight_format(quantize: str) -> WeightFormat:
+    """The format of a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    for name, found in FORMATS.items():
+        if name == quantize:
+            return found
+    raise ConfigError(f"quantize: expected {', '.join(FORMATS)}; found {quantize!r}")
+
+
+def automatic_formats(lora: Mapping[str, Any]) -> list[WeightFormat]:
+    """The formats that `model.quantize=auto` may choose for an adapter, from the most exact on.
 
     Args:
-        linear: As the base class.
-        weight: Likewise.
-        scratch: The memory for that, shared by all layers of a model.
+        lora: Arguments of `peft.LoraConfig`.
     """
-
-    def __init__(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> None:
-        super().__init__(linear, weight)
-        self._scratch = scratch
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of the weight that it stands for."""
-        return self.out_features, self.in_features
-
-    @property
-    def device(self) -> torch.device:
-        """Where it lies."""
-        return self.weight.device
-
-    def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
-        raise NotImplementedError
-
-    @property
-    def frozen(self) -> FrozenLinear:
-        """As the base class."""
-        return PackedLinear(self, self._scratch, self._frozen_bias)
-
-
-class Int8Weights(_WrittenOut):
-    """int8, [N, K]: the largest weight of each output is 127."""
-
-    def _pack(self, weight: Tensor) -> Tensor:
-        # The kernel takes float16 alone; what that rounds to zero, int8 does too.
-        values, largest, _ = _bitsandbytes("int8").int8_vectorwise_quant(weight.half())
-        self._keep_scales(largest / 127)
-        return values
-
-    def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
-        back_end(output_NK).scale_rows(self.weight, self.scales, output_NK)
-
-
-class Nf4Weights(_WrittenOut):
-    """nf4 with nested scales, two weights a byte, [N * K / 2, 1]."""
-
-    def _pack(self, weight: Tensor) -> Tensor:
-        values, self._state = _bitsandbytes("nf4").quantize_4bit(
-            weight.contiguous(), blocksize=NF4_BLOCK, compress_statistics=True, quant_type="nf4"
-        )
-        return values
-
-    @cached_property
-    def _dequantize(self) -> Any:
-        return _bitsandbytes("nf4").dequantize_4bit
-
-    def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
-        self._state.dtype = output_NK.dtype
-        if output_NK.is_cuda:
-            self._dequantize(self.weight, self._state, out=output_NK)
-        else:  # has no such variant
-            output_NK.copy_(self._dequantize(self.weight, self._state))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "Nf4Weights":
-        super()._apply(fn, recurse)
-        self._state.to(self.weight.device)
-        return self
-
-
-class _FrozenProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_TK: Tensor, linear: FrozenLinear) -> Tensor:
-        ctx.linear = linear
-        return linear.product(x_TK)
-
-    @staticmethod
-    def backward(ctx: Any, grad_TN: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return ctx.linear.input_gradient(grad_TN), None
+    can_quantise = not unquantizable(lora)
+    return [each for each in FORMATS.values() if each.is_automatic and (can_quantise or each.name == "none")]
 
 
 def check_quantize(quantize: Quantize, lora: Mapping[str, Any]) -> None:
@@ -185,8 +193,8 @@ def check_quantize(quantize: Quantize, lora: Mapping[str, Any]) -> None:
             package that the format takes is not installed.
     """
     check_adapter(quantize, lora)
-    if quantize in ("int8", "nf4"):
-        _bitsandbytes(quantize)
+    if weight_format(quantize).takes_bitsandbytes:
+        bitsandbytes(quantize)
 
 
 def check_adapter(quantize: Quantize, lora: Mapping[str, Any]) -> None:
@@ -195,7 +203,7 @@ def check_adapter(quantize: Quantize, lora: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: There is no such format, or the adapter needs the base's weights themselves.
     """
-    _check_name(quantize)
+    weight_format(quantize)
     faults = [f"lora.{key} cannot be used with model.quantize={quantize}" for key in unquantizable(lora)]
     if faults and quantize != "none":
         raise ConfigError(summarise_faults("configuration", faults))
@@ -223,7 +231,7 @@ def check_format(quantize: Quantize, config: Any, dtype: torch.dtype, device: to
 
     Args:
         quantize: The format.
-        config: The base's `ChatGLMConfig`.
+        config: The base's configuration.
         dtype: What is computed in.
         device: Where.
 
@@ -231,23 +239,9 @@ def check_format(quantize: Quantize, config: Any, dtype: torch.dtype, device: to
         ConfigError: There is no such format, or the device cannot multiply in it.
         ModelError: A width of the model does not fit the format.
     """
-    _check_name(quantize)
-    if quantize == "fp8" and device.type == "cuda":
-        if torch.cuda.get_device_capability(device) < (9, 0):
-            name = torch.cuda.get_device_name(device)
-            raise ConfigError(f"model.quantize=fp8 needs a Hopper or newer GPU; this is a {name}")
-        if dtype != torch.bfloat16:
-            raise ConfigError("model.quantize=fp8 computes in bfloat16; leave model.dtype=auto")
-    if quantize not in ("fp8", "nf4"):
-        return
     with torch.device("meta"):
-        linears = block_linears(ChatGLMForConditionalGeneration(config))
-    for name, linear in linears.items():
-        shape = f"{name.rpartition('.')[2]} is {linear.in_features} x {linear.out_features}"
-        if quantize == "fp8" and (linear.in_features % 16 or linear.out_features % 16):
-            raise ModelError(f"model.quantize=fp8 needs widths that are multiples of 16; {shape}")
-        if quantize == "nf4" and linear.in_features * linear.out_features % NF4_BLOCK:
-            raise ModelError(f"model.quantize=nf4 needs weights in multiples of {NF4_BLOCK}; {shape}")
+        linears = block_linears(family_of(config).model_class(config))
+    weight_format(quantize).check(linears, dtype, device)
 
 
 class Quantizer:
@@ -258,9 +252,9 @@ class Quantizer:
         quantize: The format.
     """
 
-    def __init__(self, model: ChatGLMForConditionalGeneration, quantize: Quantize) -> None:
+    def __init__(self, model: PreTrainedModel, quantize: Quantize) -> None:
         self._model = model
-        self._quantize = quantize
+        self._format = weight_format(quantize)
         self._scratch = Scratch()
         self._names = set(block_linears(model)) if quantize != "none" else set()
 
@@ -279,16 +273,13 @@ class Quantizer:
         name = parameter_name.rpartition(".")[0]
         linear = self._model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        if self._quantize == "fp8":
-            quantized: QuantizedLinear = Fp8Weights(linear, weight)
-        else:
-            format_class = Int8Weights if self._quantize == "int8" else Nf4Weights
-            quantized = format_class(linear, weight, self._scratch)
+        quantized = self._format.make(linear, weight, self._scratch)
+        if self._format.is_dequantized:
             self._scratch.take((linear.out_features, linear.in_features), weight.dtype, weight.device)
         self._model.set_submodule(name, quantized)
 
 
-def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) -> None:
+def quantize_layers(model: PreTrainedModel, quantize: Quantize) -> None:
     """Replaces the linear layers of all blocks; embedding, norms and output layer stay as they are.
 
     Args:
@@ -306,9 +297,9 @@ def quantize_layers(model: ChatGLMForConditionalGeneration, quantize: Quantize) 
             quantizer.put(name, parameter)
 
 
-def block_linears(model: ChatGLMForConditionalGeneration) -> dict[str, nn.Linear]:
+def block_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
     """The linear layers of all blocks by their full names."""
-    prefix = "transformer.encoder.layers."
+    prefix = f"{family_of(model).layers_name}."
     return {
         name: module
         for name, module in model.named_modules()
@@ -316,18 +307,5 @@ def block_linears(model: ChatGLMForConditionalGeneration) -> dict[str, nn.Linear
     }
 
 
-def _check_name(quantize: str) -> None:
-    if quantize not in get_args(Quantize):
-        raise ConfigError(f"quantize: expected {', '.join(get_args(Quantize))}; found {quantize!r}")
-
-
-def _bitsandbytes(quantize: str) -> Any:
-    """bitsandbytes' functions.
-
-    Raises:
-        ConfigError: It is not installed, or cannot be loaded.
-    """
-    try:
-        return import_module("bitsandbytes.functional")
-    except ImportError as error:
-        raise ConfigError(f"model.quantize={quantize} needs bitsandbytes ({error}); {HOW_TO_INSTALL}") from error
+def _size(name: str, linear: nn.Linear) -> str:
+    return f"{name.rpartition('.')[2]} is {linear.in_features} x {linear.out_features}"

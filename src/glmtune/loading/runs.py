@@ -21,9 +21,10 @@ from glmtune.errors import AdapterError, ModelError
 from glmtune.loading.base_weights import is_trained_base
 from glmtune.loading.bases import load_base, read_base_config
 from glmtune.loading.devices import GIB, DeviceMap, Dtype, default_device, free_device_bytes, resolve_dtype
-from glmtune.loading.formats import Quantize, check_quantize, has_bitsandbytes, unquantizable
+from glmtune.loading.formats import FORMATS, Quantize, check_quantize, has_bitsandbytes, unquantizable
 from glmtune.loading.shape import BaseShape, base_bytes
-from glmtune.models.chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from glmtune.models.families import family_of
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
 _logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Loaded:
     """
 
     model: PreTrainedModel | PeftModel
-    tokenizer: ChatGLMTokenizer
+    tokenizer: Tokenizer
     template: Template
     system: str | None
     base_path: str
@@ -115,7 +116,7 @@ def load(
 
 def _loaded(
     model: PreTrainedModel | PeftModel,
-    tokenizer: ChatGLMTokenizer,
+    tokenizer: Tokenizer,
     base_path: str,
     adapter_path: Path | None,
     quantize: Quantize,
@@ -131,20 +132,19 @@ def _fitting_format(path: str, dtype: Dtype, device_map: DeviceMap) -> Quantize:
     if not torch.cuda.is_available() or device_map is not None or not has_bitsandbytes():
         return "none"
     with torch.device("meta"):
-        base = ChatGLMForConditionalGeneration(read_base_config(path))
+        config = read_base_config(path)
+        base = family_of(config).model_class(config)
     shape, free = BaseShape.of(base, resolve_dtype(dtype)), free_device_bytes(torch.device(default_device()))
     quantize = fitting_format(shape, free)
     if quantize != "none":
-        _logger.warning(
-            "原精度放不下 the base does not fit into %.1f GiB in full precision; it is held in %s", free / GIB, quantize
-        )
+        _logger.warning("the base does not fit into %.1f GiB in full precision; it is held in %s", free / GIB, quantize)
     return quantize
 
 
 def fitting_format(base: BaseShape, free_bytes: int) -> Quantize:
-    """The most exact of `none`, `int8` and `nf4` in which a base fits, with room for a conversation."""
-    formats: tuple[Quantize, ...] = ("none", "int8", "nf4")
-    return next((f for f in formats if base_bytes(base, f) + _ROOM_FOR_A_CHAT <= free_bytes), formats[-1])
+    """The most exact automatic format in which a base fits, with room for a conversation; else the smallest."""
+    names = [each.name for each in FORMATS.values() if each.is_automatic]
+    return next((name for name in names if base_bytes(base, name) + _ROOM_FOR_A_CHAT <= free_bytes), names[-1])
 
 
 def _expand(path: str | Path) -> str:

@@ -1,13 +1,14 @@
 """A base's weights: how many there are, and what they take."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
-from glmtune.loading.formats import NF4_BLOCK, NF4_NESTED_BLOCK, Quantize, block_linears
-from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from glmtune.loading.formats import FORMATS, Quantize, block_linears
+from glmtune.models.families import family_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class BaseShape:
         rest: Norms and biases.
     """
 
-    config: ChatGLMConfig
+    config: Any
     dtype: torch.dtype
     linears: Sequence[tuple[int, int]]
     embedding: int
@@ -31,15 +32,15 @@ class BaseShape:
     rest: int
 
     @classmethod
-    def of(cls, model: ChatGLMForConditionalGeneration, dtype: torch.dtype) -> "BaseShape":
+    def of(cls, model: PreTrainedModel, dtype: torch.dtype) -> "BaseShape":
         """From a model without adapters, which may be on the meta device."""
         linears = [(linear.out_features, linear.in_features) for linear in block_linears(model).values()]
         in_blocks = sum(rows * columns for rows, columns in linears)
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        tied = model.config.tie_word_embeddings
+        is_tied = family_of(model).shape(model.config).is_tied
         total = sum(parameter.numel() for parameter in model.parameters())
         rest = total - in_blocks - head.numel() - (0 if embedding is head else embedding.numel())
-        return cls(model.config, dtype, linears, 0 if tied else embedding.numel(), head.numel(), rest)
+        return cls(model.config, dtype, linears, 0 if is_tied else embedding.numel(), head.numel(), rest)
 
     @property
     def in_blocks(self) -> int:
@@ -52,19 +53,9 @@ class BaseShape:
         return max(rows * columns for rows, columns in self.linears)
 
 
-def weight_bytes(num_weights: int, rows: int, quantize: Quantize, dtype: torch.dtype) -> int:
-    """Bytes of a linear layer's weight in a format, scales included."""
-    if quantize == "none":
-        return num_weights * dtype.itemsize
-    if quantize == "nf4":
-        blocks = num_weights // NF4_BLOCK
-        return num_weights // 2 + blocks + 4 * math.ceil(blocks / NF4_NESTED_BLOCK) + 4 * (256 + 16 + 1)
-    return num_weights + 4 * rows
-
-
 def base_bytes(base: BaseShape, quantize: Quantize, offloads_embedding: bool = False) -> int:
-    """Bytes of a base on its device, with the memory that packed weights are written out to."""
-    itemsize = base.dtype.itemsize
-    total = sum(weight_bytes(rows * columns, rows, quantize, base.dtype) for rows, columns in base.linears)
+    """Bytes of a base on its device, with the buffer that weights are dequantised into."""
+    itemsize, held = base.dtype.itemsize, FORMATS[quantize]
+    total = sum(held.weight_bytes(rows * columns, rows, base.dtype) for rows, columns in base.linears)
     total += (base.head + base.rest + (0 if offloads_embedding else base.embedding)) * itemsize
-    return total + (base.largest * itemsize if quantize in ("int8", "nf4") else 0)
+    return total + (base.largest * itemsize if held.is_dequantized else 0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 
 
 class IncrementalDecoder:
@@ -16,7 +16,7 @@ class IncrementalDecoder:
         tokenizer: The tokenizer.
     """
 
-    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._settled = 0  # ids whose text has been handed out

@@ -6,9 +6,10 @@ Every op is specified in plain torch by `reference`; that version runs anywhere 
 
 from glmtune.ops.attention import takes_flash_kernel
 from glmtune.ops.frozen_linear import DenseLinear, Fp8Linear, FrozenLinear, PackedLinear, Scratch
-from glmtune.ops.fused_layer import AdaptedLinear, Adapter, LayerCall, LayerWeights, fused_layer
+from glmtune.ops.fused_layer import LayerCall, LayerWeights, fused_layer
 from glmtune.ops.host_table import HostTable
 from glmtune.ops.label_head import label_head
+from glmtune.ops.projection import AdaptedLinear, Adapter
 from glmtune.ops.reference import apply_rotary, rms_norm, rotary_cos_sin, swiglu
 from glmtune.ops.segment_attention import segment_attention
 from glmtune.ops.segments import Segments

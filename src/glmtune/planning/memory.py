@@ -8,13 +8,13 @@ Legend: T rows of a pass, Q label rows, H hidden size, F MLP width, A attention 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from glmtune.data.packing import MOST_GRAPHED_TOKENS
 from glmtune.loading.formats import Quantize
 from glmtune.loading.shape import BaseShape, base_bytes
-from glmtune.models.chatglm import ChatGLMConfig
 from glmtune.ops.label_head import CHUNK_ROWS
 from glmtune.planning.shape import AdapterShape
 
@@ -97,7 +97,7 @@ class MemoryEstimate:
         return self.peak + self.graphs + self.reserve
 
 
-def kept_bytes(config: ChatGLMConfig, dtype: torch.dtype, ranks: int = 0) -> tuple[int, int]:
+def kept_bytes(config: Any, dtype: torch.dtype, ranks: int = 0) -> tuple[int, int]:
     """Bytes that one row of a fused layer takes between forward and backward pass: all of it, and its input alone.
 
     All of it is input, queries, keys and values, attended values, the residual stream in the middle, gate and up, the

@@ -1,35 +1,29 @@
 """Chooses the settings of a run that change its memory and speed, and nothing else: the fastest that fit."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import NamedTuple
 
 from glmtune.data.packing import MOST_GRAPHED_TOKENS
 from glmtune.loading.devices import GIB
-from glmtune.loading.formats import Quantize
+from glmtune.loading.formats import FORMATS, Quantize
 from glmtune.loading.shape import BaseShape
 from glmtune.planning.memory import MemoryEstimate, MemorySettings, Pass, estimate_memory
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
 
-# How long the host takes for a fused layer, both ways, counted in kernels of the plainest kind (`x.add_(1)`): passes of
-# 423 rows in results/memory_settings.csv, on a host that took 8 us for such a kernel.
-_LAUNCHES_PER_LAYER: Mapping[Quantize, int] = MappingProxyType({"none": 200, "int8": 300, "nf4": 360, "fp8": 330})
 # What a layer's norms, rotation and activation read and write for a row, both ways: so often F and H numbers.
 _MOVED_F, _MOVED_H = 8, 20
 # Products read their weights while they compute, but not all of that time is hidden: a pass of 449 rows took 4 ms more
 # than the 40 us a row of a pass of 8,192, where reading takes 5.3 ms; CUDA graphs in results/train_throughput.csv.
 _NOT_HIDDEN = 0.7
-# How much faster fp8 products are, rounding included: the cases of 8,192 tokens in results/train_throughput.csv.
-_FP8_SPEED = 1.5
 # Bytes a second between host and device, of which a narrow slot has no more.
 _BUS_BYTES_PER_S = 6e9
-# A setting that departs from the plainest must be faster by this share for each departure,
+# A setting that departs from the plainest must be faster by this share for each departure.
 _WORTH_IT = 0.01
-# and a less exact format by this one.
-_WORTH_LESS_EXACT = 0.25
+# A less exact format is worth a line where it is faster by this share.
+_WORTH_SAYING = 0.25
 # Layers that are not fused take longer by this factor: 473 ms a step against 326, 8,192 tokens, in the same file.
 _UNFUSED_TIME = 1.45
 
@@ -57,8 +51,7 @@ class Freedom:
     """What may be chosen among; one value alone where the user has decided.
 
     Attributes:
-        quantize: From the most exact on; one is taken instead of those before it if nothing fits with them, or if the
-            run is faster by a quarter.
+        quantize: From the most exact on; one is taken only where nothing fits with those before it.
         offloads_embedding: Whether the embedding may or must stay on the host.
         num_checkpointed: Numbers of checkpointed layers, ascending; the first that fits is taken.
         offloads_checkpoints: Whether checkpoints may or must go to the host.
@@ -72,6 +65,10 @@ class Freedom:
     offloads_checkpoints: Sequence[bool] = (False, True)
     uses_graphs: Sequence[bool] = (True, False)
     max_tokens: Sequence[int] = ()
+
+    def with_format(self, quantize: Quantize) -> "Freedom":
+        """The same for a base in one format."""
+        return replace(self, quantize=(quantize,))
 
 
 @dataclass(frozen=True)
@@ -138,14 +135,40 @@ class Planner:
         return Plan(settings, step, memory, self._seconds_per_step(settings, step))
 
     def choose(self, freedom: Freedom, free_bytes: float) -> Plan | None:
-        """The plan that fits with the lowest price, or None: its time, and what it departs from the plainest by."""
-        best: tuple[float, Plan] | None = None
-        for rank, quantize in enumerate(freedom.quantize):
-            for plan in self._plans(freedom, quantize, free_bytes):
-                price = self._price(plan) * (1 + _WORTH_LESS_EXACT) ** rank
-                if plan.memory.needed <= free_bytes and (best is None or price < best[0]):
-                    best = price, plan
-        return None if best is None else best[1]
+        """The fastest plan that fits, in the most exact format in which any does; None where none does."""
+        for quantize in freedom.quantize:
+            fitting = [plan for plan in self._plans(freedom, quantize, free_bytes) if plan.memory.needed <= free_bytes]
+            if fitting:
+                return min(fitting, key=self._price)
+        return None
+
+    def faster_format(self, plan: Plan, freedom: Freedom, free_bytes: float) -> Change | None:
+        """A format that would make a run faster by a quarter or more, if there is one. Taking it is the user's choice.
+
+        Args:
+            plan: What is chosen.
+            freedom: What there is to choose among.
+            free_bytes: What the device has for it.
+        """
+        others = [quantize for quantize in freedom.quantize if quantize != plan.settings.quantize]
+        chosen = (self.choose(freedom.with_format(quantize), free_bytes) for quantize in others)
+        fastest = min((each for each in chosen if each is not None), key=self._price, default=None)
+        if fastest is None or self._price(fastest) * (1 + _WORTH_SAYING) > self._price(plan):
+            return None
+        slowdown = fastest.seconds_per_step / plan.seconds_per_step - 1
+        saved = plan.memory.needed - fastest.memory.needed
+        return Change(f"model.quantize={fastest.settings.quantize}", saved, slowdown)
+
+    def plainest(self, freedom: Freedom) -> Plan:
+        """The plan with the first of all choices, and no graphs where there is a choice."""
+        settings = MemorySettings(
+            freedom.quantize[0],
+            freedom.offloads_embedding[0],
+            freedom.num_checkpointed[0],
+            freedom.offloads_checkpoints[0],
+            freedom.uses_graphs[-1],
+        )
+        return self.plan(settings, freedom.max_tokens[0])
 
     def smallest(self, freedom: Freedom) -> Plan:
         """The plan that needs least."""
@@ -214,7 +237,7 @@ class Planner:
 
     def _seconds_per_step(self, settings: MemorySettings, step: StepShape) -> float:
         """Products, memory traffic and the bus one after the other; or the host, where it takes longer."""
-        base, config = self._base, self._base.config
+        base, config, held = self._base, self._base.config, FORMATS[settings.quantize]
         itemsize, in_blocks = base.dtype.itemsize, base.in_blocks
         again = settings.num_checkpointed / config.num_layers
         # Running a layer forward again stops before its last projection.
@@ -222,8 +245,7 @@ class Planner:
         through_layers = 2 + forward_again
         share_of_rows = (config.num_layers - 1 + step.label_rows / step.rows) / config.num_layers
         products = 2 * step.rows * share_of_rows * in_blocks * through_layers
-        if settings.quantize == "fp8":
-            products /= _FP8_SPEED
+        products /= held.product_speed
         products += 4 * step.label_rows * base.head
         # However few the rows, every weight is read: many small passes take longer than a large one of as many rows.
         reading_s = through_layers * in_blocks * itemsize / self._speed.bytes_per_s
@@ -232,14 +254,13 @@ class Planner:
             seconds *= _UNFUSED_TIME
         moved = step.rows * config.num_layers * itemsize
         moved *= _MOVED_F * config.ffn_hidden_size + _MOVED_H * config.hidden_size
-        written_out = {"none": 0.0, "fp8": 1.0, "int8": 1.0 + itemsize, "nf4": 0.52 + itemsize}[settings.quantize]
-        moved += in_blocks * written_out * through_layers
+        moved += in_blocks * held.traffic_bytes(base.dtype) * through_layers
         seconds += moved / self._speed.bytes_per_s
         over_bus = step.rows * config.hidden_size * itemsize
         seconds += settings.offloads_embedding * over_bus / _BUS_BYTES_PER_S
         if settings.offloads_checkpoints:
             seconds += 2 * settings.num_checkpointed * over_bus / _BUS_BYTES_PER_S
         if not settings.uses_graphs:
-            asked = _LAUNCHES_PER_LAYER[settings.quantize] * (1 + again / 3) * config.num_layers
+            asked = held.launches_per_layer * (1 + again / 3) * config.num_layers
             seconds = max(seconds, asked * self._speed.launch_s)
         return step.num_passes * seconds

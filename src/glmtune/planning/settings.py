@@ -1,67 +1,90 @@
-"""What a configuration says of memory and speed, what a plan fills in, and what a resumed run takes over."""
+"""The settings that a plan decides, a row each: what the user asked for, what a plan chose, how it is written."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 from glmtune.config import RunConfig
-from glmtune.data.samples import SampleDataset
 from glmtune.errors import ConfigError
-from glmtune.loading.bases import read_base_config
-from glmtune.loading.formats import Quantize, check_adapter
-from glmtune.planning.memory import MemorySettings
+from glmtune.loading.formats import check_adapter
 from glmtune.planning.planner import Freedom, Plan
 
-# The settings that a plan decides on.
-_KEYS = (
-    ("model", "quantize"),
-    ("model", "offload_embedding"),
-    ("train", "max_tokens_per_device"),
-    ("train", "gradient_checkpointing"),
-    ("train", "offload_checkpoints"),
-    ("train", "cuda_graphs"),
+
+class Setting(NamedTuple):
+    """A setting that changes a run's memory and speed, and nothing that it learns.
+
+    Attributes:
+        key: Its key, with the section.
+        name: What `Freedom` calls its choices, and `MemorySettings` or `StepShape` the one chosen.
+        needs: What it takes to switch it on, where that is not always there.
+    """
+
+    key: str
+    name: str
+    needs: str = ""
+
+    def asked(self, config: RunConfig, num_layers: int) -> Any:
+        """What a configuration asks for; None where it leaves that open.
+
+        Args:
+            config: The configuration.
+            num_layers: Layers of the base, which `gradient_checkpointing=true` stands for.
+        """
+        value = _read(config, self.key)
+        if value == "auto":
+            return None
+        if self.name == "num_checkpointed":
+            return num_layers if value is True else min(int(value or 0), num_layers)
+        return value
+
+    def spell(self, value: Any) -> str:
+        """As it is written on the command line."""
+        if self.name == "num_checkpointed" and value == 0:
+            value = False
+        return f"{self.key}={str(value).lower()}"
+
+
+SETTINGS = (
+    Setting("model.quantize", "quantize"),
+    Setting(
+        "model.offload_embedding",
+        "offloads_embedding",
+        "fused layers, and an embedding that is not the output layer too",
+    ),
+    Setting("train.max_tokens_per_device", "max_tokens"),
+    Setting("train.gradient_checkpointing", "num_checkpointed"),
+    Setting("train.offload_checkpoints", "offloads_checkpoints", "fused layers"),
+    Setting(
+        "train.cuda_graphs",
+        "uses_graphs",
+        "fused layers, 16 bits on an Ampere or newer GPU, and torch's own AdamW or SGD",
+    ),
 )
-# What they take, where that is not always there.
-_NEEDS = {
-    "model.offload_embedding": "fused layers, and an embedding that is not the output layer too",
-    "train.offload_checkpoints": "fused layers",
-    "train.cuda_graphs": "fused layers, 16 bits on an Ampere or newer GPU, and torch's own AdamW or SGD",
-}
 
 
-def decide(whole: Freedom, config: RunConfig, num_layers: int) -> Freedom:
+def decide(whole: Freedom, config: RunConfig, num_layers: int, why_not_fused: str | None = None) -> Freedom:
     """What the user's settings leave of the freedom.
 
     Args:
         whole: What there would be if the user had decided nothing.
         config: The configuration.
         num_layers: Layers of the base.
+        why_not_fused: Why layers cannot be fused, where they cannot.
 
     Raises:
         ConfigError: They ask for what cannot be.
     """
-    train = config.train
     decided: dict[str, Any] = {}
-    if config.model.quantize != "auto":
-        check_adapter(config.model.quantize, config.lora)
-        decided["quantize"] = (config.model.quantize,)
-    checkpointing: Any = train.get("gradient_checkpointing")
-    if checkpointing != "auto":
-        number = num_layers if checkpointing is True else min(int(checkpointing or 0), num_layers)
-        decided["num_checkpointed"] = (number,)
-    if train.get("max_tokens_per_device") is not None:
-        decided["max_tokens"] = (train["max_tokens_per_device"],)
-    switches: Mapping[str, tuple[str, bool | None]] = {
-        "model.offload_embedding": ("offloads_embedding", config.model.offload_embedding),
-        "train.offload_checkpoints": ("offloads_checkpoints", train.get("offload_checkpoints")),
-        "train.cuda_graphs": ("uses_graphs", train.get("cuda_graphs")),
-    }
-    for key, (name, value) in switches.items():
+    for setting in SETTINGS:
+        value = setting.asked(config, num_layers)
         if value is None:
             continue
-        if value not in getattr(whole, name):
-            raise ConfigError(f"{key}=true is not possible here: it takes {_NEEDS[key]}")
-        decided[name] = (value,)
+        if setting.needs and value not in getattr(whole, setting.name):
+            why = f"; here, {why_not_fused}" if why_not_fused else ""
+            raise ConfigError(f"{setting.key}=true is not possible here: it takes {setting.needs}{why}")
+        decided[setting.name] = (value,)
+    if "quantize" in decided:
+        check_adapter(decided["quantize"][0], config.lora)
     if decided.get("offloads_checkpoints") == (True,):
         if decided.get("num_checkpointed") == (0,):
             raise ConfigError("train.offload_checkpoints=true: there are no checkpoints without gradient_checkpointing")
@@ -74,82 +97,52 @@ def decide(whole: Freedom, config: RunConfig, num_layers: int) -> Freedom:
     return replace(whole, **decided)
 
 
-def plain_settings(config: RunConfig, train: SampleDataset) -> tuple[MemorySettings, int]:
-    """What a configuration says, the plainest where it leaves something open: for runs that are not planned.
-
-    Returns:
-        The settings, and the most tokens of a pass.
-
-    Raises:
-        ConfigError: Settings contradict each other.
-    """
-    whole = Freedom(uses_graphs=(False,))
-    decided = decide(whole, config, read_base_config(config.model.path).num_layers)
-    limit = config.train.get("max_tokens_per_device")
-    if limit is None:
-        limit = config.train["per_device_train_batch_size"] * max(train.lengths)
-    settings = MemorySettings(
-        quantize=decided.quantize[0],
-        offloads_embedding=decided.offloads_embedding[0],
-        num_checkpointed=decided.num_checkpointed[0],
-        offloads_checkpoints=decided.offloads_checkpoints[0],
-    )
-    return settings, limit
+def with_settings(config: RunConfig, plan: Plan, settings: Iterable[Setting] = SETTINGS) -> RunConfig:
+    """The configuration with what a plan has decided filled in."""
+    chosen = _chosen(plan)
+    return _filled(config, {setting.key: chosen[setting.name] for setting in settings})
 
 
-def with_quantize(config: RunConfig, quantize: Quantize) -> RunConfig:
-    """The configuration with the format of the base filled in."""
-    return _filled(config, {("model", "quantize"): quantize})
-
-
-def with_settings(config: RunConfig, settings: MemorySettings, max_tokens: int) -> RunConfig:
-    """The configuration with all that a plan decides on filled in."""
-    return _filled(
-        config,
-        {
-            ("model", "quantize"): settings.quantize,
-            ("model", "offload_embedding"): settings.offloads_embedding,
-            ("train", "max_tokens_per_device"): max_tokens,
-            ("train", "gradient_checkpointing"): settings.num_checkpointed,
-            ("train", "offload_checkpoints"): settings.offloads_checkpoints,
-            ("train", "cuda_graphs"): settings.uses_graphs,
-        },
-    )
-
-
-def as_before(config: RunConfig, before: Mapping[str, Any], keys: Iterable[tuple[str, str]] = _KEYS) -> RunConfig:
+def as_before(config: RunConfig, before: Mapping[str, Any], settings: Iterable[Setting] = SETTINGS) -> RunConfig:
     """The configuration with what it leaves open as an earlier run had it.
 
     Args:
         config: The configuration.
-        before: That of the earlier run's manifest.
-        keys: What is taken over.
+        before: That of the earlier run's manifest; runs of the first versions knew no format but the published one.
+        settings: What is taken over.
     """
     filled = {}
-    for section, key in keys:
-        present = config.model_dump()[section].get(key)
-        value = before.get(section, {}).get(key, "none" if key == "quantize" else None)
-        if present in (None, "auto") and value not in (None, "auto"):
-            filled[section, key] = value
+    for setting in settings:
+        section, _, key = setting.key.partition(".")
+        value = before.get(section, {}).get(key, "none" if setting.name == "quantize" else None)
+        if _read(config, setting.key) in (None, "auto") and value not in (None, "auto"):
+            filled[setting.key] = value
     return _filled(config, filled)
-
-
-def _filled(config: RunConfig, values: Mapping[tuple[str, str], Any]) -> RunConfig:
-    """A copy with some values set, by section and key."""
-    model = {key: value for (section, key), value in values.items() if section == "model"}
-    train = {key: value for (section, key), value in values.items() if section == "train"}
-    update = {"model": config.model.model_copy(update=model), "train": {**config.train, **train}}
-    return config.model_copy(update=update)
 
 
 def spell(plan: Plan) -> list[str]:
     """A plan's settings, as on the command line."""
-    settings = plan.settings
-    return [
-        f"model.quantize={settings.quantize}",
-        f"model.offload_embedding={str(settings.offloads_embedding).lower()}",
-        f"train.max_tokens_per_device={plan.step.max_tokens}",
-        f"train.gradient_checkpointing={settings.num_checkpointed or 'false'}",
-        f"train.offload_checkpoints={str(settings.offloads_checkpoints).lower()}",
-        f"train.cuda_graphs={str(settings.uses_graphs).lower()}",
-    ]
+    chosen = _chosen(plan)
+    return [setting.spell(chosen[setting.name]) for setting in SETTINGS]
+
+
+def _chosen(plan: Plan) -> dict[str, Any]:
+    return {**asdict(plan.settings), "max_tokens": plan.step.max_tokens}
+
+
+def _read(config: RunConfig, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return config.model.model_dump().get(name) if section == "model" else config.train.get(name)
+
+
+def _filled(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """A copy with some values set, by full key."""
+    by_section: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        by_section[section][name] = value
+    update = {
+        "model": config.model.model_copy(update=by_section["model"]),
+        "train": {**config.train, **by_section["train"]},
+    }
+    return config.model_copy(update=update)

@@ -8,6 +8,7 @@ from torch import nn
 
 from glmtune.adapters.fusable import why_not_fused
 from glmtune.adapters.lora import lora_layers
+from glmtune.models.families import family_of
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,20 @@ class AdapterShape:
                 by_layer.setdefault(int(parts[parts.index("layers") + 1]), {})[parts[-1]] = module
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         base = model.get_base_model()
+        family = family_of(base)
         ranks = [sum(module.r["default"] for module in layer.values()) for layer in by_layer.values()]
         return cls(
             num_trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
             # What is trained below the layers has its gradient come through all of them.
             first_layer=0 if any("embedding" in name for name in trained) else min(by_layer, default=0),
             ranks=max(ranks, default=0),
-            is_on_last_projection=any("dense_4h_to_h" in layer for layer in by_layer.values()),
+            is_on_last_projection=any(family.last_projection in layer for layer in by_layer.values()),
             has_dropout=any(
                 isinstance(module.lora_dropout["default"], nn.Dropout)
                 for layer in by_layer.values()
                 for module in layer.values()
             ),
             why_not_fused=why_not_fused(model),
-            has_plain_head=base.config.rmsnorm
-            and not any("output_layer" in name or "final_layernorm" in name for name in trained),
+            has_plain_head=family.shape(base.config).has_rms_norm
+            and not any(part in name for name in trained for part in family.head_modules),
         )

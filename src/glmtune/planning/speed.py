@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+# Of a card that is not here, in 16 bits.
+ASSUMED_TFLOPS = 50.0
+
 
 class DeviceSpeed(NamedTuple):
     """How fast a device is.
@@ -33,7 +36,7 @@ class DeviceSpeed(NamedTuple):
         return cls(2 * size * 4096 * 4096 / product_s, 2 * 4096 * 4096 * dtype.itemsize / copy_s, launch_s)
 
     @classmethod
-    def assumed(cls, tflops: float) -> "DeviceSpeed":
+    def assumed(cls, tflops: float = ASSUMED_TFLOPS) -> "DeviceSpeed":
         """Of a card that is not here: its products as given, its memory and host as they usually go with these."""
         return cls(tflops * 1e12, tflops * 1e10, 1e-5)
 

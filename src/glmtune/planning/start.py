@@ -15,7 +15,9 @@ from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.config import LORA_DEFAULTS, RunConfig, embedded_base
 from glmtune.errors import ConfigError, summarise_faults
 from glmtune.loading.base_weights import is_trained_base
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
+from glmtune.planning.resume import EarlierRun
+from glmtune.planning.settings import SETTINGS, as_before
 
 # What an adapter's file says of itself that is no matter of its weights.
 _NOT_OF_WEIGHTS = {
@@ -25,26 +27,35 @@ _NOT_OF_WEIGHTS = {
 _logger = logging.getLogger(__name__)
 
 
-def from_adapter(config: RunConfig) -> RunConfig:
+def resolve_start(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun | None) -> RunConfig:
+    """Fills in what a run takes over from what it starts from: adapter, prompt, format of an earlier run's base.
+
+    Args:
+        config: The configuration.
+        tokenizer: The base's tokenizer.
+        earlier: The run that is gone on with; None for a new one.
+
+    Raises:
+        ConfigError: `model.adapter_path` is a base, or keys under `lora` ask for another adapter than that one.
+        AdapterError: The adapter is damaged, its start cannot be brought back, or a record of the prompt is damaged.
+    """
+    config = _with_prompt(_from_adapter(config, earlier), tokenizer, earlier)
+    if earlier is not None:
+        config = as_before(config, earlier.config, [setting for setting in SETTINGS if setting.name == "quantize"])
+    return config
+
+
+def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
     """Fills in what the adapter that a run starts from is: rank, scale, layers and so on.
 
     A resumed run has its weights from its checkpoint, and the rest from its manifest; the adapter may be gone by then.
-
-    Args:
-        config: The configuration; returned as it is without `model.adapter_path`.
-
-    Raises:
-        ConfigError: The path is a base, or keys under `lora` ask for another adapter; all in one message.
-        AdapterError: The adapter is damaged, or its start cannot be brought back.
     """
     if config.model.adapter_path is None:
         return config
     given = Path(config.model.adapter_path).expanduser().absolute()
-    resumed = _resumed_folder(config)
-    before = None if resumed is None else RunManifest.read(resumed)
-    recorded = None if before is None else before.config.get("model", {}).get("adapter_path")
-    if before is not None and recorded and given in (Path(recorded), Path(recorded).parent):
-        return _filled(config, recorded, before.config.get("lora", {}))
+    recorded = None if earlier is None else earlier.config.get("model", {}).get("adapter_path")
+    if earlier is not None and recorded and given in (Path(recorded), Path(recorded).parent):
+        return _filled(config, recorded, earlier.config.get("lora", {}))
     folder = find_adapter(given)
     if folder is None:
         raise ConfigError(f"model.adapter_path: {config.model.adapter_path} is a base model, not an adapter")
@@ -66,14 +77,6 @@ def from_adapter(config: RunConfig) -> RunConfig:
     return _filled(config, str(folder), own)
 
 
-def _resumed_folder(config: RunConfig) -> Path | None:
-    """The run folder or checkpoint that is to be gone on from; None for a new run."""
-    resume = config.train.get("resume_from_checkpoint")
-    if resume is None or resume is False:
-        return None
-    return Path(str(config.train["output_dir"] if resume is True else resume)).expanduser()
-
-
 def _filled(config: RunConfig, adapter_path: str, own: dict[str, Any]) -> RunConfig:
     """The configuration with an adapter's own settings, after making sure that those given agree with them."""
     faults = [
@@ -88,19 +91,11 @@ def _filled(config: RunConfig, adapter_path: str, own: dict[str, Any]) -> RunCon
     return config.model_copy(update={"model": model, "lora": lora})
 
 
-def with_prompt(config: RunConfig, tokenizer: ChatGLMTokenizer) -> RunConfig:
-    """Fills in what the configuration leaves open of the prompt, by the rule that loading and merging go by too.
-
-    Args:
-        config: The configuration.
-        tokenizer: The base's tokenizer.
-
-    Raises:
-        AdapterError: The record of the adapter or of the base is damaged.
-    """
+def _with_prompt(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun | None) -> RunConfig:
+    """Fills in what the configuration leaves open of the prompt, by the rule that loading and merging go by too."""
     adapter = None if config.model.adapter_path is None else Path(config.model.adapter_path)
-    if adapter is not None:  # what a run has inherited from it stands in the run's own record too
-        adapter = _resumed_folder(config) or adapter
+    if adapter is not None and earlier is not None:  # which has a record of what it has inherited from it
+        adapter = earlier.checkpoint
     inherited = prompt_record(adapter, config.model.path, tokenizer)
     prompt: dict[str, str | None] = {}
     data: dict[str, str] = {}

@@ -6,19 +6,44 @@ import numpy
 import torch
 
 from glmtune.config import RunConfig
-from glmtune.data.packing import MOST_GRAPHED_TOKENS, PackingCollator, padded_sizes
+from glmtune.data.packing import MOST_GRAPHED_TOKENS, PackedSample, PackingCollator, padded_sizes, shared_prefixes
 from glmtune.data.samples import SampleDataset
 from glmtune.planning.memory import Pass
 from glmtune.planning.planner import StepShape
 
 # Samples that are laid out to see how large passes are.
 _LAID_OUT_SAMPLES = 2000
+# Common beginnings are looked for among so many samples, and worth a line from this share of the tokens on.
+_MOST_LOOKED_AT, _WORTH_A_LINE = 64, 0.1
 
 
 def shares_prefix(config: RunConfig) -> bool:
     """Whether what samples begin with alike is computed once: as asked for, else where that is exact."""
     asked: bool | None = config.train.get("shared_prefix")
     return bool(config.lora.get("lora_dropout", 0.0) == 0) if asked is None else asked
+
+
+def prefix_note(config: RunConfig, train: SampleDataset) -> list[str]:
+    """A line where computing common beginnings once would pay, and dropout alone keeps it from being done."""
+    if shares_prefix(config) or config.train.get("shared_prefix") is not None:
+        return []
+    num_looked_at = min(_num_samples(config), len(train), _MOST_LOOKED_AT)
+    rows = [train[index] for index in range(num_looked_at)]
+    samples = [PackedSample.of(row["input_ids"], row["labels"]) for row in rows]
+    saved = sum(group.prefix_length * (len(group.members) - 1) for group in shared_prefixes(samples))
+    share = saved / sum(len(sample.input_ids) for sample in samples)
+    if share < _WORTH_A_LINE:
+        return []
+    return [
+        f"{share:.0%} of the tokens are common beginnings. They are computed for each sample anew, since "
+        f"lora_dropout={config.lora['lora_dropout']:g} drops others in each; train.shared_prefix=true computes them "
+        "once, with one dropout for all"
+    ]
+
+
+def _num_samples(config: RunConfig) -> int:
+    """Samples of an optimiser step on one device."""
+    return int(config.train["per_device_train_batch_size"] * config.train["gradient_accumulation_steps"])
 
 
 def num_optimizer_steps(config: RunConfig, num_samples: int, num_processes: int) -> int:
@@ -32,21 +57,20 @@ def num_optimizer_steps(config: RunConfig, num_samples: int, num_processes: int)
     max_steps = int(config.train.get("max_steps", -1))
     if max_steps > 0:
         return max_steps
-    of_a_step = config.train["per_device_train_batch_size"] * config.train["gradient_accumulation_steps"]
-    steps_an_epoch = math.ceil(num_samples / (of_a_step * num_processes))
+    steps_an_epoch = math.ceil(num_samples / (_num_samples(config) * num_processes))
     return math.ceil(steps_an_epoch * float(config.train["num_train_epochs"]))
 
 
-def lay_out(config: RunConfig, train: SampleDataset, num_samples: int, max_tokens: int, uses_graphs: bool) -> StepShape:
+def lay_out(config: RunConfig, train: SampleDataset, max_tokens: int, uses_graphs: bool) -> StepShape:
     """Lays steps of random samples out as training will, and extrapolates to the largest pass that there can be.
 
     Args:
         config: The configuration.
         train: The samples.
-        num_samples: Samples of an optimiser step.
         max_tokens: The limit of a pass.
         uses_graphs: Whether small passes are padded for CUDA graphs.
     """
+    num_samples = _num_samples(config)
     collator = PackingCollator(max_tokens=max_tokens, shares_prefix=shares_prefix(config))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
     num_steps = max(min(_LAID_OUT_SAMPLES, len(order)) // num_samples, 1)

@@ -34,7 +34,7 @@ from glmtune.prompts.conversation import (
     check_turns,
 )
 from glmtune.prompts.renderer import render, render_prompt
-from glmtune.prompts.replies import format_tool_call, parse_reply, parse_tool_call
+from glmtune.prompts.replies import format_tool_call, parse_reply, parse_tool_call, turn_token_id
 from glmtune.prompts.templates import DEFAULT_TOOL_SYSTEM_PROMPT, render_text
 
 __all__ = [
@@ -56,4 +56,5 @@ __all__ = [
     "render",
     "render_prompt",
     "render_text",
+    "turn_token_id",
 ]

@@ -21,7 +21,7 @@ Encode = Callable[[str], list[int]]
 
 
 class PromptTokenizer(Protocol):
-    """What the renderer needs of a tokenizer; `ChatGLMTokenizer` has it."""
+    """What the renderer needs of a tokenizer."""
 
     @property
     def eos_token_id(self) -> int:

@@ -20,11 +20,12 @@ def parse_reply(token_ids: Sequence[int], tokenizer: PromptTokenizer, template: 
     Returns:
         The assistant's messages, at least one; a tool call has the tool's name as metadata.
     """
-    if template != "chatglm3":
+    turn_id = turn_token_id(tokenizer, template)
+    if turn_id is None:
         return [Message("assistant", tokenizer.decode_text(list(token_ids)).strip())]
     turns: list[list[int]] = [[]]
     for token_id in token_ids:
-        if token_id == tokenizer.get_command("<|assistant|>"):
+        if token_id == turn_id:
             turns.append([])
         else:
             turns[-1].append(token_id)
@@ -35,6 +36,19 @@ def parse_reply(token_ids: Sequence[int], tokenizer: PromptTokenizer, template: 
             metadata, content = "", metadata
         messages.append(Message("assistant", content.strip(), metadata.strip()))
     return messages
+
+
+def turn_token_id(tokenizer: PromptTokenizer, template: Template) -> int | None:
+    """The id that begins another message within a reply, after which a line of metadata stands.
+
+    Args:
+        tokenizer: The tokenizer.
+        template: The template of the prompt.
+
+    Returns:
+        None where a reply is one text, without metadata.
+    """
+    return tokenizer.get_command("<|assistant|>") if template == "chatglm3" else None
 
 
 def format_tool_call(arguments: Mapping[str, Any]) -> str:

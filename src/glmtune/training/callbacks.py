@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from glmtune.files import storage_faults, write_text
+from glmtune.language import localise
+from glmtune.training.resumed_state import EarlyStoppingCallback, ResumedState
 
 LOG_NAME = "trainer_log.jsonl"
 
@@ -21,6 +23,9 @@ class ProgressReport(TrainerCallback):
 
     Args:
         console: Where to.
+
+    Attributes:
+        num_steps: Optimiser steps that are done; None before training begins.
     """
 
     def __init__(self, console: Console) -> None:
@@ -29,21 +34,23 @@ class ProgressReport(TrainerCallback):
         self._task = TaskID(0)
         self._began_s = 0.0
         self._began_at_step = 0
+        self.num_steps: int | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Shows the bar."""
         self._began_s, self._began_at_step = time.monotonic(), state.global_step
+        self.num_steps = state.global_step
         if not state.is_world_process_zero or not self._console.is_terminal:
             return
         self._progress = Progress(
-            TextColumn("训练 training"),
+            TextColumn(localise("training")),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
-            TextColumn("left"),
+            TextColumn(localise("left")),
             console=self._console,
         )
         self._task = self._progress.add_task("", total=state.max_steps, completed=state.global_step, numbers="")
@@ -51,6 +58,7 @@ class ProgressReport(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Moves the bar on."""
+        self.num_steps = state.global_step
         if self._progress is not None:
             self._progress.update(self._task, completed=state.global_step)
 
@@ -65,7 +73,7 @@ class ProgressReport(TrainerCallback):
         """Shows the latest numbers."""
         if not state.is_world_process_zero or not logs or not ("loss" in logs or "eval_loss" in logs):
             return
-        numbers = describe_logs(logs)
+        numbers = localise(describe_logs(logs))
         if self._progress is not None and "eval_loss" not in logs:
             self._progress.update(self._task, numbers=numbers)
         elif self._progress is not None:
@@ -160,3 +168,17 @@ def plain_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }
+
+
+def make_callbacks(run: str | Path, patience: int | None, progress: ProgressReport) -> list[TrainerCallback]:
+    """What goes along with every run.
+
+    Args:
+        run: The run folder.
+        patience: After how many evaluations without gain to stop; None for not at all.
+        progress: What shows progress.
+    """
+    callbacks: list[TrainerCallback] = [ResumedState(), LogFile(run), progress]
+    if patience is not None:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
+    return callbacks

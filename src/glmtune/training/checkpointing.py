@@ -1,15 +1,14 @@
 """Gradient checkpointing of some of the layers."""
 
-from peft import PeftModel
+from glmtune.models.families import family_of
+from glmtune.training.packed_model import PackedModel
 
-from glmtune.training.fused import FusedLayers
 
-
-def checkpoint_layers(model: PeftModel, num_layers: int, *, offloads: bool = False) -> None:
+def checkpoint_layers(model: PackedModel, num_layers: int, *, offloads: bool = False) -> None:
     """Switches checkpointing on for so many layers, the first ones: at their turn the others' memory is free again.
 
     Args:
-        model: A model from `attach_lora`, its layers fused if they are going to be.
+        model: The model, its layers fused if they are going to be.
         num_layers: How many.
         offloads: Whether their inputs go to the host's memory meanwhile; only where layers are fused.
     """
@@ -19,7 +18,7 @@ def checkpoint_layers(model: PeftModel, num_layers: int, *, offloads: bool = Fal
     # transformers is about to rename it, and warns of the old name.
     enable = "activation_checkpointing_enable"
     getattr(base, enable if hasattr(base, enable) else "gradient_checkpointing_enable")({"use_reentrant": False})
-    for layer in base.transformer.encoder.layers[num_layers:]:
-        layer.gradient_checkpointing = False
-    if isinstance(base.transformer.fused_layers, FusedLayers):
-        base.transformer.fused_layers.offloads_checkpoints = offloads
+    for parts in family_of(base).layers(base)[num_layers:]:
+        parts.layer.gradient_checkpointing = False
+    if model.fused_layers is not None:
+        model.fused_layers.offloads_checkpoints = offloads

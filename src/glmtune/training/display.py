@@ -6,6 +6,8 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console
 
+from glmtune.language.terminal import TerminalConsole
+
 
 class _SurvivingStream:
     """A text stream that may lose its terminal (EIO) or its reader (EPIPE): from then on it swallows what it is given.
@@ -50,4 +52,4 @@ def surviving(stream: TextIO | None) -> TextIO:
 
 def progress_console() -> Console:
     """The console for progress: standard error, for as long as it is there."""
-    return Console(file=surviving(sys.stderr))
+    return TerminalConsole(file=surviving(sys.stderr))

@@ -8,56 +8,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from glmtune.adapters.fusable import (
-    ADAPTER_NAME,
-    adapter_parameters,
-    layers_of,
-    lora_linears,
-    projections_of,
-    why_not_fused,
-)
+from glmtune.adapters.fusable import ADAPTER_NAME, adapter_parameters, lora_linears
 from glmtune.compat import copy_to_each
-from glmtune.loading.formats import QuantizedLinear
-from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from glmtune.models.chatglm.layers import GLMBlock, Rotation
-from glmtune.models.chatglm.packed import PackedRows
+from glmtune.data.packed_rows import PackedRows
+from glmtune.loading.quantized_linear import QuantizedLinear
+from glmtune.models.families import family_of
+from glmtune.models.family import LayerParts, Rotation, Shape
 from glmtune.ops import AdaptedLinear, Adapter, DenseLinear, FrozenLinear, LayerCall, LayerWeights, fused_layer
 
 
-def fuse(model: PeftModel) -> str | None:
-    """Fuses the adapters of a model into its layers.
-
-    Args:
-        model: A model from `attach_lora`, on the device that it is trained on. Changed in place.
-
-    Returns:
-        Why the model cannot be fused and was left as it is; None where it was fused.
-    """
-    base = model.get_base_model()
-    reason = why_not_fused(model)
-    if reason is None:
-        base.transformer.fused_layers = FusedLayers(base)
-    return reason
-
-
 @dataclass(frozen=True)
-class _FusedBlock:
-    """A block, its weights, and the parameters of its adapters."""
+class _FusedLayer:
+    """A layer, its weights, and the parameters of its adapters."""
 
-    block: GLMBlock
+    layer: GradientCheckpointingLayer
     weights: LayerWeights
     parameters: Sequence[nn.Parameter]
 
 
 class FusedLayers:
-    """All layers; what `ChatGLMModel.fused_layers` is set to.
+    """All layers of a model.
 
     Adapters are fp32; what is computed with are copies in the base's dtype, brought up to date at the start of each
     forward pass.
+
+    Args:
+        base: The base, on the device that it is trained on, with adapters that can be fused.
 
     Attributes:
         offloads_checkpoints: Whether the inputs of checkpointed layers go to the host's memory until they are wanted.
@@ -65,18 +46,20 @@ class FusedLayers:
             draws it anew. Elsewhere each forward pass draws its own.
     """
 
-    def __init__(self, base: ChatGLMForConditionalGeneration) -> None:
+    def __init__(self, base: PreTrainedModel) -> None:
         self.offloads_checkpoints = False
-        self._dtype = layers_of(base)[0].input_layernorm.get_parameter("weight").dtype
+        family = family_of(base)
+        layers, shape = family.layers(base), family.shape(base.config)
+        self._dtype = layers[0].input_norm.get_parameter("weight").dtype
         self._wide: list[Tensor] = []
         self._narrow: list[Tensor] = []
-        self._blocks = [self._fused_block(block, base.config) for block in layers_of(base)]
+        self._layers = [self._fused_layer(parts, shape) for parts in layers]
         self._adapted = lora_linears(base)
         self.graph_seed = torch.zeros(1, dtype=torch.int64, device=base.device)
         self._has_dropout = any(
             projection.adapter is not None and projection.adapter.dropout > 0
-            for block in self._blocks
-            for projection in block.weights.projections
+            for fused in self._layers
+            for projection in fused.weights.projections
         )
 
     def __call__(self, hidden_TH: Tensor, rotation: Rotation, packed: PackedRows) -> Tensor:
@@ -95,12 +78,12 @@ class FusedLayers:
                 copy_to_each(self._narrow, self._wide)
         hidden_TH = hidden_TH.detach()
         cos, sin = rotation[0][0], rotation[1][0]
-        is_training = self._blocks[0].block.training
+        is_training = self._layers[0].layer.training
         seed = self._seed() if is_training and self._has_dropout else None
         # Merged adapters are part of the base's weights, which are the very same tensors here.
         is_disabled = self._adapted[0].disable_adapters or self._adapted[0].merged
-        last = len(self._blocks) - 1
-        for index, fused in enumerate(self._blocks):
+        last = len(self._layers) - 1
+        for index, fused in enumerate(self._layers):
             call = LayerCall(
                 weights=_without_adapters(fused.weights) if is_disabled else fused.weights,
                 cos=cos,
@@ -109,7 +92,7 @@ class FusedLayers:
                 rows=packed.label_rows if index == last else None,
                 seed=seed,
                 stream=4 * index,  # a mask for each of the four projections
-                is_checkpointed=fused.block.gradient_checkpointing and is_training,
+                is_checkpointed=fused.layer.gradient_checkpointing and is_training,
                 offloads_checkpoint=self.offloads_checkpoints,
             )
             hidden_TH = fused_layer(hidden_TH, call, () if is_disabled else fused.parameters)
@@ -125,23 +108,21 @@ class FusedLayers:
             return self.graph_seed
         return torch.full_like(self.graph_seed, _draw())
 
-    def _fused_block(self, block: GLMBlock, config: ChatGLMConfig) -> _FusedBlock:
-        projections = projections_of(block)
-        parameters = [p for layer in projections if isinstance(layer, LoraLinear) for p in adapter_parameters(layer)]
-        query_key_value, dense, up, down = (self._adapted_linear(layer) for layer in projections)
+    def _fused_layer(self, parts: LayerParts, shape: Shape) -> _FusedLayer:
+        adapted = [layer for layer in parts.projections if isinstance(layer, LoraLinear)]
         weights = LayerWeights(
-            input_norm=block.input_layernorm.get_parameter("weight").detach(),
-            post_attention_norm=block.post_attention_layernorm.get_parameter("weight").detach(),
-            eps=config.layernorm_epsilon,
-            query_key_value=query_key_value,
-            dense=dense,
-            dense_h_to_4h=up,
-            dense_4h_to_h=down,
-            num_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            head_dim=config.kv_channels,
+            input_norm=parts.input_norm.get_parameter("weight").detach(),
+            post_attention_norm=parts.post_attention_norm.get_parameter("weight").detach(),
+            eps=shape.norm_eps,
+            query_key_value=self._adapted_linear(parts.query_key_value),
+            dense=self._adapted_linear(parts.dense),
+            up=self._adapted_linear(parts.up),
+            down=self._adapted_linear(parts.down),
+            num_heads=shape.num_attention_heads,
+            num_key_value_heads=shape.num_key_value_heads,
+            head_dim=shape.head_dim,
         )
-        return _FusedBlock(block, weights, parameters)
+        return _FusedLayer(parts.layer, weights, [p for layer in adapted for p in adapter_parameters(layer)])
 
     def _adapted_linear(self, layer: nn.Module) -> AdaptedLinear:
         if not isinstance(layer, LoraLinear):
@@ -168,8 +149,8 @@ def _without_adapters(weights: LayerWeights) -> LayerWeights:
         weights,
         query_key_value=AdaptedLinear(weights.query_key_value.linear),
         dense=AdaptedLinear(weights.dense.linear),
-        dense_h_to_4h=AdaptedLinear(weights.dense_h_to_4h.linear),
-        dense_4h_to_h=AdaptedLinear(weights.dense_4h_to_h.linear),
+        up=AdaptedLinear(weights.up.linear),
+        down=AdaptedLinear(weights.down.linear),
     )
 
 

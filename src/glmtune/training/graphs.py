@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from glmtune.compat import add_to_each
-from glmtune.models.chatglm.packed import PackedRows
+from glmtune.data.packed_rows import PackedRows
 
 _logger = logging.getLogger(__name__)
 

@@ -62,7 +62,7 @@ def probable_cause(
     if base_dtype == torch.float16:
         return "float16 overflows beyond 65,504. Use model.dtype=bfloat16 (or float32 where there is none)"
     if len(finite) >= 2 and finite[-1] > 1.5 * min(finite):
-        clipping = "" if max_grad_norm > 0 else " and train.max_grad_norm=1.0"
+        clipping = "" if max_grad_norm > 0 else " train.max_grad_norm=1.0"
         return (
             f"the loss had been growing, from {min(finite):.3g} to {finite[-1]:.3g}: the learning rate of "
             f"{learning_rate:g} is too high. Try train.learning_rate={learning_rate / 10:g}{clipping}"

@@ -10,13 +10,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from glmtune.language import localise
 from glmtune.signals import hearing
 from glmtune.training.processes import SharedFlag
 
-_STOPPING = (
-    "\n本步结束并保存后停止；再按 Ctrl-C 立即中止。"
-    " Stopping after this step, once all is saved. Ctrl-C again aborts at once.\n"
-)
+_STOPPING = "\nStopping after this step, once all is saved. Ctrl-C again aborts at once.\n"
 
 # A launcher such as torchrun passes the terminal's Ctrl-C on to processes that had it from the terminal already.
 _SAME_PRESS_S = 1.0
@@ -36,6 +34,7 @@ class Interruption(TrainerCallback):
         self._pressed_s: float | None = None
         self._flag: SharedFlag | None = None
         self._process = os.getpid()
+        self._stopping = localise(_STOPPING).encode()  # now: a signal handler had better not read files
 
     def listening(self) -> AbstractContextManager[None]:
         """Listens while training; in a thread other than the main one, Python does not let us."""
@@ -70,6 +69,6 @@ class Interruption(TrainerCallback):
             self._pressed_s = now_s
             # Not through rich: its lock may be held by the very code that the signal interrupted.
             with suppress(OSError):  # nobody may be there to read it
-                os.write(2, _STOPPING.encode())
+                os.write(2, self._stopping)
         elif number == signal.SIGINT and now_s - self._pressed_s > _SAME_PRESS_S:
             raise KeyboardInterrupt

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Subset
@@ -22,24 +21,22 @@ from transformers import Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
 from glmtune.adapters.adapter_files import load_adapter_weights, save_adapter
+from glmtune.adapters.checkpoints import aside, publish, rotate
 from glmtune.adapters.lora import trainable_summary
 from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
 from glmtune.compat import put_schedule, skip_fused_step
+from glmtune.data.packed_rows import PackedRows
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.files import storage_faults
-from glmtune.models.chatglm.packed import PackedRows
 from glmtune.planning.optimizers import is_elementwise
-from glmtune.training.checkpoints import aside, publish, rotate
 from glmtune.training.flat import FlatParameters
-from glmtune.training.fused import FusedLayers
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
-
-# Optimisers that treat every number for itself, so that it makes no difference to which tensor it belongs.
+from glmtune.training.packed_model import PackedModel
 
 
 class LoraTrainer(Trainer):
-    """A Trainer for a model from `attach_lora` and batches from `PackingCollator`.
+    """A Trainer for a `PackedModel` and batches from `PackingCollator`.
 
     - The loss is the mean over the weights of an optimiser step, on all devices, however its samples are laid out.
     - A step whose gradient is not finite changes neither weights nor optimiser, and stops the run when the host next
@@ -118,16 +115,14 @@ class LoraTrainer(Trainer):
         return super()._wrap_model(model, training, dataloader)
 
     def _make_accumulator(self) -> GradientAccumulator:
-        model = self.adapted_model()
-        fused = model.get_base_model().transformer.fused_layers
-        is_fused = isinstance(fused, FusedLayers)
+        fused = self.adapted_model().fused_layers
         return GradientAccumulator(
             # Through the wrapped model, for the autocast that accelerate may have put around its forward.
-            lambda packed: self.model_wrapped(packed=packed).loss,
+            lambda packed: self.model_wrapped(packed=packed),
             [parameter for flat in self._flat for parameter in flat.parameters],
             [gradient for flat in self._flat for gradient in flat.gradients],
-            fused.draw_graph_seed if is_fused else lambda: None,
-            uses_graphs=self._uses_graphs and is_fused,
+            fused.draw_graph_seed if fused is not None else lambda: None,
+            uses_graphs=self._uses_graphs and fused is not None,
         )
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -161,7 +156,7 @@ class LoraTrainer(Trainer):
         for index, packed in enumerate(micro_batches):
             is_last = index == len(micro_batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(model):
-                loss = model(packed=packed).loss
+                loss = model(packed=packed)
                 self.accelerator.backward(loss / weight)
             total += loss.detach()
         return total / weight
@@ -205,7 +200,7 @@ class LoraTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             for packed in inputs["micro_batches"]:
                 on_device = packed.to(self.args.device, non_blocking=True)
-                self._eval_losses.append(model(packed=on_device).loss)
+                self._eval_losses.append(model(packed=on_device))
         self._eval_weight += inputs["total_weight"]
         return None, None, None
 
@@ -363,9 +358,9 @@ class LoraTrainer(Trainer):
     def _load_best_model(self) -> None:
         load_adapter_weights(self.adapted_model(), self.state.best_model_checkpoint, self.initial_weights)
 
-    def adapted_model(self) -> PeftModel:
+    def adapted_model(self) -> PackedModel:
         """The model without what accelerate and torch.compile have put around it."""
-        model: PeftModel = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model: PackedModel = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return model
 
     def _stop_if_stuck(self) -> None:

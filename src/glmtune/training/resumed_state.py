@@ -6,6 +6,7 @@ from typing import Any
 import transformers
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from glmtune.adapters.checkpoints import evaluations_without_gain
 from glmtune.adapters.run_folder import checkpoints
 
 
@@ -37,11 +38,3 @@ class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # type: ignore
         self.early_stopping_patience_counter = evaluations_without_gain(state.stateful_callbacks)
         # Trainer fails to save what it has not found in the checkpoint.
         state.stateful_callbacks[type(self).__name__] = self.state()
-
-
-def evaluations_without_gain(stateful_callbacks: dict[str, Any]) -> int:
-    """How many evaluations in a row were no better than the best, by what a state remembers of its callbacks."""
-    saved = stateful_callbacks.get(EarlyStoppingCallback.__name__)
-    attributes = saved.get("attributes") if isinstance(saved, dict) else None
-    counter = attributes.get("early_stopping_patience_counter") if isinstance(attributes, dict) else None
-    return counter if isinstance(counter, int) else 0

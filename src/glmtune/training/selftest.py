@@ -20,7 +20,7 @@ from glmtune.adapters.run_folder import RunManifest
 from glmtune.data.run_data import Sample
 from glmtune.errors import GlmtuneError, TrainingError, summarise_faults
 from glmtune.inference.generate import generate_replies
-from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, render, render_prompt
 
 REPLY_TOKENS = 64
@@ -48,7 +48,7 @@ class SelfTestReport:
 
 def run_selftest(
     model: PeftModel,
-    tokenizer: ChatGLMTokenizer,
+    tokenizer: Tokenizer,
     run: str | Path,
     sample: Sample,
     initial_weights: Mapping[str, Tensor] | None = None,
@@ -139,7 +139,7 @@ def _file_faults(model: PeftModel, run: str | Path, initial: Mapping[str, Tensor
     return [f"{len(different)} weights on disk differ from those trained, {different[0]} for one"] if different else []
 
 
-def _prompt_faults(sample: Sample, tokenizer: ChatGLMTokenizer, manifest: RunManifest) -> list[str]:
+def _prompt_faults(sample: Sample, tokenizer: Tokenizer, manifest: RunManifest) -> list[str]:
     """Faults where the saved template and system prompt do not give the ids of training, and a prefix of them."""
     conversation = sample.conversation.with_system(manifest.system)
     replayed = render(conversation, tokenizer, manifest.template, sample.max_length)
@@ -154,7 +154,7 @@ def _prompt_faults(sample: Sample, tokenizer: ChatGLMTokenizer, manifest: RunMan
     return []
 
 
-def _ask(model: PeftModel, tokenizer: ChatGLMTokenizer, sample: Sample, manifest: RunManifest) -> str:
+def _ask(model: PeftModel, tokenizer: Tokenizer, sample: Sample, manifest: RunManifest) -> str:
     conversation = sample.conversation.with_system(manifest.system)
     asked = Conversation(conversation.messages[:-1])
     room = max(1, min(REPLY_TOKENS, model.config.seq_length // 2))

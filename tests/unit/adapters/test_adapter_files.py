@@ -1,3 +1,5 @@
+"""Without these, an adapter could be saved or loaded with some of its weights missing."""
+
 import copy
 import json
 import os

@@ -1,4 +1,4 @@
-"""One rule says what a model is asked with, whoever asks: the adapter's record, else the base's, else the family's."""
+"""Without these, a merged or retrained model could be asked with another prompt than it was trained with."""
 
 from pathlib import Path
 
@@ -41,12 +41,12 @@ def test_a_prompt_is_not_lost_on_merging_twice(merged: Path, tmp_path: Path) -> 
 
 
 def test_training_goes_by_the_same_rule(merged: Path) -> None:
-    from glmtune.planning.start import with_prompt
+    from glmtune.planning.start import resolve_start
 
     tokenizer = load_tokenizer(merged)
 
     def resolved(*overrides: str) -> tuple[str, str | None, str]:
-        config = with_prompt(load_config(None, [f"model.path={merged}", *overrides]), tokenizer)
+        config = resolve_start(load_config(None, [f"model.path={merged}", *overrides]), tokenizer, None)
         return config.prompt.template, config.prompt.system, config.data.join
 
     assert resolved() == ("tutorial", "你是猫", "")

@@ -1,3 +1,5 @@
+"""Without these, a misspelt target would train nothing, and adapters in 16 bits lose their gradients."""
+
 import copy
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""Adapters whose initialisation changed the base, as stock PEFT leaves them: they compute what they were trained to."""
+"""Without these, adapters whose initialisation changed the base (pissa, olora) would compute something else once
+loaded.
+"""
 
 import json
 from collections.abc import Callable

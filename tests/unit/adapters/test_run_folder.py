@@ -1,3 +1,5 @@
+"""Without these, a run could forget how it was trained, or the wrong checkpoint be taken for its newest."""
+
 import json
 import logging
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Without these, converting data could change conversations, or write over or into somebody's file."""
+
 import json
 
 import pytest

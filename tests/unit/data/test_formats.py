@@ -1,4 +1,4 @@
-"""Rows into conversations: every form that is found by looking, and every fault that is told."""
+"""Without these, a data file could be misread as another format, or its faults come to light one at a time."""
 
 from pathlib import Path
 
@@ -222,9 +222,10 @@ def test_no_path():
         read_conversations([])
 
 
+@pytest.mark.real_data
 @pytest.mark.filterwarnings("error")
-def test_the_real_data_set(shared):
-    found = read_conversations(shared / "data" / "huanhuan.json")
+def test_the_real_data_set(real_data):
+    found = read_conversations(real_data / "data" / "huanhuan.json")
     assert len(found) == 3729
     answer = "你放心，本宫到任何时候都不会自轻自贱委屈了这孩子。"
     assert found.items[0] == Conversation((Message("user", "娘娘。"), Message("assistant", answer)))

@@ -1,4 +1,4 @@
-"""What is printed, on a terminal of 80 columns without colour unless a test asks for it."""
+"""Without these, `glmtune data check|show|stats` could call faulty data sound, or print what nobody can read."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Chat rows: all forms of one conversation give the same messages."""
+"""Without these, the same conversation in another of the usual chat formats would train another model."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Packing against samples by hand, and against what each row sees, over many random batches."""
+"""Without these, samples packed into one row could see each other, or count more or less than they should."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 
+from glmtune.data.packed_rows import PackedRows
 from glmtune.data.packing import (
     MOST_GRAPHED_TOKENS,
     Group,
@@ -17,7 +18,6 @@ from glmtune.data.packing import (
     shared_prefixes,
     split,
 )
-from glmtune.models.chatglm.packed import PackedRows
 from glmtune.ops import Segments
 
 NONE = -100

@@ -1,4 +1,4 @@
-"""Questions are read as what is trained on is, but need no answer."""
+"""Without these, a file of questions without answers could not be answered, or its rows be mixed up."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Files into rows: every way in which a file can be broken has one clear sentence."""
+"""Without these, a broken data file would end in a traceback instead of a sentence that names file and row."""
 
 import json
 

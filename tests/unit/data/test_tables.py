@@ -1,4 +1,4 @@
-"""Parquet holds values that Python has not: they are faults where they are used, and only there."""
+"""Without these, one odd value in a Parquet file would cost the user the whole file."""
 
 import pyarrow
 import pyarrow.parquet

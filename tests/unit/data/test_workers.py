@@ -1,18 +1,19 @@
-"""Tokenising in several processes that is ended from outside leaves none of them behind."""
+"""Without this, Ctrl-C while tokenising could leave processes behind that go on working."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-# Tokenises in two workers, each of which says that it has begun and then takes its time.
+import processes
+
+# Tokenises in two workers, each of which says that it has begun and then works until it is stopped.
 SCRIPT = """
-import os, sys, time
+import os, signal, sys
 from pathlib import Path
 import datasets
 from glmtune.data.dataset import tokenize_conversations
@@ -24,8 +25,9 @@ class SlowTokenizer:
     eos_token_id, prefix_token_ids = 0, [1]
 
     def encode_text(self, text):
-        Path(sys.argv[1], str(os.getpid())).touch()
-        time.sleep(60)
+        os.write(1, b"begun\\n")  # in one piece: the other worker writes too
+        while True:
+            signal.pause()
 
     def get_vocab(self):
         return {}
@@ -42,7 +44,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs process groups and SIGHUP, which Windows does not have")
+@pytest.mark.posix  # needs process groups and SIGHUP
 @pytest.mark.parametrize(
     ("number", "to_all", "code"),
     [("SIGTERM", False, 143), ("SIGHUP", True, 129), ("SIGINT", True, 130)],
@@ -50,15 +52,13 @@ except KeyboardInterrupt:
 def test_a_signal_while_tokenising_leaves_no_worker_and_no_traceback(
     tmp_path: Path, number: str, to_all: bool, code: int
 ) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.glob("[0-9]*"))) < 2 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+    command = [sys.executable, "-c", SCRIPT, tmp_path]
+    with processes.started(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        for _ in range(2):
+            processes.read_until(process.stdout, "begun")
         (os.killpg if to_all else os.kill)(process.pid, signal.Signals[number])
         try:
-            _, printed = process.communicate(timeout=60)  # to the end of the last process that could print
+            _, printed = process.communicate(timeout=processes.HANG_S)  # to the end of the last that could print
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

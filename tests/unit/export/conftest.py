@@ -21,16 +21,15 @@ def auto_classes() -> None:
 
 
 @pytest.fixture
-def base(shared: Path, tmp_path: Path) -> Path:
-    """The golden base in float16, as the official folder: two shards of old weights lie beside it, and code files."""
-    golden = shared / "golden" / "chatglm3-tiny"
+def base(tiny_base: Path, tmp_path: Path) -> Path:
+    """The tiny base in float16, as the official folder: two shards of old weights lie beside it, and code files."""
     folder = tmp_path / "base"
     folder.mkdir()
     for name in ("tokenizer.model", "tokenizer_config.json"):
-        shutil.copyfile(golden / name, folder / name)
-    config = json.loads((golden / "config.json").read_text(encoding="utf-8")) | {"torch_dtype": "float16"}
+        shutil.copyfile(tiny_base / name, folder / name)
+    config = json.loads((tiny_base / "config.json").read_text(encoding="utf-8")) | {"torch_dtype": "float16"}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    weights = {name: tensor.half() for name, tensor in load_file(golden / "model.safetensors").items()}
+    weights = {name: tensor.half() for name, tensor in load_file(tiny_base / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     for name in ("configuration_chatglm.py", "modeling_chatglm.py", "MODEL_LICENSE", "README.md", ".gitattributes"):
         (folder / name).write_text(f"# {name}\n", encoding="utf-8")

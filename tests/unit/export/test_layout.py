@@ -1,3 +1,5 @@
+"""Without these, merged weights could be written twice, or into files of another size than was asked for."""
+
 import pytest
 import torch
 from safetensors.torch import load_file

@@ -1,9 +1,10 @@
+"""Without these, a merged model could compute something else than base and adapter, or not load elsewhere."""
+
 import errno
 import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import glmtune
+import processes
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import AdapterError, ConfigError, GlmtuneError, StorageError
 from glmtune.export.layout import save_weights
@@ -235,7 +237,7 @@ def test_a_killed_merge_is_swept_away_by_the_next(base, make_adapter, tmp_path):
     )
     adapter, out = make_adapter(), tmp_path / "out"
     command = [sys.executable, "-c", script, str(adapter), str(out / "merged"), str(base)]
-    assert subprocess.run(command, capture_output=True).returncode == 9
+    assert processes.run(*command).returncode == 9
     assert list(out.rglob("model.safetensors")) != []
     merge(adapter, out / "merged", model_path=base)
     assert [path.name for path in out.iterdir()] == ["merged"]
@@ -252,7 +254,7 @@ def test_a_second_merge_to_the_same_place_is_refused_and_leaves_the_first_alone(
     def merge_again_meanwhile(state_dict, folder, size):
         script = "import sys; import glmtune; glmtune.merge(sys.argv[1], sys.argv[2], model_path=sys.argv[3])"
         command = [sys.executable, "-c", script, str(adapter), str(tmp_path / "merged"), str(base)]
-        refused.append(subprocess.run(command, capture_output=True, text=True).stderr)
+        refused.append(processes.run(*command).stderr)
         return save_weights(state_dict, folder, size)
 
     monkeypatch.setattr("glmtune.export.merge.save_weights", merge_again_meanwhile)

@@ -1,4 +1,4 @@
-"""The tiny golden model, loaded once."""
+"""The tiny base, loaded once."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +16,8 @@ class Tiny(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def tiny(shared: Path) -> Tiny:
+def tiny(tiny_base: Path) -> Tiny:
     """A random model: it talks nonsense, and never stops by itself."""
     register_auto_classes()
-    folder = shared / "golden" / "chatglm3-tiny"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return Tiny(model, AutoTokenizer.from_pretrained(folder))
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
+    return Tiny(model, AutoTokenizer.from_pretrained(tiny_base))

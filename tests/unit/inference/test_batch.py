@@ -1,3 +1,5 @@
+"""Without these, an interrupted batch could lose replies, or give them to other questions."""
+
 import io
 import json
 import resource

@@ -1,3 +1,5 @@
+"""Without these, a chat could forget what was said, or answer to another prompt than it was trained with."""
+
 import pytest
 
 from glmtune.errors import ConfigError, DataError

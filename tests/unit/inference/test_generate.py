@@ -1,3 +1,5 @@
+"""Without these, a prompt's reply could depend on what it is batched with, or not stop where the turn ends."""
+
 import logging
 
 import pytest

@@ -1,3 +1,5 @@
+"""Without these, a misspelt or impossible generation option would be ignored in silence."""
+
 import pytest
 import torch
 
@@ -49,7 +51,8 @@ def test_whole_numbers_will_do_where_transformers_wants_a_fraction(tiny):
     generation = build_generation_config(
         tiny.tokenizer, 512, {"do_sample": True, "temperature": 2, "repetition_penalty": 2, "max_new_tokens": 2}
     )
-    tiny.model.generate(input_ids=torch.tensor([[3, 5, 100]]), generation_config=generation)
+    output = tiny.model.generate(input_ids=torch.tensor([[3, 5, 100]]), generation_config=generation)
+    assert 3 < output.shape[1] <= 3 + 2
 
 
 def test_all_faults_at_once(tiny):

@@ -1,3 +1,5 @@
+"""Without these, a streamed reply could differ from the whole one, show half a character, or not be stoppable."""
+
 import random
 import threading
 

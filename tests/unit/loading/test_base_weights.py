@@ -1,4 +1,4 @@
-"""A base is known by its weights, whatever files they lie in, and one with NaN in it is not asked."""
+"""Without these, an adapter could be put on a base that it was not trained on, or on one that holds NaN."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A folder whose small files are missing, damaged or another model's: one sentence names the file and the key."""
+"""Without these, a base folder with a missing, damaged or foreign file would end in a traceback."""
 
 import json
 import shutil

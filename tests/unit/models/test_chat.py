@@ -1,4 +1,4 @@
-"""The official model's `chat` and `stream_chat`."""
+"""Without these, code that calls the official model's `chat` and `stream_chat` would get other replies."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""`apply_chat_template` with transformers' current signature gives what the one renderer gives."""
+"""Without these, tools that go by `apply_chat_template` would ask the model in another way than it was trained."""
 
 import json
 

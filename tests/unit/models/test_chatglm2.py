@@ -1,4 +1,4 @@
-"""ChatGLM2 is asked in ChatGLM2's own words, in training, in chat and by the official calls."""
+"""Without these, ChatGLM2 would be trained and asked in ChatGLM3's words, which it does not know."""
 
 import json
 import shutil

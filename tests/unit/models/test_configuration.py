@@ -1,4 +1,4 @@
-"""A configuration that cannot be is refused on every way in."""
+"""Without these, a configuration that cannot be would end deep within the model, or in one of absurd size."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Wherever a reply is cut into parts, its parts make the text that decoding it at once gives."""
+"""Without these, a streamed reply could lose or garble characters where it is cut into parts."""
 
 from itertools import combinations, pairwise
 

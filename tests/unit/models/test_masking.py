@@ -1,4 +1,4 @@
-"""Samples packed into one row, and padded rows, give what each sample gives alone."""
+"""Without these, packed or padded samples could read each other's text."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import DynamicCache, StaticCache
+
+from glmtune.models.chatglm import ChatGLMConfig
+from glmtune.models.chatglm.masking import causal_mask
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 ATTENTION = ["sdpa", "eager", "flex_attention"]
@@ -139,18 +142,20 @@ def test_decoding_on_after_packed_rows(make_model, samples, packed, attention, c
 
 
 @torch.no_grad()
-def test_flash_attention_refuses_what_it_cannot_separate(make_model, packed, monkeypatch) -> None:
+def test_flash_attention_refuses_what_it_cannot_separate(make_model, packed) -> None:
+    """The mask comes first, and needs no flash attention to be installed."""
+    config = ChatGLMConfig(attn_implementation="flash_attention_2")
+    ids, positions = packed["input_ids"], packed["position_ids"]
+    hidden = torch.zeros(*ids.shape, 32)
+    with pytest.raises(ValueError, match="one row"):
+        causal_mask(config, hidden, None, positions, None)
+    with pytest.raises(ValueError, match="one row"):
+        causal_mask(config, hidden[:1], torch.ones(1, ids.shape[1]), positions[:1], None)
     model = make_model()
     cache = DynamicCache(config=model.config)
-    model(packed["input_ids"][:1], position_ids=packed["position_ids"][:1], past_key_values=cache)
-    # Flash attention itself is never reached: the mask comes first.
-    monkeypatch.setattr("glmtune.models.chatglm.masking.attention_implementation", lambda _: "flash_attention_2")
-    with pytest.raises(ValueError, match="one row"):
-        model(**packed)
-    with pytest.raises(ValueError, match="one row"):
-        model(packed["input_ids"][:1], position_ids=packed["position_ids"][:1], attention_mask=torch.ones(1, 19))
+    model(ids[:1], position_ids=positions[:1], past_key_values=cache)
     with pytest.raises(ValueError, match="nothing in the cache"):
-        model(packed["input_ids"][:1, :1], position_ids=torch.tensor([[10]]), past_key_values=cache)
+        causal_mask(config, hidden[:1, :1], None, torch.tensor([[10]]), cache)
 
 
 @pytest.mark.parametrize("attention", ATTENTION)

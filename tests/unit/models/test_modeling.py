@@ -1,4 +1,4 @@
-"""What transformers, Trainer and PEFT rely on in the model, apart from its numbers: see test_variants for those."""
+"""Without these, transformers, Trainer and PEFT could find the model lacking what they rely on."""
 
 import json
 from pathlib import Path
@@ -191,8 +191,17 @@ def test_a_second_turn_over_the_cache_of_the_first(make_model, input_ids) -> Non
 # ---- the published layout --------------------------------------------------------------------------------------------
 
 
-def test_chatglm3_6b_on_the_meta_device(shared: Path) -> None:
-    reference = shared / "reference" / "chatglm3-6b"
+def test_chatglm3_6b_has_its_published_size() -> None:
+    config = ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True)
+    with torch.device("meta"):
+        weights = ChatGLMForConditionalGeneration(config).state_dict()
+    assert len(weights) == 3 + 28 * 7
+    assert sum(weight.numel() for weight in weights.values()) == 6_243_584_000
+
+
+@pytest.mark.real_data
+def test_weights_have_their_published_names(real_data: Path) -> None:
+    reference = real_data / "reference" / "chatglm3-6b"
     config = ChatGLMConfig.from_json_file(reference / "config.json")
     with torch.device("meta"):
         model = ChatGLMForConditionalGeneration(config).half()

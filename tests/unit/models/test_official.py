@@ -1,4 +1,4 @@
-"""Calls as they stand in code for the official model: they work, or one error says what to do instead."""
+"""Without these, lines copied from the official README would fail, or do something else in silence."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The tokenizer as transformers and its users know tokenizers; the golden tests compare its ids with the official."""
+"""Without these, special tokens in a user's text could end a turn, and padding or saving change the ids."""
 
 import json
 import multiprocessing

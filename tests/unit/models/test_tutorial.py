@@ -1,4 +1,4 @@
-"""The well-known tutorial's own cells, after `import glmtune`, `trust_remote_code` left out."""
+"""Without these, the well-known tutorial's own cells would no longer run after `import glmtune`."""
 
 import json
 from pathlib import Path

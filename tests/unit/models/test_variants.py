@@ -1,4 +1,4 @@
-"""Every variant that the configuration can express, against the naive twin of the official forward."""
+"""Without these, a variant of the architecture other than ChatGLM3-6B's could compute wrong numbers."""
 
 from pathlib import Path
 

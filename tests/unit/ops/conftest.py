@@ -1,3 +1,5 @@
+"""Numbers to try ops with."""
+
 import sys
 from pathlib import Path
 

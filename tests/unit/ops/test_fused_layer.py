@@ -1,4 +1,4 @@
-"""The fused layer and the label head against autograd, finite differences and a layer written out, in float64."""
+"""Without these, training would go by wrong gradients of the fused layer, on every device alike."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -38,7 +38,7 @@ from glmtune.ops import (
 from glmtune.ops.reference import Mask
 
 HIDDEN, HEADS, GROUPS, HEAD_DIM, FFN, RANK = 8, 4, 2, 4, 6, 2
-PROJECTIONS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+PROJECTIONS = ("query_key_value", "dense", "up", "down")
 SHAPES = ((HIDDEN, (HEADS + 2 * GROUPS) * HEAD_DIM), (HEADS * HEAD_DIM, HIDDEN), (HIDDEN, 2 * FFN), (FFN, HIDDEN))
 
 
@@ -131,9 +131,9 @@ def written_out(call: LayerCall, targets: Sequence[str], hidden: Tensor, paramet
         key, value = key[segments.key_rows], value[segments.key_rows]
     attended = explicit_attention(query, key, value, segments, HEAD_DIM**-0.5).flatten(1)
     middle = (hidden if call.rows is None else hidden[call.rows]) + project("dense", attended)
-    gate_up = project("dense_h_to_4h", norm(middle, weights.post_attention_norm))
+    gate_up = project("up", norm(middle, weights.post_attention_norm))
     gate, up = gate_up.chunk(2, dim=-1)
-    return middle + project("dense_4h_to_h", gate / (1 + (-gate).exp()) * up)
+    return middle + project("down", gate / (1 + (-gate).exp()) * up)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

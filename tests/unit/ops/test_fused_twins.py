@@ -1,4 +1,4 @@
-"""The twins of the fused path against autograd and formulas written another way, in float64."""
+"""Without these, the plain ops that the GPU kernels are held to could be wrong themselves."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The reference ops against formulas written another way, in float64."""
+"""Without these, norms, rotations and activations could drift from the official model's."""
 
 import math
 

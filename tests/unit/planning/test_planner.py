@@ -1,3 +1,5 @@
+"""Without these, a run could be planned slower or less exact than its card allows."""
+
 import dataclasses
 import itertools
 from typing import Any
@@ -82,18 +84,30 @@ def test_the_most_exact_format_that_fits_is_taken(planner: Planner) -> None:
     assert formats == ["none", "none", "int8", "nf4"]
 
 
-def test_a_less_exact_format_is_taken_if_it_is_faster_by_a_quarter(planner: Planner) -> None:
-    """Between what little fits in int8 and what easily fits in nf4."""
+def test_a_less_exact_format_is_taken_only_where_nothing_else_fits(planner: Planner) -> None:
     freedom = dataclasses.replace(FREEDOM, max_tokens=(512,))
-    for gib in (6.6, 6.8, 7.0, 7.2, 7.6, 8.0, 9.0):
+    for gib in (6.6, 7.0, 8.0, 12.0, 13.0, 14.0, 24.0):
+        plan = planner.choose(freedom, gib * GIB)
+        assert plan is not None
+        before = freedom.quantize[: list(freedom.quantize).index(plan.settings.quantize)]
+        assert all(planner.choose(freedom.with_format(quantize), gib * GIB) is None for quantize in before)
+
+
+def test_a_much_faster_format_is_suggested(planner: Planner) -> None:
+    """Where the base fits only with every layer checkpointed, and in 8 bits with none."""
+    freedom = dataclasses.replace(FREEDOM, max_tokens=(512,))
+    for gib in (6.6, 13.0, 13.5, 24.0):
         plan = planner.choose(freedom, gib * GIB)
         assert plan is not None
         others = [
             other.seconds_per_step
-            for quantize in ("int8", "nf4")
-            if (other := planner.choose(dataclasses.replace(freedom, quantize=(quantize,)), gib * GIB))
+            for quantize in freedom.quantize
+            if (other := planner.choose(freedom.with_format(quantize), gib * GIB))
         ]
-        assert plan.seconds_per_step <= 1.3 * min(others)
+        faster = planner.faster_format(plan, freedom, gib * GIB)
+        assert (faster is not None) == (plan.seconds_per_step > 1.3 * min(others)), gib
+        if faster is not None:
+            assert faster.slowdown == pytest.approx(min(others) / plan.seconds_per_step - 1)
 
 
 @pytest.mark.parametrize(

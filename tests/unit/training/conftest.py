@@ -1,15 +1,20 @@
+"""Short runs on the tiny base, and what happens to them on the way."""
+
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
+from transformers.trainer_callback import CallbackHandler
 
 from glmtune.config import load_config
-from glmtune.training.trainer import TrainResult, train
+from glmtune.training.run import TrainResult, train
 
 Run = Callable[..., TrainResult]
+AddAction = Callable[[int, Callable[[], None]], None]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,12 +39,12 @@ def console() -> Console:
 
 
 @pytest.fixture
-def run(shared: Path, data_file: Path, tmp_path: Path, console: Console) -> Run:
-    """Trains the golden model on the CPU: 6 steps of 4 samples, checkpoints after 3 and 6."""
+def run(tiny_base: Path, data_file: Path, tmp_path: Path, console: Console) -> Run:
+    """Trains the tiny base on the CPU: 6 steps of 4 samples, checkpoints after 3 and 6."""
 
     def run(*overrides: str, name: str = "run") -> TrainResult:
         defaults = [
-            f"model.path={shared / 'golden' / 'chatglm3-tiny'}",
+            f"model.path={tiny_base}",
             f"data.path={data_file}",
             f"train.output_dir={tmp_path / name}",
             "train.use_cpu=true",
@@ -52,3 +57,35 @@ def run(shared: Path, data_file: Path, tmp_path: Path, console: Console) -> Run:
         return train(load_config(None, [*defaults, *overrides]), console)
 
     return run
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> AddAction:
+    """Adds an action to the next runs: what happens when a step (numbered from 1) begins."""
+    original = CallbackHandler.on_step_begin
+
+    def add(step: int, action: Callable[[], None]) -> None:
+        def on_step_begin(self: Any, args: Any, state: Any, control: Any) -> Any:
+            if state.global_step + 1 == step:
+                action()
+            return original(self, args, state, control)
+
+        monkeypatch.setattr(CallbackHandler, "on_step_begin", on_step_begin)
+
+    return add
+
+
+@pytest.fixture
+def after_step(monkeypatch: pytest.MonkeyPatch) -> AddAction:
+    """The same for when a step has ended, before what it logs and saves."""
+    original = CallbackHandler.on_step_end
+
+    def add(step: int, action: Callable[[], None]) -> None:
+        def on_step_end(self: Any, args: Any, state: Any, control: Any) -> Any:
+            if state.global_step == step:
+                action()
+            return original(self, args, state, control)
+
+        monkeypatch.setattr(CallbackHandler, "on_step_end", on_step_end)
+
+    return add

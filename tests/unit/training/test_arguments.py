@@ -1,3 +1,5 @@
+"""Without these, settings that contradict each other would end a run after hours, or hide a NaN loss."""
+
 from typing import Any
 
 import pytest
@@ -73,14 +75,12 @@ def test_settings_that_would_end_in_the_middle(overrides: list[str], message: st
 
 
 @pytest.mark.parametrize(
-    "overrides",
-    [
-        ["train.lr_scheduler_type=warmup_stable_decay", "train.lr_scheduler_kwargs={num_decay_steps: 2}"],
-        ["train.lr_scheduler_type=cosine_with_min_lr", "train.lr_scheduler_kwargs={min_lr: 1e-6}"],
-    ],
+    ("schedule", "settings"),
+    [("warmup_stable_decay", {"num_decay_steps": 2}), ("cosine_with_min_lr", {"min_lr": 1e-6})],
 )
-def test_schedules_that_take_settings_of_their_own(overrides: list[str]) -> None:
-    arguments(*overrides)
+def test_schedules_that_take_settings_of_their_own_get_them(schedule: str, settings: dict[str, Any]) -> None:
+    made = arguments(f"train.lr_scheduler_type={schedule}", f"train.lr_scheduler_kwargs={settings}")
+    assert (made.lr_scheduler_type, made.lr_scheduler_kwargs) == (schedule, settings)
 
 
 def test_saving_the_best_goes_by_the_loss() -> None:

@@ -1,3 +1,5 @@
+"""Without these, a resumed run's log could hold steps twice, and nobody see how a run is getting on."""
+
 import io
 import json
 from pathlib import Path

@@ -1,18 +1,19 @@
+"""Without these, checkpointing could recompute other layers than were planned, or change the gradients."""
+
 from collections.abc import Callable
 
 import pytest
 import torch
-from peft import PeftModel
 
 from glmtune.training.checkpointing import checkpoint_layers
-from glmtune.training.fused import fuse
+from glmtune.training.packed_model import PackedModel, fuse
 
 Samples = list[dict[str, list[int]]]
 
 
 @pytest.mark.parametrize("num_checkpointed", [0, 1, 2, 3])
 def test_exactly_the_first_layers_are_checkpointed(
-    make_adapted: Callable[..., PeftModel], num_checkpointed: int
+    make_adapted: Callable[..., PackedModel], num_checkpointed: int
 ) -> None:
     model = make_adapted()
     checkpoint_layers(model, num_checkpointed)
@@ -22,7 +23,7 @@ def test_exactly_the_first_layers_are_checkpointed(
 
 @pytest.mark.parametrize("num_checkpointed", [1, 3])
 def test_checkpoints_in_the_hosts_memory_change_nothing(
-    make_adapted: Callable[..., PeftModel], samples: Samples, packed: Callable, num_checkpointed: int
+    make_adapted: Callable[..., PackedModel], samples: Samples, packed: Callable, num_checkpointed: int
 ) -> None:
     expected = packed(make_adapted(target_modules="all-linear"), samples)
     model = make_adapted(target_modules="all-linear").train()

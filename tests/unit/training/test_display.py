@@ -1,6 +1,9 @@
+"""Without these, a run could end because what it prints is no longer read."""
+
 import io
 import os
 
+import pytest
 from rich.console import Console
 
 from glmtune.training.display import surviving
@@ -9,9 +12,12 @@ from glmtune.training.display import surviving
 def test_printing_where_nobody_reads_raises_nothing() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    console = Console(file=surviving(os.fdopen(writer, "w", encoding="utf-8", buffering=1)))
+    pipe = os.fdopen(writer, "w", encoding="utf-8", buffering=1)
+    console = Console(file=surviving(pipe))
     for _ in range(3):
         console.print("loss 1.0")
+    with pytest.raises(BrokenPipeError):
+        os.write(writer, b"nobody reads")
 
 
 def test_what_can_be_read_is_shown() -> None:

@@ -1,3 +1,5 @@
+"""Without these, parameters that lie flat could be trained in another way than separate ones."""
+
 import copy
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Fused layers against PEFT's own modules, in float64."""
+"""Without these, fused layers could train something else than PEFT's own modules compute."""
 
 import warnings
 from collections.abc import Callable
@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from glmtune.adapters.fusable import why_not_fused
 from glmtune.adapters.lora import make_lora_config
+from glmtune.data.packed_rows import PackedRows
 from glmtune.data.packing import PackingCollator
-from glmtune.models.chatglm.packed import PackedRows
 from glmtune.ops import reference
-from glmtune.training.fused import FusedLayers, fuse
+from glmtune.training.fused import FusedLayers
+from glmtune.training.packed_model import PackedModel, fuse
 
 LINEARS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -25,12 +26,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "everything": {"shares_prefix": True, "max_tokens": 40, "pads_to_buckets": True},
 }
 
-MakeAdapted = Callable[..., PeftModel]
+MakeAdapted = Callable[..., PackedModel]
 Compute = Callable[..., Any]
 Samples = list[dict[str, list[int]]]
 
 
-def checkpoint(model: PeftModel) -> None:
+def checkpoint(model: PackedModel) -> None:
     for layer in model.get_base_model().transformer.encoder.layers:
         layer.gradient_checkpointing = True
 
@@ -40,9 +41,9 @@ def rows_of(samples: Samples, **collator: Any) -> PackedRows:
     return rows
 
 
-def losses_of(model: PeftModel, samples: Samples, **collator: Any) -> Tensor:
+def losses_of(model: PackedModel, samples: Samples, **collator: Any) -> Tensor:
     with torch.no_grad():
-        return model.get_base_model().label_losses(rows_of(samples, **collator))
+        return model.label_losses(rows_of(samples, **collator))
 
 
 def assert_equal(result: Any, expected: Any, tolerance: float = 1e-10) -> None:
@@ -193,7 +194,7 @@ def test_an_adapter_that_changes_later_is_used(make_adapted: MakeAdapted, sample
             if parameter.requires_grad:
                 parameter.mul_(1.5)
     fused = losses_of(model, samples)
-    model.get_base_model().transformer.fused_layers = None
+    model.fused_layers = None
     torch.testing.assert_close(fused, losses_of(model, samples))
 
 
@@ -258,10 +259,10 @@ def test_dropout_changes_nothing_on_average(make_adapted: MakeAdapted, samples: 
     """The last layer's adapter adds to the logits' input linearly; what dropout adds is zero in the mean."""
     model = make_adapted(lora_dropout=0.5, target_modules=["dense_4h_to_h"], layers_to_transform=[2])
     fuse(model)
-    rows, base = rows_of(samples), model.get_base_model().transformer
+    rows = rows_of(samples)
     with torch.no_grad():
-        mean = torch.stack([base.forward_packed(rows) for _ in range(400)]).mean(0)
-        one, exact = base.forward_packed(rows), (model.eval(), base.forward_packed(rows))[1]
+        mean = torch.stack([model.label_hidden(rows) for _ in range(400)]).mean(0)
+        one, exact = model.label_hidden(rows), (model.eval(), model.label_hidden(rows))[1]
     assert (mean - exact).norm() < 0.1 * (one - exact).norm()
 
 
@@ -288,9 +289,9 @@ def test_no_two_projections_share_a_mask(
 def test_a_plain_model_can_be_fused(make_adapted: MakeAdapted) -> None:
     model = make_adapted(target_modules="all-linear")
     assert why_not_fused(model) is None
-    assert model.get_base_model().transformer.fused_layers is None  # asking changes nothing
+    assert model.fused_layers is None  # asking changes nothing
     assert fuse(model) is None
-    assert isinstance(model.get_base_model().transformer.fused_layers, FusedLayers)
+    assert isinstance(model.fused_layers, FusedLayers)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +329,7 @@ def test_what_is_not_fused_is_named_and_trains_all_the_same(
             if "lora_embedding" in name or "lora_B.default.bias" in name:
                 nn.init.normal_(parameter, std=0.1)
     assert fuse(model) == why_not_fused(model) == reason
-    assert model.get_base_model().transformer.fused_layers is None
+    assert model.fused_layers is None
     expected = alone(model, samples)
     for layout in LAYOUTS.values():
         # Logits of an output layer that is trained, and a residual stream in fp32, are rounded to fp32.
@@ -337,7 +338,7 @@ def test_what_is_not_fused_is_named_and_trains_all_the_same(
 
 def test_a_residual_stream_in_float32_stays_so(make_adapted: MakeAdapted, samples: Samples) -> None:
     model = make_adapted(torch.bfloat16, config={"fp32_residual_connection": True})
-    hidden = model.get_base_model().transformer.forward_packed(rows_of(samples))
+    hidden = model.label_hidden(rows_of(samples))
     assert hidden.dtype == torch.float32
     assert (hidden != hidden.bfloat16()).any()
 
@@ -355,7 +356,7 @@ def test_a_second_adapter_is_not_fused(
         warnings.simplefilter("ignore")
         model.add_adapter("other", make_lora_config(model.get_base_model(), {"target_modules": ["query_key_value"]}))
     assert fuse(model) == "there are several adapters"
-    assert model.get_base_model().transformer.fused_layers is None
+    assert model.fused_layers is None
     assert_equal(packed(model, samples), alone(model, samples))
 
 

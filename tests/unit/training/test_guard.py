@@ -1,3 +1,5 @@
+"""Without these, a run could go on for hours after its gradient has become NaN."""
+
 import pytest
 import torch
 

@@ -1,4 +1,7 @@
+"""Without these, a finished run could leave a wrong picture of its loss, or results that are no JSON."""
+
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -27,3 +30,11 @@ def test_smoothing_is_fair_to_the_first_values() -> None:
 def test_results_are_valid_json(tmp_path: Path) -> None:
     write_results({"loss": float("nan"), "steps": 3}, tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_text()) == {"loss": None, "steps": 3}
+
+
+def test_without_a_chinese_font_the_picture_stays_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a row of boxes; matplotlib warns of letters that it has no shape for."""
+    monkeypatch.setenv("GLMTUNE_LANG", "zh")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw_losses([{"step": n, "loss": 3.0 - n} for n in range(3)], tmp_path / "loss.png")

@@ -1,4 +1,4 @@
-"""A run goes on as it was told to, from the newest checkpoint that is whole, and ends with everything a run leaves."""
+"""Without these, a run could go on from a damaged checkpoint, with yesterday's settings, or never be finished."""
 
 import json
 import shutil
@@ -12,13 +12,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainingArguments
 
+from glmtune.adapters.checkpoints import CHECKSUMS_NAME
 from glmtune.config import OWN_TRAIN_KEYS, embedded_base, load_config
 from glmtune.errors import ConfigError, TrainingError
-from glmtune.training import lora_trainer
-from glmtune.training import trainer as trainer_module
-from glmtune.training.checkpoints import CHECKSUMS_NAME
-from glmtune.training.resume import APPLIED_TRAIN_KEYS, LASTING_TRAIN_KEYS, find_checkpoint
-from glmtune.training.trainer import TrainResult, train
+from glmtune.planning.resume import APPLIED_TRAIN_KEYS, LASTING_TRAIN_KEYS, find_checkpoint
+from glmtune.training import finish, lora_trainer
+from glmtune.training.run import TrainResult, train
 
 Run = Callable[..., TrainResult]
 AGAIN = "train.resume_from_checkpoint=true"
@@ -100,7 +99,7 @@ def test_a_picture_that_cannot_be_drawn_costs_nothing_else(run: Run, tmp_path: P
     def fail(*args: Any) -> None:
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(trainer_module, "draw_losses", fail)
+    monkeypatch.setattr(finish, "draw_losses", fail)
     assert run("train.max_steps=2").selftest is not None
     assert (tmp_path / "run" / "all_results.json").is_file()
 

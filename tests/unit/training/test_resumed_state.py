@@ -1,23 +1,26 @@
-"""What a resumed run is made of: the settings of now, the memory of before, and files that are what they seem."""
+"""Without these, a resumed run could silently lose its patience, its schedule or its optimiser's memory."""
 
 import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
+from glmtune.adapters.checkpoints import CHECKSUMS_NAME, publish
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import ConfigError, TrainingError
-from glmtune.training.checkpoints import CHECKSUMS_NAME, publish
+from glmtune.planning.resume import find_checkpoint
 from glmtune.training.lora_trainer import set_schedule
-from glmtune.training.resume import find_checkpoint
-from glmtune.training.trainer import TrainResult
+from glmtune.training.run import TrainResult
 
 Run = Callable[..., TrainResult]
 AGAIN = "train.resume_from_checkpoint=true"
@@ -43,26 +46,33 @@ def test_changed_intervals_are_applied(run: Run, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4", "checkpoint-7"]
 
 
-EARLY = ("data.eval_fraction=0.25", "train.save_steps=1", "train.max_steps=8", "train.learning_rate=1")
-EARLY = (*EARLY, "train.max_grad_norm=0")
+@pytest.fixture
+def never_better(run: Run, tmp_path: Path) -> tuple[str, ...]:
+    """Settings of a run whose evaluation loss never changes: at a rate of 0 nothing is learnt."""
+    run("train.max_steps=1", name="adapter")
+    settings = ("data.eval_fraction=0.25", "train.save_steps=1", "train.max_steps=8", "train.learning_rate=0")
+    return (*settings, f"model.adapter_path={tmp_path / 'adapter'}")
 
 
-def test_early_stopping_can_be_added(run: Run) -> None:
-    run(*EARLY, "train.max_steps=1")
-    assert run(*EARLY, "train.max_steps=3", "train.early_stopping_patience=2", AGAIN).num_steps == 3
+def test_early_stopping_can_be_added(run: Run, never_better: tuple[str, ...]) -> None:
+    run(*never_better, "train.max_steps=1")
+    # Counted from where it was added: what was evaluated before was not looked at for this.
+    assert run(*never_better, "train.early_stopping_patience=2", AGAIN).num_steps == 2 + 2
 
 
-def test_patience_is_counted_on_after_an_interruption(run: Run, tmp_path: Path) -> None:
-    settings = (*EARLY, "train.early_stopping_patience=3")
-    whole = run(*settings, name="whole").num_steps
-    shutil.copytree(tmp_path / "whole" / f"checkpoint-{whole - 1}", tmp_path / "run" / f"checkpoint-{whole - 1}")
-    assert run(*settings, AGAIN).num_steps == whole < 8
+def test_patience_is_counted_on_after_an_interruption(run: Run, tmp_path: Path, never_better: tuple[str, ...]) -> None:
+    settings = (*never_better, "train.early_stopping_patience=3")
+    assert run(*settings, name="whole").num_steps == 1 + 3
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "run" / "checkpoint-3")
+    assert run(*settings, AGAIN).num_steps == 1 + 3
 
 
-def test_a_run_that_had_stopped_early_is_finished_without_another_step(run: Run, tmp_path: Path) -> None:
-    settings = (*EARLY, "train.early_stopping_patience=1")
+def test_a_run_that_had_stopped_early_is_finished_without_another_step(
+    run: Run, tmp_path: Path, never_better: tuple[str, ...]
+) -> None:
+    settings = (*never_better, "train.early_stopping_patience=1")
     before = run(*settings)
-    assert before.num_steps < 8
+    assert before.num_steps == 1 + 1
     for name in ("adapter_model.safetensors", "all_results.json"):
         (tmp_path / "run" / name).unlink()
     after = run(*settings, AGAIN)
@@ -100,12 +110,19 @@ def test_a_learning_rate_that_is_a_tensor_stays_one() -> None:
 
 def test_what_is_uploaded_has_its_place_already(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uploaded: list[Path] = []
-    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, *args, **kwargs: None)
-    monkeypatch.setattr(Trainer, "_finish_current_push", lambda self: None)
-    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: uploaded.append(Path(folder)))
-    monkeypatch.setattr(Trainer, "push_to_hub", lambda self, *args, **kwargs: None)
-    run("train.max_steps=3", "train.push_to_hub=true")
-    assert uploaded == [tmp_path / "run" / "checkpoint-3"]
+
+    def upload(self: HfApi, *, folder_path: str, **options: Any) -> Future[None]:
+        assert Path(folder_path).is_dir()
+        uploaded.append(Path(folder_path))
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, *args, **kwargs: SimpleNamespace(repo_id="someone/run"))
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    monkeypatch.setattr(Trainer, "push_to_hub", lambda self, *args, **kwargs: None)  # what comes at the end
+    run("train.max_steps=3", "train.push_to_hub=true", "train.hub_strategy=all_checkpoints")
+    assert uploaded == [tmp_path / "run", tmp_path / "run" / "checkpoint-3"]
 
 
 def test_a_checkpoint_of_float16_goes_on_in_float32(run: Run, tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""Without these, a run could report success with an adapter that has learnt nothing or is not what was saved."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +20,9 @@ from glmtune.training.selftest import run_selftest
 
 
 @pytest.fixture
-def trained(shared: Path, tmp_path: Path) -> Callable[..., Any]:
+def trained(tiny_base: Path, tmp_path: Path) -> Callable[..., Any]:
     def make(init: Any = True, *, is_zero: bool = False) -> tuple[Any, ...]:
-        base, tokenizer = load_base(shared / "golden" / "chatglm3-tiny", device_map="cpu")
+        base, tokenizer = load_base(tiny_base, device_map="cpu")
         model = attach_lora(base, {"target_modules": ["query_key_value"], "init_lora_weights": init})
         initial = initial_adapter_weights(model)
         if not is_zero:

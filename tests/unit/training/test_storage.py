@@ -1,4 +1,4 @@
-"""One run to a folder, and a sentence where a disk is full, a folder gone, or something in the way."""
+"""Without these, two runs could write into one folder, and a full disk end a run in a traceback."""
 
 import errno
 import os
@@ -11,34 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import TrainerCallback
 
 from glmtune.errors import DataError, StorageError
 from glmtune.files import held
-from glmtune.training import trainer as trainer_module
+from glmtune.training.run import TrainResult
 from glmtune.training.storage import ending_where_it_cannot_write
-from glmtune.training.trainer import TrainResult
 
 Run = Callable[..., TrainResult]
-
-
-@pytest.fixture
-def after_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Adds an action to the next runs, before what a step logs and saves."""
-    original = trainer_module._callbacks
-
-    class AfterStep(TrainerCallback):
-        def __init__(self, step: int, action: Callable[[], None]) -> None:
-            self.step, self.action = step, action
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == self.step:
-                self.action()
-
-    def add(step: int, action: Callable[[], None]) -> None:
-        monkeypatch.setattr(trainer_module, "_callbacks", lambda *a: [AfterStep(step, action), *original(*a)])
-
-    return add
 
 
 def test_a_folder_that_is_trained_into_is_held_and_another_run_is_refused(

@@ -1,11 +1,14 @@
+"""Without these, a run could leave an unusable folder, overwrite an earlier one, or go on with NaN."""
+
+import itertools
 import json
 import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,16 +16,16 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
+from transformers.trainer_callback import CallbackHandler
 
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.loading.bases import load_base
 from glmtune.loading.runs import load
-from glmtune.training import interruption
-from glmtune.training import trainer as trainer_module
+from glmtune.training import interruption, lora_trainer
 from glmtune.training.lora_trainer import LoraTrainer
-from glmtune.training.trainer import TrainingInterrupted, TrainResult
+from glmtune.training.run import TrainingInterrupted, TrainResult
 
 Run = Callable[..., TrainResult]
 
@@ -32,26 +35,9 @@ def losses(run: Path) -> dict[int, float]:
     return {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
 
 
-class AtStep(TrainerCallback):
-    """Does something when a step begins (numbered from 1)."""
-
-    def __init__(self, step: int, action: Callable[[], None]) -> None:
-        self.step, self.action = step, action
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step + 1 == self.step:
-            self.action()
-
-
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Adds an action to the next runs."""
-    original = trainer_module._callbacks
-
-    def add(step: int, action: Callable[[], None]) -> None:
-        monkeypatch.setattr(trainer_module, "_callbacks", lambda *a: [AtStep(step, action), *original(*a)])
-
-    return add
+def speeds(run: Path) -> list[float]:
+    entries = [json.loads(line) for line in (run / "trainer_log.jsonl").read_text().splitlines()]
+    return [entry["tokens_per_second"] for entry in entries if "tokens_per_second" in entry]
 
 
 def press_ctrl_c() -> None:
@@ -106,10 +92,10 @@ def test_a_run_leaves_what_people_look_for(run: Run, tmp_path: Path, console: Co
     assert (result.selftest.question, result.selftest.logit_change > 0) == ("第0个问题？", True)
 
 
-def test_a_run_and_its_checkpoints_load(run: Run, tmp_path: Path, shared: Path) -> None:
+def test_a_run_and_its_checkpoints_load(run: Run, tmp_path: Path, tiny_base: Path) -> None:
     run()
     ids = torch.arange(20)[None]
-    base, _ = load_base(shared / "golden" / "chatglm3-tiny", device_map="cpu")
+    base, _ = load_base(tiny_base, device_map="cpu")
     stock = PeftModel.from_pretrained(base, str(tmp_path / "run")).eval()
     with torch.no_grad():
         ours = load(tmp_path / "run", device_map="cpu").model(input_ids=ids).logits
@@ -119,16 +105,12 @@ def test_a_run_and_its_checkpoints_load(run: Run, tmp_path: Path, shared: Path) 
 
 
 @pytest.mark.parametrize("init", ["true", "pissa", "olora"])
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    run: Run, at_step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str
-) -> None:
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(run: Run, at_step: Any, tmp_path: Path, init: str) -> None:
     settings = [f"lora.init_lora_weights={init}", "train.save_steps=100"]
     run(*settings, name="whole")
-    with monkeypatch.context() as patched:
-        original = trainer_module._callbacks
-        patched.setattr(trainer_module, "_callbacks", lambda *a: [AtStep(4, press_ctrl_c), *original(*a)])
-        with pytest.raises(TrainingInterrupted) as caught:
-            run(*settings)
+    at_step(4, press_ctrl_c)
+    with pytest.raises(TrainingInterrupted) as caught:
+        run(*settings)
     assert "interrupted at step 4 of 6" in str(caught.value)
     assert "checkpoint-4" in str(caught.value)
     assert str(caught.value).endswith("train.resume_from_checkpoint=true")
@@ -165,8 +147,8 @@ def test_resuming_what_is_finished_or_changed_or_not_there(run: Run, data_file: 
         run("train.max_steps=6", "train.resume_from_checkpoint=true")
 
 
-def test_a_run_does_not_go_on_with_another_base_in_the_old_place(run: Run, shared: Path, tmp_path: Path) -> None:
-    base = shutil.copytree(shared / "golden" / "chatglm3-tiny", tmp_path / "base")
+def test_a_run_does_not_go_on_with_another_base_in_the_old_place(run: Run, tiny_base: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "base")
     run("train.max_steps=3", f"model.path={base}")
     weights = load_file(base / "model.safetensors")
     save_file({name: weight * 1.01 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
@@ -205,14 +187,15 @@ def test_weights_and_optimiser_are_left_alone(
     poison(3)
     seen = []
 
-    class Watch(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, model: Any, optimizer: Any, **kwargs: Any) -> None:
-            weights = [p.detach().clone() for p in model.parameters() if p.requires_grad]
-            moments = [v.clone() for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
-            seen.append(weights + moments)
+    original = CallbackHandler.on_step_end
 
-    original = trainer_module._callbacks
-    monkeypatch.setattr(trainer_module, "_callbacks", lambda *a: [Watch(), *original(*a)])
+    def watched(self: CallbackHandler, args: Any, state: Any, control: Any) -> Any:
+        weights = [p.detach().clone() for p in self.model.parameters() if p.requires_grad]
+        moments = [v.clone() for s in self.optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
+        seen.append(weights + moments)
+        return original(self, args, state, control)
+
+    monkeypatch.setattr(CallbackHandler, "on_step_end", watched)
     with pytest.raises(TrainingError):
         run(f"train.optim={optimizer}", "train.weight_decay=0.1", "train.logging_steps=100", "train.save_steps=3")
     assert all(torch.equal(before, after) for before, after in zip(seen[1], seen[2], strict=True))
@@ -281,7 +264,8 @@ def test_bfloat16_with_whole_modules_trained_along(run: Run) -> None:
 
 
 def test_a_second_ctrl_c_aborts_at_once(run: Run, at_step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interruption, "_SAME_PRESS_S", 0.0)
+    minutes = SimpleNamespace(monotonic=itertools.count(0, 60).__next__)  # long enough for two presses
+    monkeypatch.setattr(interruption, "time", minutes)
 
     def press_twice() -> None:
         press_ctrl_c()
@@ -327,23 +311,30 @@ def test_checkpoints_that_cannot_be_gone_on_from(run: Run, tmp_path: Path) -> No
         run(*again)
 
 
-@pytest.mark.parametrize("method", ["evaluate", "_save_checkpoint"])
-def test_speed_leaves_evaluating_and_saving_out(run: Run, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    theirs, ours = Trainer.__dict__[method], LoraTrainer.__dict__[method]
-    moved_s = []
+@pytest.mark.parametrize("slow", ["evaluating", "saving"])
+def test_speed_leaves_evaluating_and_saving_out(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    """By a clock of its own, on which a step takes a second, and what is slow a thousand."""
+    now_s = [0.0]
+    monkeypatch.setattr(lora_trainer, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
 
-    def slow(*args: Any, **kwargs: Any) -> Any:
-        time.sleep(0.1)
-        return theirs(*args, **kwargs)
+    def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        def slowly(*args: Any, **kwargs: Any) -> Any:
+            now_s[0] += seconds
+            return function(*args, **kwargs)
 
-    def watched(self: LoraTrainer, *args: Any, **kwargs: Any) -> Any:
-        before_s = self._counting_since_s
-        result = ours(self, *args, **kwargs)
-        moved_s.append(self._counting_since_s - before_s)
-        return result
+        return slowly
 
-    monkeypatch.setattr(Trainer, method, slow)
-    monkeypatch.setattr(LoraTrainer, method, watched)
-    run("data.eval_fraction=0.25", "train.save_steps=1", "train.max_steps=2")
-    assert len(moved_s) >= 2
-    assert min(moved_s) >= 0.1
+    monkeypatch.setattr(LoraTrainer, "training_step", taking(1, LoraTrainer.training_step))
+    settings = ("data.eval_fraction=0.25", "train.save_steps=1", "train.max_steps=3")
+    run(*settings, name="quick")
+    if slow == "evaluating":
+        monkeypatch.setattr(Trainer, "evaluate", taking(1000, Trainer.evaluate))
+    else:
+        monkeypatch.setattr(lora_trainer, "publish", taking(1000, lora_trainer.publish))
+    run(*settings, name="slow")
+    assert now_s[0] > 2000
+    quick, slowed = (speeds(tmp_path / name) for name in ("quick", "slow"))
+    assert quick == slowed
+    assert min(quick) > 1

@@ -7,7 +7,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 
 from glmtune.errors import ModelError
-from glmtune.models.chatglm.base_folder import ConfigKeys, check_keys
+from glmtune.models.base_folder import ConfigKeys, check_keys
 
 # Far above every published model, and low enough that a model of these sizes can be laid out without its weights.
 _LARGEST = {

@@ -19,22 +19,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from glmtune.compat import attention_implementation
 from glmtune.models.chatglm.configuration import ChatGLMConfig
-from glmtune.ops import HostTable, Segments, apply_rotary, rms_norm, segment_attention, swiglu
-
-Rotation = tuple[Tensor, Tensor]
-
-
-class RMSNorm(nn.Module):
-    """`ops.rms_norm` with its scale."""
-
-    def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises [..., H], keeping shape and dtype."""
-        return rms_norm(x, self.weight, self.eps)
+from glmtune.models.family import Rotation
+from glmtune.models.rms_norm import RMSNorm
+from glmtune.ops import Segments, apply_rotary, segment_attention, swiglu
 
 
 class LayerNorm(nn.LayerNorm):
@@ -199,30 +186,6 @@ class Embedding(nn.Module):
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
-
-
-class HostEmbedding(nn.Module):
-    """A frozen token embedding that stays in the host's memory wherever the model goes.
-
-    Its weight is no parameter, so that a model's device is the one that its layers are on.
-
-    Args:
-        weight: The embedded tokens, [V, H]; copied to the CPU if it is not there.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.num_embeddings, self.embedding_dim = weight.shape
-        self._table = HostTable(weight.detach().cpu())
-
-    @property
-    def weight(self) -> Tensor:
-        """The embedded tokens, [V, H], on the CPU."""
-        return self._table.values_VH
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Embeds ids of any shape, on the device that they are on."""
-        return self._table.rows(input_ids)
 
 
 class GLMTransformer(nn.Module):

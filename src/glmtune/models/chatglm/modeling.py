@@ -7,12 +7,10 @@ Source: `modeling_chatglm.py` of the official ChatGLM3-6B release.
 """
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
@@ -21,16 +19,12 @@ from transformers.utils.output_capturing import capture_outputs
 
 from glmtune.errors import ModelError
 from glmtune.models.chatglm.chat import ChatMixin
-from glmtune.models.chatglm.checkpoint import resolve_and_check
+from glmtune.models.chatglm.checkpoint import EMBEDDING_WEIGHT, HEAD_WEIGHT, resolve_and_check
 from glmtune.models.chatglm.configuration import ChatGLMConfig
-from glmtune.models.chatglm.layers import Embedding, GLMBlock, GLMTransformer, RMSNorm, Rotation, SelfAttention
+from glmtune.models.chatglm.layers import Embedding, GLMBlock, GLMTransformer, SelfAttention
 from glmtune.models.chatglm.masking import causal_mask
 from glmtune.models.chatglm.official import OfficialMethodsMixin
-from glmtune.models.chatglm.packed import PackedRows
-from glmtune.ops import label_head, rotary_cos_sin
-
-# Runs all layers: hidden states [T, H], rotation, packed rows -> hidden states of the label rows, [L, H].
-LayerRunner = Callable[[Tensor, Rotation, PackedRows], Tensor]
+from glmtune.ops import rotary_cos_sin
 
 _NO_CLASSIFIER = (
     "ChatGLMForSequenceClassification is not supported. Load the model with AutoModelForCausalLM, and train it to "
@@ -125,7 +119,6 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.encoder = GLMTransformer(config)
         self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
         self.gradient_checkpointing = False
-        self.fused_layers: LayerRunner | None = None  # set by whoever fuses adapters into the layers
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -210,27 +203,6 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             past_key_values=past_key_values if use_cache else None,
         )
 
-    def forward_packed(self, packed: PackedRows) -> Tensor:
-        """Runs the layers on packed samples, fused where they have been fused; then embeddings get no gradient.
-
-        Args:
-            packed: The samples, T tokens in all.
-
-        Returns:
-            What the last layer returns on the L label rows, [L, H], before the final norm.
-        """
-        hidden_TH = self.embedding.word_embeddings(packed.input_ids)
-        positions = packed.position_ids.unsqueeze(0)
-        rotation = rotary_cos_sin(positions, self.config.rotary_dim, self.config.rotary_base, hidden_TH.dtype)
-        if self.fused_layers is not None:
-            return self.fused_layers(hidden_TH, rotation, packed)
-        if self.config.fp32_residual_connection:
-            hidden_TH = hidden_TH.float()
-        hidden_BTH = hidden_TH.unsqueeze(0)
-        for layer in self.encoder.layers:
-            hidden_BTH = layer(hidden_BTH, rotation=rotation, segments=packed.segments)
-        return hidden_BTH[0].index_select(0, packed.label_rows)
-
 
 class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPreTrainedModel, GenerationMixin):
     """ChatGLM with its language-modelling head; `generate`, `chat` and `stream_chat`.
@@ -242,7 +214,7 @@ class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPr
         empty_init: Accepted for old code, and without effect: weights are read from a folder or initialised.
     """
 
-    _tied_weights_keys = {"transformer.output_layer.weight": "transformer.embedding.word_embeddings.weight"}
+    _tied_weights_keys = {HEAD_WEIGHT: EMBEDDING_WEIGHT}
 
     def __init__(self, config: ChatGLMConfig, empty_init: bool = True) -> None:
         super().__init__(config)
@@ -298,7 +270,6 @@ class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPr
         *,
         logits_to_keep: int | Tensor = 0,
         return_last_logit: bool = False,
-        packed: PackedRows | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Runs the model and, with labels, the loss. The order of the arguments is the official one.
@@ -313,15 +284,11 @@ class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPr
             use_cache: Likewise.
             logits_to_keep: Compute logits of the last so many positions only (0: all), or of these indices.
             return_last_logit: The official name of `logits_to_keep=1`.
-            packed: Whole samples in one row, instead of everything above; gives the loss alone, the sum over the label
-                rows of loss times weight.
             **kwargs: As for `ChatGLMModel.forward`; `num_items_in_batch` divides the summed loss.
 
         Returns:
             `loss` (fp32 scalar, where labels are given), `logits` [B, T, V], the cache, hidden states, attentions.
         """
-        if packed is not None:
-            return CausalLMOutputWithPast(loss=(self.label_losses(packed) * packed.label_weights).sum())
         outputs = self.transformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -344,20 +311,6 @@ class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPr
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def label_losses(self, packed: PackedRows) -> Tensor:
-        """The cross entropy of each label row of packed samples, in nats, [L] fp32."""
-        hidden_LH = self.transformer.forward_packed(packed)
-        head, norm = self.transformer.output_layer, None
-        if self.config.post_layer_norm:
-            norm = self.transformer.encoder.final_layernorm
-        if type(head) is nn.Linear and not head.weight.requires_grad and isinstance(norm, RMSNorm | None):
-            scale, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
-            if scale is None or not scale.requires_grad:
-                return label_head(hidden_LH.to(head.weight.dtype), scale, eps, head.weight, packed.labels)
-        normed_LH = hidden_LH if norm is None else norm(hidden_LH)
-        logits_LV = head(normed_LH.to(self.dtype)).float()
-        return F.cross_entropy(logits_LV, packed.labels.long(), reduction="none")
 
 
 class ChatGLMForSequenceClassification(ChatGLMPreTrainedModel):

@@ -16,13 +16,8 @@ from transformers.tokenization_utils_base import SPECIAL_TOKENS_MAP_FILE, TOKENI
 
 from glmtune.errors import ModelError
 from glmtune.files import read_json_object, write_json
-from glmtune.models.chatglm.base_folder import (
-    TOKENIZER_JSON,
-    check_json_files,
-    check_vocabulary,
-    has_role_tokens,
-    require_files,
-)
+from glmtune.models.base_folder import TOKENIZER_JSON, check_json_files, require_files
+from glmtune.models.chatglm.base_folder import check_vocabulary, has_role_tokens
 from glmtune.models.chatglm.chat_template import CHAT_TEMPLATE, conversations_from_dicts
 from glmtune.prompts import Conversation, Message, Role, Template, render, render_prompt, render_text
 

@@ -251,3 +251,11 @@ def _check_types(file: Path, state: Mapping[str, Any], types: Mapping[str, type 
     for key, expected in types.items():
         if not isinstance(state.get(key), expected) or isinstance(state.get(key), bool):
             raise TrainingError(f"{file} is damaged: {key} is {state.get(key)!r:.60}")
+
+
+def evaluations_without_gain(stateful_callbacks: dict[str, Any]) -> int:
+    """How many evaluations in a row were no better than the best, by what a state remembers of its callbacks."""
+    saved = stateful_callbacks.get("EarlyStoppingCallback")
+    attributes = saved.get("attributes") if isinstance(saved, dict) else None
+    counter = attributes.get("early_stopping_patience_counter") if isinstance(attributes, dict) else None
+    return counter if isinstance(counter, int) else 0

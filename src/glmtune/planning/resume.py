@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,10 @@ from typing import Any
 from transformers import TrainingArguments
 
 from glmtune.adapters.adapter_files import WEIGHTS_NAME
-from glmtune.adapters.run_folder import MANIFEST_NAME, STATE_NAME, RunManifest, checkpoints, has_adapter
+from glmtune.adapters.checkpoints import checkpoint_faults, evaluations_without_gain, newest_whole, read_state
+from glmtune.adapters.run_folder import MANIFEST_NAME, RESULTS_NAME, STATE_NAME, RunManifest, checkpoints, has_adapter
 from glmtune.errors import ConfigError, TrainingError, summarise_faults
 from glmtune.files import read_json_object
-from glmtune.training.checkpoints import checkpoint_faults, newest_whole, read_state
-from glmtune.training.report import RESULTS_NAME
-from glmtune.training.resumed_state import evaluations_without_gain
 
 _logger = logging.getLogger(__name__)
 
@@ -62,6 +60,34 @@ APPLIED_TRAIN_KEYS = _names(
 _SEEING_SCHEDULES = {"reduce_lr_on_plateau", "greedy"}
 _SCHEDULE_KEYS = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs")
 _LENGTH_KEYS = ("num_train_epochs", "max_steps", "early_stopping_patience")
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """A run that is gone on with.
+
+    Attributes:
+        checkpoint: Where it goes on.
+        manifest: What it was made with; None where nothing says so, which `check_resumed` refuses.
+    """
+
+    checkpoint: Path
+    manifest: RunManifest | None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration that it was made with."""
+        return {} if self.manifest is None else self.manifest.config
+
+
+def find_earlier_run(train: Mapping[str, Any]) -> EarlierRun | None:
+    """Finds the run to go on with, as `find_checkpoint` finds its checkpoint.
+
+    Args:
+        train: The `train` section of the configuration.
+    """
+    checkpoint = find_checkpoint(train["output_dir"], train.get("resume_from_checkpoint"))
+    return None if checkpoint is None else EarlierRun(checkpoint, RunManifest.read(checkpoint))
 
 
 def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
@@ -124,11 +150,11 @@ def refuse_to_overwrite(run: Path) -> None:
     )
 
 
-def check_resumed(checkpoint: Path, run: Path, manifest: RunManifest, num_steps: int, num_processes: int) -> None:
+def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_steps: int, num_processes: int) -> None:
     """Makes sure that a run goes on as it began, and has something left to do.
 
     Args:
-        checkpoint: Where it goes on.
+        earlier: The run that it goes on with.
         run: The run folder.
         manifest: What the run is to be made with now.
         num_steps: Optimiser steps that it has by its settings of now.
@@ -138,7 +164,7 @@ def check_resumed(checkpoint: Path, run: Path, manifest: RunManifest, num_steps:
         TrainingError: Base, data, prompt, adapter or sampling have changed, all in one message; the run is finished, or
             has more steps than are asked for.
     """
-    before = RunManifest.read(checkpoint)
+    checkpoint, before = earlier.checkpoint, earlier.manifest
     if before is None:
         raise TrainingError(f"{checkpoint} has no {MANIFEST_NAME}, so it cannot be told whether the run is the same")
     faults = [
@@ -197,15 +223,15 @@ def is_finished(run: Path, step: int) -> bool:
     return has_adapter(run) and isinstance(num_steps, int) and num_steps >= step
 
 
-def has_all_steps(checkpoint: Path, manifest: RunManifest, num_steps: int) -> bool:
+def has_all_steps(earlier: EarlierRun, manifest: RunManifest, num_steps: int) -> bool:
     """Whether nothing is left to train after a checkpoint, so that the run has only to be finished.
 
     Args:
-        checkpoint: The checkpoint.
+        earlier: The run that is gone on with.
         manifest: What the run is to be made with now.
         num_steps: Optimiser steps that it has by its settings of now.
     """
-    before, state = RunManifest.read(checkpoint), read_state(checkpoint)
+    before, state = earlier.manifest, read_state(earlier.checkpoint)
     is_same = before is not None and not _is_longer(before, manifest)
     patience = _train(manifest).get("early_stopping_patience")
     if patience is not None and evaluations_without_gain(state["stateful_callbacks"]) >= patience:

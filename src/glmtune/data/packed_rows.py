@@ -1,4 +1,4 @@
-"""Whole samples packed into one row of tokens: what the model computes a training loss on."""
+"""Whole samples packed into one row of tokens: what a training loss is computed on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,0 +1,51 @@
+"""The families that there are, and which of them a model belongs to."""
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+from transformers import PretrainedConfig
+
+from glmtune.errors import ModelError
+from glmtune.files import read_json_object
+from glmtune.models.chatglm.family import ChatGLMFamily
+from glmtune.models.family import Family
+
+FAMILIES: tuple[Family, ...] = (ChatGLMFamily(),)
+
+
+def family_of(owner: PretrainedConfig | nn.Module) -> Family:
+    """Finds the family of a configuration or a model.
+
+    Args:
+        owner: A configuration; or a model, bare or within PEFT.
+
+    Raises:
+        ModelError: It belongs to none.
+    """
+    model = owner.get_base_model() if isinstance(owner, PeftModel) else owner
+    config: Any = model.config if isinstance(model, nn.Module) else model
+    for family in FAMILIES:
+        if isinstance(config, family.config_class):
+            return family
+    known = " or ".join(family.config_class.model_type for family in FAMILIES)
+    raise ModelError(f"expected model_type {known}; found {config.model_type}")
+
+
+def family_at(path: str | Path) -> Family:
+    """Finds the family that reads and checks a base.
+
+    Args:
+        path: A folder or a hub id.
+
+    Returns:
+        The family that its `config.json` names; the first one where it names none, or is not here yet. What is wrong
+        with the base is that family's to say.
+
+    Raises:
+        ModelError: `config.json` is no JSON object.
+    """
+    file = Path(path) / "config.json"
+    named = read_json_object(file, ModelError).get("model_type") if file.is_file() else None
+    return next((family for family in FAMILIES if family.config_class.model_type == named), FAMILIES[0])

@@ -1,0 +1,162 @@
+"""What a family of models answers for whoever trains, fuses, plans, quantises or exports its models.
+
+Outside `glmtune.models`, nothing names a family's modules, special tokens or classes: a `Family` is asked.
+
+Legend of dimension suffixes: B batch, T tokens.
+"""
+
+# ruff: noqa: N803
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from glmtune.models.weight_files import read_weight, read_weights
+
+# Cosines and sines of the rotary positions, [B, T, rotated / 2] each.
+Rotation = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model, and what is unusual about it.
+
+    Attributes:
+        num_layers: Layers.
+        hidden_size: Channels of the residual stream.
+        ffn_hidden_size: Channels within the MLP; gate and up have as many each.
+        num_attention_heads: Query heads.
+        num_key_value_heads: Key and value heads.
+        head_dim: Channels of a head.
+        vocabulary_size: Rows of the token embedding, padding of the vocabulary included.
+        norm_eps: The norms' epsilon.
+        is_tied: Whether the output layer is the token embedding.
+        has_rms_norm: Whether norms are RMSNorm.
+        has_fp32_residual: Whether the residual stream is kept in fp32.
+        unusual: What of the configuration the fused layers do not cover, as phrases.
+    """
+
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocabulary_size: int
+    norm_eps: float
+    is_tied: bool
+    has_rms_norm: bool
+    has_fp32_residual: bool
+    unusual: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """A transformer layer and its parts; a projection may be wrapped by PEFT.
+
+    Attributes:
+        layer: The layer; it takes hidden states [1, T, H], `rotation`, and the `segments` of packed rows.
+        input_norm: The norm before attention.
+        query_key_value: Queries, keys and values in one projection.
+        dense: The projection after attention.
+        post_attention_norm: The norm before the MLP.
+        up: Gate and up in one projection.
+        down: The last projection.
+    """
+
+    layer: GradientCheckpointingLayer
+    input_norm: nn.Module
+    query_key_value: nn.Module
+    dense: nn.Module
+    post_attention_norm: nn.Module
+    up: nn.Module
+    down: nn.Module
+
+    @property
+    def projections(self) -> tuple[nn.Module, ...]:
+        """The linear layers, in the order of the forward pass."""
+        return self.query_key_value, self.dense, self.up, self.down
+
+
+class Family(ABC):
+    """A family of models.
+
+    Where a method takes a model, it is the bare model with its language-modelling head, whose linear layers PEFT may
+    have wrapped. Embedding and output layer are `get_input_embeddings()` and `get_output_embeddings()`.
+
+    Attributes:
+        config_class: The class of its configurations; a model belongs to the family that its configuration belongs to.
+        model_class: The class of its models.
+        tokenizer_class: The class of its tokenizers.
+        tokenizer_files: The files of a tokenizer that a base's folder must hold.
+        layers_name: The full name of the list of layers.
+        embedding_weight: The full name of the token embedding's weight.
+        head_weight: The full name of the output layer's weight.
+        head_modules: Last names of final norm and output layer.
+        last_projection: Last name of a layer's last projection.
+        lora_targets: What LoRA adapts by default, as last names.
+        buffers: Full names of what official weight files hold beside the weights, and the models here compute.
+    """
+
+    config_class: ClassVar[type[PretrainedConfig]]
+    model_class: ClassVar[type[PreTrainedModel]]
+    tokenizer_class: ClassVar[type[PreTrainedTokenizerBase]]
+    tokenizer_files: ClassVar[tuple[str, ...]]
+    layers_name: ClassVar[str]
+    embedding_weight: ClassVar[str]
+    head_weight: ClassVar[str]
+    head_modules: ClassVar[tuple[str, ...]]
+    last_projection: ClassVar[str]
+    lora_targets: ClassVar[tuple[str, ...]]
+    buffers: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def shape(self, config: Any) -> Shape:
+        """The sizes of a model with this configuration."""
+
+    @abstractmethod
+    def layers(self, model: Any) -> Sequence[LayerParts]:
+        """The layers of a model."""
+
+    @abstractmethod
+    def final_norm(self, model: Any) -> nn.Module | None:
+        """The norm after the last layer; None where there is none."""
+
+    @abstractmethod
+    def rotation(self, config: Any, position_ids_BT: Tensor, dtype: torch.dtype) -> Rotation:
+        """Cosines and sines of positions."""
+
+    @abstractmethod
+    def read_config(self, folder: Path) -> PretrainedConfig:
+        """Reads a folder's configuration.
+
+        Raises:
+            ModelError: There is none, it is another family's, or its values cannot be.
+        """
+
+    @abstractmethod
+    def checked_folder(self, path: str) -> Path:
+        """Finds a base's folder, downloading a hub id, and checks its small files and the headers of its weights.
+
+        Raises:
+            ModelError: There is no such folder, or its files do not fit; all faults in one message.
+        """
+
+    def read_weights(self, folder: Path) -> Iterator[tuple[str, Tensor]]:
+        """Reads a checked folder's weights one by one, as `weight_files.read_weights`; buffers are left out."""
+        return read_weights(folder, self.buffers)
+
+    def read_buffers(self, folder: Path) -> dict[str, Tensor]:
+        """The buffers that a checked folder holds beside the weights.
+
+        The models here have no use for them. Official code may, so that folders for it need them.
+        """
+        found = {name: read_weight(folder, name) for name in self.buffers}
+        return {name: buffer for name, buffer in found.items() if buffer is not None}

@@ -1,0 +1,64 @@
+"""What is known of a device before a run is planned for it."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import gather_object
+
+from glmtune.loading.devices import free_device_bytes, is_out_of_memory
+from glmtune.planning.speed import DeviceSpeed
+
+
+@dataclass(frozen=True)
+class KnownDevice:
+    """What is known of the device that a run is planned for.
+
+    Attributes:
+        device: The device; None for a card that is not here.
+        dtype: What the base computes in there.
+        free_bytes: What it has for the run; None for no limit.
+        speed: How fast it is.
+        num_processes: How many of its kind share the samples of an epoch.
+        is_assumed: Whether the speed is a given one, not this device's.
+    """
+
+    device: torch.device | None
+    dtype: torch.dtype
+    free_bytes: float | None
+    speed: DeviceSpeed
+    num_processes: int = 1
+    is_assumed: bool = False
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        if self.is_assumed or self.device is None or self.device.type != "cuda":
+            return f"a card of {self.speed.flops / 1e12:g} TFLOP/s"
+        return torch.cuda.get_device_name(self.device)
+
+    @classmethod
+    def look(cls, device: torch.device, dtype: torch.dtype, num_processes: int) -> "KnownDevice":
+        """Looks at the devices that there are; all processes come to the same answer, so that they plan alike.
+
+        Args:
+            device: The device of this process.
+            dtype: What the base computes in there.
+            num_processes: How many processes there are, each with a device of its own.
+        """
+        if device.type != "cuda":
+            return cls(device, dtype, None, DeviceSpeed.assumed(), num_processes)
+        free, speed = _look_at(device, dtype)
+        if num_processes > 1:
+            everywhere = gather_object([(free, speed)])
+            free, speed = min(each for each, _ in everywhere), everywhere[0][1]
+        return cls(device, dtype, free, speed, num_processes)
+
+
+def _look_at(device: torch.device, dtype: torch.dtype) -> tuple[int, DeviceSpeed]:
+    """The free memory of a device and its speed; nothing is free where there is not even room for looking."""
+    try:
+        return free_device_bytes(device), DeviceSpeed.measure(device, dtype)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return 0, DeviceSpeed.assumed()

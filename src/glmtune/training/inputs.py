@@ -1,0 +1,123 @@
+"""What a run is made from, the base apart: settings, tokenizer, data, and the run that is gone on with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from rich.console import Console
+from transformers import TrainingArguments
+
+from glmtune.adapters.checkpoints import sweep
+from glmtune.adapters.run_folder import RunManifest, current_versions
+from glmtune.compat import use_one_gpu
+from glmtune.config import RunConfig, embedded_base, say_base
+from glmtune.data.run_data import RunData, load_run_data
+from glmtune.errors import ConfigError
+from glmtune.loading.base_weights import fingerprint_base
+from glmtune.loading.bases import load_tokenizer
+from glmtune.loading.devices import resolve_dtype
+from glmtune.loading.formats import check_quantize
+from glmtune.models.tokenizer import Tokenizer
+from glmtune.planning.resume import EarlierRun, check_resumed, find_earlier_run, has_all_steps
+from glmtune.planning.start import resolve_start
+from glmtune.planning.steps import num_optimizer_steps
+from glmtune.training.arguments import make_arguments
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run is made from.
+
+    Attributes:
+        config: The configuration; only what a plan decides may still be open in it.
+        arguments: The Trainer's arguments.
+        dtype: What the base computes in.
+        tokenizer: The base's tokenizer.
+        data: The data.
+        manifest: What the run is, by this configuration.
+        earlier: The run that is gone on with, if there is one.
+        is_trained: Whether that one has all its steps already, so that it has only to be finished.
+    """
+
+    config: RunConfig
+    arguments: TrainingArguments
+    dtype: torch.dtype
+    tokenizer: Tokenizer
+    data: RunData
+    manifest: RunManifest
+    earlier: EarlierRun | None
+    is_trained: bool
+
+
+def read_inputs(config: RunConfig, console: Console) -> RunInputs:
+    """Reads everything that a run is made from, and makes sure that it goes together.
+
+    Args:
+        config: The configuration.
+        console: Where it is shown.
+
+    Raises:
+        GlmtuneError: Configuration, data, tokenizer or adapter are wrong; or the run cannot be gone on with as it is.
+    """
+    if _writes_here(config.train):
+        sweep(Path(str(config.train["output_dir"])).expanduser())
+    earlier = find_earlier_run(config.train)
+    _say(console, say_base(config.model.path))
+    tokenizer = load_tokenizer(config.model.path or embedded_base())
+    config = resolve_start(config, tokenizer, earlier)
+    if config.model.quantize != "auto":
+        check_quantize(config.model.quantize, config.lora)
+    dtype = _compute_dtype(config)
+    arguments = make_arguments(
+        config.train,
+        has_eval=config.data.eval_path is not None or config.data.eval_fraction > 0,
+        dtype=dtype,
+        trains_base_modules=config.lora.get("bias", "none") != "none" or bool(config.lora.get("modules_to_save")),
+    )
+    use_one_gpu(arguments)  # several GPUs are torchrun's business, not DataParallel's
+    with arguments.main_process_first(desc="reading the data"):
+        data = load_run_data(config, tokenizer, arguments.seed)
+    for line in data.stats.lines():
+        _say(console, line)
+    manifest = _make_manifest(config, data.stats.fingerprint)
+    is_trained = False
+    if earlier is not None:
+        num_steps = num_optimizer_steps(config, len(data.train), arguments.world_size)
+        check_resumed(earlier, Path(arguments.output_dir), manifest, num_steps, arguments.world_size)
+        _say(console, f"going on from {earlier.checkpoint}")
+        is_trained = has_all_steps(earlier, manifest, num_steps)
+    return RunInputs(config, arguments, dtype, tokenizer, data, manifest, earlier, is_trained)
+
+
+def _writes_here(train: dict[str, Any]) -> bool:
+    """Whether this process is the one that writes checkpoints on its disk, as `TrainingArguments.should_save` says."""
+    state = PartialState()
+    return bool(state.is_local_main_process if train.get("save_on_each_node") else state.is_main_process)
+
+
+def _compute_dtype(config: RunConfig) -> torch.dtype:
+    device_map = "cpu" if config.train.get("use_cpu") else None
+    dtype = resolve_dtype(config.model.dtype, device_map)
+    if dtype == torch.float16 and (device_map == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("model.dtype=float16 needs a GPU; on the CPU use float32 or bfloat16")
+    return dtype
+
+
+def _make_manifest(config: RunConfig, data_fingerprint: str) -> RunManifest:
+    path = config.model.path
+    template: Any = config.prompt.template  # no longer `auto`
+    return RunManifest(
+        base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
+        template=template,
+        system=config.prompt.system,
+        data_fingerprint=data_fingerprint,
+        config=config.model_dump(mode="json"),
+        versions=current_versions(),
+        base_fingerprint=fingerprint_base(path or embedded_base()),
+    )
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,200 @@
+"""Training an adapter, from configuration to run folder: read, plan, load, fuse, train, save, test."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from rich.console import Console
+from torch import Tensor
+from transformers import PrinterCallback, ProgressCallback
+
+from glmtune.adapters.adapter_files import load_adapter_weights, read_initial_weights
+from glmtune.adapters.lora import attach_lora, changes_base, initial_adapter_weights, trainable_summary
+from glmtune.adapters.run_folder import checkpoints
+from glmtune.config import RunConfig, validate_names
+from glmtune.data.packing import PackingCollator
+from glmtune.errors import ModelError, TrainingError
+from glmtune.loading.bases import load_base
+from glmtune.loading.devices import is_out_of_memory
+from glmtune.planning.device import KnownDevice
+from glmtune.planning.plan import plan_run
+from glmtune.planning.planned import PlannedRun
+from glmtune.training.arguments import transformers_faults
+from glmtune.training.callbacks import ProgressReport, make_callbacks
+from glmtune.training.checkpointing import checkpoint_layers
+from glmtune.training.display import progress_console
+from glmtune.training.finish import TrainResult, finish_run
+from glmtune.training.inputs import RunInputs, read_inputs
+from glmtune.training.interruption import Interruption
+from glmtune.training.lora_trainer import LoraTrainer, last_good
+from glmtune.training.packed_model import PackedModel, fuse
+from glmtune.training.processes import ending_with_the_others, join_processes
+from glmtune.training.storage import ending_where_it_cannot_write, run_folder_held
+
+__all__ = ["TrainResult", "TrainingInterrupted", "train"]
+
+
+class TrainingInterrupted(TrainingError):  # noqa: N818 - nobody's fault
+    """Training was interrupted, a checkpoint is saved; the message says how to go on."""
+
+
+def train(config: RunConfig, console: Console | None = None) -> TrainResult:
+    """Trains an adapter and leaves it, with everything about the run, in `train.output_dir`.
+
+    Args:
+        config: What to do.
+        console: Where progress is shown; standard error if left out.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        GlmtuneError: Configuration, data, base or adapter are wrong, or training had to stop.
+        TrainingInterrupted: Somebody pressed Ctrl-C; the run can go on where it stopped.
+    """
+    validate_names(config)
+    join_processes(config.train)
+    is_main = PartialState(cpu=bool(config.train.get("use_cpu"))).is_main_process
+    console = (console or progress_console()) if is_main else Console(quiet=True)
+    with ending_with_the_others(), run_folder_held(config.train["output_dir"]) if is_main else nullcontext():
+        inputs = read_inputs(config, console)
+        planned = _plan(inputs, console)
+        return _train(inputs, planned, console)
+
+
+def _plan(inputs: RunInputs, console: Console) -> PlannedRun:
+    """Decides what the configuration leaves open."""
+    arguments = inputs.arguments
+    known = KnownDevice.look(arguments.device, inputs.dtype, arguments.world_size)
+    earlier = None if inputs.earlier is None else inputs.earlier.config
+    planned = plan_run(inputs.config, inputs.data.train, known, earlier)
+    planned.check()
+    lines = [planned.summary()] if arguments.device.type == "cuda" else []
+    for line in (*lines, *planned.notes):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return planned
+
+
+def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainResult:
+    """Loads the base, trains, and leaves the run folder complete."""
+    output_dir, command = inputs.arguments.output_dir, inputs.config.command("train.resume_from_checkpoint=true")
+    interruption, progress = Interruption(), ProgressReport(console)
+    with ending_where_it_cannot_write(output_dir, command), _explaining_out_of_memory(planned, output_dir, progress):
+        with console.status("loading the base model ..."):
+            model, initial_weights = _load_model(inputs, planned)
+        trainable = trainable_summary(model)
+        console.print(str(trainable), highlight=False)
+        if planned.why_not_fused is None:
+            fuse(model)
+        checkpoint_layers(model, planned.settings.num_checkpointed, offloads=planned.settings.offloads_checkpoints)
+        trainer = _make_trainer(inputs, planned, model, initial_weights, progress, interruption)
+        with interruption.listening():
+            try:
+                metrics = _take_steps(trainer, inputs, console)
+            finally:
+                progress.close()
+            if interruption.happened:
+                raise TrainingInterrupted(_how_to_go_on(trainer, command))
+            return finish_run(trainer, inputs, trainable, metrics)
+
+
+def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PackedModel, Mapping[str, Tensor]]:
+    """The base with its adapter, and the weights that this began with."""
+    config, earlier = planned.config, inputs.earlier
+    model, _ = load_base(
+        config.model.path,
+        config.model.dtype,
+        "cpu" if inputs.arguments.device.type == "cpu" else None,
+        quantize=planned.settings.quantize,
+        offloads_embedding=planned.settings.offloads_embedding,
+    )
+    initial = None
+    if earlier is not None and changes_base(config.lora.get("init_lora_weights")):
+        initial = read_initial_weights(earlier.checkpoint)
+    torch.manual_seed(inputs.arguments.seed)
+    peft_model = PackedModel(attach_lora(model, config.lora, initial))
+    initial_weights = initial_adapter_weights(peft_model)
+    if config.model.adapter_path is not None and earlier is None:
+        load_adapter_weights(peft_model, config.model.adapter_path)
+    return peft_model, initial_weights
+
+
+def _make_trainer(
+    inputs: RunInputs,
+    planned: PlannedRun,
+    model: PackedModel,
+    initial_weights: Mapping[str, Tensor],
+    progress: ProgressReport,
+    interruption: Interruption,
+) -> LoraTrainer:
+    arguments = inputs.arguments
+    manifest = replace(inputs.manifest, config=planned.config.model_dump(mode="json"))
+    with transformers_faults():
+        trainer = LoraTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=inputs.data.train,
+            eval_dataset=inputs.data.eval,
+            data_collator=PackingCollator(
+                max_tokens=planned.max_tokens,
+                shares_prefix=planned.shares_prefix,
+                loss_weight=planned.config.data.loss_weight,
+                pads_to_buckets=planned.settings.uses_graphs,
+            ),
+            callbacks=[
+                *make_callbacks(arguments.output_dir, planned.config.train.get("early_stopping_patience"), progress),
+                interruption,  # last, so that nobody asks for more once it has stopped the run
+            ],
+            initial_weights=initial_weights,
+            manifest=manifest,
+            base_dtype=inputs.dtype,
+            uses_graphs=planned.settings.uses_graphs,
+        )
+    for theirs in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(theirs)
+    PartialState().wait_for_everyone()  # all have looked whether the folder is free
+    if arguments.should_save:
+        manifest.write(arguments.output_dir)
+    return trainer
+
+
+def _take_steps(trainer: LoraTrainer, inputs: RunInputs, console: Console) -> dict[str, Any]:
+    """Takes the steps that are left, which may be none; returns Trainer's metrics of them."""
+    checkpoint = None if inputs.earlier is None else str(inputs.earlier.checkpoint)
+    if checkpoint is not None and inputs.is_trained:
+        console.print("all steps are done; what comes after them is made up for", highlight=False)
+        trainer.restore(checkpoint)
+        return {}
+    output = trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=["past_key_values"])
+    metrics: dict[str, Any] = output.metrics
+    return metrics
+
+
+def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
+    state, saved = trainer.state, checkpoints(trainer.args.output_dir)[-1]
+    return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\nTo go on:\n  {command}"
+
+
+@contextmanager
+def _explaining_out_of_memory(planned: PlannedRun, output_dir: str, progress: ProgressReport) -> Iterator[None]:
+    """Says what would save memory where it runs out in spite of the plan.
+
+    Raises:
+        TrainingError: In place of torch's error, or of what it became while the base was loaded.
+    """
+    try:
+        yield
+    except (RuntimeError, ModelError) as error:
+        if not is_out_of_memory(error):
+            raise
+        when = "before training began" if progress.num_steps is None else f"after step {progress.num_steps}"
+        has_checkpoints = bool(checkpoints(output_dir))  # which can only be gone on from in the same format
+        changes = planned.cheapest_changes(keeps_format=has_checkpoints)
+        advice = "\n".join(f"  {change}" for change in changes) or "  a lower data.max_length"
+        raise TrainingError(
+            f"training stopped: the device ran out of memory {when}. The cheapest changes, with what each saves:\n"
+            f"{advice}\n{last_good(output_dir)}\n{error}"
+        ) from error

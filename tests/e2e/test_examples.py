@@ -1,0 +1,54 @@
+"""Every file in examples/ does what it is there for, on the embedded tiny base."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import glmtune
+from glmtune.config import embedded_base, embedded_data
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TIMEOUT_S = 3600
+# Of an example all stays but the base, where its results go, and how long it takes.
+SHORT = [f"model.path={embedded_base()}", "train.use_cpu=true", "train.max_steps=2", "train.logging_steps=1"]
+ON_CPU = {"tutorial.yaml": ["model.dtype=auto"]}  # float16 needs a GPU
+
+
+def run(command: list[str], folder: Path, **variables: str) -> str:
+    binaries = Path(sys.executable).parent
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment | variables, capture_output=True, encoding="utf-8", timeout=TIMEOUT_S
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_example_trains(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLES.parent)  # where its header says that it is run
+    data = [] if example.stem == "tools" else [f"data.path={embedded_data()}"]
+    folder = tmp_path / "run"
+    result = glmtune.train(example, *SHORT, *data, *ON_CPU.get(example.name, []), f"train.output_dir={folder}")
+    assert 0 < result.last_loss < 20
+    assert (folder / "adapter_model.safetensors").is_file()
+    assert ("eval_loss" in (folder / "trainer_log.jsonl").read_text(encoding="utf-8")) == ("early" in example.name)
+
+
+def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
+    settings = [*SHORT, f"data.path={embedded_data()}", f"train.output_dir={tmp_path / 'run'}"]
+    printed = run([str(EXAMPLES / "two-gpus.sh"), *settings], tmp_path)
+    assert printed.count(f"glmtune chat {tmp_path / 'run'}") == 1
+    assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> None:
+    cells = json.loads((EXAMPLES / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    printed = run([sys.executable, "-c", code], tmp_path, CUDA_VISIBLE_DEVICES="", PYTHONIOENCODING="utf-8")
+    assert "小青" in printed.split("请问你是谁？")[-1]  # it has learnt who it is
+    assert (tmp_path / "output" / "tutorial-merged" / "config.json").is_file()

@@ -1,0 +1,79 @@
+"""A second family fits in: outside `models`, nothing names a family's modules, special tokens or classes."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import glmtune
+from glmtune.config import LORA_DEFAULTS
+from glmtune.models.families import FAMILIES
+
+PACKAGE = Path(glmtune.__file__).parent
+OUTSIDE = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "models")
+MODULES = {
+    "transformer", "encoder", "self_attention", "mlp", "dense_h_to_4h", "dense_4h_to_h", "word_embeddings",
+    "output_layer", "input_layernorm", "post_attention_layernorm", "final_layernorm", "rotary_pos_emb",
+}  # fmt: skip
+MODULE = re.compile(rf"\b({'|'.join(MODULES - {'transformer', 'encoder', 'mlp'})}|transformer\.\w+)\b")
+TOKEN = re.compile(r"<\||\|>|\[s?g?MASK\]|\bsop\b|</s>")
+CLASS = re.compile(r"^(ChatGLM[A-Z]\w*|GLM[A-Z][a-z]\w*)$")
+
+
+def violations(tree: ast.AST, may_name_tokens: bool = False) -> Iterator[str]:
+    """What a module names that only a family may; docstrings do not count."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [f"{getattr(node, 'module', '')}.{alias.name}" for alias in node.names]
+            yield from (name for name in names if "models.chatglm" in name)
+        elif isinstance(node, ast.Attribute) and (node.attr in MODULES or CLASS.match(node.attr)):
+            yield f".{node.attr}"
+        elif isinstance(node, ast.Name) and CLASS.match(node.id):
+            yield node.id
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            forbidden = [MODULE, CLASS] if may_name_tokens else [MODULE, CLASS, TOKEN]
+            if any(pattern.search(node.value) for pattern in forbidden):
+                yield repr(node.value)
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_only_a_family_knows_its_models(path: Path) -> None:
+    is_renderer = path.relative_to(PACKAGE).parts[0] == "prompts"  # whose templates are made of tokens
+    found = [*violations(ast.parse(path.read_text(encoding="utf-8")), may_name_tokens=is_renderer)]
+    assert not found, f"ask the family instead: {found}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from glmtune.models.chatglm import IncrementalDecoder",
+        "def f():\n    import glmtune.models.chatglm.layers",
+        "model.transformer",
+        "layer.mlp.dense_4h_to_h",
+        "name = 'transformer.encoder.layers.'",
+        "is_head = 'output_layer' in name",
+        "token = f'<|{role}|>'",
+        "prefix = '[gMASK]'",
+        "def f(block: GLMBlock): ...",
+        "isinstance(config, ChatGLMConfig)",
+    ],
+)
+def test_the_check_sees(code: str) -> None:
+    assert [*violations(ast.parse(code))]
+
+
+def test_the_check_leaves_docstrings_and_names_of_products_alone() -> None:
+    assert not [*violations(ast.parse('"""The `output_layer`, after <|user|>."""\nname = "ChatGLM3-6B"'))]
+
+
+def test_lora_adapts_by_default_what_the_family_says() -> None:
+    assert LORA_DEFAULTS["target_modules"] == [*FAMILIES[0].lora_targets]

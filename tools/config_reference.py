@@ -1,0 +1,238 @@
+"""Writes docs/reference/configuration.md and its English twin from the configuration's own code.
+
+    python tools/config_reference.py           write the pages
+    python tools/config_reference.py --check   fail if they are not what would be written
+
+The Chinese texts are in config_reference_zh.yaml, by the English ones that they translate: where a description in the
+code changes, its translation is missing until somebody writes it.
+"""
+
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from peft import LoraConfig
+from transformers import TrainingArguments
+
+from glmtune import config as configuration
+from glmtune.config import RunConfig, describe_keys
+from glmtune.replaced_keys import REPLACED_LORA_KEYS, REPLACED_TRAIN_KEYS
+
+ROOT = Path(__file__).parents[1]
+PAGES = {"zh": "docs/reference/configuration.md", "en": "docs/reference/configuration.en.md"}
+CATALOGUE = Path(__file__).with_name("config_reference_zh.yaml")
+
+# Keys of LoraConfig and TrainingArguments without a default of ours that people set often.
+OFTEN_SET = {
+    "lora.use_dora": "DoRA: learn direction and magnitude apart; slower, and not on a quantised base.",
+    "lora.use_rslora": "Divide by the square root of r instead of by r.",
+    "lora.init_lora_weights": "How the adapter starts, such as pissa or olora; true for the usual zero effect.",
+    "lora.layers_to_transform": "Numbers of the layers to adapt; all if left out.",
+    "lora.modules_to_save": "Whole modules to train beside the adapter; not on a quantised base.",
+    "train.max_steps": "Optimiser steps in all; above 0, it takes the place of num_train_epochs.",
+    "train.warmup_steps": "Steps over which the learning rate rises; below 1, a share of all steps.",
+    "train.lr_scheduler_type": "How the learning rate falls: linear, cosine, constant ...",
+    "train.weight_decay": "Weight decay of the optimiser.",
+    "train.max_grad_norm": "Longer gradients are scaled down to this norm.",
+    "train.optim": "The optimiser.",
+    "train.seed": "Seed of the order of samples, of dropout and of the adapter's first weights.",
+    "train.save_total_limit": "Most checkpoints to keep; the oldest go first.",
+    "train.eval_steps": "Optimiser steps between two evaluations; save_steps if left out.",
+    "train.per_device_eval_batch_size": "Samples that are evaluated at a time; a training step's if left out.",
+    "train.load_best_model_at_end": "Leave the best adapter in the run folder rather than the last; on with "
+    "early_stopping_patience.",
+    "train.resume_from_checkpoint": "Go on from the newest whole checkpoint (true), or from the one in this folder.",
+    "train.use_cpu": "Train on the CPU though there is a GPU.",
+}
+# What these take is not what their annotations say.
+OWN_TYPES = {
+    "lora.init_lora_weights": "true, false, text",
+    "train.gradient_checkpointing": "`auto`, true, false, whole number",
+    "train.resume_from_checkpoint": "true, text",
+    "train.max_tokens_per_device": "whole number",
+    "train.early_stopping_patience": "whole number",
+}
+TYPE_NAMES = {bool: "true, false", int: "whole number", float: "number", str: "text", dict: "mapping", list: "list"}
+
+INTRO = {
+    "zh": "每个键可以写在 YAML 文件里对应的小节下面，也可以在命令行写成 `section.key=value`，以命令行为准。"
+    "`lora` 和 `train` 下面用的是 PEFT 的 `LoraConfig` 和 transformers 的 `TrainingArguments` 的参数名，原样交给它们；"
+    "除了这里列出的，它们的其他参数也都可以写。写错的键会报错，并给出最接近的正确写法。"
+    "`glmtune train --keys` 列出这里有默认值的键。\n\n本页由 `tools/config_reference.py` 根据代码生成。",
+    "en": """\
+Every key is written in the YAML file, under its section, or on the command line as `section.key=value`; the command
+line wins. Keys under `lora` and `train` are the names of PEFT's `LoraConfig` and transformers' `TrainingArguments` and
+are handed on to them; any name of theirs may be set, not only those listed here. An unknown key is an error that names
+the nearest known one. `glmtune train --keys` prints the keys that have a default here.
+
+This page is made from the code by `tools/config_reference.py`.""",
+}
+SECTIONS = {
+    "model": "The base model.",
+    "data": "What is learnt.",
+    "prompt": "How it is put to the model.",
+    "lora": "The adapter: names of `peft.LoraConfig`.",
+    "train": "The loop: names of `transformers.TrainingArguments`, and a few of glmtune's own.",
+}
+REFUSED = "Some settings would do something else than they say here. Given a value, they are errors:"
+REPLACED = "These are names from older versions of transformers, or from other tools. The error says what to write:"
+OPTIM = "schedule_free, lomo and adalomo want a loop of their own."
+
+
+def load_catalogue() -> dict[str, str]:
+    """The Chinese text of each English one."""
+    return yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
+
+
+def chinese(catalogue: dict[str, str], missing: set[str]) -> Callable[[str], str]:
+    """A function that translates; what it has no text for, it adds to `missing`."""
+
+    def translate(text: str) -> str:
+        if text in catalogue:
+            return catalogue[text]
+        if plain := re.fullmatch(r"use (\S+)", text):
+            return f"改用 {plain[1]}"
+        missing.add(text)
+        return text
+
+    return translate
+
+
+def type_parts(hint: Any) -> list[str]:
+    """What an annotation takes, without None."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return [f"`{member}`" for member in members]
+    if origin in (typing.Union, types.UnionType):
+        parts = [part for member in members if member is not type(None) for part in type_parts(member)]
+        return list(dict.fromkeys(parts))
+    if origin is typing.Annotated:
+        return type_parts(members[0])
+    plain = origin or hint
+    if isinstance(plain, type):
+        found = next((name for kind, name in TYPE_NAMES.items() if issubclass(plain, kind)), None)
+        return [found or "text"]  # an enumeration is written as text
+    return ["text"]
+
+
+def type_of(key: str) -> str:
+    """What a key takes, in words."""
+    if key in OWN_TYPES:
+        return OWN_TYPES[key]
+    section, name = key.split(".")
+    if section in ("lora", "train"):
+        target = LoraConfig if section == "lora" else TrainingArguments
+        hint = typing.get_type_hints(target).get(name, bool)
+    else:
+        hint = RunConfig.model_fields[section].annotation.model_fields[name].annotation
+    return ", ".join(type_parts(hint))
+
+
+def default_of(key: str) -> Any:
+    """The default of a key that is passed on, as its class has it."""
+    section, name = key.split(".")
+    default = (LoraConfig if section == "lora" else TrainingArguments).__dataclass_fields__[name].default
+    return getattr(default, "value", default)
+
+
+def show_default(value: Any, translate: Callable[[str], str]) -> str:
+    """A default, as YAML writes it."""
+    if value is None or value == {} or value == "":
+        return translate("none")
+    if isinstance(value, float) and 0 < value < 1e-3:
+        mantissa, exponent = f"{value:e}".split("e")
+        return f"`{float(mantissa):g}e{int(exponent)}`"
+    if isinstance(value, str):
+        return f"`{value}`" if value.strip() else '`"\\n"`'
+    return f"`{yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}`"
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    headings = list(headings)
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def write_page(intro: str, translate: Callable[[str], str]) -> str:
+    """One page.
+
+    Args:
+        intro: What stands above the tables.
+        translate: Turns an English text into one of the page's language.
+    """
+    described = [(entry.key, entry.default, entry.description) for entry in describe_keys()]
+    described += [(key, default_of(key), text) for key, text in OFTEN_SET.items()]
+    page = [f"# {translate('Configuration')}", intro]
+    headings = [translate(heading) for heading in ("key", "type", "default", "what it does")]
+    for section, about in SECTIONS.items():
+        rows = [
+            [
+                f"`{key}`",
+                show_type(type_of(key), translate),
+                show_default(default, translate),
+                as_code(translate(text)),
+            ]
+            for key, default, text in described
+            if key.startswith(f"{section}.")
+        ]
+        page += [f"## {section}", translate(about), table(headings, rows)]
+    refused = [[f"`{key}`", as_code(translate(text))] for key, text in configuration._REFUSED.items()]
+    refused.append(["`train.optim`", as_code(translate(OPTIM))])
+    page += [f"## {translate('What is refused')}", translate(REFUSED)]
+    page.append(table([translate("key"), translate("why")], refused))
+    replaced = [
+        [f"`{section}.{key}`", as_code(translate(text))]
+        for section, keys in (("lora", REPLACED_LORA_KEYS), ("train", REPLACED_TRAIN_KEYS))
+        for key, text in keys.items()
+    ]
+    page += [f"## {translate('Names from elsewhere')}", translate(REPLACED)]
+    page.append(table([translate("not"), translate("but")], replaced))
+    return "\n\n".join(page) + "\n"
+
+
+def show_type(text: str, translate: Callable[[str], str]) -> str:
+    """A type in the page's language: its values as code, its words as words."""
+    shown = []
+    for part in text.split(", "):
+        is_value = part.startswith("`") or part in ("true", "false")
+        shown.append(f"`{part.strip('`')}`" if is_value else translate(part))
+    return " / ".join(shown)
+
+
+def as_code(text: str) -> str:
+    """Full keys within a description, and settings of one, set as code."""
+    return re.sub(r"(?<![`\w.])((?:model|data|prompt|lora|train)\.[\w.]+(?:=[\w.\[\]]+)?)(?<!\.)", r"`\1`", text)
+
+
+def make_pages() -> tuple[dict[str, str], set[str]]:
+    """Both pages by language, and the English texts that have no Chinese one."""
+    missing: set[str] = set()
+    translate = chinese(load_catalogue(), missing)
+    pages = {"zh": write_page(INTRO["zh"], translate), "en": write_page(INTRO["en"], lambda text: text)}
+    return pages, missing
+
+
+def main() -> None:
+    """Writes the pages, or checks them."""
+    pages, missing = make_pages()
+    if missing:
+        texts = "\n".join(f"  {text!r}" for text in sorted(missing))
+        sys.exit(f"{CATALOGUE.name} has no Chinese for:\n{texts}")
+    for language, text in pages.items():
+        path = ROOT / PAGES[language]
+        if "--check" in sys.argv[1:]:
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                sys.exit(f"{PAGES[language]} is out of date; run python tools/config_reference.py")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
