@@ -26,6 +26,7 @@ from glmtune.replaced_keys import REPLACED_LORA_KEYS, REPLACED_TRAIN_KEYS
 ROOT = Path(__file__).parents[1]
 PAGES = {"zh": "docs/reference/configuration.md", "en": "docs/reference/configuration.en.md"}
 CATALOGUE = Path(__file__).with_name("config_reference_zh.yaml")
+MESSAGES = ROOT / "src" / "glmtune" / "language" / "zh.yaml"
 
 # Keys of LoraConfig and TrainingArguments without a default of ours that people set often.
 OFTEN_SET = {
@@ -86,8 +87,9 @@ OPTIM = "schedule_free, lomo and adalomo want a loop of their own."
 
 
 def load_catalogue() -> dict[str, str]:
-    """The Chinese text of each English one."""
-    return yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
+    """The Chinese text of each English one: what the command line says, and what is on these pages alone."""
+    messages = yaml.safe_load(MESSAGES.read_text(encoding="utf-8"))["glmtune"]
+    return {**messages, **yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))}
 
 
 def chinese(catalogue: dict[str, str], missing: set[str]) -> Callable[[str], str]:

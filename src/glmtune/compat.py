@@ -8,7 +8,7 @@ Methods of other libraries' classes that ours override cannot be moved here; the
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -204,3 +204,18 @@ def launcher_asks_for(name: str) -> bool:
         name: What accelerate calls it in its environment: CPU, FSDP, DEEPSPEED, MEGATRON_LM or PARALLELISM_CONFIG.
     """
     return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1")
+
+
+def translate_help(translate: Callable[[str], str]) -> None:
+    """Translates what typer itself prints around our help, such as the titles of its panels.
+
+    Missing: a setting for these texts, or typer's own translations.
+
+    Args:
+        translate: Gives a text in the reader's language.
+    """
+    from typer import rich_utils
+
+    panels = ("ARGUMENTS_PANEL_TITLE", "OPTIONS_PANEL_TITLE", "COMMANDS_PANEL_TITLE")
+    for name in (*panels, "DEFAULT_STRING", "REQUIRED_LONG_STRING"):
+        setattr(rich_utils, name, translate(getattr(rich_utils, name)))

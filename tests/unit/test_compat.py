@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainerState, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from typer import rich_utils
+from typer.testing import CliRunner
 
 import glmtune
 from glmtune import compat
@@ -36,6 +39,7 @@ PACKAGE = Path(glmtune.__file__).parent
 TORCH = "torch 2.13"
 TRANSFORMERS = "transformers 5.23"
 ACCELERATE = "accelerate 1.15"
+TYPER = "typer 0.29"
 
 
 def changed(seen: str, what: str) -> str:
@@ -409,6 +413,25 @@ def test_the_launcher_says_what_it_was_asked_for(
     assert compat.launcher_asks_for(name), changed(
         ACCELERATE, f"accelerate launch {' '.join(options)} does not set ACCELERATE_USE_{name}"
     )
+
+
+# typer
+
+
+def test_what_typer_prints_around_help_can_be_translated(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("ARGUMENTS_PANEL_TITLE", "OPTIONS_PANEL_TITLE", "COMMANDS_PANEL_TITLE", "DEFAULT_STRING")
+    for name in (*names, "REQUIRED_LONG_STRING"):
+        assert hasattr(rich_utils, name), changed(TYPER, f"typer.rich_utils.{name} is gone")
+        monkeypatch.setattr(rich_utils, name, getattr(rich_utils, name))  # as it was, afterwards
+    compat.translate_help(lambda text: f"<{text}>")
+    app = typer.Typer()
+
+    @app.command()
+    def command(given: str, chosen: int = 3) -> None: ...
+
+    printed = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["--help"]).output
+    for text in ("<Arguments>", "<Options>", "<[required]>", "<[default: 3]>"):
+        assert text in printed, changed(TYPER, f"help has no {text}")
 
 
 # The package

@@ -12,7 +12,7 @@ import pytest
 import typer
 import yaml
 
-from glmtune.cli import app
+from glmtune.cli.app import app
 from glmtune.config import OWN_TRAIN_KEYS, describe_keys, load_config
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ import glmtune
 
 PACKAGE = Path(glmtune.__file__).parent
 LAYERS = [
-    {"compat", "errors", "language"},
+    {"compat"},
+    {"errors", "language"},
     {"files", "key_checks", "ops", "fields", "replaced_keys", "signals", "yaml_text"},
     {"config", "prompts"},
     {"models"},

@@ -6,13 +6,8 @@ from typing import Any
 
 import typer
 
+from glmtune.compat import translate_help
 from glmtune.language import language, localise
-
-# What typer itself prints around our help, by the names of its texts.
-_TYPER_TEXTS = (
-    *("ARGUMENTS_PANEL_TITLE", "OPTIONS_PANEL_TITLE", "COMMANDS_PANEL_TITLE"),
-    *("DEFAULT_STRING", "REQUIRED_LONG_STRING"),
-)
 
 
 def localised_command(app: typer.Typer) -> Any:
@@ -41,15 +36,12 @@ def _localise_command(command: Any, parent: Any) -> None:
 
 def _usage(get_usage: Callable[[Any], str], context: Any) -> str:
     """The line that every help begins with; only now typer's own texts are loaded."""
-    from typer import rich_utils
-
-    for name in _TYPER_TEXTS:
-        setattr(rich_utils, name, localise(getattr(rich_utils, name)))
+    translate_help(localise)
     return localise(get_usage(context))
 
 
 def usage_fault(error: typer.TyperException) -> str:
     """What is wrong with the arguments, as a message of ours; empty where all there was to say is said already."""
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     return f"{message}. See {context.command_path} --help" if message and context else message

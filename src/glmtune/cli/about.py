@@ -1,0 +1,52 @@
+"""env, demo and --version: what is installed, and a first look at it."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glmtune import __version__
+from glmtune.cli.options import not_empty
+from glmtune.cli.setting_up import hide_loading_bars, outlive_display
+from glmtune.language import localise
+from glmtune.language.terminal import TerminalConsole
+
+app = typer.Typer()
+
+
+@app.command()
+def env() -> None:
+    """Print versions and devices, for a bug report."""
+    import torch
+
+    from glmtune.adapters.run_folder import current_versions
+
+    for package, version in current_versions().items():
+        typer.echo(f"{package:<14}{version}")
+    if not torch.cuda.is_available():
+        typer.echo(f"{'device':<14}{localise(f'CPU, {os.cpu_count()} cores')}")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        typer.echo(f"{f'cuda:{index}':<14}{properties.name}, {properties.total_memory / 2**30:.1f} GiB")
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        str, typer.Option("--output", callback=not_empty, help="Where the run and the merged model go.")
+    ] = "demo-output",
+) -> None:
+    """Train, compare and merge on the built-in tiny base."""
+    from glmtune.demo import run_demo
+
+    outlive_display()
+    hide_loading_bars()
+    run_demo(Path(output), TerminalConsole())
+
+
+def print_version(is_asked: bool) -> None:
+    """Prints the version and ends, where that is asked for."""
+    if is_asked:
+        typer.echo(f"glmtune {__version__}")
+        raise typer.Exit

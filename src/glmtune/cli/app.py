@@ -1,0 +1,65 @@
+"""The application: its commands, and what happens around each of them."""
+
+import io
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from glmtune.cli import about, data, training, using
+from glmtune.errors import GlmtuneError, show_text
+from glmtune.language.command_line import localised_command, usage_fault
+from glmtune.language.terminal import TerminalConsole, log_to_terminal
+
+# Before torch is imported: memory in pieces that grow, of which less is lost between steps of different sizes.
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name of the same setting
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+app = typer.Typer(
+    help="Fine-tune ChatGLM3-6B and its family with LoRA.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(training.app)
+app.add_typer(using.app)
+app.add_typer(data.app, name="data")
+app.add_typer(about.app)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=about.print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Takes the options that stand before a command."""
+
+
+def main() -> None:
+    """Runs the command line: faults of the user's making are one message without a traceback."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a standard stream that was closed, whose number a file of ours must not get
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows ? for what it cannot
+            stream.reconfigure(errors="replace")
+    log_to_terminal()
+    try:
+        sys.exit(localised_command(app)(standalone_mode=False))
+    except GlmtuneError as error:
+        _print_error(str(error))
+        sys.exit(1)
+    except typer.TyperException as error:
+        if fault := usage_fault(error):
+            _print_error(fault)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _print_error(fault: str) -> None:
+    message = "\n".join(show_text(line) for line in f"Error: {fault}".split("\n"))
+    TerminalConsole(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)

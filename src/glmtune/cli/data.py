@@ -1,0 +1,104 @@
+"""glmtune data: check, show, stats and convert."""
+
+from typing import Annotated
+
+import typer
+
+from glmtune.cli.options import (
+    DataFiles,
+    FieldOption,
+    JoinOption,
+    SystemOption,
+    TemplateOption,
+    not_empty,
+    parse_fields,
+    unescape,
+)
+from glmtune.cli.setting_up import tokenizer_of
+from glmtune.language.terminal import TerminalConsole
+
+app = typer.Typer(help="Check, show, count and convert data files.", no_args_is_help=True)
+
+
+@app.command()
+def check(files: DataFiles, field: FieldOption = None, join: JoinOption = "\\n") -> None:
+    """Report all faults of data files, with row numbers."""
+    from glmtune.data import inspect
+
+    inspect.check(files, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())
+
+
+@app.command()
+def show(
+    files: DataFiles,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", callback=not_empty, help="The base model; the tiny built-in one if left out."),
+    ] = None,
+    template: TemplateOption = None,
+    system: SystemOption = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="As data.max_length.")] = 512,
+    start: Annotated[int, typer.Option("--start", min=1, help="The first row to show, from 1.")] = 1,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many.")] = 3,
+    field: FieldOption = None,
+    join: JoinOption = "\\n",
+) -> None:
+    """Print samples token by token, what is learnt in colour."""
+    from glmtune.adapters.inheritance import prompt_record
+    from glmtune.data import inspect
+
+    tokenizer = tokenizer_of(model)
+    inspect.show(
+        files,
+        tokenizer,
+        template=template or prompt_record(None, model, tokenizer).template,
+        system=system,
+        max_length=max_length,
+        start=start,
+        num_samples=count,
+        fields=parse_fields(field),
+        join=unescape(join),
+        console=TerminalConsole(),
+    )
+
+
+@app.command()
+def stats(
+    files: DataFiles,
+    model: Annotated[
+        str | None, typer.Option("--model", callback=not_empty, help="Count its tokens; without it, characters.")
+    ] = None,
+    template: TemplateOption = None,
+    system: SystemOption = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="As data.max_length.")] = 512,
+    field: FieldOption = None,
+    join: JoinOption = "\\n",
+) -> None:
+    """Print counts and a histogram of lengths."""
+    from glmtune.adapters.inheritance import prompt_record
+    from glmtune.data import inspect
+
+    tokenizer = tokenizer_of(model) if model else None
+    inspect.stats(
+        files,
+        tokenizer,
+        template=template or (prompt_record(None, model, tokenizer).template if tokenizer else "chatglm3"),
+        system=system,
+        max_length=max_length,
+        fields=parse_fields(field),
+        join=unescape(join),
+        console=TerminalConsole(),
+    )
+
+
+@app.command()
+def convert(
+    files: DataFiles,
+    output: Annotated[str, typer.Option("--output", callback=not_empty, help="The JSONL file to write.")],
+    field: FieldOption = None,
+    join: JoinOption = "\\n",
+) -> None:
+    """Write any readable format as `messages`, one JSON object a line."""
+    from glmtune.data import inspect
+
+    inspect.convert(files, output, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())

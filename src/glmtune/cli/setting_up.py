@@ -1,0 +1,56 @@
+"""What commands do before their work: read the configuration, load models, mind the terminal."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from glmtune.cli.options import DtypeName, QuantizeName
+from glmtune.language import localise
+from glmtune.language.terminal import TerminalConsole
+
+if TYPE_CHECKING:
+    from glmtune.config import RunConfig
+    from glmtune.loading.runs import Loaded
+
+
+def read_config(arguments: list[str] | None) -> "RunConfig":
+    """The configuration of a file, if the first argument is one, and the overrides behind it."""
+    from glmtune.config import load_config
+
+    given = arguments or []
+    has_file = bool(given) and "=" not in given[0]
+    return load_config(given[0] if has_file else None, given[1:] if has_file else given)
+
+
+def outlive_display() -> None:
+    """For commands whose work is in files: they go on when their terminal is closed, or nobody reads their output."""
+    from glmtune.training.display import surviving
+
+    sys.stdout, sys.stderr = surviving(sys.stdout), surviving(sys.stderr)
+
+
+def hide_loading_bars() -> None:
+    """transformers draws a bar for every load; ours say what is being loaded."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def load_run(run: str, model: str | None, dtype: DtypeName, quantize: QuantizeName) -> "Loaded":
+    """Loads what is to be talked to, and says what that is."""
+    from glmtune.loading.runs import load
+
+    hide_loading_bars()
+    with TerminalConsole(stderr=True).status("Loading the model ..."):
+        loaded = load(run, model_path=model, dtype=dtype, quantize=quantize)
+    typer.echo(localise(f"base: {loaded.base_path}; adapter: {loaded.adapter_path or 'none'}"), err=True)
+    return loaded
+
+
+def tokenizer_of(model: str | None) -> Any:
+    """The tokenizer of a base; that of the tiny built-in one for None."""
+    from glmtune.config import embedded_base
+    from glmtune.loading.bases import load_tokenizer
+
+    return load_tokenizer(model or embedded_base())

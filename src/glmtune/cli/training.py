@@ -1,0 +1,96 @@
+"""train and plan."""
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from glmtune.cli.setting_up import hide_loading_bars, outlive_display, read_config
+from glmtune.errors import ConfigError
+from glmtune.language import localise
+from glmtune.language.terminal import TerminalConsole
+
+app = typer.Typer()
+
+
+@app.command()
+def train(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG.yaml] [section.key=value ...]",
+            help="A configuration file and changes to it. Without any, the demo's base and data are used.",
+        ),
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List the configuration keys and their defaults.")] = False,
+) -> None:
+    """Train a LoRA adapter.
+
+    For example: glmtune train examples/chatglm3-6b.yaml data.path=train.json train.learning_rate=1e-4
+    """
+    from glmtune.config import describe_keys
+
+    if keys:
+        for key in describe_keys():
+            typer.echo(f"{key.key:<38} {key.default!r:<28} {localise(key.description)}")
+        return
+    outlive_display()
+    config = read_config(arguments)
+    from glmtune.training.processes import is_first_process, leave_processes
+    from glmtune.training.run import TrainingInterrupted
+    from glmtune.training.run import train as run_training
+
+    hide_loading_bars()
+    try:
+        folder = run_training(config).output_dir
+        message, code = f"Done: {folder}\n  glmtune chat {shlex.quote(str(folder))}", 0
+    except TrainingInterrupted as interruption:
+        message, code = str(interruption), 130
+    finally:
+        leave_processes()
+    if is_first_process():
+        typer.echo(localise(message), err=code != 0)
+    raise typer.Exit(code)
+
+
+@app.command()
+def plan(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG.yaml] [section.key=value ...]", help="As for glmtune train."),
+    ] = None,
+    gpu_gib: Annotated[
+        float | None,
+        typer.Option(
+            "--gpu-gib", help="Memory of the card to plan for, in GiB; what the GPU here has free if left out."
+        ),
+    ] = None,
+    tflops: Annotated[
+        float | None,
+        typer.Option("--tflops", help="What the card computes in 16 bits; for the time, else the GPU's here, or 50."),
+    ] = None,
+) -> None:
+    """Say what a run will take of the GPU, how long, and with which settings it fits.
+
+    For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu-gib 8
+    """
+    from glmtune.config import say_base
+    from glmtune.planning.card import plan_for_card
+    from glmtune.planning.planned import CONTEXT_GIB
+    from glmtune.planning.report import print_plan
+
+    if gpu_gib is not None and not CONTEXT_GIB < gpu_gib < 1e6:
+        raise ConfigError(
+            f"--gpu-gib: expected a number above {CONTEXT_GIB}, what CUDA itself takes; found {gpu_gib:g}"
+        )
+    if tflops is not None and not 0 < tflops < 1e6:
+        raise ConfigError(f"--tflops: expected a number above 0; found {tflops:g}")
+
+    config = read_config(arguments)
+    stats, planned = plan_for_card(config, gpu_gib, tflops)
+    console = TerminalConsole()
+    console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
+    for line in stats.lines():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_plan(planned, console)
+    planned.check()

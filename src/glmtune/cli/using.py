@@ -1,0 +1,118 @@
+"""chat, generate and merge: what is done with a run."""
+
+from typing import Annotated
+
+import typer
+
+from glmtune.cli.options import (
+    DtypeName,
+    DtypeOption,
+    FieldOption,
+    ModelOption,
+    QuantizeOption,
+    Run,
+    Sampling,
+    SystemOption,
+    TemplateOption,
+    not_empty,
+    parse_fields,
+    parse_options,
+    unescape,
+)
+from glmtune.cli.setting_up import hide_loading_bars, load_run, outlive_display
+from glmtune.errors import ConfigError
+from glmtune.language import localise
+from glmtune.language.terminal import TerminalConsole
+
+app = typer.Typer()
+
+
+@app.command()
+def chat(
+    run: Run,
+    options: Sampling = None,
+    model: ModelOption = None,
+    dtype: DtypeOption = "auto",
+    quantize: QuantizeOption = "auto",
+    system: SystemOption = None,
+    template: TemplateOption = None,
+) -> None:
+    """Chat with a run or a base model in the terminal."""
+    from glmtune.inference.chat import Chat
+    from glmtune.inference.terminal import run_terminal_chat
+
+    loaded = load_run(run, model, dtype, quantize)
+    conversation = Chat(
+        loaded.model,
+        loaded.tokenizer,
+        template=template or loaded.template,
+        system=loaded.system if system is None else system,
+        **parse_options(options),
+    )
+    run_terminal_chat(conversation, TerminalConsole(soft_wrap=True))
+
+
+@app.command()
+def generate(
+    run: Run,
+    options: Sampling = None,
+    input_path: Annotated[str, typer.Option("--input", help="Questions: JSON, JSONL, CSV, or text, one a line.")] = "",
+    output_path: Annotated[
+        str, typer.Option("--output", help="Replies, JSONL, in input order; continued if begun.")
+    ] = "",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Questions answered at once.")] = 8,
+    model: ModelOption = None,
+    dtype: DtypeOption = "auto",
+    quantize: QuantizeOption = "auto",
+    system: SystemOption = None,
+    template: TemplateOption = None,
+    field: FieldOption = None,
+    join: Annotated[
+        str | None, typer.Option("--join", help="What stands between instruction and input, if not what the run had.")
+    ] = None,
+) -> None:
+    """Answer a file of questions."""
+    if not input_path or not output_path:
+        raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl")
+    from glmtune.inference.batch import check_generation_files, generate_file
+
+    outlive_display()
+    check_generation_files(input_path, output_path, parse_fields(field))
+    loaded = load_run(run, model, dtype, quantize)
+    try:
+        report = generate_file(
+            loaded.model,
+            loaded.tokenizer,
+            input_path,
+            output_path,
+            template=template or loaded.template,
+            system=loaded.system if system is None else system,
+            batch_size=batch_size,
+            fields=parse_fields(field),
+            join=loaded.join if join is None else unescape(join),
+            **parse_options(options),
+        )
+    except KeyboardInterrupt:
+        typer.echo(localise("Interrupted; run the same command again to go on."), err=True)
+        raise
+    typer.echo(localise(report.summary()))
+
+
+@app.command()
+def merge(
+    run: Run,
+    output: Annotated[str, typer.Option("--output", callback=not_empty, help="The new folder.")],
+    model: ModelOption = None,
+    dtype: Annotated[
+        DtypeName, typer.Option("--dtype", help="Type of the merged weights; auto is the base's own.")
+    ] = "auto",
+    max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Largest weight file.")] = "5GB",
+) -> None:
+    """Merge an adapter into its base: one folder in the official layout."""
+    from glmtune.export.merge import merge as run_merge
+
+    outlive_display()
+    hide_loading_bars()
+    with TerminalConsole(stderr=True).status("Merging and checking ..."):
+        result = run_merge(run, output, model_path=model, dtype=dtype, max_shard_size=max_shard_size)
+    typer.echo(localise(result.summary()))

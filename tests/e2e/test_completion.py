@@ -1,0 +1,64 @@
+"""The Tab key: `glmtune --install-completion` in a shell, and what is then completed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+COMPLETE = """
+source ~/.bash_completions/glmtune.sh
+COMP_WORDS=({words} "{begun}"); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMPREPLY=()
+_glmtune_completion glmtune
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+def run(shell: str, script: str, home: Path) -> str:
+    environment = {**os.environ, "HOME": str(home), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run([shell, "-c", script], capture_output=True, encoding="utf-8", env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home directory where completion for bash has been installed, from bash."""
+    folder = tmp_path_factory.mktemp("home")
+    run("bash", "glmtune --install-completion; true", folder)
+    return folder
+
+
+def test_it_is_there_in_the_next_bash(home: Path) -> None:
+    assert ".bash_completions/glmtune.sh" in (home / ".bashrc").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "begun", "expected"),
+    [
+        ("glmtune", "tr", ["train"]),
+        ("glmtune data", "", ["check", "show", "stats", "convert"]),
+        ("glmtune chat run --dtype", "", ["auto", "float32", "bfloat16", "float16"]),
+        ("glmtune chat run --quantize", "n", ["none", "nf4"]),
+        ("glmtune generate run --template", "chat", ["chatglm3", "chatglm2"]),
+        ("glmtune train", "", []),  # the shell itself then completes files
+    ],
+)
+def test_bash_completes_commands_and_values(home: Path, words: str, begun: str, expected: list[str]) -> None:
+    assert run("bash", COMPLETE.format(words=words, begun=begun), home).split() == expected
+
+
+def test_zsh_gets_a_completion_of_its_own(tmp_path: Path) -> None:
+    zsh = tmp_path / "zsh"  # bash by the name of zsh, which is what the shell is recognised by
+    zsh.symlink_to(run("bash", "command -v bash", tmp_path).strip())
+    run(str(zsh), "glmtune --install-completion; true", tmp_path)
+    assert "compdef _glmtune_completion glmtune" in (tmp_path / ".zfunc" / "_glmtune").read_text(encoding="utf-8")
+    assert "compinit" in (tmp_path / ".zshrc").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("line", "expected"), [("glmtune chat x --dtype b", "bfloat16"), ("glmtune merge ", "_files")])
+def test_zsh_is_told_values_and_files(tmp_path: Path, line: str, expected: str) -> None:
+    asked = f"_GLMTUNE_COMPLETE=complete_zsh _TYPER_COMPLETE_ARGS='{line}' glmtune"
+    assert expected in run("bash", asked, tmp_path)

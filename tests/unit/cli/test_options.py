@@ -1,0 +1,71 @@
+"""What the command line says of itself, without doing anything."""
+
+import runpy
+import sys
+from typing import get_args
+
+import pytest
+from typer.testing import CliRunner
+
+import glmtune
+from glmtune.cli.app import app
+from glmtune.cli.options import DtypeName, QuantizeName, TemplateName
+from glmtune.loading.devices import Dtype
+from glmtune.loading.formats import Quantize
+from glmtune.prompts import TEMPLATES
+
+COMMANDS = ["", "train", "plan", "chat", "generate", "merge", "env", "demo", "data", "data check", "data show"]
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner(env={"COLUMNS": "120", "TERM": "dumb"}).invoke(app, arguments)
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_helps_by_the_short_option_too(command: str) -> None:
+    code, short = invoke(*command.split(), "-h")
+    assert code == 0
+    assert "Usage:" in short
+    assert invoke(*command.split(), "--help") == (0, short)
+
+
+def test_the_version_is_the_packages() -> None:
+    assert invoke("--version") == (0, f"glmtune {glmtune.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "values"),
+    [
+        ("chat", "<auto|float32|bfloat16|float16>"),
+        ("chat", "<auto|none|int8|nf4|fp8>"),
+        ("generate", "<chatglm3|chatglm2|tutorial>"),
+        ("merge", "<auto|float32|bfloat16|float16>"),
+        ("data show", "<chatglm3|chatglm2|tutorial>"),
+        ("data stats", "<chatglm3|chatglm2|tutorial>"),
+    ],
+)
+def test_help_lists_the_values_that_an_option_takes(command: str, values: str) -> None:
+    assert values.strip("<>") in invoke(*command.split(), "--help")[1]
+
+
+@pytest.mark.parametrize("option", ["--dtype", "--quantize", "--template"])
+def test_another_value_is_refused_with_those_that_there_are(option: str) -> None:
+    code, output = invoke("chat", "no-such-run", option, "zigzag")
+    assert code == 2
+    assert option in output
+    assert "'zigzag' is not one of" in " ".join(output.split())
+
+
+def test_the_values_are_those_of_the_functions_that_they_go_to() -> None:
+    assert set(get_args(DtypeName)) == set(get_args(Dtype))
+    assert set(get_args(QuantizeName)) == {"auto", *get_args(Quantize)}
+    assert get_args(TemplateName) == TEMPLATES
+
+
+def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["glmtune", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("glmtune.cli", run_name="__main__")
+    assert not ended.value.code
+    assert capsys.readouterr().out == f"glmtune {glmtune.__version__}\n"
