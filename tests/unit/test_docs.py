@@ -88,7 +88,7 @@ def test_every_command_can_be_typed(page: str) -> None:
     for arguments in commands(page):
         command = typer.main.get_command(app)
         words = list(arguments)
-        while getattr(command, "commands", None):
+        while getattr(command, "commands", None) and words[:1] != ["--install-completion"]:
             name = words.pop(0)
             assert name in command.commands, f"glmtune {shlex.join(arguments)}"
             command = command.commands[name]
