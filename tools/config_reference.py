@@ -19,9 +19,9 @@ import yaml
 from peft import LoraConfig
 from transformers import TrainingArguments
 
-from glmtune import config as configuration
 from glmtune.config import RunConfig, describe_keys
-from glmtune.replaced_keys import REPLACED_LORA_KEYS, REPLACED_TRAIN_KEYS
+from glmtune.config.refused_keys import REFUSED_KEYS
+from glmtune.config.replaced_keys import REPLACED_LORA_KEYS, REPLACED_TRAIN_KEYS
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"zh": "docs/reference/configuration.md", "en": "docs/reference/configuration.en.md"}
@@ -188,7 +188,7 @@ def write_page(intro: str, translate: Callable[[str], str]) -> str:
             if key.startswith(f"{section}.")
         ]
         page += [f"## {section}", translate(about), table(headings, rows)]
-    refused = [[f"`{key}`", as_code(translate(text))] for key, text in configuration._REFUSED.items()]
+    refused = [[f"`{key}`", as_code(translate(text))] for key, text in REFUSED_KEYS.items()]
     refused.append(["`train.optim`", as_code(translate(OPTIM))])
     page += [f"## {translate('What is refused')}", translate(REFUSED)]
     page.append(table([translate("key"), translate("why")], refused))

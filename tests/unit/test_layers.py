@@ -11,7 +11,7 @@ PACKAGE = Path(glmtune.__file__).parent
 LAYERS = [
     {"compat"},
     {"errors", "language"},
-    {"files", "key_checks", "ops", "fields", "replaced_keys", "signals", "yaml_text"},
+    {"files", "ops", "fields", "signals"},
     {"config", "prompts"},
     {"models"},
     {"data"},

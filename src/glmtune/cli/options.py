@@ -47,7 +47,7 @@ JoinOption = Annotated[str, typer.Option("--join", help="What stands between ins
 
 def parse_options(options: list[str] | None) -> dict[str, Any]:
     """`name=value` arguments, values read as those of the configuration are."""
-    from glmtune.yaml_text import parse_value
+    from glmtune.config.yaml_text import parse_value
 
     pairs = _pairs(options, "a sampling option, such as temperature=0.8")
     return {name: parse_value(value) for name, value in pairs.items()}

@@ -14,8 +14,8 @@ from glmtune.config import (
     load_config,
     validate_names,
 )
+from glmtune.config.yaml_text import parse_value
 from glmtune.errors import ConfigError
-from glmtune.yaml_text import parse_value
 
 
 def test_defaults_are_the_tutorials() -> None:
@@ -99,7 +99,7 @@ def test_names_of_older_transformers(key: str, advice: str) -> None:
 def test_replaced_names_are_not_in_transformers_any_more() -> None:
     from transformers import TrainingArguments
 
-    from glmtune.replaced_keys import REPLACED_TRAIN_KEYS
+    from glmtune.config.replaced_keys import REPLACED_TRAIN_KEYS
 
     known = set(TrainingArguments.__dataclass_fields__)
     still_there = known & set(REPLACED_TRAIN_KEYS)

@@ -159,3 +159,12 @@ def _range_fault(name: str, value: Any) -> str | None:
 
 def _show(value: Any) -> str:
     return f"{value!r:.80}"
+
+
+def path_fault(value: str) -> str | None:
+    """What is wrong with a path before anybody looks for it."""
+    try:
+        Path(value).expanduser()
+    except RuntimeError:
+        return f"{value} is in the home of a user whom there is not"
+    return "a path cannot hold a null character" if "\0" in value else None
