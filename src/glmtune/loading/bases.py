@@ -37,14 +37,14 @@ def load_base(
         path: A folder in the official layout or a hub id; None for the tiny base in the package.
         dtype: As for `load`.
         device_map: As for `load`; for the two settings below, None or one device's name.
-        quantize: What the layers are held in; each weight is quantised as it is read.
-        offloads_embedding: Whether the token embedding stays in the host's memory.
+        quantize: The format of the layers; each weight is quantised as it is read.
+        offloads_embedding: Whether the token embedding stays in host memory.
 
     Returns:
         The model, which stops at the end of a turn, and the tokenizer.
 
     Raises:
-        ModelError: Something is missing or damaged, or is no ChatGLM.
+        ModelError: Something is missing or damaged, or is not a ChatGLM model.
         ConfigError: The device cannot compute in the format, or its package is not installed.
     """
     path = embedded_base() if path is None else path
@@ -67,7 +67,7 @@ def load_base(
             )
     if not isinstance(model, ChatGLMForConditionalGeneration):
         raise ModelError(f"{path}: expected model_type {ChatGLMConfig.model_type}; found {model.config.model_type}")
-    # Official folders name </s> alone; a model that ends its turn with a role token would then talk on.
+    # Official folders name only </s>; a model that ends its turn with a role token would then keep generating.
     model.generation_config.eos_token_id = tokenizer.stop_token_ids
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
@@ -76,13 +76,13 @@ def load_base(
 def load_by_weight(
     path: str | Path, dtype: torch.dtype, device: torch.device, *, quantize: Quantize, offloads_embedding: bool
 ) -> ChatGLMForConditionalGeneration:
-    """Loads a base weight by weight: beside what stays, one file is mapped and one weight at a time is on the device.
+    """Loads a base weight by weight, with one file mapped and one unquantised weight on the device at a time.
 
     Args:
         path: A folder in the official layout or a hub id.
-        dtype: What is not quantised is held in, and computed in.
-        device: Where to.
-        quantize: What the layers are held in.
+        dtype: The compute dtype, and that of weights that are not quantised.
+        device: The device to load to.
+        quantize: The format of the layers.
         offloads_embedding: Whether the token embedding stays in the host's memory.
 
     Returns:
@@ -91,7 +91,7 @@ def load_by_weight(
     Raises:
         ModelError: Something is missing or damaged, or does not fit the format.
         ConfigError: The device cannot compute in the format, or its package is not installed; or embedding and output
-            layer are one.
+            layer are tied.
     """
     folder = Path(resolve_and_check(ChatGLMForConditionalGeneration, str(path), {}))
     config = read_config(folder)
@@ -115,7 +115,7 @@ def load_by_weight(
         else:
             module_name, _, parameter_name = name.rpartition(".")
             setattr(model.get_submodule(module_name), parameter_name, nn.Parameter(weight))
-        del weight  # before the next one comes
+        del weight  # before the next one is read
     # As in transformers, an output layer that has weights of its own keeps them.
     if config.tie_word_embeddings and "transformer.output_layer.weight" not in names:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
@@ -169,7 +169,7 @@ def load_tokenizer(path: str | Path) -> ChatGLMTokenizer:
 
 
 def _check_tokenizer_files(folder: Path) -> None:
-    """Finds what AutoTokenizer would trip over before it comes to ChatGLM's tokenizer."""
+    """Checks the files that AutoTokenizer reads before it constructs ChatGLM's tokenizer."""
     require_files(folder, *TOKENIZER_FILES)
     check_json_files(folder, TOKENIZER_JSON)
     file = folder / "tokenizer_config.json"

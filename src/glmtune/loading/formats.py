@@ -1,6 +1,6 @@
-"""What a base's layers are held in: each format is one object, and this is the only place that lists them.
+"""The formats of a base's layers: each is one object, and this is the only place that lists them.
 
-    none   as published, in the dtype that is computed in
+    none   as published, in the compute dtype
     int8   1 byte a weight, a scale for each output; dequantised into a buffer for each product
     nf4    4.127 bits a weight: 16 levels, a scale for each 64 weights, itself in 8 bits; dequantised likewise
     fp8    1 byte a weight, a scale for each output; multiplied as it is (Hopper and newer)
@@ -38,9 +38,9 @@ class WeightFormat:
     """A format of frozen weights; this class itself is the published one.
 
     Attributes:
-        name: What `model.quantize` calls it.
-        is_dequantized: Whether each product first writes its weight out, into a buffer that all layers share.
-        takes_bitsandbytes: Whether that package has to be installed.
+        name: Its name in `model.quantize`.
+        is_dequantized: Whether each product first dequantises its weight into a buffer that all layers share.
+        takes_bitsandbytes: Whether bitsandbytes must be installed.
         is_automatic: Whether `model.quantize=auto` may choose it.
         launches_per_layer: How long the host takes for a fused layer, forward and backward, counted in kernels of the
             plainest kind (`x.add_(1)`): passes of 423 rows in results/memory_settings.csv, on a host that took 8 us for
@@ -152,7 +152,7 @@ class _Fp8(WeightFormat):
         return Fp8Weights(linear, weight)
 
 
-# From the most exact on.
+# The most exact format first.
 FORMATS: Mapping[Quantize, WeightFormat] = MappingProxyType(
     {each.name: each for each in (WeightFormat(), _Int8(), _Nf4(), _Fp8())}
 )
@@ -221,7 +221,7 @@ def unquantizable(lora: Mapping[str, Any]) -> list[str]:
 
 
 def has_bitsandbytes() -> bool:
-    """Whether int8 and nf4 are to be had."""
+    """Whether bitsandbytes, for int8 and nf4, is installed."""
     return util.find_spec("bitsandbytes") is not None
 
 

@@ -1,4 +1,4 @@
-"""From a folder to a model that can be asked: base, adapter, tokenizer, template and system prompt."""
+"""Loads a folder for inference: base, adapter, tokenizer, template and system prompt."""
 
 import logging
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ _ROOM_FOR_A_CHAT = 3 * 2**28
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to be asked, with what it has to be asked with.
+    """A model ready for inference, with its prompt settings.
 
     Attributes:
         model: The base, or the base with its adapter; in evaluation mode.
@@ -42,8 +42,8 @@ class Loaded:
         system: The system prompt that it was trained with.
         base_path: Where the base came from: a folder or a hub id.
         adapter_path: Where the adapter came from; None for a base alone.
-        join: What stood between `instruction` and `input` in training.
-        quantize: What the base's layers are held in.
+        join: The separator between `instruction` and `input` in training.
+        quantize: The format of the base's layers.
     """
 
     model: PreTrainedModel | PeftModel
@@ -77,7 +77,7 @@ def load(
             neither saved nor merged; `glmtune.merge` takes the original.
 
     Returns:
-        Model, tokenizer and what to ask with.
+        Model, tokenizer and prompt settings.
 
     Raises:
         ModelError: There is no such folder, or the base cannot be loaded.
@@ -121,13 +121,13 @@ def _loaded(
     quantize: Quantize,
 ) -> Loaded:
     template, system, join = prompt_record(adapter_path, base_path, tokenizer)
-    # They belong to how text becomes ids, and are to be there wherever the tokenizer is.
+    # They are part of turning text into ids, and must be available wherever the tokenizer is.
     tokenizer.init_kwargs |= {"prompt_template": template, "system_prompt": system}
     return Loaded(model.eval(), tokenizer, template, system, base_path, adapter_path, join, quantize)
 
 
 def _fitting_format(path: str, dtype: Dtype, device_map: DeviceMap) -> Quantize:
-    """The most exact format in which a base fits on the GPU that it is to be asked on; `none` elsewhere."""
+    """The most exact format in which a base fits on the GPU that it is loaded to; `none` without a GPU."""
     if not torch.cuda.is_available() or device_map is not None or not has_bitsandbytes():
         return "none"
     with torch.device("meta"):
@@ -177,7 +177,7 @@ def find_base(adapter_path: Path, model_path: str | Path | None = None) -> str:
 
 @contextmanager
 def base_of(adapter_path: Path, base_path: str) -> Iterator[None]:
-    """Says of a base that is not to be had which adapter wants it.
+    """Names the adapter in the error for a base that is not available.
 
     Raises:
         AdapterError: In place of a ModelError from within, where the base is no folder here.
