@@ -7,7 +7,7 @@ from typing import Any
 
 from glmtune.errors import DataError, show_names, show_text
 
-MAX_DEPTH = 100  # brackets within brackets; far below what Python's own recursion can bear
+MAX_DEPTH = 100  # nested brackets; far below Python's own recursion limit
 _CONTAINERS = (list, tuple, dict)
 
 
@@ -34,7 +34,7 @@ def read_text(values: Mapping[str, Any], name: str, *, may_be_empty: bool = Fals
         advice: What to do where the key is missing.
 
     Returns:
-        The text, letter by letter as it stands.
+        The text, unchanged.
 
     Raises:
         DataError: It is missing, not a string, empty, or not valid Unicode.

@@ -1,4 +1,4 @@
-"""Ctrl-C, and the signals that end a process: heard for a while, and never against the parent's will."""
+"""Temporary handlers for Ctrl-C and the signals that end a process; signals that the parent ignores stay ignored."""
 
 import signal
 import threading
