@@ -67,7 +67,7 @@ def storage_faults(path: str | Path) -> Iterator[None]:
     """Turns an operating system's error into one sentence that names the path.
 
     Args:
-        path: What is being read or written.
+        path: The file or folder being read or written.
 
     Raises:
         StorageError: In place of an OSError from within, or of what safetensors and torch make of one.
@@ -141,7 +141,7 @@ def read_json_object(path: str | Path, error_type: type[GlmtuneError]) -> dict[s
 
     Args:
         path: The file.
-        error_type: What is raised.
+        error_type: The type of error to raise.
 
     Raises:
         GlmtuneError: As `error_type`: it cannot be read, is no JSON, or holds something else.
@@ -158,7 +158,7 @@ def read_json_object(path: str | Path, error_type: type[GlmtuneError]) -> dict[s
 
 
 def check_writable_folder(path: str | Path) -> None:
-    """Makes sure that a folder can be made and written to, before anything expensive begins. Makes nothing.
+    """Checks that a folder can be created and written to, before anything expensive begins; creates nothing.
 
     Args:
         path: The folder; it need not exist yet.
@@ -205,7 +205,7 @@ def held(path: str | Path, what: str) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            place.unlink()  # while it is held, so that nobody else's is taken away
+            place.unlink()  # while it is held, so that no other process's lock is removed
         lock.release()
 
 

@@ -100,7 +100,7 @@ def check_value(name: str, value: Any, hint: Any, field: Field[Any] | None = Non
 
 
 def _members(hint: Any) -> set[Any]:
-    """What a type is one of."""
+    """The members of a union type; any other type is its own only member."""
     if isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union:
         return {member for each in typing.get_args(hint) for member in _members(each)}
     return {hint}

@@ -56,7 +56,7 @@ class WeightFormat:
     product_speed = 1.0
 
     def weight_bytes(self, num_weights: int, num_outputs: int, dtype: torch.dtype) -> int:
-        """Bytes of a linear layer's weight, scales included; `dtype` is what is computed in."""
+        """Bytes of a linear layer's weight, scales included; `dtype` is the compute dtype."""
         return num_weights * dtype.itemsize
 
     def traffic_bytes(self, dtype: torch.dtype) -> float:
@@ -64,12 +64,12 @@ class WeightFormat:
         return 0.0
 
     def check(self, linears: Mapping[str, nn.Linear], dtype: torch.dtype, device: torch.device) -> None:
-        """Makes sure that a device can compute with a base in this format.
+        """Checks that a device can compute with a base in this format.
 
         Args:
             linears: The linear layers of the base's blocks, by name.
-            dtype: What is computed in.
-            device: Where.
+            dtype: The compute dtype.
+            device: The device.
 
         Raises:
             ConfigError: The device cannot multiply in it.
@@ -181,7 +181,7 @@ def automatic_formats(lora: Mapping[str, Any]) -> list[WeightFormat]:
 
 
 def check_quantize(quantize: Quantize, lora: Mapping[str, Any]) -> None:
-    """Makes sure that an adapter can be trained on a quantised base, before anything is loaded.
+    """Checks that an adapter can be trained on a quantised base, before anything is loaded.
 
     Args:
         quantize: The format.
@@ -226,13 +226,13 @@ def has_bitsandbytes() -> bool:
 
 
 def check_format(quantize: Quantize, config: Any, dtype: torch.dtype, device: torch.device) -> None:
-    """Makes sure that a device can compute with a base in a format.
+    """Checks that a device can compute with a base in a format.
 
     Args:
         quantize: The format.
         config: The base's configuration.
-        dtype: What is computed in.
-        device: Where.
+        dtype: The compute dtype.
+        device: The device.
 
     Raises:
         ConfigError: There is no such format, or the device cannot multiply in it.

@@ -68,20 +68,20 @@ def load(
 
     Args:
         path: A run folder, a `checkpoint-N` in one, an adapter folder of stock PEFT, a base folder, or a base's hub id.
-        model_path: The base, where it is not where the adapter says it was.
-        dtype: How the base is held; `auto` is bfloat16 on a GPU that computes in it, else float16 on a GPU, else
+        model_path: The base, if it is no longer at the path that the adapter recorded.
+        dtype: The dtype of the base; `auto` is bfloat16 on a GPU that computes in it, else float16 on a GPU, else
             float32. Adapters are float32 in any case.
         device_map: As for `from_pretrained`; None for the first GPU, or the CPU where there is none.
-        quantize: What the base's layers are held in; `auto` is `none`, or where that does not fit on the GPU, the first
-            of `int8` and `nf4` that does, with a warning. Such a model can be asked and trained with an adapter, but
-            neither saved nor merged; `glmtune.merge` takes the original.
+        quantize: The format of the base's layers; `auto` is `none`, or if that does not fit on the GPU, the first of
+            `int8` and `nf4` that does, with a warning. A quantised model can be used for inference and trained with an
+            adapter, but neither saved nor merged; `glmtune.merge` uses the original.
 
     Returns:
         Model, tokenizer and prompt settings.
 
     Raises:
         ModelError: There is no such folder, or the base cannot be loaded.
-        AdapterError: The adapter is damaged, does not fit the base, or its base is not to be found.
+        AdapterError: The adapter is damaged, does not fit the base, or its base cannot be found.
         ConfigError: There is no such device or format, or the adapter does not go with the format.
     """
     adapter_path = find_adapter(path)
@@ -155,13 +155,13 @@ def find_base(adapter_path: Path, model_path: str | Path | None = None) -> str:
 
     Args:
         adapter_path: The adapter's folder.
-        model_path: The base, where it is not where the adapter says it was.
+        model_path: The base, if it is no longer at the path that the adapter recorded.
 
     Returns:
         A folder or a hub id: the one given, else the run's, else the one that PEFT noted.
 
     Raises:
-        AdapterError: The adapter names no base, or it is not there any more.
+        AdapterError: The adapter names no base, or the base no longer exists.
     """
     if model_path is not None:
         return _expand(model_path)

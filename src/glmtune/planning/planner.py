@@ -143,12 +143,12 @@ class Planner:
         return None
 
     def faster_format(self, plan: Plan, freedom: Freedom, free_bytes: float) -> Change | None:
-        """A format that would make a run faster by a quarter or more, if there is one. Taking it is the user's choice.
+        """A format that would make a run faster by a quarter or more, if there is one, to suggest to the user.
 
         Args:
-            plan: What is chosen.
-            freedom: What there is to choose among.
-            free_bytes: What the device has for it.
+            plan: The chosen plan.
+            freedom: The values to choose among.
+            free_bytes: Memory that the device has for the run.
         """
         others = [quantize for quantize in freedom.quantize if quantize != plan.settings.quantize]
         chosen = (self.choose(freedom.with_format(quantize), free_bytes) for quantize in others)
@@ -179,9 +179,9 @@ class Planner:
         """The single changes that save memory at the least loss of speed.
 
         Args:
-            plan: What is changed.
-            freedom: What there is to choose among, whatever the user has decided.
-            count: How many.
+            plan: The plan to change.
+            freedom: All choices, without the user's settings.
+            count: The largest number of changes.
         """
         settings, limit = plan.settings, plan.step.max_tokens
         changed = [

@@ -109,7 +109,7 @@ def as_before(config: RunConfig, before: Mapping[str, Any], settings: Iterable[S
     Args:
         config: The configuration.
         before: That of the earlier run's manifest; runs of the first versions knew no format but the published one.
-        settings: What is taken over.
+        settings: The settings to take over.
     """
     filled = {}
     for setting in settings:
