@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# On a CPU it warns, as soon as PEFT imports it, of a package that nothing here uses.
+# On a CPU, bitsandbytes warns about an unused package as soon as PEFT imports it.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [

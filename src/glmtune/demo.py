@@ -1,4 +1,4 @@
-"""`glmtune demo`: the whole way on the built-in tiny base, in about a minute on a laptop's CPU."""
+"""`glmtune demo`: the whole workflow on the built-in tiny base, in about a minute on a laptop's CPU."""
 
 import itertools
 import json

@@ -1,6 +1,6 @@
 """The one exception tree of glmtune, and how its messages are put together.
 
-Every fault that a user can cause or mend is a `GlmtuneError`; the command line prints its message without a traceback.
+Every fault that a user can cause or fix is a `GlmtuneError`; the command line prints its message without a traceback.
 Anything else that escapes is a bug.
 """
 

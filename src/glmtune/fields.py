@@ -7,7 +7,7 @@ from typing import Any
 
 from glmtune.errors import DataError, show_names, show_text
 
-MAX_DEPTH = 100  # brackets within brackets; far below what Python's own recursion can bear
+MAX_DEPTH = 100  # nested brackets; far below Python's own recursion limit
 _CONTAINERS = (list, tuple, dict)
 
 
@@ -34,7 +34,7 @@ def read_text(values: Mapping[str, Any], name: str, *, may_be_empty: bool = Fals
         advice: What to do where the key is missing.
 
     Returns:
-        The text, letter by letter as it stands.
+        The text, unchanged.
 
     Raises:
         DataError: It is missing, not a string, empty, or not valid Unicode.
@@ -55,7 +55,7 @@ def read_optional_text(values: Mapping[str, Any], name: str) -> str:
     """A text that may be missing, null or empty; then the empty string is returned.
 
     Raises:
-        DataError: It is there but not a string.
+        DataError: It is present but not a string.
     """
     return "" if values.get(name) is None else read_text(values, name, may_be_empty=True)
 
@@ -64,7 +64,7 @@ def read_list(values: Mapping[str, Any], name: str) -> list[Any]:
     """An array, also as JSON text, since a CSV cell can hold it in no other way; empty if missing, null or empty.
 
     Raises:
-        DataError: It is there but no array.
+        DataError: It is present but not an array.
     """
     value = values.get(name)
     if value is None or value == "":

@@ -1,4 +1,4 @@
-"""Files: whole or absent, one writer at a time, and what goes wrong with them in one sentence."""
+"""Files: atomic writes, locks, and errors as one sentence."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ _SAYINGS = {
     errno.EIO: "the disk reports an input/output error",
     errno.ESTALE: "the network file system has lost it",
 }
-# What torch.save says when it cannot open or write a file; that the disk is full it does not say.
+# Messages of torch.save when it cannot open or write a file; they do not say whether the disk is full.
 _TORCH_CANNOT_WRITE = (
     "unexpected pos",
     "iostream error",
@@ -50,7 +50,7 @@ def say_os_error(error: OSError) -> str:
 def as_os_error(error: Exception) -> OSError | None:
     """The operating system's error that a library's error stands for; None if it stands for none.
 
-    safetensors and torch put into words of their own what went wrong with a file.
+    safetensors and torch report file errors in exceptions of their own.
     """
     if isinstance(error, OSError):
         return error
@@ -67,7 +67,7 @@ def storage_faults(path: str | Path) -> Iterator[None]:
     """Turns an operating system's error into one sentence that names the path.
 
     Args:
-        path: What is being read or written.
+        path: The file or folder being read or written.
 
     Raises:
         StorageError: In place of an OSError from within, or of what safetensors and torch make of one.
@@ -85,8 +85,8 @@ def storage_faults(path: str | Path) -> Iterator[None]:
 def written_aside(path: str | Path) -> Iterator[Path]:
     """Writes a file beside its place and renames it once it is complete and on the disk.
 
-    Whoever kills the process, and whenever the disk fills up, `path` is the old file or the new one, never part of
-    one. The new file has the permissions that the umask gives, whatever the writer inside made of them.
+    If the process is killed or the disk fills up, `path` is the old file or the new one, never a part of one. The new
+    file has the permissions of the umask, whatever the writer inside set.
 
     Args:
         path: The file; its folder exists.
@@ -99,7 +99,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name[:100]}.{token_hex(4)}.unfinished")
-    # Exclusive: a link that somebody has laid in this place is not followed.
+    # Exclusive, so that a symbolic link planted in this place is not followed.
     with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)) as file:
         mode = os.fstat(file.fileno()).st_mode & 0o777
     try:
@@ -141,7 +141,7 @@ def read_json_object(path: str | Path, error_type: type[GlmtuneError]) -> dict[s
 
     Args:
         path: The file.
-        error_type: What is raised.
+        error_type: The type of error to raise.
 
     Raises:
         GlmtuneError: As `error_type`: it cannot be read, is no JSON, or holds something else.
@@ -158,7 +158,7 @@ def read_json_object(path: str | Path, error_type: type[GlmtuneError]) -> dict[s
 
 
 def check_writable_folder(path: str | Path) -> None:
-    """Makes sure that a folder can be made and written to, before anything expensive begins. Makes nothing.
+    """Checks that a folder can be created and written to, before anything expensive begins; creates nothing.
 
     Args:
         path: The folder; it need not exist yet.
@@ -205,7 +205,7 @@ def held(path: str | Path, what: str) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            place.unlink()  # while it is held, so that nobody else's is taken away
+            place.unlink()  # while it is held, so that no other process's lock is removed
         lock.release()
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, and the signals that end a process: heard for a while, and never against the parent's will."""
+"""Temporary handlers for Ctrl-C and the signals that end a process; signals that the parent ignores stay ignored."""
 
 import signal
 import threading
@@ -14,8 +14,8 @@ _ENDING = [number for number in signal.Signals if number.name in ("SIGINT", "SIG
 def hearing(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Calls a handler for SIGINT, SIGTERM and SIGHUP.
 
-    What the parent process has had ignored stays ignored: SIGHUP under nohup, SIGINT of a script's background job. In
-    a thread other than the main one Python lets nobody handle signals, and nothing changes.
+    Signals that the parent process ignores stay ignored: SIGHUP under nohup, SIGINT of a script's background job.
+    Python allows signal handlers only in the main thread; in others, nothing changes.
 
     Args:
         handler: Takes the number of the signal and the frame that it interrupted. A process that is forked meanwhile

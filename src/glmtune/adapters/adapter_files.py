@@ -5,7 +5,7 @@ adapter (A0, B0) and train on from there; the difference is a plain adapter of t
 
     W + s (B A - B0 A0)  =  W + s [B | -B0] [A ; A0]
 
-The halves can be told apart again, so a run resumes from the same file that everybody else loads.
+The halves can be separated again, so a run resumes from the same file that other tools load.
 """
 
 import copy
@@ -84,7 +84,7 @@ def load_adapter_weights(
     Args:
         model: A model with an adapter that is configured like the one on disk.
         folder: A folder that `save_adapter` or PEFT wrote.
-        initial_weights: What `initial_adapter_weights` gave, where the run in memory is a pissa or olora run.
+        initial_weights: From `initial_adapter_weights`, if the run in memory is a pissa or olora run.
 
     Raises:
         AdapterError: The file is damaged, or its weights do not fit or are not finite; all of them in one message.
@@ -116,7 +116,7 @@ def read_initial_weights(folder: str | Path) -> dict[str, Tensor]:
 
 
 def read_adapter_config(folder: str | Path) -> LoraConfig:
-    """Reads `adapter_config.json`, of whichever PEFT version.
+    """Reads `adapter_config.json` of any PEFT version.
 
     Returns:
         The configuration to put the saved adapter on its base with, its `init_lora_weights` from `init_for_loading`.
@@ -146,7 +146,7 @@ def read_adapter_config(folder: str | Path) -> LoraConfig:
 
 
 class _ConfigFile(BaseModel):
-    """The keys of `adapter_config.json` that say what the adapter computes, with the types that PEFT takes on trust."""
+    """The keys of `adapter_config.json` that decide what the adapter computes, with types that PEFT does not check."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
@@ -179,15 +179,15 @@ class _ConfigFile(BaseModel):
 
 
 def _say_key(key: str, values: Mapping[str, Any]) -> str:
-    """What is wrong with a key of `adapter_config.json`."""
+    """The fault of a key of `adapter_config.json`."""
     found = f"found {values[key]!r:.80}" if key in values else "it is missing"
     return f"{key}: expected {_ConfigFile.model_fields[key].description}; {found}"
 
 
 def _config_values(config: LoraConfig) -> dict[str, Any]:
-    """What `adapter_config.json` says: what everybody looks for, and what differs from PEFT's defaults.
+    """The contents of `adapter_config.json`: the keys that other tools need, and those that differ from the defaults.
 
-    Versions of PEFT before 0.14 refuse keys that they do not know, and the official code runs on such.
+    Versions of PEFT before 0.14 refuse unknown keys, and the official code runs on such versions.
     """
     defaults = LoraConfig().to_dict()
     values = {

@@ -1,6 +1,6 @@
-"""Checkpoints on the disk: written aside, whole or absent, and looked over before a run goes on from one.
+"""Checkpoints on disk: written atomically, and verified before a run is resumed from one.
 
-RUN/.unfinished/checkpoint-N    while it is being written, or taken away
+RUN/.unfinished/checkpoint-N    while it is being written or deleted
 RUN/checkpoint-N                complete; `checksums.json` names its files, their sizes and their SHA-256
 """
 
@@ -31,7 +31,7 @@ from glmtune.files import flush, read_json_object, storage_faults, write_json
 
 CHECKSUMS_NAME = "checksums.json"
 _ASIDE_NAME = ".unfinished"
-# What reading a damaged file can raise.
+# Exceptions that reading a damaged file can raise.
 _UNREADABLE = (
     OSError, RuntimeError, EOFError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError, ImportError
 )  # fmt: skip
@@ -47,7 +47,7 @@ _RESUMED_FILES: Mapping[str, str] = MappingProxyType(
 _STATE_KEYS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
     {"global_step": int, "max_steps": int, "log_history": list, "epoch": (int, float, type(None))}
 )
-# Those that Trainer takes on trust when it reads the rest.
+# Further keys, which Trainer reads without checking.
 _TRUSTED_STATE_KEYS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
     {
         "train_batch_size": int,
@@ -58,7 +58,7 @@ _TRUSTED_STATE_KEYS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
         "total_flos": (int, float),
     }
 )
-# What the files of an older run, which have no checksums, hold among other things.
+# Keys that the files of an older run, which have no checksums, must hold.
 _HELD: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "optimizer.pt": ("state", "param_groups"),
@@ -75,12 +75,12 @@ def aside(run: str | Path) -> Path:
 
 
 def sweep(run: str | Path) -> None:
-    """Takes away what a process that died was writing or deleting."""
+    """Deletes what a process that died was writing or deleting."""
     shutil.rmtree(Path(run) / _ASIDE_NAME, ignore_errors=True)
 
 
 def publish(run: str | Path, name: str) -> None:
-    """Gives a checkpoint that has been written aside its place, in place of an older one of the same step.
+    """Moves a finished checkpoint to its final place, replacing an older one of the same step.
 
     Args:
         run: The run folder.
@@ -88,7 +88,7 @@ def publish(run: str | Path, name: str) -> None:
     """
     written, place = aside(run) / name, Path(run) / name
     with storage_faults(place):
-        # The manifest is checked by its contents: whoever moves a base may say so in it.
+        # The manifest is checked by its contents instead: users may edit the path of a base that they have moved.
         files = sorted(path for path in written.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
         sums = {path.relative_to(written).as_posix(): _describe_file(path) for path in files}
         write_json(written / CHECKSUMS_NAME, {"files": sums})
@@ -103,7 +103,7 @@ def publish(run: str | Path, name: str) -> None:
 def rotate(run: str | Path, limit: int | None, best: str | None) -> None:
     """Deletes the oldest checkpoints beyond a limit; never the newest, nor the best.
 
-    Only complete ones count, so that what an accident left costs none of those that can be gone on from.
+    Only complete ones count, so that incomplete ones do not displace any that can be resumed from.
 
     Args:
         run: The run folder.
@@ -121,7 +121,7 @@ def rotate(run: str | Path, limit: int | None, best: str | None) -> None:
 
 
 def _put_aside(folder: Path) -> None:
-    """Takes a folder away in one step: whoever kills the process leaves all of it, or what is swept away later."""
+    """Deletes a folder atomically: a process that is killed leaves it whole, or moved aside for `sweep`."""
     if folder.exists():
         aside(folder.parent).mkdir(exist_ok=True)
         folder.rename(aside(folder.parent) / f"{folder.name}.old")
@@ -136,7 +136,7 @@ def newest_whole(run: str | Path) -> tuple[Path | None, list[str]]:
     """Finds the newest checkpoint that is whole.
 
     Returns:
-        The checkpoint, or None; and of each newer one what is wrong with it.
+        The checkpoint, or None; and the faults of each newer one.
     """
     damaged: list[str] = []
     for checkpoint in reversed(checkpoint_folders(run)):
@@ -148,7 +148,7 @@ def newest_whole(run: str | Path) -> tuple[Path | None, list[str]]:
 
 
 def checkpoint_faults(checkpoint: Path) -> Iterator[str]:
-    """What keeps a run from going on from a checkpoint, a phrase for each file."""
+    """The faults that prevent resuming from a checkpoint, a phrase for each file."""
     if not has_adapter(checkpoint):
         yield "it has no adapter"
     missing = [name for name, pattern in _RESUMED_FILES.items() if not any(checkpoint.glob(pattern))]
@@ -207,7 +207,7 @@ def _unreadable(checkpoint: Path) -> Iterator[str]:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Reads what `torch.save` wrote, on the CPU; no code in it is run.
+    """Loads a file of `torch.save` to the CPU, without running code in it.
 
     Raises:
         TrainingError: It is damaged, or something else.
@@ -254,7 +254,7 @@ def _check_types(file: Path, state: Mapping[str, Any], types: Mapping[str, type 
 
 
 def evaluations_without_gain(stateful_callbacks: dict[str, Any]) -> int:
-    """How many evaluations in a row were no better than the best, by what a state remembers of its callbacks."""
+    """The number of consecutive evaluations without improvement, from the callbacks' saved state."""
     saved = stateful_callbacks.get("EarlyStoppingCallback")
     attributes = saved.get("attributes") if isinstance(saved, dict) else None
     counter = attributes.get("early_stopping_patience_counter") if isinstance(attributes, dict) else None

@@ -13,7 +13,7 @@ ADAPTER_NAME = "default"
 
 
 def why_not_fused(model: PeftModel) -> str | None:
-    """What about a model the fused layers do not cover, as a phrase; None where they cover it all."""
+    """What the fused layers do not support about a model, as a phrase; None if they support it."""
     base = model.get_base_model()
     if not any(isinstance(base, family.model_class) for family in FAMILIES):
         return f"the base is a {type(base).__name__}"

@@ -1,4 +1,4 @@
-"""Who inherits what: the prompt that a model is to be asked with, and trained on from there."""
+"""The prompt settings that a model inherits, for inference and for further training."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,12 +9,12 @@ from glmtune.prompts import Template
 
 
 class PromptRecord(NamedTuple):
-    """How questions are put to a model.
+    """The prompt settings of a model.
 
     Attributes:
         template: The prompt template.
         system: The system prompt of conversations that have none.
-        join: What stands between `instruction` and `input`.
+        join: The separator between `instruction` and `input`.
     """
 
     template: Template

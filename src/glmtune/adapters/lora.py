@@ -19,13 +19,13 @@ from glmtune.models.host_embedding import HostEmbedding
 
 ALL_LINEAR = "all-linear"
 
-# Initialisations that look at data first, which nobody here collects for them.
+# Initialisations that need statistics of the data, which glmtune does not collect.
 _DATA_DRIVEN_INITS = ("eva", "corda", "loftq", "lora_ga")
-# Initialisations that leave the base alone, so that a saved adapter is all in its file.
+# Initialisations that do not change the base, so that the adapter file is complete.
 _ADDITIVE_INITS = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
-# Those that change the base, and change it in the same way whenever they are run.
+# Initialisations that change the base deterministically.
 _REPEATABLE_INITS = ("pissa", "olora")
-# Those that change it in a way that lies neither in the base nor in the adapter.
+# Initialisations whose change to the base can be restored neither from the base nor from the adapter.
 _LOST_INITS = {
     "pissa_niter": "by a random decomposition",
     "corda": "by samples of data",
@@ -56,8 +56,8 @@ def attach_lora(
     Args:
         model: The base, a transformers model. It is changed in place.
         lora: Arguments of `peft.LoraConfig`.
-        initial_weights: For pissa and olora, what `initial_adapter_weights` gave when the run began: a resumed run
-            starts from the very same split of the base, rather than from another decomposition of it.
+        initial_weights: For pissa and olora, the result of `initial_adapter_weights` when the run began: a resumed run
+            starts from the same split of the base, rather than from another decomposition of it.
 
     Returns:
         The model with the adapter, named `default`.
@@ -125,7 +125,7 @@ def make_lora_config(model: nn.Module, lora: Mapping[str, Any]) -> LoraConfig:
 def put_on(model: nn.Module, config: LoraConfig) -> PeftModel:
     """PEFT's `get_peft_model`, its refusals as an AdapterError; the adapter notes where its base lies."""
     name_or_path = model.__dict__.get("name_or_path")
-    config.base_model_name_or_path = name_or_path  # a base that has moved is nothing to be warned of here
+    config.base_model_name_or_path = name_or_path  # avoids PEFT's warning about a base that has moved
     try:
         with quiet_peft():
             peft_model: PeftModel = get_peft_model(model, config)
@@ -137,15 +137,15 @@ def put_on(model: nn.Module, config: LoraConfig) -> PeftModel:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Hides a warning that is none of the user's business while PEFT makes a model."""
+    """Hides a warning that does not concern the user while PEFT creates a model."""
     with warnings.catch_warnings():
-        # PEFT asks for gradient checkpointing by the name that transformers is about to change.
+        # PEFT reads gradient checkpointing under a name that transformers deprecates.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         yield
 
 
 def initial_adapter_weights(model: PeftModel) -> dict[str, Tensor]:
-    """What pissa and olora have just taken out of the base; needed to save an adapter for the base as it was.
+    """The weights that pissa and olora have subtracted from the base; needed to save an adapter for the original base.
 
     Args:
         model: A model straight from `attach_lora`, on its final device or not.
@@ -204,7 +204,7 @@ def changes_base(init_lora_weights: Any) -> bool:
 
 
 def trainable_summary(model: nn.Module) -> TrainableSummary:
-    """Counts parameters, quantised ones as what they stand for; print it for a line that says what is trained."""
+    """Counts parameters, quantised ones by their original number; prints as one line."""
     num_trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     counts: dict[int, int] = {}
     for module in model.modules():
@@ -227,7 +227,7 @@ def _spell_out(model: nn.Module, targets: Any) -> str | list[str]:
     if targets == ALL_LINEAR:
         return _linear_names(model)
     if isinstance(targets, str):
-        # PEFT takes every string for a regular expression, which a bare name would match nothing with.
+        # PEFT reads every string as a regular expression, and a bare name would match nothing.
         return [targets] if re.fullmatch(r"[\w.]+", targets) else targets
     if isinstance(targets, Iterable):
         return sorted(str(target) for target in targets)
@@ -291,7 +291,7 @@ def _lasting_path(name_or_path: str | None) -> str | None:
 
 
 def _take_out_of_base(model: PeftModel, initial_weights: Mapping[str, Tensor]) -> None:
-    """Does with given weights what pissa and olora do with those they compute: W -> W - scaling * B @ A.
+    """Subtracts given initial weights from the base, as pissa and olora do with their own: W -> W - scaling * B @ A.
 
     Source: `LoraLayer.pissa_init` of PEFT, in the same order of operations, so that the result is the same to the bit.
     """

@@ -1,4 +1,4 @@
-"""What lies in a run folder, and what it remembers: `glmtune.json`.
+"""The contents of a run folder, and its manifest `glmtune.json`.
 
 RUN/  adapter_config.json  adapter_model.safetensors    the adapter, as stock PEFT reads it
       checkpoint-N/                                     the same after N steps, with what resuming needs
@@ -24,7 +24,7 @@ MANIFEST_NAME = "glmtune.json"
 STATE_NAME = "trainer_state.json"
 RESULTS_NAME = "all_results.json"
 _ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
-# Settings of a run that are read again: for asking as in training, and for resuming by the same plan.
+# Settings of a run that are read again: for prompts as in training, and for resuming with the same plan.
 _CONFIG_TYPES: Mapping[tuple[str, str], tuple[type, ...]] = MappingProxyType(
     {
         ("data", "join"): (str,),
@@ -42,7 +42,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunManifest:
-    """What a run was made with; loading replays it.
+    """The record of a run's inputs and settings, which loading restores.
 
     Attributes:
         base_path: The base: an absolute path or a hub id; None for the tiny base in the package.
@@ -116,7 +116,7 @@ def _type_faults(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def current_versions() -> dict[str, str]:
-    """Versions of glmtune, of what it stands on, and of Python."""
+    """Versions of glmtune, of its main dependencies, and of Python."""
     packages = ("glmtune", "torch", "transformers", "peft", "accelerate", "datasets")
     versions = {"python": platform.python_version()}
     for package in packages:

@@ -1,4 +1,4 @@
-"""Checks values that go on to another library: by the types that it names, and by what a number can be at all."""
+"""Checks values that are passed to another library, by its type annotations and by the ranges of numbers."""
 
 import math
 import re
@@ -39,7 +39,7 @@ _AT_LEAST_0, _AT_LEAST_1, _ABOVE_0 = _Range(0), _Range(1), _Range(0, with_least=
 _BELOW_1 = _Range(0, 1, with_most=False)
 # numpy's generator takes no others.
 _SEED = _Range(0, 2**32 - 1)
-# What numbers can be; those of other keys are at least 0.
+# Ranges of numbers; those of other keys are at least 0.
 _RANGES: Mapping[str, _Range] = MappingProxyType(
     {
         "train.per_device_train_batch_size": _AT_LEAST_1,
@@ -100,7 +100,7 @@ def check_value(name: str, value: Any, hint: Any, field: Field[Any] | None = Non
 
 
 def _members(hint: Any) -> set[Any]:
-    """What a type is one of."""
+    """The members of a union type; any other type is its own only member."""
     if isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union:
         return {member for each in typing.get_args(hint) for member in _members(each)}
     return {hint}

@@ -1,9 +1,9 @@
-"""Names that people know from elsewhere or from earlier, and what to write instead."""
+"""Names of keys in other tools or older versions, and their replacements."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-# What other tools call them.
+# Names in other tools.
 REPLACED_LORA_KEYS: Mapping[str, str] = MappingProxyType(
     {
         "alpha": "use lora.lora_alpha",

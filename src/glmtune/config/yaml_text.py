@@ -13,8 +13,8 @@ class _Loader(yaml.SafeLoader):
     """YAML without its traps.
 
     `1e-4` is a number; `010` is no octal one, nor `1:30` one of base 60; only true and false are booleans, so that
-    `eval_strategy: no` is a word; a date is text; a key given twice is an error. Aliases are refused: nobody needs them
-    here, and a few lines of them stand for gigabytes, or for a circle.
+    `eval_strategy: no` is a word; a date is text; a key given twice is an error. Aliases are refused: they are not
+    needed here, and a few lines of them can expand to gigabytes, or to a cycle.
     """
 
     yaml_implicit_resolvers = {

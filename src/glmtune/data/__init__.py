@@ -1,1 +1,1 @@
-"""From data files to batches: reading, tokenising, padding, and looking at what comes out."""
+"""From data files to batches: reading, tokenising, packing and inspecting."""

@@ -1,4 +1,4 @@
-"""Writes conversations of any readable form as one: JSON lines of `messages`."""
+"""Converts conversations of any supported format into one: JSON lines of `messages`."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from glmtune.prompts import Conversation, Message
 def write_messages(conversations: Iterable[Conversation], output: str | Path) -> None:
     """Writes conversations to a file; reading it with `read_conversations` gives the same ones.
 
-    A line is `{"messages": [{"role": ..., "content": ...}, ...]}` with ChatGLM3's own roles: system (with `tools` where
-    there are any), user, assistant (`metadata` is the name of the tool it calls; `weight` 0 if it is not learnt) and
-    observation.
+    Each line is `{"messages": [{"role": ..., "content": ...}, ...]}` with ChatGLM3's own roles: system (with `tools` if
+    there are any), user, assistant (`metadata` is the name of the tool it calls; `weight` is 0 if the turn is excluded
+    from the loss) and observation.
 
     Args:
         conversations: What to write.
-        output: The `.jsonl` file to write; its folder is made. It appears only once it is complete.
+        output: The `.jsonl` file to write; its folder is created. It appears only once it is complete.
 
     Raises:
         DataError: `output` exists or has another suffix.
@@ -33,7 +33,7 @@ def write_messages(conversations: Iterable[Conversation], output: str | Path) ->
         found = show_text(target.suffix) or "no suffix"
         raise DataError(f"{name}: expected a file named .jsonl to write to, found {found!r}")
     with storage_faults(name):
-        if os.path.lexists(target):  # a link that points nowhere too
+        if os.path.lexists(target):  # also true of a broken link
             raise DataError(f"{name}: the file exists already and is not replaced. Remove it or name another one")
         check_writable_folder(target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Tokenises conversations into a `datasets.Dataset`, in parallel, once: the result is kept on disk and found again."""
+"""Tokenises conversations into a `datasets.Dataset` in parallel; the result is cached on disk."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ _COLUMNS = Features(
     }
 )
 _TRAINING_COLUMNS = ["input_ids", "labels", "length"]
-_ROWS_A_PROCESS = 20_000  # a worker takes about a second to start, and tokenises as many rows in a few
+_ROWS_A_PROCESS = 20_000  # a worker takes about a second to start and a few seconds for this many rows
 
 
 class DataTokenizer(PromptTokenizer, Protocol):
@@ -80,20 +80,20 @@ def tokenize_conversations(
 ) -> tuple[Dataset, DataStats]:
     """Renders conversations into training samples.
 
-    The result is kept in the cache, see `token_cache.find_or_make`, by a fingerprint of everything that it depends on:
-    the conversations, the tokenizer, the settings below, the renderer and the package's version.
+    The result is cached (see `token_cache.find_or_make`) under a fingerprint of everything that it depends on: the
+    conversations, the tokenizer, the settings below, the renderer and the package's version.
 
     Args:
         conversations: At least one conversation.
         tokenizer: The tokenizer.
         template: The prompt template.
         system: The system prompt of conversations that have none of their own; None or empty for none.
-        max_length: Most tokens of a sample; longer ones are shortened as `prompts.render` says. None for no limit.
-        num_workers: Processes to tokenise in; None for as many as there are cores and work for.
+        max_length: Most tokens of a sample; longer ones are truncated as `prompts.render` describes. None for no limit.
+        num_workers: Processes to tokenise in; None to choose by the number of cores and rows.
 
     Returns:
-        A data set with a row for each conversation, in order, and the statistics of it. Its columns are `input_ids`
-        (int32), `labels` (int32, -100 where not learnt) and `length` (tokens).
+        A data set with a row for each conversation, in order, and its statistics. Its columns are `input_ids` (int32),
+        `labels` (int32, -100 where not supervised) and `length` (tokens).
 
     Raises:
         DataError: Samples have nothing left to learn from, or the template cannot express them; all such rows.
@@ -130,7 +130,7 @@ def tokenize_conversations(
 
 @contextmanager
 def _workers_end_with_us() -> Iterator[None]:
-    """Leaves no worker behind when a signal ends this process, and lets no worker print a traceback at Ctrl-C."""
+    """Ends the workers when a signal ends this process, and keeps them from printing a traceback at Ctrl-C."""
     process = os.getpid()
     received: list[int] = []
 
@@ -138,14 +138,14 @@ def _workers_end_with_us() -> Iterator[None]:
         if os.getpid() == process:
             received.append(number)
             raise KeyboardInterrupt
-        if number == signal.SIGTERM:  # how the pool ends its workers; Ctrl-C reaches them too, but is not for them
+        if number == signal.SIGTERM:  # how the pool ends its workers; they ignore Ctrl-C, which the parent handles
             os._exit(128 + number)
 
     try:
         with hearing(on_signal):
             yield
     finally:
-        # Not only from the handler: what datasets does on its way out ends in an error of its own.
+        # Not only in the handler: the clean-up in datasets raises an error of its own.
         if received:
             raise (KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])) from None
 
@@ -153,7 +153,7 @@ def _workers_end_with_us() -> Iterator[None]:
 def _tokenize_batch(
     batch: Mapping[str, Sequence[str]], tokenizer: PromptTokenizer, template: Template, max_length: int | None
 ) -> dict[str, list[Any]]:
-    """The columns of one batch of conversations. Faults become a column, so that all of them can be reported."""
+    """The columns of one batch of conversations. Faults are a column, so that all of them can be reported."""
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     for text in batch["conversation"]:
         try:
@@ -177,7 +177,7 @@ def _raise_faults(faults: Sequence[str], conversations: Conversations) -> None:
 
 
 def _to_json(conversation: Conversation) -> str:
-    """Plain JSON: what goes to worker processes and into the fingerprint."""
+    """Plain JSON, for worker processes and the fingerprint."""
     return json.dumps(
         [[m.role, m.content, m.metadata, list(m.tools), m.is_supervised] for m in conversation.messages],
         ensure_ascii=False,
@@ -189,7 +189,7 @@ def _from_json(text: str) -> Conversation:
 
 
 def _fingerprint(rows: Sequence[str], tokenizer: DataTokenizer, template: Template, max_length: int | None) -> str:
-    """A name for the result, in 32 hexadecimal digits, that changes with everything that it depends on."""
+    """The cache key of the result: 32 hexadecimal digits that change with everything that it depends on."""
     digest = hashlib.sha256()
     renderer = Path(prompts.__file__).read_text(encoding="utf-8")
     vocabulary = sorted(tokenizer.get_vocab().items())
@@ -197,12 +197,12 @@ def _fingerprint(rows: Sequence[str], tokenizer: DataTokenizer, template: Templa
     digest.update(json.dumps([__version__, renderer, vocabulary, special, template, max_length]).encode())
     for row in rows:
         digest.update(row.encode())
-        digest.update(b"\n")  # JSON has none in it, so rows cannot run into one another
+        digest.update(b"\n")  # a separator that does not occur in the JSON
     return digest.hexdigest()[:32]
 
 
 def _num_processes(num_rows: int, num_workers: int | None) -> int | None:
-    """Processes for so many rows; None for this one alone."""
+    """The number of worker processes for a number of rows; None to tokenise in this process."""
     wanted = min(os.cpu_count() or 1, num_rows // _ROWS_A_PROCESS) if num_workers is None else num_workers
     wanted = min(wanted, num_rows)
     return wanted if wanted > 1 else None

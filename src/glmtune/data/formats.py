@@ -1,12 +1,12 @@
-"""Rows of every known form, turned into conversations to train on or questions to ask. The form is found by looking.
+"""Turns rows of every supported format into conversations or questions; the format is detected from the rows.
 
     instruction   instruction, input (optional), output
     pairs         question/answer, query/response or prompt/response
     chat          messages or conversations: see `glmtune/messages.py`
 
-Rows of the first two forms may also have `history` ([[question, answer], ...]), `system` and `tools`, those of the last
-one `system` and `tools`. Questions are read as what is trained on is; they only need no answer, and where there is one
-it is not shown to the model.
+Rows of the first two formats may also have `history` ([[question, answer], ...]), `system` and `tools`; rows of the
+last may have `system` and `tools`. Questions are read in the same way as training data, except that the answer may be
+missing; if it is present, it is not shown to the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ Paths = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class _Format:
-    """A form of rows.
+    """A format of rows.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         columns: The columns that every row must have: the messages, or a question and its answer.
-        optional: The columns that it may have.
+        optional: The columns that they may have.
     """
 
     name: str
@@ -63,13 +63,13 @@ STANDARD_NAMES = tuple(dict.fromkeys([name for form in _FORMATS for name in form
 
 @dataclass
 class Conversations:
-    """What the data files hold.
+    """The contents of the data files.
 
     Attributes:
         items: The conversations, in the order of files and rows.
-        sources: Where each of them stands.
-        formats: By the path of each file, the form of its rows, and what in them is not read.
-        join: What stands between `instruction` and `input`.
+        sources: The file and row of each conversation.
+        formats: By the path of each file, the format of its rows and the columns that are not read.
+        join: The separator between `instruction` and `input`.
         num_joined: Rows that have both.
     """
 
@@ -92,9 +92,9 @@ class Question:
     """A row to be answered.
 
     Attributes:
-        source: Where it stands.
+        source: Its file and row.
         values: The row as it is in the file, its reference answer included.
-        conversation: What the model is shown; ends with the user's turn or an observation.
+        conversation: The prompt for the model; ends with the user's turn or an observation.
     """
 
     source: Source
@@ -104,7 +104,7 @@ class Question:
 
 @dataclass
 class _FileContent:
-    """What a file holds: the sound rows as they stand in it, what each of them means, and the faults of the others."""
+    """The contents of a file: its valid rows, the conversation of each, and the faults of the others."""
 
     rows: list[Row] = field(default_factory=list)
     items: list[Conversation] = field(default_factory=list)
@@ -118,12 +118,12 @@ def read_conversations(paths: Paths, fields: Mapping[str, str] | None = None, jo
 
     Args:
         paths: Files or names of hub data sets; see `readers.read_rows`.
-        fields: Other column names: the standard name to the column that stands for it, {"output": "reply"}.
-        join: What to put between `instruction` and `input`; the tutorial has nothing there. Where `input` is empty
-            or blank, the instruction stands alone.
+        fields: Other column names: maps the standard name to the column used instead, {"output": "reply"}.
+        join: The separator between `instruction` and `input`; the tutorial uses none. Where `input` is empty or blank,
+            the instruction is used alone.
 
     Returns:
-        The conversations; each is in a sound order and ends with the assistant's turn.
+        The conversations; the turns of each are in a valid order and end with the assistant's.
 
     Raises:
         DataError: Anything is wrong in any file; all faults, with their row numbers.
@@ -138,10 +138,10 @@ def read_questions(path: str | Path, fields: Mapping[str, str] | None = None, jo
     """Reads the questions of a file.
 
     Args:
-        path: A file or hub data set with rows of any form that can be trained on, with or without the answers, or a
-            `.txt` file with a question a line.
+        path: A file or hub data set with rows of any training format, with or without the answers, or a `.txt` file
+            with one question per line.
         fields: As for `read_conversations`.
-        join: As for `read_conversations`; use what the model was trained with.
+        join: As for `read_conversations`; use the value that the model was trained with.
 
     Returns:
         The questions, in the order of rows.
@@ -157,7 +157,7 @@ def read_questions(path: str | Path, fields: Mapping[str, str] | None = None, jo
 
 
 def scan(paths: Paths, fields: Mapping[str, str] | None = None, join: str = "\n") -> tuple[Conversations, list[str]]:
-    """Like `read_conversations`, but returns the faults, one sentence each, beside the sound rows."""
+    """Like `read_conversations`, but returns the faults, one sentence each, along with the valid rows."""
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     found = Conversations(join=join)
     faults: list[str] = []
@@ -204,10 +204,10 @@ def _read_file_rows(
     *,
     needs_answer: bool,
 ) -> None:
-    """Adds what the rows of one file mean, and their faults, to the content."""
+    """Adds the conversations of one file's rows, and the faults, to the content."""
     _check_columns(name, rows, {key: fields[key] for key in fields if needs_answer or key not in _ANSWERS})
     renamed = [_rename(row.values, fields) for row in rows]
-    # Of several forms that fit, that with columns which the user has named.
+    # If several formats match, the one with columns named by the user wins.
     forms = sorted(_FORMATS, key=lambda form: not any(column in fields for column in form.columns))
     form = _find_format(name, renamed, forms, needs_answer=needs_answer)
     if unused := [key for key in fields if key not in form.known]:
@@ -237,7 +237,7 @@ def _read_file_rows(
 
 
 def _check_columns(name: str, rows: Sequence[Row], fields: Mapping[str, str]) -> None:
-    """Refuses names of columns that are not there."""
+    """Refuses names of columns that do not exist."""
     columns = dict.fromkeys(column for row in rows for column in row.values)
     missing = [
         f'"{show_text(column, 60)}" (data.fields.{key})' for key, column in fields.items() if column not in columns
@@ -256,7 +256,7 @@ def _rename(values: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, A
 
 
 def _row_format(values: Mapping[str, Any], forms: Sequence[_Format], *, needs_answer: bool) -> _Format | None:
-    """The first form all of whose columns are there; failing that, the first whose question is, if that is enough."""
+    """The first format with all its columns present; otherwise the first with its question, if no answer is needed."""
     complete = (form for form in forms if all(values.get(column) is not None for column in form.columns))
     asking = (form for form in forms if not needs_answer and values.get(form.columns[0]) is not None)
     return next(complete, None) or next(asking, None)
@@ -265,7 +265,7 @@ def _row_format(values: Mapping[str, Any], forms: Sequence[_Format], *, needs_an
 def _find_format(
     name: str, rows: Sequence[Mapping[str, Any]], forms: Sequence[_Format], *, needs_answer: bool
 ) -> _Format:
-    """The form of the first row that has one; failing that, of the first row that has a part of one."""
+    """The format of the first row that matches one; otherwise of the first row that matches one in part."""
     for values in rows:
         if form := _row_format(values, forms, needs_answer=needs_answer):
             return form
@@ -295,10 +295,10 @@ def _describe(form: _Format, values: Mapping[str, Any], left: set[str]) -> str:
 def _read_row(
     values: Mapping[str, Any], form: _Format, join: str, *, needs_answer: bool
 ) -> tuple[Conversation, list[str]]:
-    """What a row means, and its faults, a sentence each."""
+    """The conversation of a row, and its faults, one sentence each."""
     if form.is_chat:
         conversation, faults = read_chat(values, form.columns[0])
-        if not needs_answer and conversation.messages:  # what is wrong with it may be that it has no answer
+        if not needs_answer and conversation.messages:  # the fault may be just the missing answer
             conversation = _without_answer(conversation)
             faults = check_turns(conversation, for_training=False)
     else:
@@ -342,7 +342,7 @@ def _read_pair(
 
 
 def _read_history(values: Mapping[str, Any]) -> list[Message]:
-    """Earlier exchanges; the answers in them are learnt too."""
+    """Earlier exchanges; their answers are supervised too."""
     messages = []
     for number, pair in enumerate(read_list(values, "history"), start=1):
         if not isinstance(pair, list) or len(pair) != 2:

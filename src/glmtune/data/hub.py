@@ -38,5 +38,5 @@ def load_hub_rows(name: str) -> list[dict[str, Any]]:
             "Check the path; for the hub, check the network, the name and the split (owner/name:split), "
             "or set HF_ENDPOINT to a mirror"
         ) from error
-    # As a table, so that pictures and sounds in columns that nobody uses are not decoded.
+    # As a table, so that images and audio in unused columns are not decoded.
     return read_table_rows(dataset.with_format("arrow")[:], name)

@@ -1,6 +1,6 @@
-"""Looks at data before training: is it sound, what does the model see and learn, how long are the samples.
+"""Inspects data before training: validity, the tokens seen and supervised, and sample lengths.
 
-Everything is printed so that it reads well on 80 columns, with wide characters, and without colour.
+The output is readable at 80 columns, with wide characters and without colour.
 """
 
 import re
@@ -27,11 +27,11 @@ _LEGEND = (
     "/ parts tokens; ▁ is a space, ⏎ a newline, <0xE5> one byte of a rare character",
 )
 _NUM_BARS = 12
-_MAX_SHOWN = 1000  # characters of a message, to be recognised by
+_MAX_SHOWN = 1000  # characters of a message, enough to recognise it
 
 
 class ShowingTokenizer(DataTokenizer, Protocol):
-    """What showing tokens needs of a tokenizer; transformers' tokenizers have it."""
+    """The tokenizer interface for showing tokens; transformers' tokenizers implement it."""
 
     def convert_ids_to_tokens(self, ids: list[int], skip_special_tokens: bool = False) -> list[str]:
         """The tokens as the vocabulary spells them."""
@@ -40,7 +40,7 @@ class ShowingTokenizer(DataTokenizer, Protocol):
 def check(
     paths: Paths, fields: Mapping[str, str] | None = None, join: str = "\n", console: Console | None = None
 ) -> Conversations:
-    """Says what the files hold, or all that is wrong with them.
+    """Reports the contents of the files, or all their faults.
 
     Args:
         paths: As for `read_conversations`, as are `fields` and `join`.
@@ -50,7 +50,7 @@ def check(
         The conversations.
 
     Raises:
-        DataError: Anything is wrong; every fault is in the message, none is left out.
+        DataError: Anything is wrong; the message lists every fault.
     """
     found, faults = scan(paths, fields, join)
     if faults:
@@ -93,7 +93,7 @@ def show(
         console: Where to print; None for the standard output.
 
     Raises:
-        DataError: The data are at fault, or have no sample `start`.
+        DataError: The data are invalid, or have no sample `start`.
     """
     console = console or Console()
     found = read_conversations(paths, fields, join)
@@ -136,7 +136,7 @@ def stats(
         The statistics, if there is a tokenizer.
 
     Raises:
-        DataError: The data are at fault.
+        DataError: The data are invalid.
     """
     console = console or Console()
     if tokenizer is None:
@@ -158,15 +158,15 @@ def convert(
     join: str = "\n",
     console: Console | None = None,
 ) -> None:
-    """Writes data of any readable form as JSON lines of `messages`; see `write_messages`.
+    """Writes data of any supported format as JSON lines of `messages`; see `write_messages`.
 
     Args:
         paths: As for `read_conversations`, as are `fields` and `join`.
         output: The `.jsonl` file to write; it must not exist yet.
-        console: Where to say what was written; None for the standard output.
+        console: Where to report what was written; None for the standard output.
 
     Raises:
-        DataError: The data are at fault, and then nothing is written, or `output` exists.
+        DataError: The data are invalid, in which case nothing is written; or `output` exists.
         StorageError: `output` cannot be written.
     """
     found = read_conversations(paths, fields, join)
@@ -187,7 +187,7 @@ def _summary(rendered: Rendered) -> str:
 
 
 def _visible(text: str, limit: int | None = None) -> str:
-    """The text on one line; what a terminal would act on is spelt out."""
+    """The text on one line, with control characters escaped."""
     return show_text(text.replace("\n", "⏎"), limit)
 
 
@@ -201,7 +201,7 @@ def _visible_token(token: str) -> str:
 
 
 def _layout(tokens: Sequence[str], loss_mask: Sequence[bool], width: int) -> list[Text]:
-    """Lines of tokens, each line either learnt (a plus before it) or not."""
+    """Lines of tokens, each line either supervised (marked with a plus) or not."""
     lines: list[Text] = []
     was_learnt: bool | None = None
     for token, is_learnt in zip(tokens, loss_mask, strict=True):
@@ -245,5 +245,5 @@ def _histogram(lengths: numpy.ndarray, unit: str, width: int) -> list[str]:
 
 
 def _right(text: str, width: int) -> str:
-    """The text at the right of so many columns; Chinese letters take two."""
+    """The text right-aligned in a number of columns; Chinese characters take two."""
     return " " * (width - cell_len(text)) + text

@@ -30,17 +30,17 @@ _WHOLE_NUMBERS = (
 
 @dataclass(frozen=True)
 class PackedRows:
-    """One forward pass's worth of whole samples, one after the other.
+    """The whole samples of one forward pass, concatenated.
 
-    All tensors are views of one buffer, so that pinning and moving are one call each.
+    All tensors are views of one buffer, so that pinning and copying to a device are one call each.
 
     Attributes:
-        buffer: Everything, one after the other, int32.
+        buffer: All fields concatenated, int32.
         sizes: The length of each field of `_WHOLE_NUMBERS` in the buffer; 0 for a field that is absent.
-        max_lengths: The most queries and keys of a segment, of all rows and then of the label rows.
-        num_tokens: Tokens of the samples, a shared prefix counted once for each.
-        num_samples: How many samples there are.
-        is_padded: Whether there is padding, up to one of a few layouts.
+        max_lengths: The most queries and keys of a segment, first over all rows, then over the label rows.
+        num_tokens: Tokens of the samples; a shared prefix counts once for each sample.
+        num_samples: The number of samples.
+        is_padded: Whether the rows are padded to one of a few fixed layouts.
     """
 
     buffer: Tensor
@@ -64,7 +64,7 @@ class PackedRows:
 
         Args:
             fields: int32 tensors by the names of `_WHOLE_NUMBERS`, and `label_weights` in fp32; `key_rows`,
-                `slot_order` and `slot_offsets` may be left out where keys are the rows.
+                `slot_order` and `slot_offsets` may be left out where the keys are simply all rows.
             max_lengths: As the attribute.
             num_tokens: As the attribute.
             num_samples: As the attribute.
@@ -80,12 +80,12 @@ class PackedRows:
         return replace(self, buffer=self.buffer.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "PackedRows":
-        """The same in pinned memory, from which a device copies without making the host wait."""
+        """The same in pinned memory, from which copies to a device are asynchronous."""
         return replace(self, buffer=self.buffer.pin_memory())
 
     @property
     def layout(self) -> tuple[int, ...]:
-        """The same for rows whose tensors all have the same sizes."""
+        """A key that is equal for rows whose tensors all have the same sizes."""
         return *self.sizes, *self.max_lengths
 
     @cached_property
@@ -104,12 +104,12 @@ class PackedRows:
 
     @cached_property
     def segments(self) -> Segments:
-        """Every row asks."""
+        """Cumulative sequence lengths of queries and keys, with every row as a query."""
         return self._segments("", self.max_lengths[:2])
 
     @cached_property
     def label_segments(self) -> Segments:
-        """Only the label rows ask."""
+        """Cumulative sequence lengths of queries and keys, with only the label rows as queries."""
         return self._segments("label_", self.max_lengths[2:])
 
     @property
@@ -124,7 +124,7 @@ class PackedRows:
 
     @property
     def label_weights(self) -> Tensor:
-        """What each label row's loss is multiplied by, [L] fp32."""
+        """The loss weight of each label row, [L] fp32."""
         return self._fields["label_weights"].view(torch.float32)
 
     def _segments(self, prefix: str, max_lengths: tuple[int, ...]) -> Segments:

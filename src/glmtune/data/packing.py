@@ -1,11 +1,11 @@
-"""Packs the samples of an optimiser step into rows without padding, and lets samples share a common beginning.
+"""Packs the samples of an optimiser step into rows without padding, and lets samples share a common prefix.
 
-    samples            A A A A a a      B B b      A A A C c         capital: context, small: learnt
+    samples            A A A A a a      B B b      A A A C c         upper case: context; lower case: supervised
     packed             A A A A a a B B b A A A C c
     shared prefix      A A A | A a a | C c | B B b                   "A A A" computed once, seen by both behind it
 
-Every sample sees itself alone, and its positions start at 0. Which samples a step takes is not decided here; how they
-lie in memory makes no difference to the loss.
+Each sample attends only to itself, and its positions start at 0. The sampler decides which samples a step has; their
+layout in memory makes no difference to the loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ IGNORED_LABEL = -100  # torch's cross entropy leaves it out
 LossWeight = Literal["token", "sample"]
 Ints = NDArray[numpy.int32]
 
-# Above so many rows the device takes longer than the host does to ask it, and graphs have nothing to win.
+# Above this many rows the device takes longer than the host needs to launch its kernels, so CUDA graphs gain nothing.
 MOST_GRAPHED_TOKENS = 2048
 
-# A padded layout has at least so many segments.
+# The fewest segments of a padded layout.
 _LEAST_SEGMENTS = 16
 
-# Samples that share ever longer beginnings are told apart so many times at most.
+# The most times that a group is split into smaller ones with longer prefixes.
 _MOST_SPLITS = 64
 
 
@@ -39,8 +39,8 @@ class PackedSample(NamedTuple):
 
     Attributes:
         input_ids: Token ids, [T].
-        label_rows: The positions that have something to predict, [L], ascending.
-        labels: What they are to predict, [L].
+        label_rows: The positions whose next token is supervised, [L], ascending.
+        labels: The token to predict at each of them, [L].
     """
 
     input_ids: Ints
@@ -49,14 +49,14 @@ class PackedSample(NamedTuple):
 
     @classmethod
     def of(cls, input_ids: Sequence[int] | Ints, labels: Sequence[int] | Ints) -> "PackedSample":
-        """From ids and labels of one length, -100 where there is nothing to learn."""
+        """From ids and labels of equal length; labels are -100 where not supervised."""
         shifted = numpy.asarray(labels, dtype=numpy.int32)[1:]
         rows = numpy.flatnonzero(shifted != IGNORED_LABEL).astype(numpy.int32)
         return cls(numpy.asarray(input_ids, dtype=numpy.int32), rows, shifted[rows])
 
     @property
     def context(self) -> Ints:
-        """The ids that other samples may share: all before the first row that predicts."""
+        """The ids that other samples may share: all before the first label row."""
         return self.input_ids[: self.label_rows[0]] if len(self.label_rows) else self.input_ids[:-1]
 
 
@@ -65,10 +65,10 @@ class PackingCollator:
     """A data collator for transformers' Trainer: the samples of an optimiser step, packed.
 
     Attributes:
-        max_tokens: The most tokens of one forward pass; a step of more is split between samples. None for no limit.
-        shares_prefix: Whether samples that begin alike compute the beginning once.
-        loss_weight: Whether each token counts the same, or each sample.
-        pads_to_buckets: Whether to pad small forward passes to one of a few layouts, for CUDA graphs.
+        max_tokens: The most tokens of one forward pass; a larger step is split between samples. None for no limit.
+        shares_prefix: Whether a prefix common to several samples is computed once.
+        loss_weight: Whether each token has the same weight, or each sample.
+        pads_to_buckets: Whether to pad small forward passes to one of a few fixed layouts, for CUDA graphs.
     """
 
     max_tokens: int | None = None
@@ -80,7 +80,7 @@ class PackingCollator:
         """Makes a batch.
 
         Args:
-            features: B samples, each with `input_ids` and `labels` of one length; other keys are left out.
+            features: B samples, each with `input_ids` and `labels` of equal length; other keys are ignored.
 
         Returns:
             `lengths`, the samples' lengths, [B] int64; `total_weight`, the sum of all label weights; `micro_batches`, a
@@ -105,7 +105,7 @@ class PackingCollator:
 
 
 def split(samples: Sequence[PackedSample], max_tokens: int | None) -> list[Sequence[PackedSample]]:
-    """Splits samples, in order, into parts of at most so many tokens; a longer sample is a part of its own."""
+    """Splits samples, in order, into parts of at most `max_tokens` tokens; a longer sample is a part of its own."""
     if max_tokens is None:
         return [samples]
     starts, num_tokens = [0], 0
@@ -127,11 +127,12 @@ def pack(
     """Packs samples into one row.
 
     Args:
-        samples: At least one, each with something to learn.
+        samples: At least one, each with at least one label.
         shares_prefix: As for `PackingCollator`.
         loss_weight: Likewise.
-        pads_to_bucket: Whether to pad up to the next of a few layouts, if there are at most `MOST_GRAPHED_TOKENS` rows.
-            Padding is a segment of its own, which nobody else sees and which has no weight in the loss.
+        pads_to_bucket: Whether to pad up to the next of a few fixed layouts, if there are at most
+            `MOST_GRAPHED_TOKENS` rows. Padding is a segment of its own, which no sample attends to and which has no
+            weight in the loss.
 
     Returns:
         The rows, on the CPU.
@@ -152,8 +153,8 @@ class Group(NamedTuple):
     """Samples that share their first tokens.
 
     Attributes:
-        prefix_length: How many tokens they share.
-        members: Which samples.
+        prefix_length: The number of tokens that they share.
+        members: The indices of the samples.
     """
 
     prefix_length: int
@@ -161,20 +162,20 @@ class Group(NamedTuple):
 
 
 def shared_prefixes(samples: Sequence[PackedSample]) -> list[Group]:
-    """Groups samples by what they begin with; a sample may be in a group of its own.
+    """Groups samples by common prefix; a sample may be in a group of its own.
 
-    A prefix is shared at one level only: either all of a group share its common beginning, or the parts that share more
-    do so each for itself, whichever saves more tokens.
+    Prefixes do not nest: either a whole group shares its common prefix, or it is split into smaller groups with longer
+    prefixes, whichever saves more tokens.
     """
     contexts = [sample.context for sample in samples]
-    keys = [context.astype(">i4").tobytes() for context in contexts]  # big-endian bytes sort as the ids do
+    keys = [context.astype(">i4").tobytes() for context in contexts]  # big-endian bytes sort like the ids
     order = sorted(range(len(samples)), key=keys.__getitem__)
     common = [_common_length(contexts[a], contexts[b]) for a, b in pairwise(order)]
     return _best_groups(order, common, _MOST_SPLITS)[1]
 
 
 def _best_groups(order: list[int], common: list[int], splits_left: int) -> tuple[int, list[Group]]:
-    """How many tokens are saved at best, and by which groups; `common` is what neighbours in `order` share."""
+    """The most tokens that can be saved, and by which groups; `common` holds the tokens that neighbours share."""
     if len(order) == 1:
         return 0, [Group(0, order)]
     length = min(common)
@@ -212,12 +213,12 @@ class _Segments:
         self.key_rows.extend(key_rows)
 
     def pad(self, num_queries: int, row: Ints, step: int) -> None:
-        """Adds a segment of padding, which sees one row over and over until keys are a multiple of `step`."""
+        """Adds a segment of padding, whose keys repeat one row until their number is a multiple of `step`."""
         num_keys = sum(self.key_lengths) + num_queries
         self.add(num_queries, row.repeat(num_queries + -num_keys % step))
 
     def add_empty(self) -> None:
-        """Adds segments of nothing, until they are a power of two."""
+        """Adds empty segments until their number is a power of two."""
         for _ in range(_power_of_two(len(self.key_lengths), _LEAST_SEGMENTS) - len(self.key_lengths)):
             self.add(0)
 
@@ -237,7 +238,7 @@ class _Segments:
 
 
 class _Layout:
-    """Lays out prefixes and samples one after the other."""
+    """Concatenates prefixes and samples."""
 
     def __init__(self) -> None:
         self._num_rows = 0
@@ -264,13 +265,13 @@ class _Layout:
         self._label_rows.append(rows[label_positions])
         self._labels.append(sample.labels)
         self._weights.append(numpy.full(len(sample.labels), weight, dtype=numpy.float32))
-        # Each run of neighbouring label rows asks as one segment, which ends with its last row.
+        # Each run of consecutive label rows is one segment of queries; its keys end with its last row.
         for run in numpy.split(label_positions, numpy.flatnonzero(numpy.diff(label_positions) > 1) + 1):
             if len(run):
                 self._label_segments.add(len(run), prefix, rows[: run[-1] + 1])
 
     def pad(self) -> None:
-        """Pads everything up to the next of a few sizes; what is padded always holds at least one row of padding."""
+        """Pads everything up to the next of a few sizes; there is always at least one row of padding."""
         if self._num_rows >= MOST_GRAPHED_TOKENS:
             return
         self._is_padded = True
@@ -328,17 +329,17 @@ def padded_sizes(num_rows: int, num_label_rows: int, num_segments: int) -> tuple
 
 
 def _starts(lengths: Sequence[int] | NDArray[numpy.int64]) -> Ints:
-    """Where stretches of the given lengths begin, and the end of the last."""
+    """Cumulative lengths: the start of each segment, and the end of the last."""
     return numpy.concatenate(([0], numpy.cumsum(lengths))).astype(numpy.int32)
 
 
 def _power_of_two(number: int, least: int) -> int:
-    """The least power of two that is neither below `number` nor below `least`, itself one."""
+    """The smallest power of two that is at least `number` and at least `least`, itself a power of two."""
     return max(1 << (number - 1).bit_length(), least)
 
 
 def _power_of_four(length: int) -> int:
-    """The next of 128, 512, 2,048 ...: what a kernel is told of the longest segment; beyond it, blocks end at once."""
+    """The next of 128, 512, 2,048 ...: the longest segment as passed to a kernel, whose surplus blocks exit at once."""
     return 128 << 2 * max(-(-((length - 1) // 128).bit_length() // 2), 0)
 
 

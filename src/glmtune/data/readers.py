@@ -1,4 +1,4 @@
-"""Reads rows from files, whatever they mean: JSON, JSON lines, CSV, Parquet, or a data set of the Hugging Face hub.
+"""Reads rows from JSON, JSON lines, CSV and Parquet files and Hugging Face hub data sets, without interpreting them.
 
 A fault of a whole file (missing, empty, wrong encoding, ...) is raised; faults of single rows are returned, so that all
 of them can be shown at once.
@@ -31,12 +31,12 @@ TEXT_SUFFIX = ".txt"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a row stands.
+    """The file and row that something was read from.
 
     Attributes:
         path: The file, or the name of a hub data set, as it was given.
         row: Number of the row, from 1.
-        line: Number of the line where the row starts, from 1, in files that have a row a line.
+        line: Number of the line where the row starts, from 1, in files with one row per line.
     """
 
     path: str
@@ -61,12 +61,12 @@ def read_rows(path: str | Path, *, needs_answer: bool = True) -> tuple[list[Row]
 
     Args:
         path: A file (`.json`, `.jsonl`, `.csv`, `.parquet`), or `owner/name` or `owner/name:split` of a data set on the
-            hub where no such file exists. JSON text is an array or has a row a line; which one is found by looking.
-        needs_answer: Whether rows without an answer are of no use. If not, a `.txt` file will do too; each of its lines
-            that is not blank is the `question` of a row.
+            hub where no such file exists. JSON text is an array or has one row per line; this is detected.
+        needs_answer: Whether rows must have an answer. If not, a `.txt` file is accepted too; each of its lines that
+            is not blank is the `question` of a row.
 
     Returns:
-        The sound rows, and one sentence for each that is not.
+        The valid rows, and one sentence for each invalid row.
 
     Raises:
         DataError: The file as a whole cannot be read, or holds no rows.
@@ -121,7 +121,7 @@ def _read_file(file: Path, path: str, suffix: str) -> tuple[list[Row], list[str]
     return _read_csv(text, path) if suffix == ".csv" else _read_json(text, path, has_lines=suffix == ".jsonl")
 
 
-_Repeated = dict[int, tuple[dict[str, Any], list[str]]]  # by its id, each object that has keys twice, and these keys
+_Repeated = dict[int, tuple[dict[str, Any], list[str]]]  # objects with duplicate keys, by id, and these keys
 
 
 def _files_in(folder: Path) -> str:
@@ -134,7 +134,7 @@ def _numbered(path: str, rows: list[dict[str, Any]]) -> list[Row]:
 
 
 def _read_questions(text: str, path: str) -> list[Row]:
-    """A question a line."""
+    """One question per line."""
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     return [Row(Source(path, row, number), {"question": line}) for row, (number, line) in enumerate(lines, start=1)]
 
@@ -175,16 +175,16 @@ def _legacy_encoding(data: bytes) -> str:
 
 def _read_parquet(file: Path, name: str) -> list[dict[str, Any]]:
     try:
-        # Not read_table: it would take a folder named lang=zh for a column.
+        # Not read_table: it would interpret a folder named lang=zh as a partition column.
         with pyarrow.parquet.ParquetFile(file) as parquet:
             return read_table_rows(parquet.read(), name)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # the latter in the name of a column
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # the latter from a column name
         reason = show_text(str(error), 200)
         raise DataError(f"{name}: not a Parquet file, or a damaged one: {reason}") from error
 
 
 def _read_csv(text: str, path: str) -> tuple[list[Row], list[str]]:
-    """Rows of a CSV file with a heading; every cell stays a string."""
+    """Rows of a CSV file with a header; every cell stays a string."""
     name = show_text(path)
     csv.field_size_limit(sys.maxsize)  # the default refuses texts beyond 128 KiB
     records = _csv_records(text, name)
@@ -219,7 +219,7 @@ def _repeated(names: list[str]) -> list[str]:
 
 
 def _read_json(text: str, path: str, *, has_lines: bool) -> tuple[list[Row], list[str]]:
-    """Rows of JSON text. Files are often named .json and have a row a line, or the other way round."""
+    """Rows of JSON text. Files named .json often have one row per line, and the other way round."""
     if text.lstrip().startswith("["):
         return _read_array(text, path)
     if has_lines or _is_object_a_line(text):
@@ -296,7 +296,7 @@ def _objects_in(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _parse(text: str, where: str, first_line: int) -> tuple[Any, _Repeated]:
-    """A JSON value, and the objects in it that have a key twice."""
+    """A JSON value, and the objects in it that have duplicate keys."""
     repeated: _Repeated = {}
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -35,9 +35,9 @@ class RunData:
     """The data of a run, tokenised.
 
     Attributes:
-        train: To train on.
-        eval: To evaluate on, if there are any.
-        stats: Counts.
+        train: The training samples.
+        eval: The evaluation samples, if there are any.
+        stats: Statistics of the data.
         sample: The first sample, for the self-test.
     """
 
@@ -53,7 +53,7 @@ def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData
     Args:
         config: The configuration.
         tokenizer: The base's tokenizer.
-        seed: What samples that are set apart are drawn with.
+        seed: The seed for drawing the evaluation split.
 
     Raises:
         DataError: Files or rows are wrong.
@@ -78,7 +78,7 @@ def _load_data(
     join: str,
     num_workers: int | None,
 ) -> RunData:
-    """Reads and tokenises the data, and sets some apart to evaluate on where that is asked for."""
+    """Reads and tokenises the data, and splits off an evaluation set if the configuration asks for one."""
     settings: dict[str, Any] = {
         "template": template,
         "system": system,

@@ -1,4 +1,4 @@
-"""Tokenised samples as a map-style dataset that is quick to index: views of Arrow's own memory."""
+"""Tokenised samples as a map-style dataset with fast indexing, through views of Arrow's memory."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,10 +14,10 @@ _COLUMNS = ("input_ids", "labels")
 
 
 class SampleDataset(torch.utils.data.Dataset):
-    """Gives `input_ids` and `labels` of a sample as numpy arrays, without copying.
+    """Returns `input_ids` and `labels` of a sample as numpy arrays, without copying.
 
     Args:
-        dataset: What `tokenize_conversations` made.
+        dataset: From `tokenize_conversations`.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -25,7 +25,7 @@ class SampleDataset(torch.utils.data.Dataset):
 
     @cached_property
     def _chunks(self) -> dict[str, list[tuple[NDArray[numpy.int32], NDArray[numpy.int32]]]]:
-        """Of each column the chunks that Arrow holds it in: all values, and where each sample's begin."""
+        """The Arrow chunks of each column: all values, and the offset of each sample."""
         table = self._dataset.with_format("arrow")[:]
         return {
             name: [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in table.column(name).chunks]
@@ -45,7 +45,7 @@ class SampleDataset(torch.utils.data.Dataset):
 
     @cached_property
     def num_labels(self) -> NDArray[numpy.int64]:
-        """How many tokens of each sample are to be predicted; the first never is."""
+        """The number of supervised tokens of each sample, without its first token, which is never predicted."""
         counts = []
         for values, offsets in self._chunks["labels"]:
             sums = numpy.concatenate(([0], numpy.cumsum(values != IGNORED_LABEL)))
@@ -68,5 +68,5 @@ class SampleDataset(torch.utils.data.Dataset):
         return sample
 
     def __getstate__(self) -> dict[str, Dataset]:
-        """What a data loader's worker gets: the dataset, not the views of this process's memory."""
+        """The state for a data loader's worker: the dataset, without the views of this process's memory."""
         return {"_dataset": self._dataset}

@@ -9,19 +9,19 @@ from datasets import Dataset
 
 @dataclass(frozen=True)
 class DataStats:
-    """What was read, what is learnt, and what truncation took away.
+    """Counts of samples, supervised tokens and truncation.
 
     Attributes:
-        num_samples: Samples, one of each row.
+        num_samples: Samples, one per row.
         num_tokens: Tokens of all samples.
-        num_supervised_tokens: Tokens that are learnt.
-        num_cut_tokens: Tokens that truncation took from within messages.
+        num_supervised_tokens: Supervised tokens.
+        num_cut_tokens: Tokens that truncation removed from within messages.
         num_cut_samples: Samples that lost tokens or messages.
         num_dropped_messages: Messages that truncation dropped whole.
         length_percentiles: Tokens of a sample, by name: min, mean, p50, p90, p99, max.
-        join: What stands between `instruction` and `input`.
+        join: The separator between `instruction` and `input`.
         num_joined: Rows that have both.
-        formats: How each file is read, a line a file.
+        formats: How each file is read, one line per file.
         fingerprint: Changes with the data, the tokenizer and every setting of the prompt.
     """
 
@@ -64,7 +64,7 @@ class DataStats:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The report, a line for each matter; what did not happen is left out."""
+        """The report, one line per topic; topics that do not apply are left out."""
         share = 100 * self.num_supervised_tokens / self.num_tokens
         spread = ", ".join(f"{name} {value:,}" for name, value in self.length_percentiles.items())
         lines = [

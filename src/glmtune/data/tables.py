@@ -8,22 +8,22 @@ import pyarrow
 from glmtune.errors import DataError, show_names
 from glmtune.fields import Unreadable
 
-# What pyarrow raises for text that is no UTF-8, dates that Python lacks, unknown time zones, or fields of one name.
+# Raised by pyarrow for invalid UTF-8, dates outside Python's range, unknown time zones and duplicate field names.
 _CONVERSION_FAULTS = (ValueError, OverflowError, KeyError, pyarrow.ArrowException)
 
 
 def read_table_rows(table: pyarrow.Table, name: str) -> list[dict[str, Any]]:
-    """The rows of a table, without nulls: a table gives every row the columns of all the others.
+    """The rows of a table, without nulls, since in a table every row has the columns of all the others.
 
     Args:
         table: The table.
         name: Where it comes from, for messages.
 
     Returns:
-        A dictionary a row. What has no Python form is `Unreadable`, as a column that nobody uses may well hold it.
+        One dictionary per row. A value without a Python form is `Unreadable`, since it may be in an unused column.
 
     Raises:
-        DataError: A column is there twice.
+        DataError: There are two columns of the same name.
     """
     names = table.column_names
     if repeated := [column for column, count in Counter(names).items() if count > 1]:
@@ -44,7 +44,7 @@ def _column_values(column: pyarrow.ChunkedArray) -> list[Any]:
 
 
 def _value(scalar: pyarrow.Scalar) -> Any:
-    """The value of a scalar, in which only what is itself at fault is unreadable."""
+    """The value of a scalar; within a nested one, only the elements without a Python form are `Unreadable`."""
     try:
         return scalar.as_py()
     except _CONVERSION_FAULTS as error:

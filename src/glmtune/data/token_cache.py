@@ -1,4 +1,4 @@
-"""Tokenised data sets on disk, whole or not there, so that the same data are tokenised once."""
+"""The cache of tokenised data sets on disk, written atomically, so that the same data are tokenised once."""
 
 import logging
 from collections.abc import Callable
@@ -17,19 +17,19 @@ logger = logging.getLogger(__name__)
 def find_or_make(
     fingerprint: str, num_rows: int, columns: Features, tokenize: Callable[[Path | None], Dataset]
 ) -> Dataset:
-    """The data set that was kept under a fingerprint, or a new one, which is then kept.
+    """Returns the data set cached under a fingerprint; otherwise tokenises and caches it.
 
-    It lies under the Hugging Face datasets cache (`HF_DATASETS_CACHE`). A file there that is damaged is made anew.
-    Where none can be written, a warning says why, and the data set is in memory alone.
+    The cache is under the Hugging Face datasets cache (`HF_DATASETS_CACHE`). A damaged file is replaced. If the cache
+    cannot be written, a warning says why, and the data set is kept in memory only.
 
     Args:
-        fingerprint: Names everything that the data set depends on.
-        num_rows: How many rows it has.
-        columns: What it consists of.
-        tokenize: Makes the data set in a file of the given name, or in memory for None.
+        fingerprint: The cache key, which covers everything that the data set depends on.
+        num_rows: The number of rows.
+        columns: The columns and their types.
+        tokenize: Creates the data set in a file of the given name, or in memory for None.
 
     Returns:
-        The data set, mapped from its file or in memory.
+        The data set, memory-mapped from its file or in memory.
     """
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "glmtune"
     file = folder / f"{fingerprint}.arrow"
@@ -51,7 +51,7 @@ def find_or_make(
 
 
 def _is_whole(file: Path, num_rows: int, columns: Features) -> bool:
-    """Whether a file is there and can be read to its end."""
+    """Whether a file exists and can be read to its end."""
     if not file.is_file():
         return False
     try:
@@ -66,6 +66,6 @@ def _is_whole(file: Path, num_rows: int, columns: Features) -> bool:
 
 
 def _write(dataset: Dataset, file: Path) -> None:
-    """Writes a data set, which may be spread over several files, as one."""
+    """Writes a data set, which may be spread over several files, to one file."""
     with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, dataset.features.arrow_schema) as writer:
         writer.write_table(dataset.data.table)

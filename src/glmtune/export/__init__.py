@@ -1,1 +1,1 @@
-"""From a run to a folder that loads anywhere."""
+"""Exports a run as a model folder that plain transformers loads."""

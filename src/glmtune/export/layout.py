@@ -29,7 +29,7 @@ _REWRITTEN = ("config.json", "tokenizer_config.json", "generation_config.json")
 
 
 def base_folder(base: str) -> Path:
-    """The folder of a base's small files; of a hub id, where they are downloaded to.
+    """The folder of a base's small files; for a hub id, the folder that they are downloaded to.
 
     Raises:
         ModelError: The hub cannot be reached, or has no such model.
@@ -43,7 +43,7 @@ def base_folder(base: str) -> Path:
 
 
 def small_files(folder: Path) -> list[Path]:
-    """All files of a base folder but weights, weight indexes and hidden files; folders in it are not looked into."""
+    """All files of a base folder except weights, weight indexes and hidden files; not recursive."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -54,14 +54,14 @@ def small_files(folder: Path) -> list[Path]:
 def copy_small_files(base: Path, target: Path, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
     """Copies everything but the weights of a base, and changes what has to be changed.
 
-    `config.json` names the new dtype; an `auto_map` whose code files are not there is left out, since nobody could
-    follow it; `generation_config.json` names all three ids that end a turn.
+    `config.json` gets the new dtype; an `auto_map` whose code files are missing is left out, since it could not be
+    resolved; `generation_config.json` gets all three ids that end a turn.
 
     Args:
         base: The base's folder.
         target: The new folder.
         tokenizer: The base's tokenizer.
-        dtype: The type of the new weights.
+        dtype: The dtype of the new weights.
     """
     for path in small_files(base):
         if path.name not in _REWRITTEN:
@@ -87,9 +87,9 @@ def save_weights(state_dict: Mapping[str, torch.Tensor], folder: Path, max_shard
     """Writes `model.safetensors`, or `model-0000X-of-0000Y.safetensors` and their index.
 
     Args:
-        state_dict: Weights by their official names; of weights that share memory, the first is written.
+        state_dict: Weights by their official names; of tied weights, the first is written.
         folder: The folder.
-        max_shard_bytes: Largest file; a weight that is larger has a file of its own.
+        max_shard_bytes: Largest file, in bytes; a larger weight has a file of its own.
 
     Returns:
         The size of all weights in bytes.
@@ -111,7 +111,7 @@ def parse_size(size: str | int) -> int:
     """Bytes of a size such as "5GB", "500MB" or 1000000, in powers of ten as the hub counts.
 
     Raises:
-        ConfigError: It is no size.
+        ConfigError: It is not a size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", str(size).strip().upper())
     num_bytes = int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " ")) if match else 0
@@ -121,7 +121,7 @@ def parse_size(size: str | int) -> int:
 
 
 def _has_code_files(auto_map: Mapping[str, str | Sequence[str | None]] | None, folder: Path) -> bool:
-    """Whether all files that an `auto_map` names are in the folder; one of another repository never is."""
+    """Whether all files that an `auto_map` names are in the folder; those of another repository never are."""
     references: list[str] = []
     for entry in (auto_map or {}).values():
         references += [entry] if isinstance(entry, str) else [part for part in entry if part]

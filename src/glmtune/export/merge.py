@@ -1,4 +1,4 @@
-"""Merges an adapter into its full-precision base: a folder in the official layout that needs no adapter any more."""
+"""Merges an adapter into its full-precision base: a folder in the official layout that needs no adapter."""
 
 import shutil
 from collections.abc import Collection, Iterator
@@ -35,11 +35,11 @@ class MergeResult:
 
     Attributes:
         output_dir: Its folder.
-        dtype: The type of its weights.
+        dtype: The dtype of its weights.
         num_bytes: Size of its weights.
         effect: Largest change that the adapter makes to the base's logits.
         difference: Largest difference of the merged model's logits from those of base and adapter.
-        tolerance: The difference that was allowed.
+        tolerance: The largest difference allowed.
     """
 
     output_dir: Path
@@ -50,7 +50,7 @@ class MergeResult:
     tolerance: float
 
     def summary(self) -> str:
-        """What was made, and how well it agrees, a line each."""
+        """The merged model and its agreement with base and adapter, one line each."""
         name = str(self.dtype).removeprefix("torch.")
         size = f"{self.num_bytes / 1e9:.3g} GB" if self.num_bytes >= 1e9 else f"{self.num_bytes / 1e6:.3g} MB"
         return (
@@ -70,25 +70,25 @@ def merge(
 ) -> MergeResult:
     """Merges a run into its base.
 
-    Each weight is merged in float32 and rounded once; what pissa and olora leave of the base is held in the base's type
-    before that, as it was in training. The folder is made beside its final place and only renamed once the merged
-    model, loaded back by plain transformers, computes what stock PEFT makes of base and adapter. A failure leaves
-    nothing; what a merge that was killed left, the next one to the same place sweeps away. Works on the CPU. Memory
-    holds the weights once, in the base's type or the merged one (12.5 GB for ChatGLM3-6B in 16 bits), and a layer or an
-    embedding table in float32 (about 1 GB); versions of safetensors that copy what they write need a shard more.
+    Each weight is merged in float32 and rounded once; before that, the residual base weights of pissa and olora are
+    held in the base's dtype, as in training. The folder is written beside its final place and renamed only once the
+    merged model, loaded by plain transformers, computes the same as base and adapter in stock PEFT. A failure leaves
+    nothing behind; the remains of a merge that was killed are deleted by the next one to the same place. Runs on the
+    CPU. Memory holds the weights once, in the base's or the merged dtype (12.5 GB for ChatGLM3-6B in 16 bits), and one
+    layer or embedding table in float32 (about 1 GB); versions of safetensors that copy when writing need another shard.
 
     Args:
         run: A run folder, a `checkpoint-N` in one, or an adapter folder of stock PEFT.
         output_dir: A folder that does not exist yet or is empty.
-        model_path: The base, where it is not where the run says it was.
-        dtype: Type of the merged weights; `auto` is the one that the base's own config.json names.
+        model_path: The base, if it is no longer at the path that the run recorded.
+        dtype: The dtype of the merged weights; `auto` is the one in the base's own config.json.
         max_shard_size: Largest weight file: "5GB", "500MB", or bytes.
 
     Returns:
-        What was made, and how exactly it agrees.
+        The merged model and how closely it agrees.
 
     Raises:
-        ConfigError: The output folder or the shard size will not do, or the disk is too full.
+        ConfigError: The output folder or the shard size is invalid, or there is too little disk space.
         ModelError: The base cannot be loaded.
         AdapterError: There is no adapter, it does not fit, or the merged model does not compute the same.
         StorageError: The result cannot be written, or another process is merging to the same place.
@@ -119,14 +119,14 @@ def merge(
             weights = model.state_dict() | {name: buffer.to(merged_dtype) for name, buffer in buffers.items()}
             num_bytes = save_weights(weights, unfinished, shard_bytes)
         base_path = loaded.base_path
-        del loaded, model  # there is to be one model in memory at a time
+        del loaded, model  # hold only one model in memory at a time
         expected, effect = stock_logits(base_path, adapter_path, base_dtype, prompts)
         difference, tolerance = compare_folder(unfinished, prompts, expected, num_rounded)
     return MergeResult(output, merged_dtype, num_bytes, effect, difference, tolerance)
 
 
 def _check_is_trained_base(adapter_path: Path, base: str) -> None:
-    """Makes sure that nobody has put another base in the place of a run's; whoever names one may merge into any."""
+    """Checks that the base at the recorded path is still the run's; a base named by the user may be any."""
     if not is_trained_base(RunManifest.read(adapter_path), base):
         raise AdapterError(
             f"{adapter_path}: the weights of {base} are not those that the adapter was trained on. Put those back, or "
@@ -135,7 +135,7 @@ def _check_is_trained_base(adapter_path: Path, base: str) -> None:
 
 
 def _own_dtype(base: str) -> Dtype:
-    """The type that a base's own config.json names; float32 where it names none. `load` reports a base that is none."""
+    """The dtype in a base's own config.json; float32 if there is none. `load` reports a folder that is not a base."""
     try:
         dtype = AutoConfig.from_pretrained(base).dtype
     except (OSError, ValueError):
@@ -145,7 +145,7 @@ def _own_dtype(base: str) -> Dtype:
 
 
 def _check_output(output: Path, sources: Collection[Path]) -> Path:
-    """The output folder, if it may be written to."""
+    """The output folder, after checking that it may be written to."""
     if output.resolve() in {source.expanduser().resolve() for source in sources}:
         raise ConfigError(f"{output}: the output folder is the run or the base itself; choose another --output")
     if output.exists() and not output.is_dir():
@@ -157,7 +157,7 @@ def _check_output(output: Path, sources: Collection[Path]) -> Path:
 
 
 def _check_space(output: Path, base: str, dtype: torch.dtype) -> None:
-    """Makes sure that the merged model has room, its size known from the base's configuration."""
+    """Checks that the disk has room for the merged model, whose size follows from the base's configuration."""
     with torch.device("meta"):
         config = read_base_config(base)
         model = family_of(config).model_class(config)
@@ -178,14 +178,14 @@ def _tuner_layers(model: PeftModel) -> list[tuple[str, BaseTunerLayer]]:
 
 
 def _num_rounded(model: PeftModel, dtype: torch.dtype) -> int:
-    """How many weight matrices merging rounds to `dtype`: those with an adapter, or all where the type changes."""
+    """The number of weight matrices rounded to `dtype`: those with an adapter, or all if the dtype changes."""
     if model.dtype == dtype:
         return len(_tuner_layers(model))
     return sum(parameter.dim() > 1 for parameter in model.get_base_model().parameters())
 
 
 def _merge_in_place(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The base with its adapter merged in, all of it in `dtype`; one weight at a time is in float32."""
+    """Merges the adapter into the base, converted to `dtype`; only one weight at a time is in float32."""
     for name, layer in _tuner_layers(model):
         base_layer = layer.get_base_layer()
         base_layer.to(torch.float32)
@@ -199,12 +199,12 @@ def _merge_in_place(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
 
 @contextmanager
 def _written_aside(output: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `output` at the end, or vanishes if anything goes wrong.
+    """Yields a new folder that is renamed to `output` at the end, or deleted if anything fails.
 
-    It lies in a folder beside `output`, under a lock. Its name is the same every time, so that a merge sweeps away what
-    one before it left that was killed.
+    It is in a folder beside `output`, under a lock. Its name is always the same, so that a merge deletes the remains of
+    an earlier one that was killed.
     """
-    place = output.resolve()  # of a link to a folder on another disk: there, not beside the link
+    place = output.resolve()  # for a link to a folder on another disk: beside the target, not beside the link
     aside = place.parent / f".{place.name[:100]}.unfinished"
     unfinished = aside / "model"
     with storage_faults(output):
@@ -218,7 +218,7 @@ def _written_aside(output: Path) -> Iterator[Path]:
             yield unfinished
             with storage_faults(output):
                 if place.is_dir():
-                    place.rmdir()  # empty, as was checked; Windows renames onto nothing that exists
+                    place.rmdir()  # checked to be empty; on Windows the target of a rename must not exist
                 unfinished.rename(place)
         finally:
             shutil.rmtree(aside, ignore_errors=True)

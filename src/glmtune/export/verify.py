@@ -1,7 +1,7 @@
-"""Compares a merged model with the base and adapter that it came from, as others load them.
+"""Compares a merged model with its base and adapter, as plain transformers and stock PEFT load them.
 
-Both compute in float32 whatever type they are stored in, a layer at a time, so that what differs between them is what
-merging has changed: the rounding of the merged weights, and nothing else.
+Both compute in float32, a layer at a time, whatever dtype they are stored in, so that they differ only in the rounding
+of the merged weights.
 """
 
 import math
@@ -44,16 +44,16 @@ def stock_logits(
 ) -> tuple[list[Tensor], float]:
     """Logits of base and adapter as plain transformers and stock PEFT load them.
 
-    Nothing of how this package reads an adapter takes part, so that a mistake there cannot be confirmed here.
+    This does not use the package's own code for reading adapters, so that a bug there cannot go unnoticed.
 
     Args:
         base_path: The base: a folder or a hub id.
         adapter_path: The adapter's folder.
-        dtype: The type that the base is held in.
+        dtype: The dtype that the base is held in.
         prompts: From `probe_prompts`.
 
     Returns:
-        Logits of each prompt, and how far the adapter moves those of the base at most.
+        Logits of each prompt, and the largest change that the adapter makes to those of the base.
     """
     model = AutoModelForCausalLM.from_pretrained(base_path, dtype=dtype, device_map="cpu").eval()
     without_adapter = probe_logits(model, prompts)
@@ -64,7 +64,7 @@ def stock_logits(
 
 
 def largest_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """The largest absolute difference of logits; not a number if any of them is none, which `max` would hide."""
+    """The largest absolute difference of logits; NaN if any of them is NaN, which `max` would hide."""
     return float(torch.stack([(one - other).abs().max() for one, other in zip(first, second, strict=True)]).max())
 
 
@@ -73,7 +73,7 @@ def compare_folder(
 ) -> tuple[float, float]:
     """Loads a merged folder with plain transformers and compares its logits.
 
-    The tolerance is 1e-4 in float32. A 16-bit weight is off by up to half its type's epsilon, independently of the
+    The tolerance is 1e-4 in float32. A 16-bit weight is off by up to half its dtype's epsilon, independently of the
     others; over n weight matrices such errors add up to a relative error of the logits of about sqrt(n) times that.
 
     Args:
@@ -83,10 +83,10 @@ def compare_folder(
         num_rounded: How many weight matrices were rounded to 16 bits.
 
     Returns:
-        The largest difference, and the largest that was allowed.
+        The largest difference, and the tolerance.
 
     Raises:
-        AdapterError: The difference is larger, or not a number.
+        AdapterError: The difference is larger than the tolerance, or NaN.
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map="cpu").eval()
     found = probe_logits(model, prompts)
@@ -95,7 +95,7 @@ def compare_folder(
     if model.dtype != torch.float32:
         tolerance += _ROUNDING_MARGIN * torch.finfo(model.dtype).eps / 2 * math.sqrt(num_rounded) * scale
     difference = largest_difference(found, expected)
-    if not difference <= tolerance:  # also where it is not a number
+    if not difference <= tolerance:  # also true of NaN
         raise AdapterError(
             f"the merged model does not compute what base and adapter compute: logits differ by {difference:.3g}, "
             f"allowed are {tolerance:.3g}. Nothing was kept. Please report this with the run's adapter_config.json"
@@ -105,7 +105,7 @@ def compare_folder(
 
 @contextmanager
 def _computing_in_float32(model: nn.Module) -> Iterator[None]:
-    """Widens the weights of each layer while it runs, and puts the stored ones back after it."""
+    """Casts the weights of each layer to float32 while it runs, and restores the stored ones afterwards."""
     stored: dict[nn.Parameter, Tensor] = {}
 
     def widen(module: nn.Module, _: object) -> None:

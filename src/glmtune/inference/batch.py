@@ -1,4 +1,4 @@
-"""From a file of questions to a file of replies, batch by batch; an interrupted run goes on where it stopped."""
+"""Generates a file of replies from a file of questions, batch by batch; an interrupted run is resumed."""
 
 import json
 import os
@@ -39,15 +39,15 @@ _OWN_FIELDS = ("index", "reply", "metadata")
 
 @dataclass(frozen=True)
 class GenerationReport:
-    """What `generate_file` did.
+    """The result of `generate_file`.
 
     Attributes:
         output_path: The file of replies, complete.
         num_rows: Replies in it.
-        num_resumed: Those of them that an earlier run had written.
-        num_cut: New replies whose prompt had to be shortened.
+        num_resumed: Replies that an earlier, interrupted run had written.
+        num_cut: New replies whose prompt was truncated.
         num_unfinished: New replies that `max_new_tokens` cut short.
-        seconds: How long generating took, in seconds.
+        seconds: The time that generation took, in seconds.
     """
 
     output_path: Path
@@ -58,7 +58,7 @@ class GenerationReport:
     seconds: float
 
     def summary(self) -> str:
-        """What was done, in one line."""
+        """The result in one line."""
         new = self.num_rows - self.num_resumed
         line = (
             f"{show_text(str(self.output_path))}: {self.num_rows} replies, {new} of them new, in {self.seconds:.1f} s"
@@ -70,13 +70,13 @@ class GenerationReport:
 def check_generation_files(
     input_path: str | Path, output_path: str | Path, fields: Mapping[str, str] | None = None
 ) -> None:
-    """Finds what is wrong with questions or output before a large model is loaded for them.
+    """Checks the questions and the output file before a large model is loaded.
 
     Args:
         input_path: As for `generate_file`, as are `output_path` and `fields`.
 
     Raises:
-        ConfigError: The output is no file, or is the input itself.
+        ConfigError: The output is not a file, or is the input itself.
         DataError: The input is wrong.
         StorageError: The output cannot be written, or is being written by another process.
     """
@@ -100,31 +100,31 @@ def generate_file(
 ) -> GenerationReport:
     """Answers all questions of a file.
 
-    The output has a JSON object a line, in the order of the input: `index` (from 0), the row's own fields, `reply`,
-    and for a tool call `metadata`, the tool's name. Where it exists already, generation goes on after its last line.
+    The output has one JSON object per line, in the order of the input: `index` (from 0), the row's own fields, `reply`,
+    and for a tool call `metadata`, the tool's name. If it exists already, generation is resumed after its last line.
 
     Args:
         model: A ChatGLM model, bare or within PEFT.
         tokenizer: Its tokenizer.
         input_path: As `read_questions` takes it.
-        output_path: A JSON lines file; its folder is made where there is none.
-        template: The prompt template; None for the one that the tokenizer remembers.
+        output_path: A JSON lines file; its folder is created if needed.
+        template: The prompt template; None for the one stored with the tokenizer.
         system: The system prompt of rows without one; None for the tokenizer's, "" for none at all.
-        batch_size: How many to answer at once; halved when memory runs out.
+        batch_size: The number of prompts per batch; halved when memory runs out.
         fields: Other column names, as `read_questions` takes them.
-        join: What stands between `instruction` and `input`.
+        join: The separator between `instruction` and `input`.
         console: Where notes and the progress bar go; standard error if None.
         **options: Sampling options by their transformers names. Without any, replies are greedy.
 
     Returns:
-        What was done.
+        The result.
 
     Raises:
-        ConfigError: An option or the batch size is wrong, or the output is no file.
+        ConfigError: An option or the batch size is wrong, or the output is not a file.
         DataError: The input is wrong, or the output exists and belongs to another input.
-        StorageError: The output cannot be written, or is being written by another process. What could be written is
-            kept, and the same call goes on from there.
-        ModelError: Memory does not suffice for a single prompt.
+        StorageError: The output cannot be written, or is being written by another process. The lines already written
+            are kept, and the same call resumes after them.
+        ModelError: Memory is too small for a single prompt.
     """
     template, system = remembered_prompt(tokenizer, template, system)
     generation = build_generation_config(tokenizer, model.config.seq_length, options)
@@ -174,7 +174,7 @@ def generate_file(
 
 
 def _check_output(input_path: str | Path, output_path: str | Path) -> Path:
-    """The file to write to, which can be written as far as that can be known without writing."""
+    """The file to write to, after all checks that are possible without writing."""
     output, questions = expand_path(output_path), expand_path(input_path)
     name = show_text(str(output_path))
     with storage_faults(name):
@@ -193,12 +193,12 @@ def _check_output(input_path: str | Path, output_path: str | Path) -> Path:
 
 
 def _held(output: Path) -> AbstractContextManager[None]:
-    """The lock of the file itself, by whichever links it is reached."""
+    """The lock of the file itself, with symbolic links resolved."""
     return held(os.path.realpath(output), "is being written")
 
 
 def _append(output: Path, lines: Iterable[bytes]) -> None:
-    """Adds lines to a file, which has to be there: one that vanished must not begin anew in the middle."""
+    """Appends lines to a file, which must exist: if it was deleted, the output must not restart in the middle."""
     try:
         with storage_faults(show_text(str(output))), output.open("r+b") as stream:
             stream.seek(0, os.SEEK_END)
@@ -210,7 +210,7 @@ def _append(output: Path, lines: Iterable[bytes]) -> None:
 
 
 def _resume(output: Path, questions: Sequence[Question]) -> int:
-    """Checks what an earlier run wrote, drops a last line that it did not finish, and returns how many are done."""
+    """Checks the lines of an earlier run, drops an incomplete last one, and returns the number of complete ones."""
     with storage_faults(show_text(str(output))):
         if not output.exists():
             return 0
@@ -235,7 +235,7 @@ def _resume(output: Path, questions: Sequence[Question]) -> int:
 
 
 def _may_begin(unfinished: bytes, index: int, question: Question) -> bool:
-    """Whether bytes are how the line of a question begins, so that only what this program wrote is ever cut off."""
+    """Whether bytes are the beginning of a question's line, so that only this program's own output is dropped."""
     start = _encode({"index": index, **_fields(question.values), "reply": ""}).removesuffix(b'"}\n')
     return unfinished.startswith(start) or start.startswith(unfinished)
 
@@ -253,7 +253,7 @@ def _line(index: int, values: Mapping[str, Any], reply: Reply) -> bytes:
 
 
 def _encode(row: Mapping[str, Any]) -> bytes:
-    """A line of the output. Half a surrogate pair, which UTF-8 cannot hold, stays the escape that JSON has for it."""
+    """A line of the output. A lone surrogate, which UTF-8 cannot encode, stays a JSON escape."""
     return f"{_dump(row)}\n".encode(errors="backslashreplace")
 
 

@@ -14,10 +14,9 @@ from glmtune.prompts import Conversation, Message, Template
 
 
 class Chat:
-    """A conversation that remembers.
+    """A conversation with a history.
 
-    Where it grows longer than the model can read, the oldest exchanges are left out of the prompt; the history keeps
-    them.
+    When it exceeds the model's context length, the oldest exchanges are left out of the prompt but stay in the history.
 
         model, tokenizer = glmtune.load("output/ChatGLM")
         chat = glmtune.Chat(model, tokenizer)
@@ -26,7 +25,7 @@ class Chat:
     Attributes:
         history: The messages so far, without the system prompt. A tool call is an assistant's message with the tool's
             name as its metadata; answer it with `ask(result, role="observation")`.
-        system: The system prompt; may be set at any time and holds from the next question on.
+        system: The system prompt; may be set at any time and applies from the next question on.
         template: The prompt template.
     """
 
@@ -42,7 +41,7 @@ class Chat:
 
         Args:
             model: A ChatGLM model, bare or within PEFT.
-            tokenizer: Its tokenizer. One that `glmtune.load` returned knows the run's template and system prompt.
+            tokenizer: Its tokenizer; that from `glmtune.load` holds the run's template and system prompt.
             template: The prompt template; None for the tokenizer's.
             system: The system prompt; None for the tokenizer's, "" for none at all.
             **options: Sampling options by their transformers names. Without any, replies are greedy.
@@ -57,17 +56,17 @@ class Chat:
         self._generation = build_generation_config(tokenizer, model.config.seq_length, options)
 
     def ask(self, text: str, role: Literal["user", "observation"] = "user") -> str:
-        """Asks and waits for the whole reply.
+        """Sends a message and returns the whole reply.
 
         Args:
-            text: What to say.
-            role: `observation` where the text is a tool's result.
+            text: The message.
+            role: `observation` if the text is a tool's result.
 
         Returns:
-            The reply; of a tool call, its code. The messages are appended to `history`.
+            The reply; for a tool call, its code. The messages are appended to `history`.
 
         Raises:
-            DataError: The history with this message is in no sound order, or its template cannot express it.
+            DataError: The history with this message is not in a valid order, or the template cannot express it.
             ModelError: Memory ran out. The history stays as it was.
         """
         message = Message(role, text)
@@ -75,14 +74,14 @@ class Chat:
         return self._remember(message, token_ids).text
 
     def stream(self, text: str, role: Literal["user", "observation"] = "user") -> Generator[str, None, None]:
-        """Asks and yields the reply while it is being made; joined, the pieces are what `ask` returns.
+        """Sends a message and yields the reply as it is generated; joined, the pieces are what `ask` returns.
 
-        Closing the generator (or Ctrl-C) stops the model; what it had said by then stays in the history, and if that
-        was nothing, the question goes too.
+        Closing the generator (or Ctrl-C) stops generation. The partial reply stays in the history; if it is empty, the
+        question is removed too.
 
         Args:
-            text: What to say.
-            role: `observation` where the text is a tool's result.
+            text: The message.
+            role: `observation` if the text is a tool's result.
 
         Yields:
             Pieces of text, none of them empty or ending within a character.
@@ -107,7 +106,7 @@ class Chat:
         self._remember(message, token_ids)
 
     def reset(self) -> None:
-        """Forgets the history; the system prompt stays."""
+        """Clears the history; the system prompt stays."""
         self.history.clear()
 
     def _prompt(self, message: Message) -> list[int]:

@@ -1,4 +1,4 @@
-"""Replies to many conversations: prompts through the one renderer, left-padded batches, replies in input order."""
+"""Replies to many conversations: rendered prompts, left-padded batches, replies in input order."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,14 @@ from glmtune.inference.options import build_generation_config
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, Template, check_turns, parse_reply, render_prompt
 
-_BATCHES_PER_WINDOW = 4  # sorted by length within a window only, so that replies are complete in order soon
+_BATCHES_PER_WINDOW = 4  # sorted by length only within a window, so that replies can be written in order early
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model answered.
+    """A reply of the model.
 
     Attributes:
         messages: The assistant's messages; a tool call has the tool's name as metadata.
@@ -34,7 +34,7 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """The contents of all messages, a line break between them."""
+        """The contents of all messages, separated by line breaks."""
         return "\n".join(message.content for message in self.messages if message.content)
 
     @property
@@ -49,7 +49,7 @@ class Prompt:
 
     Attributes:
         input_ids: Token ids, the generation marker last.
-        num_cut_tokens: How many tokens had to go so that the model can read it.
+        num_cut_tokens: The number of tokens cut to fit the model's context length.
     """
 
     input_ids: list[int]
@@ -79,15 +79,15 @@ def fit_prompts(
     source: str = "conversations",
     first_number: int = 1,
 ) -> list[Prompt]:
-    """Renders many prompts; those that had to be shortened are reported in one warning.
+    """Renders many prompts; those that were truncated are reported in one warning.
 
     Args:
         conversations: Each ends with the user's turn or an observation.
         tokenizer: The tokenizer.
         template: The prompt template.
-        max_length: Most tokens a prompt.
+        max_length: Most tokens of a prompt.
         source: Where they come from, for messages: a file's name.
-        first_number: The number of the first one there.
+        first_number: The number of the first one in that file.
 
     Returns:
         A prompt for each conversation.
@@ -121,7 +121,7 @@ def fit_prompts(
 
 
 def prompt_room(model: PreTrainedModel, generation: GenerationConfig) -> int:
-    """How many tokens a prompt may have so that the reply still fits into the model's `seq_length`."""
+    """The most tokens that a prompt may have so that the reply still fits into the model's `seq_length`."""
     return int(model.config.seq_length) - int(generation.max_new_tokens)
 
 
@@ -140,16 +140,16 @@ def generate_replies(
         tokenizer: Its tokenizer.
         conversations: Each ends with the user's turn or an observation.
         template: The prompt template that the model was trained with.
-        batch_size: How many to answer at once; halved when memory runs out.
+        batch_size: The number of prompts per batch; halved when memory runs out.
         **options: Sampling options by their transformers names. Without any, replies are greedy.
 
     Returns:
-        One reply a conversation, in the same order.
+        One reply per conversation, in the same order.
 
     Raises:
         ConfigError: An option or the batch size is wrong.
         DataError: A conversation cannot be rendered.
-        ModelError: Memory does not suffice for a single prompt, or the model computes NaN.
+        ModelError: Memory is too small for a single prompt, or the model computes NaN.
     """
     generation = build_generation_config(tokenizer, model.config.seq_length, options)
     prompts = fit_prompts(conversations, tokenizer, template, prompt_room(model, generation))
@@ -162,7 +162,7 @@ def generate_replies(
 def read_reply(
     token_ids: Sequence[int], tokenizer: Tokenizer, template: Template, generation: GenerationConfig
 ) -> Reply:
-    """Reads generated ids, the one that ended them included."""
+    """Parses generated ids, including the one that ended the reply."""
     is_complete = bool(token_ids) and token_ids[-1] in generation.eos_token_id
     content_ids = token_ids[:-1] if is_complete else token_ids
     return Reply(tuple(parse_reply(content_ids, tokenizer, template)), is_complete)
@@ -171,22 +171,22 @@ def read_reply(
 def generate_batches(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], generation: GenerationConfig, batch_size: int
 ) -> Iterator[list[tuple[int, list[int]]]]:
-    """Generates in batches of prompts of like length, and yields each batch when it is done.
+    """Generates in batches of prompts of similar length, and yields each batch when it is done.
 
-    When memory runs out, the batch is halved and stays so.
+    When memory runs out, the batch size is halved for the rest of the prompts.
 
     Args:
         model: A ChatGLM model, bare or within PEFT.
         prompts: Token ids.
         generation: From `build_generation_config`.
-        batch_size: Most prompts at once.
+        batch_size: Most prompts per batch.
 
     Yields:
-        Pairs of a prompt's index and the ids that follow it.
+        Pairs of a prompt's index and its generated ids.
 
     Raises:
         ConfigError: The batch size is not positive.
-        ModelError: Memory does not suffice for a single prompt, or the model computes NaN.
+        ModelError: Memory is too small for a single prompt, or the model computes NaN.
     """
     check_batch_size(batch_size)
     window = batch_size * _BATCHES_PER_WINDOW
@@ -218,7 +218,7 @@ def check_batch_size(batch_size: int) -> None:
 def _generate_unless_out_of_memory(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], generation: GenerationConfig
 ) -> list[list[int]] | None:
-    """New ids; None if there is no memory for several prompts at once. Nothing of the failed try stays alive."""
+    """New ids; None if memory runs out for several prompts at once. Memory of the failed attempt is freed."""
     try:
         return generate_ids(model, prompts, generation)
     except ModelError as error:
@@ -240,7 +240,7 @@ def generate_ids(
         generation: From `build_generation_config`.
 
     Returns:
-        The new ids of each prompt up to the one that ended them, which is included.
+        The new ids of each prompt, up to and including the one that ended the reply.
 
     Raises:
         ModelError: Memory ran out, or the model computes NaN.
@@ -255,11 +255,11 @@ def generate_ids(
 def generation_inputs(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], generation: GenerationConfig
 ) -> dict[str, Any]:
-    """What `generate` is given.
+    """The arguments of `generate`.
 
     Returns:
-        `input_ids` and `attention_mask`, int64 [B, T] on the model's device, the prompts at the right edge; and, as
-        `logits_processor`, a check that the logits are numbers.
+        `input_ids` and `attention_mask`, int64 [B, T] on the model's device, padded on the left; and, as
+        `logits_processor`, a check that no logit is NaN.
     """
     width = max(len(prompt) for prompt in prompts)
     input_ids = torch.full((len(prompts), width), generation.pad_token_id)
@@ -276,7 +276,7 @@ def generation_inputs(
 
 
 class _RefuseNaN(LogitsProcessor):
-    """Stops at logits that are not numbers: the likeliest of them is token 0, and the reply would be empty."""
+    """Stops at NaN logits, of which the argmax is token 0, so that the reply would be empty."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if scores.isnan().any():
@@ -289,7 +289,7 @@ class _RefuseNaN(LogitsProcessor):
 
 @contextmanager
 def in_evaluation(model: PreTrainedModel) -> Iterator[None]:
-    """Turns dropout off, and afterwards on again where it was on."""
+    """Puts the model in evaluation mode (no dropout), and restores the previous mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -300,7 +300,7 @@ def in_evaluation(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def out_of_memory_as_error(input_ids: torch.Tensor, generation: GenerationConfig) -> Iterator[None]:
-    """Says what did not fit into memory.
+    """Turns an out-of-memory error into a ModelError that says what did not fit.
 
     Raises:
         ModelError: Memory ran out.

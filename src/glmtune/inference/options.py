@@ -42,7 +42,7 @@ _SWITCH: _Check = (lambda value: isinstance(value, bool), "true or false")
 _SHARE: _Check = (lambda value: _is_number(value) and 0 < value <= 1, "a number above 0 and at most 1")
 _CUTOFF: _Check = (lambda value: _is_number(value) and 0 <= value < 1, "a number of at least 0 and below 1 (0 is off)")
 
-# What there is. `generate` fails on odd values of the rest with errors that speak of its inside, or changes silently.
+# The supported options. Odd values of others make `generate` fail with obscure errors, or have silent effects.
 _OPTIONS: dict[str, _Check] = {
     "max_new_tokens": _whole(1),
     "min_new_tokens": _whole(0),
@@ -76,22 +76,22 @@ def build_generation_config(tokenizer: Tokenizer, seq_length: int, options: Mapp
     """Turns sampling options into the configuration that `generate` is called with.
 
     Args:
-        tokenizer: The tokenizer, which knows the stop and padding ids.
-        seq_length: The most tokens that the model reads, prompt and reply together.
-        options: Those of transformers' `GenerationConfig` that shape a reply, by its names; None stands for "not
-            given". Without any, replies are greedy and at most 512 tokens long.
+        tokenizer: The tokenizer, which has the stop and padding ids.
+        seq_length: The model's context length in tokens, prompt and reply together.
+        options: Sampling options by the names of transformers' `GenerationConfig`; None means "not given". Without any,
+            replies are greedy and at most 512 tokens long.
 
     Returns:
-        The configuration; what it leaves open, the model's own `generation_config` decides.
+        The configuration; what it leaves unset is taken from the model's own `generation_config`.
 
     Raises:
-        ConfigError: A name is unknown or not for the caller to set, or a value is out of range.
+        ConfigError: A name is unknown or may not be set by the caller, or a value is out of range.
     """
     given = {name: value for name, value in options.items() if value is not None}
     defaults = {"max_new_tokens": min(DEFAULT_MAX_NEW_TOKENS, seq_length // 2), "do_sample": False}
     if faults := [*_name_faults(given), *_value_faults(given), *_room_faults(given, seq_length)]:
         raise ConfigError(summarise_faults("options of generation", faults))
-    # transformers refuses 2 where it means 2.0.
+    # transformers refuses 2 in place of 2.0.
     given |= {name: float(given[name]) for name in ("temperature", "repetition_penalty") if name in given}
     try:
         return GenerationConfig(
@@ -104,10 +104,10 @@ def build_generation_config(tokenizer: Tokenizer, seq_length: int, options: Mapp
 def remembered_prompt(
     tokenizer: Tokenizer, template: Template | None, system: str | None
 ) -> tuple[Template, str | None]:
-    """Template and system prompt: those given, else those that the tokenizer remembers.
+    """Template and system prompt: those given, otherwise those stored with the tokenizer.
 
-    `glmtune.load` notes a run's own as `prompt_template` and `system_prompt` among the tokenizer's `init_kwargs`, since
-    they belong to how text becomes ids, and so that they are there wherever the tokenizer is.
+    `glmtune.load` stores a run's own as `prompt_template` and `system_prompt` in the tokenizer's `init_kwargs`: they
+    are part of turning text into ids, and are available wherever the tokenizer is.
 
     Args:
         tokenizer: The tokenizer.
@@ -115,7 +115,7 @@ def remembered_prompt(
         system: None for the tokenizer's, "" for none at all.
 
     Returns:
-        Template and system prompt; the family's template and None where nobody says otherwise.
+        Template and system prompt; by default the family's template and None.
     """
     own: Template = tokenizer.init_kwargs.get("prompt_template") or tokenizer.template
     return template or own, tokenizer.init_kwargs.get("system_prompt") if system is None else system

@@ -1,4 +1,4 @@
-"""A reply while it is being made: readable text out of a running `generate`."""
+"""Streams a reply as readable text from a running `generate`."""
 
 from collections.abc import Generator, Iterable
 from contextlib import closing
@@ -17,7 +17,7 @@ _Ids = Generator[int, None, None]
 
 
 class ReplyDecoder:
-    """Text of a reply from its ids, piece by piece; all pieces joined are `Reply.text` of the same ids.
+    """Decodes a reply's ids to text, piece by piece; all pieces joined are `Reply.text` of the same ids.
 
     No piece ends within a character. The line that a message begins with (a tool's name, or nothing) is kept back,
     and white space around a turn is left out, as `prompts.parse_reply` does.
@@ -32,7 +32,7 @@ class ReplyDecoder:
         self._start_turn()
 
     def push(self, token_ids: Iterable[int]) -> str:
-        """Takes the next ids and returns the text that is certain by now, often none."""
+        """Takes the next ids and returns the text that can no longer change, often none."""
         text = ""
         for token_id in token_ids:
             if self._has_headers and token_id == self._turn_id:
@@ -43,7 +43,7 @@ class ReplyDecoder:
         return text
 
     def flush(self) -> str:
-        """Ends the reply and returns what was kept back of its text."""
+        """Ends the reply and returns the rest of its text."""
         return self._end_turn()
 
     def _start_turn(self) -> None:
@@ -54,7 +54,7 @@ class ReplyDecoder:
 
     def _end_turn(self) -> str:
         text = self._take(self._decoder.flush())
-        if self._header is not None:  # the model wrote no line of its own: all of it is content
+        if self._header is not None:  # there was no line break, so all of it is content
             header, self._header = self._header, None
             text += self._take(header)
         return text
@@ -86,9 +86,9 @@ def stream_text(
     generation: GenerationConfig,
     token_ids: list[int],
 ) -> Generator[str, None, None]:
-    """Generates in a thread and yields readable text as it comes.
+    """Generates in a thread and yields readable text as it is generated.
 
-    Closing the generator, or an exception where it is consumed, stops the model after the token it is at.
+    Closing the generator, or an exception in its consumer, stops generation after the current token.
 
     Args:
         model: A ChatGLM model, bare or within PEFT.
@@ -96,14 +96,14 @@ def stream_text(
         prompt: Ids that `render_prompt` returned.
         template: The template that they were rendered with.
         generation: From `build_generation_config`.
-        token_ids: A list that receives the ids of the reply as they come, so that a reply that was stopped is known
-            as far as it got.
+        token_ids: A list to which the reply's ids are appended as they are generated, so that they are available even
+            if the reply is stopped.
 
     Yields:
         Pieces of text, none of them empty.
 
     Raises:
-        ConfigError: Beam search was asked for; it knows its reply only at the end.
+        ConfigError: Beam search is on; its reply is known only at the end.
         ModelError: Memory ran out, or the model computes NaN.
     """
     if (generation.num_beams or 1) > 1:

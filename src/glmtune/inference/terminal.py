@@ -1,4 +1,4 @@
-"""The chat in a terminal: a loop around `Chat`."""
+"""The terminal chat: a loop around `Chat`."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ from glmtune.errors import GlmtuneError
 from glmtune.inference.chat import Chat
 from glmtune.language import localise
 
-with suppress(ImportError):  # not on Windows; where it is there, importing it gives `input` line editing and history
+with suppress(ImportError):  # absent on Windows; importing it gives `input` line editing and a history
     import readline  # noqa: F401
 
 _PROMPT = "You> "
@@ -32,8 +32,8 @@ _CONTROL_CHARACTERS = dict.fromkeys([*range(0x00, 0x09), *range(0x0B, 0x20), *ra
 def run_terminal_chat(chat: Chat, console: Console, input_function: Callable[[str], str] = input) -> None:
     """Chats until the user leaves.
 
-    Ctrl-C during a reply stops the reply; at the prompt, twice in a row, it leaves. Errors that the user can mend are
-    printed, and the chat goes on.
+    Ctrl-C during a reply stops the reply; twice in a row at the prompt, it ends the chat. Errors that the user can fix
+    are printed, and the chat continues.
 
     Args:
         chat: The conversation.
@@ -67,12 +67,12 @@ def run_terminal_chat(chat: Chat, console: Console, input_function: Callable[[st
 
 
 def _clean(text: str) -> str:
-    """The text without halves of characters that a terminal of another encoding may have sent."""
+    """The text without lone surrogates, which a terminal with another encoding may send."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _run_command(chat: Chat, console: Console, line: str) -> bool:
-    """Runs a command; returns whether the chat goes on."""
+    """Runs a command; returns whether the chat continues."""
     command, _, argument = line.partition(" ")
     command = command.strip().lower()
     argument = argument.strip()
@@ -112,16 +112,16 @@ def _print_reply(chat: Chat, console: Console, text: str) -> None:
 
 
 def _write(console: Console, text: str) -> None:
-    """Writes text as it is: no markup, no emoji codes, no wrapping, no colours, and nothing held back."""
+    """Writes text as it is, without markup, emoji codes, wrapping, colours or buffering."""
     console.out(_printable(console, text), end="", highlight=False)
     console.file.flush()
 
 
 def _say(console: Console, text: str) -> None:
-    """A message of the program itself."""
+    """Prints a message of the program itself."""
     console.print(_printable(console, localise(text)), style="dim", markup=False, emoji=False, highlight=False)
 
 
 def _printable(console: Console, text: str) -> str:
-    """The text without control characters, and with ? for what the terminal's encoding lacks, as GBK lacks emoji."""
+    """The text without control characters, and with ? for characters outside the terminal's encoding (emoji in GBK)."""
     return text.translate(_CONTROL_CHARACTERS).encode(console.encoding, "replace").decode(console.encoding)

@@ -1,4 +1,4 @@
-"""A base's weights: which they are, and whether they are numbers."""
+"""Fingerprints of a base's weights, and a check that they are finite."""
 
 import hashlib
 from pathlib import Path
@@ -16,8 +16,8 @@ _NUM_COMPARED = 2048  # values of each weight: a page or two of its file
 def fingerprint_base(path: str | Path) -> str:
     """Tells bases apart by their weights' names, types and shapes, and by a piece from the middle of each weight.
 
-    Whoever trains or merges changes nearly all values of the weights concerned, so a piece will do, and reads no more
-    than a few hundred pages. How the weights are spread over files makes no difference.
+    Training or merging changes nearly all values of the weights concerned, so a piece suffices, and only a few hundred
+    pages are read. How the weights are spread over files makes no difference.
 
     Args:
         path: A folder in the official layout or a hub id.
@@ -55,7 +55,7 @@ def is_trained_base(manifest: RunManifest | None, base_path: str) -> bool:
 
 
 def check_finite(name: str, weight: Tensor) -> None:
-    """Makes sure that a weight has no NaN and nothing infinite in it; at 6 GB/s on one core, so all can be looked at.
+    """Checks that a weight is finite, at 6 GB/s on one core, fast enough for all weights.
 
     Args:
         name: What it is called in the checkpoint.

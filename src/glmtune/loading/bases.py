@@ -44,8 +44,8 @@ def load_base(
         path: A folder in the official layout or a hub id; None for the tiny base in the package.
         dtype: As for `load`.
         device_map: As for `load`; for the two settings below, None or one device's name.
-        quantize: What the layers are held in; each weight is quantised as it is read.
-        offloads_embedding: Whether the token embedding stays in the host's memory.
+        quantize: The format of the layers; each weight is quantised as it is read.
+        offloads_embedding: Whether the token embedding stays in host memory.
 
     Returns:
         The model, which stops at the end of a turn, and the tokenizer.
@@ -86,9 +86,9 @@ def load_by_weight(
 
     Args:
         path: A folder in the official layout or a hub id.
-        dtype: What is not quantised is held in, and computed in.
-        device: Where to.
-        quantize: What the layers are held in.
+        dtype: The compute dtype, and that of weights that are not quantised.
+        device: The device to load to.
+        quantize: The format of the layers.
         offloads_embedding: Whether the token embedding stays in the host's memory.
 
     Returns:
@@ -97,7 +97,7 @@ def load_by_weight(
     Raises:
         ModelError: Something is missing or damaged, or does not fit the format.
         ConfigError: The device cannot compute in the format, or its package is not installed; or embedding and output
-            layer are one.
+            layer are tied.
     """
     family = family_at(path)
     folder = family.checked_folder(str(path))
@@ -122,7 +122,7 @@ def load_by_weight(
         else:
             module_name, _, parameter_name = name.rpartition(".")
             setattr(model.get_submodule(module_name), parameter_name, nn.Parameter(weight))
-        del weight  # before the next one comes
+        del weight  # before the next one is read
     # As in transformers, an output layer that has weights of its own keeps them.
     if family.shape(config).is_tied and family.head_weight not in names:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight

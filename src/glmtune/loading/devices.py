@@ -10,7 +10,7 @@ GIB = 2**30
 
 
 def free_device_bytes(device: torch.device) -> int:
-    """What a CUDA device has left for this process, within the share that it may take."""
+    """Bytes of a CUDA device free for this process, within its memory fraction."""
     free, total = torch.cuda.mem_get_info(device)
     reserved = torch.cuda.memory_reserved(device)
     allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved

@@ -1,6 +1,6 @@
-"""What a base's layers are held in: each format is one object, and this is the only place that lists them.
+"""The formats of a base's layers: each is one object, and this is the only place that lists them.
 
-    none   as published, in the dtype that is computed in
+    none   as published, in the compute dtype
     int8   1 byte a weight, a scale for each output; dequantised into a buffer for each product
     nf4    4.127 bits a weight: 16 levels, a scale for each 64 weights, itself in 8 bits; dequantised likewise
     fp8    1 byte a weight, a scale for each output; multiplied as it is (Hopper and newer)
@@ -39,9 +39,9 @@ class WeightFormat:
     """A format of frozen weights; this class itself is the published one.
 
     Attributes:
-        name: What `model.quantize` calls it.
-        is_dequantized: Whether each product first writes its weight out, into a buffer that all layers share.
-        takes_bitsandbytes: Whether that package has to be installed.
+        name: Its name in `model.quantize`.
+        is_dequantized: Whether each product first dequantises its weight into a buffer that all layers share.
+        takes_bitsandbytes: Whether bitsandbytes must be installed.
         is_automatic: Whether `model.quantize=auto` may choose it.
         launches_per_layer: How long the host takes for a fused layer, forward and backward, counted in kernels of the
             plainest kind (`x.add_(1)`): passes of 423 rows in results/memory_settings.csv, on a host that took 8 us for
@@ -57,7 +57,7 @@ class WeightFormat:
     product_speed = 1.0
 
     def weight_bytes(self, num_weights: int, num_outputs: int, dtype: torch.dtype) -> int:
-        """Bytes of a linear layer's weight, scales included; `dtype` is what is computed in."""
+        """Bytes of a linear layer's weight, scales included; `dtype` is the compute dtype."""
         return num_weights * dtype.itemsize
 
     def traffic_bytes(self, dtype: torch.dtype) -> float:
@@ -65,12 +65,12 @@ class WeightFormat:
         return 0.0
 
     def check(self, linears: Mapping[str, nn.Linear], dtype: torch.dtype, device: torch.device) -> None:
-        """Makes sure that a device can compute with a base in this format.
+        """Checks that a device can compute with a base in this format.
 
         Args:
             linears: The linear layers of the base's blocks, by name.
-            dtype: What is computed in.
-            device: Where.
+            dtype: The compute dtype.
+            device: The device.
 
         Raises:
             ConfigError: The device cannot multiply in it.
@@ -153,7 +153,7 @@ class _Fp8(WeightFormat):
         return Fp8Weights(linear, weight)
 
 
-# From the most exact on.
+# The most exact format first.
 FORMATS: Mapping[Quantize, WeightFormat] = MappingProxyType(
     {each.name: each for each in (WeightFormat(), _Int8(), _Nf4(), _Fp8())}
 )
@@ -182,7 +182,7 @@ def automatic_formats(lora: Mapping[str, Any]) -> list[WeightFormat]:
 
 
 def check_quantize(quantize: Quantize, lora: Mapping[str, Any]) -> None:
-    """Makes sure that an adapter can be trained on a quantised base, before anything is loaded.
+    """Checks that an adapter can be trained on a quantised base, before anything is loaded.
 
     Args:
         quantize: The format.
@@ -222,18 +222,18 @@ def unquantizable(lora: Mapping[str, Any]) -> list[str]:
 
 
 def has_bitsandbytes() -> bool:
-    """Whether int8 and nf4 are to be had."""
+    """Whether bitsandbytes, for int8 and nf4, is installed."""
     return util.find_spec("bitsandbytes") is not None
 
 
 def check_format(quantize: Quantize, config: Any, dtype: torch.dtype, device: torch.device) -> None:
-    """Makes sure that a device can compute with a base in a format.
+    """Checks that a device can compute with a base in a format.
 
     Args:
         quantize: The format.
         config: The base's configuration.
-        dtype: What is computed in.
-        device: Where.
+        dtype: The compute dtype.
+        device: The device.
 
     Raises:
         ConfigError: There is no such format, or the device cannot multiply in it.

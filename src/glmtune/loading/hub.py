@@ -11,7 +11,7 @@ _HUB_TIMEOUT_S = 5.0
 
 
 def reach_hub(hub_id: str) -> None:
-    """Knocks once at the hub, which would otherwise be tried for a minute where there is no network.
+    """Probes the hub once; without a network, its client would retry for a minute.
 
     Raises:
         OSError: It cannot be reached.
@@ -21,7 +21,7 @@ def reach_hub(hub_id: str) -> None:
     try:
         urlopen(Request(hf_hub_url(hub_id, "config.json"), method="HEAD"), timeout=_HUB_TIMEOUT_S).close()
     except HTTPError:
-        return  # an answer; whoever downloads says what it means, and may have a token
+        return  # the hub answered; the download reports what the status means, and may have a token
     except URLError as error:
-        if not isinstance(error.reason, SSLError):  # nor of certificates: the hub's client may know others
+        if not isinstance(error.reason, SSLError):  # not fatal: the hub's client may have other certificates
             raise

@@ -76,12 +76,12 @@ class Fp8Weights(QuantizedLinear):
 
 
 class _WrittenOut(QuantizedLinear):
-    """A format that is written out for each product.
+    """A format that is dequantised into a buffer for each product.
 
     Args:
         linear: As the base class.
         weight: Likewise.
-        scratch: The memory for that, shared by all layers of a model.
+        scratch: The dequantisation buffer, shared by all layers of a model.
     """
 
     def __init__(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> None:
@@ -90,12 +90,12 @@ class _WrittenOut(QuantizedLinear):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the weight that it stands for."""
+        """The shape of the dequantised weight."""
         return self.out_features, self.in_features
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
+        """The device of the weight."""
         return self.weight.device
 
     def write_to(self, output_NK: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""From a folder to a model that can be asked: base, adapter, tokenizer, template and system prompt."""
+"""Loads a folder for inference: base, adapter, tokenizer, template and system prompt."""
 
 import logging
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ _ROOM_FOR_A_CHAT = 3 * 2**28
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to be asked, with what it has to be asked with.
+    """A model ready for inference, with its prompt settings.
 
     Attributes:
         model: The base, or the base with its adapter; in evaluation mode.
@@ -43,8 +43,8 @@ class Loaded:
         system: The system prompt that it was trained with.
         base_path: Where the base came from: a folder or a hub id.
         adapter_path: Where the adapter came from; None for a base alone.
-        join: What stood between `instruction` and `input` in training.
-        quantize: What the base's layers are held in.
+        join: The separator between `instruction` and `input` in training.
+        quantize: The format of the base's layers.
     """
 
     model: PreTrainedModel | PeftModel
@@ -69,20 +69,20 @@ def load(
 
     Args:
         path: A run folder, a `checkpoint-N` in one, an adapter folder of stock PEFT, a base folder, or a base's hub id.
-        model_path: The base, where it is not where the adapter says it was.
-        dtype: How the base is held; `auto` is bfloat16 on a GPU that computes in it, else float16 on a GPU, else
+        model_path: The base, if it is no longer at the path that the adapter recorded.
+        dtype: The dtype of the base; `auto` is bfloat16 on a GPU that computes in it, else float16 on a GPU, else
             float32. Adapters are float32 in any case.
         device_map: As for `from_pretrained`; None for the first GPU, or the CPU where there is none.
-        quantize: What the base's layers are held in; `auto` is `none`, or where that does not fit on the GPU, the first
-            of `int8` and `nf4` that does, with a warning. Such a model can be asked and trained with an adapter, but
-            neither saved nor merged; `glmtune.merge` takes the original.
+        quantize: The format of the base's layers; `auto` is `none`, or if that does not fit on the GPU, the first of
+            `int8` and `nf4` that does, with a warning. A quantised model can be used for inference and trained with an
+            adapter, but neither saved nor merged; `glmtune.merge` uses the original.
 
     Returns:
-        Model, tokenizer and what to ask with.
+        Model, tokenizer and prompt settings.
 
     Raises:
         ModelError: There is no such folder, or the base cannot be loaded.
-        AdapterError: The adapter is damaged, does not fit the base, or its base is not to be found.
+        AdapterError: The adapter is damaged, does not fit the base, or its base cannot be found.
         ConfigError: There is no such device or format, or the adapter does not go with the format.
     """
     adapter_path = find_adapter(path)
@@ -122,13 +122,13 @@ def _loaded(
     quantize: Quantize,
 ) -> Loaded:
     template, system, join = prompt_record(adapter_path, base_path, tokenizer)
-    # They belong to how text becomes ids, and are to be there wherever the tokenizer is.
+    # They are part of turning text into ids, and must be available wherever the tokenizer is.
     tokenizer.init_kwargs |= {"prompt_template": template, "system_prompt": system}
     return Loaded(model.eval(), tokenizer, template, system, base_path, adapter_path, join, quantize)
 
 
 def _fitting_format(path: str, dtype: Dtype, device_map: DeviceMap) -> Quantize:
-    """The most exact format in which a base fits on the GPU that it is to be asked on; `none` elsewhere."""
+    """The most exact format in which a base fits on the GPU that it is loaded to; `none` without a GPU."""
     if not torch.cuda.is_available() or device_map is not None or not has_bitsandbytes():
         return "none"
     with torch.device("meta"):
@@ -157,13 +157,13 @@ def find_base(adapter_path: Path, model_path: str | Path | None = None) -> str:
 
     Args:
         adapter_path: The adapter's folder.
-        model_path: The base, where it is not where the adapter says it was.
+        model_path: The base, if it is no longer at the path that the adapter recorded.
 
     Returns:
         A folder or a hub id: the one given, else the run's, else the one that PEFT noted.
 
     Raises:
-        AdapterError: The adapter names no base, or it is not there any more.
+        AdapterError: The adapter names no base, or the base no longer exists.
     """
     if model_path is not None:
         return _expand(model_path)
@@ -179,7 +179,7 @@ def find_base(adapter_path: Path, model_path: str | Path | None = None) -> str:
 
 @contextmanager
 def base_of(adapter_path: Path, base_path: str) -> Iterator[None]:
-    """Says of a base that is not to be had which adapter wants it.
+    """Names the adapter in the error for a base that is not available.
 
     Raises:
         AdapterError: In place of a ModelError from within, where the base is no folder here.

@@ -1,4 +1,4 @@
-"""A base's weights: how many there are, and what they take."""
+"""The number of a base's weights and the memory that they take."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class BaseShape:
 
 
 def base_bytes(base: BaseShape, quantize: Quantize, offloads_embedding: bool = False) -> int:
-    """Bytes of a base on its device, with the buffer that weights are dequantised into."""
+    """Bytes of a base on its device, including the dequantisation buffer."""
     itemsize, held = base.dtype.itemsize, FORMATS[quantize]
     total = sum(held.weight_bytes(rows * columns, rows, base.dtype) for rows, columns in base.linears)
     total += (base.head + base.rest + (0 if offloads_embedding else base.embedding)) * itemsize

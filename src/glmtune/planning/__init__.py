@@ -1,1 +1,1 @@
-"""Decides, before anything is loaded, how a run is to go."""
+"""Chooses a run's settings before anything is loaded."""

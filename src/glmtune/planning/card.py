@@ -1,4 +1,4 @@
-"""Plans a run as `glmtune plan` does: for the GPU that is here, or for a card that is not."""
+"""Plans a run for `glmtune plan`: for the local GPU, or for a card that is not installed."""
 
 import torch
 
@@ -20,8 +20,8 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
 
     Args:
         config: The configuration.
-        gpu_gib: The card's memory in GiB; None for what the GPU here has free, or for no limit where there is none.
-        tflops: What a card that is not here computes in 16 bits, in TFLOP/s.
+        gpu_gib: The card's memory in GiB; None for the free memory of the local GPU, or no limit without a GPU.
+        tflops: The 16-bit throughput of a card that is not installed, in TFLOP/s.
 
     Returns:
         Counts of the data, and the plan.
@@ -31,7 +31,7 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
     """
     validate_names(config)
     is_resumed = config.train.get("resume_from_checkpoint") not in (None, False)
-    earlier = find_earlier_run(config.train) if is_resumed else None  # whatever is in the folder of a new run
+    earlier = find_earlier_run(config.train) if is_resumed else None  # a new run ignores what is in its folder
     tokenizer = load_tokenizer(config.model.path or embedded_base())
     config = resolve_start(config, tokenizer, earlier)
     data = load_run_data(config, tokenizer, int(config.train.get("seed", 42)))

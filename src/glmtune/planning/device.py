@@ -1,4 +1,4 @@
-"""What is known of a device before a run is planned for it."""
+"""The properties of a device that planning needs."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,15 @@ from glmtune.planning.speed import DeviceSpeed
 
 @dataclass(frozen=True)
 class KnownDevice:
-    """What is known of the device that a run is planned for.
+    """The properties of the device that a run is planned for.
 
     Attributes:
-        device: The device; None for a card that is not here.
-        dtype: What the base computes in there.
-        free_bytes: What it has for the run; None for no limit.
-        speed: How fast it is.
-        num_processes: How many of its kind share the samples of an epoch.
-        is_assumed: Whether the speed is a given one, not this device's.
+        device: The device; None for a card that is not installed.
+        dtype: The dtype that the base computes in.
+        free_bytes: Memory available to the run; None for no limit.
+        speed: Its speed.
+        num_processes: The number of such devices that share the samples of an epoch.
+        is_assumed: Whether the speed is assumed rather than measured.
     """
 
     device: torch.device | None
@@ -38,12 +38,12 @@ class KnownDevice:
 
     @classmethod
     def look(cls, device: torch.device, dtype: torch.dtype, num_processes: int) -> "KnownDevice":
-        """Looks at the devices that there are; all processes come to the same answer, so that they plan alike.
+        """Measures the devices; all processes get the same result, so that they choose the same plan.
 
         Args:
             device: The device of this process.
-            dtype: What the base computes in there.
-            num_processes: How many processes there are, each with a device of its own.
+            dtype: The dtype that the base computes in.
+            num_processes: The number of processes, each with its own device.
         """
         if device.type != "cuda":
             return cls(device, dtype, None, DeviceSpeed.assumed(), num_processes)
@@ -55,7 +55,7 @@ class KnownDevice:
 
 
 def _look_at(device: torch.device, dtype: torch.dtype) -> tuple[int, DeviceSpeed]:
-    """The free memory of a device and its speed; nothing is free where there is not even room for looking."""
+    """The free memory of a device and its speed; 0 bytes free if memory is too small even for measuring."""
     try:
         return free_device_bytes(device), DeviceSpeed.measure(device, dtype)
     except RuntimeError as error:

@@ -1,7 +1,6 @@
 """How much of a GPU's memory a run takes: terms that follow from the model's shape, the adapter and the settings.
 
-docs/memory.md explains every one. What can only be approximate, since it is the allocator's and the libraries'
-business, is in `overhead` and `reserve`.
+docs/memory.md explains each term. `overhead` and `reserve` cover the allocator and the libraries, and are approximate.
 
 Legend: T rows of a pass, Q label rows, H hidden size, F MLP width, A attention width (heads times head size), R ranks.
 """
@@ -18,13 +17,13 @@ from glmtune.models.family import Shape
 from glmtune.ops.label_head import CHUNK_ROWS
 from glmtune.planning.shape import AdapterShape
 
-# Layers that are not fused keep about twice as much: PEFT's fp32 inputs, norms' and activations' intermediates.
+# Unfused layers keep about twice as much: PEFT's fp32 inputs, and intermediates of norms and activations.
 _UNFUSED_FACTOR = 2.1
-# Workspaces of cuBLAS: 32 MiB a thread that asks for products, and as much again for the products with a bias.
+# Workspaces of cuBLAS: 32 MiB per calling thread, and as much again for products with a bias.
 _OVERHEAD = 96 * 2**20
-# What the allocator holds beyond what is in use: a few large pieces, and what is lost between sizes.
+# Memory that the allocator reserves beyond what is in use: a few large blocks, and fragmentation.
 _RESERVE, _RESERVE_SHARE = 128 * 2**20, 0.03
-# Flash attention's backward pass works on whole blocks of so many rows of a segment.
+# Flash attention's backward pass works on whole blocks of this many rows of a segment.
 _FLASH_BLOCK = 128
 
 
@@ -34,8 +33,8 @@ class Pass:
 
     Attributes:
         rows: Rows, padding included: T.
-        label_rows: Rows that have something to predict: Q.
-        segments: Parts that do not see each other.
+        label_rows: Rows whose next token is supervised: Q.
+        segments: Segments, which do not attend to each other.
     """
 
     rows: int
@@ -45,14 +44,14 @@ class Pass:
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """What can be changed about a run without changing what it learns, beside the size of its passes.
+    """The settings besides the size of passes that change a run's memory but not what it learns.
 
     Attributes:
-        quantize: What the base's layers are held in.
-        offloads_embedding: Whether the token embedding stays in the host's memory.
-        num_checkpointed: How many layers keep their input alone, from the first on.
-        offloads_checkpoints: Whether these inputs go to the host's memory.
-        uses_graphs: Whether passes are recorded as CUDA graphs, which have memory of their own.
+        quantize: The format of the base's layers.
+        offloads_embedding: Whether the token embedding stays in host memory.
+        num_checkpointed: The number of layers with activation checkpointing, from the first on.
+        offloads_checkpoints: Whether the inputs of checkpointed layers are offloaded to host memory.
+        uses_graphs: Whether passes are recorded as CUDA graphs, which have a memory pool of their own.
     """
 
     quantize: Quantize = "none"
@@ -64,17 +63,17 @@ class MemorySettings:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes at the moment when most memory is in use.
+    """Bytes in use at the peak of memory.
 
     Attributes:
-        weights: The base, and the memory that packed weights are written out to.
-        adapters: Parameters in fp32, and their copies in the dtype that is computed in.
+        weights: The base, with its dequantisation buffer.
+        adapters: Parameters in fp32, and their copies in the compute dtype.
         optimizer: Gradients and the optimiser's state.
-        activations: What the backward pass needs, and what is worked with at that moment.
-        logits: Logits and their gradient; 0 where that is another moment.
+        activations: Activations kept for the backward pass, and temporaries at the peak.
+        logits: Logits and their gradient; 0 if the peak is elsewhere.
         overhead: Workspaces of libraries.
-        graphs: Memory that CUDA graphs hold for themselves.
-        reserve: What the allocator holds without using it.
+        graphs: Memory pool of CUDA graphs.
+        reserve: Memory that the allocator reserves but does not use.
     """
 
     weights: int
@@ -88,20 +87,20 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> int:
-        """Most bytes in use at once: what `torch.cuda.max_memory_allocated` will say."""
+        """Most bytes in use at once, as `torch.cuda.max_memory_allocated` reports them."""
         return self.weights + self.adapters + self.optimizer + self.activations + self.logits + self.overhead
 
     @property
     def needed(self) -> int:
-        """What the device must have free before the run begins."""
+        """Bytes that must be free on the device before the run begins."""
         return self.peak + self.graphs + self.reserve
 
 
 def kept_bytes(shape: Shape, dtype: torch.dtype, ranks: int = 0) -> tuple[int, int]:
     """Bytes that one row of a fused layer takes between forward and backward pass: all of it, and its input alone.
 
-    All of it is input, queries, keys and values, attended values, the residual stream in the middle, gate and up, the
-    adapters' inner values, and the log-sum-exp of the scores in fp32.
+    Without, these are input, queries, keys and values, attention output, the residual stream after attention, gate and
+    up, the adapters' rank-R activations, and the log-sum-exp of the scores in fp32; with it, the input alone.
     """
     heads = shape.num_attention_heads
     width, key_value = heads * shape.head_dim, 2 * shape.num_key_value_heads * shape.head_dim
@@ -112,14 +111,14 @@ def kept_bytes(shape: Shape, dtype: torch.dtype, ranks: int = 0) -> tuple[int, i
 def estimate_memory(
     base: BaseShape, adapter: AdapterShape, settings: MemorySettings, largest: Pass, state_bytes: int = 8
 ) -> MemoryEstimate:
-    """Adds up what a run takes.
+    """Estimates the memory of a run.
 
     Args:
         base: The base.
         adapter: The adapter.
-        settings: How it is run.
+        settings: The memory settings.
         largest: Its largest pass.
-        state_bytes: What the optimiser keeps of each trained parameter; Adam's two moments in fp32 are 8.
+        state_bytes: Bytes of optimiser state per trained parameter; 8 for Adam's two moments in fp32.
 
     Returns:
         The terms.
@@ -145,7 +144,7 @@ def estimate_memory(
 
 
 def _of_graphs(base: BaseShape, adapter: AdapterShape, settings: MemorySettings, largest: Pass) -> int:
-    """The largest pass that is recorded has its memory to itself, beside that of passes that are not."""
+    """Bytes of the largest recorded pass, which does not share memory with passes that are not recorded."""
     share = min(MOST_GRAPHED_TOKENS / largest.rows, 1)
     recorded = Pass(math.ceil(share * largest.rows), math.ceil(share * largest.label_rows), largest.segments)
     return sum(_at_the_peak(base, adapter, settings, recorded))
@@ -166,7 +165,7 @@ def _at_the_peak(base: BaseShape, adapter: AdapterShape, settings: MemorySetting
         return layer < num_checkpointed
 
     def kept_by(layer: int) -> int:
-        """Bytes that a layer keeps."""
+        """Bytes that a layer keeps for the backward pass."""
         if layer < adapter.first_layer:
             return 0
         if is_checkpointed(layer):
@@ -183,7 +182,7 @@ def _at_the_peak(base: BaseShape, adapter: AdapterShape, settings: MemorySetting
         below.append(below[-1] + kept_by(layer))
 
     def backward_of(layer: int) -> int:
-        """Bytes in use during the backward pass of a layer: those of the layers up to it, and what it works with."""
+        """Bytes in use during the backward pass of a layer: those kept up to this layer, and its temporaries."""
         asking = label_rows if layer == last else rows
         again = 0
         if is_checkpointed(layer):
@@ -201,7 +200,7 @@ def _at_the_peak(base: BaseShape, adapter: AdapterShape, settings: MemorySetting
     if not adapter.has_plain_head:  # all at once: as computed, in fp32, their log-softmax and its gradient
         logits = label_rows * shape.vocabulary_size * (3 * 4 + itemsize)
     moments.append((below[-1] + 3 * label_rows * hidden, logits))
-    # The end of the backward pass, when all gradients wait for being added up.
+    # The end of the backward pass, when all gradients exist and have not been accumulated yet.
     moments.append((backward_of(adapter.first_layer) + 4 * adapter.num_trained, 0))
     return max(moments, key=sum)
 
@@ -214,7 +213,7 @@ def _working_bytes(
     hidden, width = shape.hidden_size * itemsize, shape.ffn_hidden_size * itemsize
     attention = shape.num_attention_heads * shape.head_dim
     # In the MLP: the incoming gradient, that of the activation, those of gate and up; with an adapter on the
-    # last projection its input, and what comes through its dropout.
+    # last projection also its input, before and after dropout.
     mlp = hidden + 3 * width
     if adapter.is_on_last_projection:
         mlp += width * (2 if adapter.has_dropout else 1)
@@ -224,5 +223,5 @@ def _working_bytes(
     of_attention += (asking + _FLASH_BLOCK * segments) * attention * 4
     of_mlp = asking * mlp
     if settings.quantize == "fp8":
-        of_mlp += asking * hidden + base.largest  # the weight with rows and columns exchanged
+        of_mlp += asking * hidden + base.largest  # the transposed weight
     return max(of_mlp, of_attention)

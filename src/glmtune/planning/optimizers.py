@@ -1,4 +1,4 @@
-"""What optimisers keep, by their transformers names."""
+"""Properties of optimisers, by their transformers names."""
 
 from transformers.training_args import OptimizerNames
 
@@ -6,12 +6,12 @@ ELEMENTWISE_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH
 
 
 def is_elementwise(optim: str) -> bool:
-    """Whether an optimiser, by its transformers name, takes flat parameters, which graphs accumulate gradients in."""
+    """Whether an optimiser is elementwise, and so takes the flat parameters that CUDA graphs need for gradients."""
     return optim.rpartition(".")[2].lower() in {name.value for name in ELEMENTWISE_OPTIMIZERS}
 
 
 def state_bytes(optim: str) -> int:
-    """What an optimiser keeps of each parameter, by its transformers name."""
+    """Bytes of state that an optimiser keeps per parameter."""
     name = optim.rpartition(".")[2].lower()
     if "sgd" in name or "adafactor" in name:
         return 0

@@ -1,4 +1,4 @@
-"""Plans a run from its configuration and what is known of base, data, device and earlier run; loads nothing."""
+"""Plans a run from its configuration, base, data, device and earlier run, without loading weights."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -33,20 +33,20 @@ from glmtune.planning.settings import SETTINGS, as_before, decide, with_settings
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.steps import lay_out, num_optimizer_steps, prefix_note, shares_prefix
 
-# Where a card that is not here would be; current cards have the flash kernel.
+# Stands for a card that is not installed; current cards have the flash attention kernel.
 _CARD = torch.device("cuda")
 
 
 def plan_run(
     config: RunConfig, train: SampleDataset, known: KnownDevice, earlier: Mapping[str, Any] | None = None
 ) -> PlannedRun:
-    """Plans a run. A resumed one goes by its earlier settings where they are possible and fit.
+    """Plans a run. A resumed run keeps its earlier settings if they are possible and fit.
 
     Args:
-        config: The configuration; what it leaves open is chosen.
+        config: The configuration; settings that it leaves open are chosen.
         train: The samples.
         known: The device.
-        earlier: The configuration in the manifest of the run that is gone on with; None for a new run.
+        earlier: The configuration in the manifest of the run that is resumed; None for a new run.
 
     Returns:
         The plan, which may not fit.
@@ -80,7 +80,7 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
         adapter,
         known.speed,
         cache(lambda max_tokens, graphs: lay_out(config, train, max_tokens, graphs)),
-        # DistributedDataParallel, which trains what does not lie flat, has the gradients once more.
+        # DistributedDataParallel, used where parameters are not flat, holds another copy of the gradients.
         state_bytes(optim) + (4 if known.num_processes > 1 and not is_elementwise(optim) else 0),
     )
     is_on_cpu = known.device is not None and known.device.type == "cpu"
@@ -120,7 +120,7 @@ def _shapes(config: RunConfig, base_config: Any, dtype: torch.dtype) -> tuple[Ba
         model = family_of(base_config).model_class(base_config).to(dtype)
     model.name_or_path = base_config.name_or_path = str(config.model.path)  # PEFT warns of a base without a name
     base = BaseShape.of(model, dtype)
-    # pissa and olora would decompose weights that are not there.
+    # pissa and olora would decompose weights, which do not exist on the meta device.
     adapter = AdapterShape.of(attach_lora(model, {**config.lora, "init_lora_weights": True}))
     if config.train.get("torch_compile"):
         adapter = replace(adapter, why_not_fused="train.torch_compile compiles them")
@@ -130,7 +130,7 @@ def _shapes(config: RunConfig, base_config: Any, dtype: torch.dtype) -> tuple[Ba
 def _whole_freedom(
     config: RunConfig, base_config: Any, adapter: AdapterShape, lengths: list[int], known: KnownDevice
 ) -> Freedom:
-    """All that can be chosen for a run, whatever the user has decided."""
+    """All choices that a run has, without the user's settings."""
     is_fused = adapter.why_not_fused is None
     can_graph = (
         is_fused
@@ -158,7 +158,7 @@ def _whole_freedom(
 
 def _is_possible(held: WeightFormat, base_config: Any, known: KnownDevice) -> bool:
     if known.device is None and not held.is_automatic:
-        return False  # nobody knows whether that card can multiply in it
+        return False  # unknown whether that card supports fp8 products
     try:
         check_format(held.name, base_config, known.dtype, known.device or torch.device("meta"))
     except GlmtuneError:

@@ -1,4 +1,4 @@
-"""A planned run: what has been decided before anything is loaded."""
+"""A planned run: the settings chosen before anything is loaded."""
 
 import math
 from dataclasses import dataclass
@@ -12,27 +12,27 @@ from glmtune.planning.memory import MemorySettings
 from glmtune.planning.planner import Change, Freedom, Plan, Planner
 from glmtune.planning.settings import spell
 
-# What a process takes of a card before it has put anything there: CUDA's own memory.
+# Memory of the CUDA context of a process.
 CONTEXT_GIB = 0.6
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What a run will take, and the settings that it will go by. Nothing that comes after it decides again.
+    """The settings of a run and its estimated memory and time. They are final: nothing is chosen again later.
 
     Attributes:
-        config: The configuration with what was decided filled in; on the CPU, where there is little to decide, what
-            was left open stays open for a GPU that the run may be resumed on.
-        chosen: The plan; where none fits, the one that needs least.
-        free_bytes: What the device has for it; None where that is not known, or not asked.
+        config: The configuration with the chosen settings filled in; on the CPU, where there is little to choose, open
+            settings stay open for a GPU that the run may be resumed on.
+        chosen: The plan; if none fits, the one that needs least memory.
+        free_bytes: Memory that the device has for the run; None if unknown or unlimited.
         num_steps: Optimiser steps of the whole run.
-        shares_prefix: Whether what samples begin with alike is computed once.
-        why_not_fused: Why layers run one operation at a time; None where they are fused.
-        planner: What made the plan.
-        whole_freedom: What there would be if the user had decided nothing.
-        device: What the time is for, in words.
+        shares_prefix: Whether a prefix common to several samples is computed once.
+        why_not_fused: Why the layers cannot be fused; None if they are fused.
+        planner: The planner that made the plan.
+        whole_freedom: All choices, without the user's settings.
+        device: The device that the time is estimated for, in words.
         longest: Tokens of the longest sample.
-        notes: What else the user should know, a line each.
+        notes: Further notes to the user, one line each.
     """
 
     config: RunConfig
@@ -63,7 +63,7 @@ class PlannedRun:
         return self.free_bytes is None or self.chosen.memory.needed <= self.free_bytes
 
     def summary(self) -> str:
-        """What is chosen and needed, in one line."""
+        """The chosen settings and the memory needed, in one line."""
         settings, gib = self.settings, self.chosen.memory.needed / GIB
         free = "" if self.free_bytes is None else f" / {self.free_bytes / GIB:.1f}"
         parts = [
@@ -78,10 +78,10 @@ class PlannedRun:
         return f"memory plan: {gib:.1f}{free} GiB; {', '.join(parts)}"
 
     def check(self) -> None:
-        """Makes sure that it fits.
+        """Checks that the plan fits.
 
         Raises:
-            TrainingError: It does not; the message says what would.
+            TrainingError: It does not; the message says what would fit.
         """
         if self.fits or self.free_bytes is None:
             return
@@ -92,7 +92,7 @@ class PlannedRun:
         )
 
     def what_would_fit(self, free_bytes: float) -> str:
-        """Which settings would fit in so much memory, as a sentence; else how large a card would have to be."""
+        """Which settings would fit in `free_bytes`, as a sentence; otherwise how large a card is needed."""
         fitting = self.planner.choose(self.whole_freedom, free_bytes)
         if fitting is not None:
             settings = " ".join(spell(fitting))
@@ -110,7 +110,7 @@ class PlannedRun:
         """The single changes that save memory at the least loss of speed.
 
         Args:
-            keeps_format: Whether the base must stay in the format that it is in.
+            keeps_format: Whether the base must stay in its current format.
         """
         freedom = self.whole_freedom
         if keeps_format:

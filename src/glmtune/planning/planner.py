@@ -1,4 +1,4 @@
-"""Chooses the settings of a run that change its memory and speed, and nothing else: the fastest that fit."""
+"""Chooses the fastest settings that fit, among those that change only a run's memory and speed."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -13,27 +13,27 @@ from glmtune.planning.memory import MemoryEstimate, MemorySettings, Pass, estima
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
 
-# What a layer's norms, rotation and activation read and write for a row, both ways: so often F and H numbers.
+# Numbers that norms, rotation and activation of a layer read and write per row, both ways, in units of F and H.
 _MOVED_F, _MOVED_H = 8, 20
 # Products read their weights while they compute, but not all of that time is hidden: a pass of 449 rows took 4 ms more
 # than the 40 us a row of a pass of 8,192, where reading takes 5.3 ms; CUDA graphs in results/train_throughput.csv.
 _NOT_HIDDEN = 0.7
-# Bytes a second between host and device, of which a narrow slot has no more.
+# Bytes a second between host and device, at the bandwidth of a narrow PCIe slot.
 _BUS_BYTES_PER_S = 6e9
-# A setting that departs from the plainest must be faster by this share for each departure.
+# Each departure from the plainest settings must make the run faster by this share.
 _WORTH_IT = 0.01
 # A less exact format is worth a line where it is faster by this share.
 _WORTH_SAYING = 0.25
-# Layers that are not fused take longer by this factor: 473 ms a step against 326, 8,192 tokens, in the same file.
+# Unfused layers take longer by this factor: 473 ms a step against 326, 8,192 tokens, in the same file.
 _UNFUSED_TIME = 1.45
 
 
 class StepShape(NamedTuple):
-    """An optimiser step, laid out under a limit.
+    """The layout of an optimiser step under a limit of tokens per pass.
 
     Attributes:
         max_tokens: The limit: most tokens of a pass.
-        largest: The largest pass that there can be.
+        largest: The largest possible pass.
         num_passes: Passes of a step, on average.
         rows: Rows of a pass, padding included, on average.
         label_rows: Label rows of a pass, on average.
@@ -48,13 +48,13 @@ class StepShape(NamedTuple):
 
 @dataclass(frozen=True)
 class Freedom:
-    """What may be chosen among; one value alone where the user has decided.
+    """The values to choose among; a single one for each setting that the user has made.
 
     Attributes:
-        quantize: From the most exact on; one is taken only where nothing fits with those before it.
+        quantize: Formats, the most exact first; one is chosen only if nothing fits with those before it.
         offloads_embedding: Whether the embedding may or must stay on the host.
-        num_checkpointed: Numbers of checkpointed layers, ascending; the first that fits is taken.
-        offloads_checkpoints: Whether checkpoints may or must go to the host.
+        num_checkpointed: Numbers of layers with activation checkpointing, ascending; the first that fits is chosen.
+        offloads_checkpoints: Whether checkpoints may or must be offloaded to the host.
         uses_graphs: Whether CUDA graphs may or must be used.
         max_tokens: Limits of a pass.
     """
@@ -73,13 +73,13 @@ class Freedom:
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings, and what they are expected to take.
+    """Settings, with their estimated memory and time.
 
     Attributes:
         settings: The settings.
-        step: How steps are laid out.
-        memory: What that takes of the device.
-        seconds_per_step: How long an optimiser step is expected to take.
+        step: The layout of steps.
+        memory: The estimated device memory.
+        seconds_per_step: The estimated time of an optimiser step.
     """
 
     settings: MemorySettings
@@ -92,9 +92,9 @@ class Change(NamedTuple):
     """A single change to a plan.
 
     Attributes:
-        setting: As it is written on the command line.
-        saved_bytes: How much less of the device's memory is needed.
-        slowdown: By what share a step takes longer.
+        setting: The setting, as written on the command line.
+        saved_bytes: Device memory saved.
+        slowdown: The share by which a step takes longer.
     """
 
     setting: str
@@ -129,13 +129,13 @@ class Planner:
         self._lay_out, self._state_bytes = lay_out, state_bytes
 
     def plan(self, settings: MemorySettings, max_tokens: int) -> Plan:
-        """What given settings take."""
+        """Estimates memory and time of given settings."""
         step = self._lay_out(max_tokens, settings.uses_graphs)
         memory = estimate_memory(self._base, self._adapter, settings, step.largest, self._state_bytes)
         return Plan(settings, step, memory, self._seconds_per_step(settings, step))
 
     def choose(self, freedom: Freedom, free_bytes: float) -> Plan | None:
-        """The fastest plan that fits, in the most exact format in which any does; None where none does."""
+        """The fastest plan that fits, in the most exact format that has one; None if no plan fits."""
         for quantize in freedom.quantize:
             fitting = [plan for plan in self._plans(freedom, quantize, free_bytes) if plan.memory.needed <= free_bytes]
             if fitting:
@@ -143,12 +143,12 @@ class Planner:
         return None
 
     def faster_format(self, plan: Plan, freedom: Freedom, free_bytes: float) -> Change | None:
-        """A format that would make a run faster by a quarter or more, if there is one. Taking it is the user's choice.
+        """A format that would make a run faster by a quarter or more, if there is one, to suggest to the user.
 
         Args:
-            plan: What is chosen.
-            freedom: What there is to choose among.
-            free_bytes: What the device has for it.
+            plan: The chosen plan.
+            freedom: The values to choose among.
+            free_bytes: Memory that the device has for the run.
         """
         others = [quantize for quantize in freedom.quantize if quantize != plan.settings.quantize]
         chosen = (self.choose(freedom.with_format(quantize), free_bytes) for quantize in others)
@@ -160,7 +160,7 @@ class Planner:
         return Change(f"model.quantize={fastest.settings.quantize}", saved, slowdown)
 
     def plainest(self, freedom: Freedom) -> Plan:
-        """The plan with the first of all choices, and no graphs where there is a choice."""
+        """The plan with the first choice of each setting, without graphs unless they are required."""
         settings = MemorySettings(
             freedom.quantize[0],
             freedom.offloads_embedding[0],
@@ -171,7 +171,7 @@ class Planner:
         return self.plan(settings, freedom.max_tokens[0])
 
     def smallest(self, freedom: Freedom) -> Plan:
-        """The plan that needs least."""
+        """The plan that needs least memory."""
         plans = (plan for quantize in freedom.quantize for plan in self._plans(freedom, quantize, 0))
         return min(plans, key=lambda plan: plan.memory.needed)
 
@@ -179,9 +179,9 @@ class Planner:
         """The single changes that save memory at the least loss of speed.
 
         Args:
-            plan: What is changed.
-            freedom: What there is to choose among, whatever the user has decided.
-            count: How many.
+            plan: The plan to change.
+            freedom: All choices, without the user's settings.
+            count: The largest number of changes.
         """
         settings, limit = plan.settings, plan.step.max_tokens
         changed = [
@@ -222,7 +222,7 @@ class Planner:
             if offloads and (graphs or max(freedom.num_checkpointed) == 0):
                 continue
             if graphs and False in freedom.uses_graphs and self._lay_out(max_tokens, False).rows >= MOST_GRAPHED_TOKENS:
-                continue  # hardly a pass would be recorded
+                continue  # hardly any pass would be small enough to record
             for num_checkpointed in freedom.num_checkpointed:
                 settings = MemorySettings(quantize, embedding, num_checkpointed, offloads, graphs)
                 plan = self.plan(settings, max_tokens)

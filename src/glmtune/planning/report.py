@@ -1,4 +1,4 @@
-"""A plan for people to read: the sum of the memory, the settings, how long it will take."""
+"""Prints a plan: the memory terms, the settings and the estimated time."""
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +14,7 @@ def print_plan(planned: PlannedRun, console: Console) -> None:
 
     Args:
         planned: The planned run.
-        console: Where to.
+        console: Where to print.
     """
     console.print(_memory_table(planned))
     if not planned.fits:

@@ -1,4 +1,4 @@
-"""Whether a run may begin in a folder, and where one that was interrupted goes on."""
+"""Whether a run may begin in a folder, and where an interrupted one is resumed."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ LASTING_TRAIN_KEYS = _names(
     optim_args optim_target_modules per_device_train_batch_size seed train_sampling_strategy
     """
 )
-# All others are as they are said to be now, from the first step on.
+# All other keys take their new values from the first resumed step on.
 APPLIED_TRAIN_KEYS = _names(
     """
     activation_checkpointing activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size
@@ -56,7 +56,7 @@ APPLIED_TRAIN_KEYS = _names(
     trackio_space_id trackio_static_space_id use_cache use_cpu use_liger_kernel warmup_steps weight_decay
     """
 )
-# Schedules that go by what they have seen of the run cannot be put to a step of another one.
+# Schedules that depend on the course of the run cannot be set to a given step.
 _SEEING_SCHEDULES = {"reduce_lr_on_plateau", "greedy"}
 _SCHEDULE_KEYS = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs")
 _LENGTH_KEYS = ("num_train_epochs", "max_steps", "early_stopping_patience")
@@ -64,11 +64,11 @@ _LENGTH_KEYS = ("num_train_epochs", "max_steps", "early_stopping_patience")
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """A run that is gone on with.
+    """A run that is resumed.
 
     Attributes:
-        checkpoint: Where it goes on.
-        manifest: What it was made with; None where nothing says so, which `check_resumed` refuses.
+        checkpoint: The checkpoint to resume from.
+        manifest: The run's manifest; None if it is missing, which `check_resumed` refuses.
     """
 
     checkpoint: Path
@@ -76,12 +76,12 @@ class EarlierRun:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The configuration that it was made with."""
+        """The configuration of the run."""
         return {} if self.manifest is None else self.manifest.config
 
 
 def find_earlier_run(train: Mapping[str, Any]) -> EarlierRun | None:
-    """Finds the run to go on with, as `find_checkpoint` finds its checkpoint.
+    """Finds the run to resume; its checkpoint is that of `find_checkpoint`.
 
     Args:
         train: The `train` section of the configuration.
@@ -91,7 +91,7 @@ def find_earlier_run(train: Mapping[str, Any]) -> EarlierRun | None:
 
 
 def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
-    """Finds the checkpoint to go on from, or makes sure that there is nothing to overwrite.
+    """Finds the checkpoint to resume from, or checks that there is nothing to overwrite.
 
     Args:
         output_dir: The run folder.
@@ -101,7 +101,7 @@ def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
         The checkpoint; None for a new run.
 
     Raises:
-        ConfigError: A new run, or one that goes on from a checkpoint elsewhere, but the folder holds a run already.
+        ConfigError: The run is new or resumes from a checkpoint elsewhere, but the folder holds a run already.
         TrainingError: There is no such checkpoint, or it is not complete.
     """
     run = Path(output_dir).expanduser()
@@ -135,7 +135,7 @@ def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
 
 
 def refuse_to_overwrite(run: Path) -> None:
-    """Makes sure that a folder holds no run.
+    """Checks that a folder holds no run.
 
     Raises:
         ConfigError: It does.
@@ -151,13 +151,13 @@ def refuse_to_overwrite(run: Path) -> None:
 
 
 def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_steps: int, num_processes: int) -> None:
-    """Makes sure that a run goes on as it began, and has something left to do.
+    """Checks that a resumed run matches the earlier one, and has steps left to train.
 
     Args:
-        earlier: The run that it goes on with.
+        earlier: The run that is resumed.
         run: The run folder.
-        manifest: What the run is to be made with now.
-        num_steps: Optimiser steps that it has by its settings of now.
+        manifest: The manifest of the resumed run.
+        num_steps: Optimiser steps of the whole run by its current settings.
         num_processes: Devices that share the samples of a step.
 
     Raises:
@@ -198,7 +198,7 @@ def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_ste
 
 
 def _process_faults(checkpoint: Path, num_processes: int) -> Iterator[str]:
-    """What is wrong with the number of processes: with another one, a step has other samples."""
+    """Faults in the number of processes, which must not change, since it decides the samples of a step."""
     if (checkpoint / "rng_state.pth").is_file():
         before = 1
     else:
@@ -210,11 +210,11 @@ def _process_faults(checkpoint: Path, num_processes: int) -> Iterator[str]:
 
 
 def is_finished(run: Path, step: int) -> bool:
-    """Whether a run has its last file, and of no shorter run that it has gone on from.
+    """Whether a run has its final file, and not that of a shorter run that it was resumed from.
 
     Args:
         run: The run folder.
-        step: The step of the checkpoint that it would go on from.
+        step: The step of the checkpoint that it would resume from.
     """
     try:
         num_steps = read_json_object(run / RESULTS_NAME, TrainingError).get("num_steps")
@@ -224,12 +224,12 @@ def is_finished(run: Path, step: int) -> bool:
 
 
 def has_all_steps(earlier: EarlierRun, manifest: RunManifest, num_steps: int) -> bool:
-    """Whether nothing is left to train after a checkpoint, so that the run has only to be finished.
+    """Whether a checkpoint is after the last step, so that the run only has to be finished.
 
     Args:
-        earlier: The run that is gone on with.
-        manifest: What the run is to be made with now.
-        num_steps: Optimiser steps that it has by its settings of now.
+        earlier: The run that is resumed.
+        manifest: The manifest of the resumed run.
+        num_steps: Optimiser steps of the whole run by its current settings.
     """
     before, state = earlier.manifest, read_state(earlier.checkpoint)
     is_same = before is not None and not _is_longer(before, manifest)
@@ -244,7 +244,7 @@ def _is_longer(before: RunManifest, now: RunManifest) -> bool:
 
 
 def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]]:
-    """What has to stay the same: name, old and new value."""
+    """The values that must not change: name, old and new value."""
     lora, lora_before = now.config["lora"], before.config.get("lora", {})
     compared = [
         ("model.path", before.base_path, now.base_path),
@@ -268,7 +268,7 @@ def _train(manifest: RunManifest) -> Mapping[str, Any]:
 
 
 def _setting(manifest: RunManifest, key: str) -> Any:
-    """A setting of the `train` section, or what transformers takes where it is left out."""
+    """A setting of the `train` section, or transformers' default."""
     field = TrainingArguments.__dataclass_fields__.get(key)
     is_plain = field is not None and field.default is not MISSING
     value = _train(manifest).get(key, field.default if field is not None and is_plain else None)

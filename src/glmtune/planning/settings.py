@@ -1,4 +1,4 @@
-"""The settings that a plan decides, a row each: what the user asked for, what a plan chose, how it is written."""
+"""The settings that a plan chooses: how to read them from a configuration and a plan, and how to write them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
@@ -11,12 +11,12 @@ from glmtune.planning.planner import Freedom, Plan
 
 
 class Setting(NamedTuple):
-    """A setting that changes a run's memory and speed, and nothing that it learns.
+    """A setting that changes a run's memory and speed, but not what it learns.
 
     Attributes:
         key: Its key, with the section.
         name: What `Freedom` calls its choices, and `MemorySettings` or `StepShape` the one chosen.
-        needs: What it takes to switch it on, where that is not always there.
+        needs: The requirement for switching it on, if there is one.
     """
 
     key: str
@@ -24,7 +24,7 @@ class Setting(NamedTuple):
     needs: str = ""
 
     def asked(self, config: RunConfig, num_layers: int) -> Any:
-        """What a configuration asks for; None where it leaves that open.
+        """The value in a configuration; None if it is left open.
 
         Args:
             config: The configuration.
@@ -38,7 +38,7 @@ class Setting(NamedTuple):
         return value
 
     def spell(self, value: Any) -> str:
-        """As it is written on the command line."""
+        """The setting with this value, as written on the command line."""
         if self.name == "num_checkpointed" and value == 0:
             value = False
         return f"{self.key}={str(value).lower()}"
@@ -63,16 +63,16 @@ SETTINGS = (
 
 
 def decide(whole: Freedom, config: RunConfig, num_layers: int, why_not_fused: str | None = None) -> Freedom:
-    """What the user's settings leave of the freedom.
+    """Restricts the choices to those that the user's settings allow.
 
     Args:
-        whole: What there would be if the user had decided nothing.
+        whole: All choices, without the user's settings.
         config: The configuration.
         num_layers: Layers of the base.
-        why_not_fused: Why layers cannot be fused, where they cannot.
+        why_not_fused: Why the layers cannot be fused; None if they can.
 
     Raises:
-        ConfigError: They ask for what cannot be.
+        ConfigError: The settings ask for something impossible.
     """
     decided: dict[str, Any] = {}
     for setting in SETTINGS:
@@ -98,18 +98,18 @@ def decide(whole: Freedom, config: RunConfig, num_layers: int, why_not_fused: st
 
 
 def with_settings(config: RunConfig, plan: Plan, settings: Iterable[Setting] = SETTINGS) -> RunConfig:
-    """The configuration with what a plan has decided filled in."""
+    """The configuration with a plan's choices filled in."""
     chosen = _chosen(plan)
     return _filled(config, {setting.key: chosen[setting.name] for setting in settings})
 
 
 def as_before(config: RunConfig, before: Mapping[str, Any], settings: Iterable[Setting] = SETTINGS) -> RunConfig:
-    """The configuration with what it leaves open as an earlier run had it.
+    """The configuration with open settings taken from an earlier run.
 
     Args:
         config: The configuration.
         before: That of the earlier run's manifest; runs of the first versions knew no format but the published one.
-        settings: What is taken over.
+        settings: The settings to take over.
     """
     filled = {}
     for setting in settings:

@@ -1,4 +1,4 @@
-"""What of an adapter decides a run's memory."""
+"""The properties of an adapter that decide a run's memory."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from glmtune.models.families import family_of
 
 @dataclass(frozen=True)
 class AdapterShape:
-    """What of an adapter takes memory.
+    """The properties of an adapter that decide a run's memory.
 
     Attributes:
         num_trained: Trained parameters.
@@ -21,8 +21,8 @@ class AdapterShape:
         ranks: Sum of the ranks within a layer.
         is_on_last_projection: Whether the last projection of a layer, the widest in, is adapted.
         has_dropout: Whether adapters drop any of their input.
-        why_not_fused: Why the layers cannot be fused; None where they can.
-        has_plain_head: Whether final norm and output layer are as published, and logits are made by chunks.
+        why_not_fused: Why the layers cannot be fused; None if they can.
+        has_plain_head: Whether final norm and output layer are as published, so that logits are computed in chunks.
     """
 
     num_trained: int
@@ -47,7 +47,7 @@ class AdapterShape:
         ranks = [sum(module.r["default"] for module in layer.values()) for layer in by_layer.values()]
         return cls(
             num_trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-            # What is trained below the layers has its gradient come through all of them.
+            # The gradient of a trained embedding passes through all layers.
             first_layer=0 if any("embedding" in name for name in trained) else min(by_layer, default=0),
             ranks=max(ranks, default=0),
             is_on_last_projection=any(family.last_projection in layer for layer in by_layer.values()),

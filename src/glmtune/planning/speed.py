@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-# Of a card that is not here, in 16 bits.
+# The 16-bit throughput assumed for a card that is not installed.
 ASSUMED_TFLOPS = 50.0
 
 
@@ -14,9 +14,9 @@ class DeviceSpeed(NamedTuple):
     """How fast a device is.
 
     Attributes:
-        flops: Floating-point operations a second of matrix products in the dtype that is computed in.
+        flops: Floating-point operations a second of matrix products in the compute dtype.
         bytes_per_s: Bytes a second, read and written.
-        launch_s: Seconds that the host takes to ask for a plain kernel.
+        launch_s: Seconds that the host takes to launch a plain kernel.
     """
 
     flops: float
@@ -25,7 +25,7 @@ class DeviceSpeed(NamedTuple):
 
     @classmethod
     def measure(cls, device: torch.device, dtype: torch.dtype) -> "DeviceSpeed":
-        """Measures in a fraction of a second, on products as a small pass has them."""
+        """Measures, in a fraction of a second, products of the size of a small pass."""
         size, repeats = (1024, 8) if device.type == "cuda" else (32, 2)
         x = torch.randn(size, 4096, device=device).to(dtype)
         weight = torch.randn(4096, 4096, device=device).to(dtype)
@@ -37,7 +37,7 @@ class DeviceSpeed(NamedTuple):
 
     @classmethod
     def assumed(cls, tflops: float = ASSUMED_TFLOPS) -> "DeviceSpeed":
-        """Of a card that is not here: its products as given, its memory and host as they usually go with these."""
+        """For a card that is not installed: products as given, with memory and host speeds typical of such a card."""
         return cls(tflops * 1e12, tflops * 1e10, 1e-5)
 
 

@@ -1,4 +1,4 @@
-"""What a run starts from: an adapter, where it is not to start from nothing, and the prompt that goes with it."""
+"""The starting point of a run: an existing adapter, if any, and its prompt settings."""
 
 import logging
 import re
@@ -19,7 +19,7 @@ from glmtune.models.tokenizer import Tokenizer
 from glmtune.planning.resume import EarlierRun
 from glmtune.planning.settings import SETTINGS, as_before
 
-# What an adapter's file says of itself that is no matter of its weights.
+# Keys of an adapter's configuration that do not concern its weights.
 _NOT_OF_WEIGHTS = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_type", "peft_version",
     "revision", "runtime_config", "task_type",
@@ -33,7 +33,7 @@ def resolve_start(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun |
     Args:
         config: The configuration.
         tokenizer: The base's tokenizer.
-        earlier: The run that is gone on with; None for a new one.
+        earlier: The run that is resumed; None for a new one.
 
     Raises:
         ConfigError: `model.adapter_path` is a base, or keys under `lora` ask for another adapter than that one.
@@ -46,9 +46,9 @@ def resolve_start(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun |
 
 
 def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
-    """Fills in what the adapter that a run starts from is: rank, scale, layers and so on.
+    """Fills in the settings of the adapter that a run starts from: rank, scale, layers and so on.
 
-    A resumed run has its weights from its checkpoint, and the rest from its manifest; the adapter may be gone by then.
+    A resumed run has its weights from its checkpoint and the rest from its manifest; the adapter may have been deleted.
     """
     if config.model.adapter_path is None:
         return config
@@ -78,7 +78,7 @@ def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
 
 
 def _filled(config: RunConfig, adapter_path: str, own: dict[str, Any]) -> RunConfig:
-    """The configuration with an adapter's own settings, after making sure that those given agree with them."""
+    """The configuration with an adapter's own settings, after checking that those given agree with them."""
     faults = [
         f"lora.{key}={value!r} was asked for, and the adapter in {adapter_path} has {own.get(key)!r}. Leave it out"
         for key, value in config.lora.items()

@@ -1,4 +1,4 @@
-"""How the samples of optimiser steps will lie in memory: how large passes are, and how many."""
+"""The layout of optimiser steps: the size and number of their passes."""
 
 import math
 
@@ -11,20 +11,20 @@ from glmtune.data.samples import SampleDataset
 from glmtune.planning.memory import Pass
 from glmtune.planning.planner import StepShape
 
-# Samples that are laid out to see how large passes are.
+# Samples that are laid out to measure the size of passes.
 _LAID_OUT_SAMPLES = 2000
-# Common beginnings are looked for among so many samples, and worth a line from this share of the tokens on.
+# Common prefixes are searched for among this many samples, and reported from this share of the tokens on.
 _MOST_LOOKED_AT, _WORTH_A_LINE = 64, 0.1
 
 
 def shares_prefix(config: RunConfig) -> bool:
-    """Whether what samples begin with alike is computed once: as asked for, else where that is exact."""
+    """Whether a common prefix is computed once: as configured, otherwise if that is exact."""
     asked: bool | None = config.train.get("shared_prefix")
     return bool(config.lora.get("lora_dropout", 0.0) == 0) if asked is None else asked
 
 
 def prefix_note(config: RunConfig, train: SampleDataset) -> list[str]:
-    """A line where computing common beginnings once would pay, and dropout alone keeps it from being done."""
+    """A note if computing common prefixes once would pay and only dropout prevents it."""
     if shares_prefix(config) or config.train.get("shared_prefix") is not None:
         return []
     num_looked_at = min(_num_samples(config), len(train), _MOST_LOOKED_AT)
@@ -62,7 +62,7 @@ def num_optimizer_steps(config: RunConfig, num_samples: int, num_processes: int)
 
 
 def lay_out(config: RunConfig, train: SampleDataset, max_tokens: int, uses_graphs: bool) -> StepShape:
-    """Lays steps of random samples out as training will, and extrapolates to the largest pass that there can be.
+    """Lays out steps of random samples as in training, and extrapolates to the largest possible pass.
 
     Args:
         config: The configuration.
@@ -82,7 +82,7 @@ def lay_out(config: RunConfig, train: SampleDataset, max_tokens: int, uses_graph
     lengths = sorted(train.lengths)
     most_tokens = max(min(max_tokens, sum(lengths[-num_samples:])), lengths[-1])
     seen_tokens = max(packed.num_tokens for packed in passes)
-    # Samples that share a beginning have fewer rows than tokens.
+    # Samples that share a prefix have fewer rows than tokens.
     seen_rows = max(len(packed.input_ids) for packed in passes)
     rows = max(-(-most_tokens * seen_rows // seen_tokens), seen_rows)
     label_rows = _most_labels(train, num_samples, most_tokens)
@@ -96,7 +96,7 @@ def lay_out(config: RunConfig, train: SampleDataset, max_tokens: int, uses_graph
 
 
 def _most_labels(train: SampleDataset, num_samples: int, max_tokens: int) -> int:
-    """The most label rows that so many samples can have in so many tokens: those with the most labels a token first."""
+    """An upper bound on label rows within the limits, taking samples with the most labels per token first."""
     lengths, labels = numpy.asarray(train.lengths), train.num_labels
     by_share = numpy.argsort(-labels / lengths, kind="stable")[:num_samples]
     tokens, total = numpy.cumsum(lengths[by_share]), numpy.cumsum(labels[by_share])

@@ -1,7 +1,7 @@
-"""The one renderer: a conversation in, token ids and a loss mask out.
+"""The only renderer: turns a conversation into token ids and a loss mask.
 
-Training, chat, batch generation and `apply_chat_template` all come through here, so what a model is trained on is what
-it is asked with. The module is pure: it touches no files, no tensors and no model.
+Training, chat, batch generation and `apply_chat_template` all use it, so prompts at inference are the same as in
+training. The package is pure: it uses no files, no tensors and no model.
 
     chatglm3   [gMASK] sop <|system|> "\n" content <|user|> "\n" content <|assistant|> "\n" content </s>
                                                                                        '-- supervised --'
@@ -13,8 +13,8 @@ exist only as ids; the same letters in a user's text stay text.
     chatglm2   [gMASK] sop "[Round 1]\\n\\n问：" question "\\n\\n答：" answer </s>
                                                                       '-supervised-'
 
-ChatGLM2 knows no roles: its prompt is one text, in which earlier answers stand without an end of their own, so that the
-last answer alone is learnt. It has no place for a system prompt either; that stands before the first round.
+ChatGLM2 has no roles: its prompt is one text, in which earlier answers have no end token, so that only the last answer
+is supervised. It has no place for a system prompt either; the system prompt is put before the first round.
 
 Source: the official ChatGLM3 prompt specification (PROMPT.md of the ChatGLM3 repository); `build_prompt` of ChatGLM2's
 tokenizer and its P-tuning code; the widely used ChatGLM3 LoRA tutorial for the `tutorial` template.

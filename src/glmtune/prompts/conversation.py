@@ -1,4 +1,4 @@
-"""Conversations: messages in order, and what they become when rendered."""
+"""Conversations, before and after rendering."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -32,13 +32,13 @@ class PromptTokenizer(Protocol):
         """The ids of `[gMASK] sop`."""
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text: no prefix, and no special token is ever recognised in it."""
+        """Ids of plain text, without a prefix; special tokens in the text are not recognised."""
 
     def get_command(self, token: str) -> int:
         """The id of a special token such as `<|user|>`."""
 
     def decode_text(self, token_ids: list[int]) -> str:
-        """The text of ids, special tokens left out."""
+        """The text of ids, without special tokens."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Message:
     Attributes:
         role: Who speaks.
         content: The text of the turn.
-        metadata: What stands on the role token's own line: a tool's name in a tool call, otherwise nothing.
-        tools: Tool definitions that a system message offers, as JSON values.
-        is_supervised: Whether an assistant turn is learnt from; other turns never are.
+        metadata: The rest of the role token's line: the tool's name in a tool call, otherwise empty.
+        tools: Tool definitions of a system message, as JSON values.
+        is_supervised: Whether an assistant turn is supervised; other turns never are.
     """
 
     role: Role
@@ -61,7 +61,7 @@ class Message:
 
     @property
     def is_learnt(self) -> bool:
-        """Whether the model is to learn to say this."""
+        """Whether the message is supervised."""
         return self.role == "assistant" and self.is_supervised
 
     def text(self) -> str:
@@ -73,12 +73,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in order. `check_turns` says whether the order makes sense."""
+    """Messages in order. `check_turns` checks that the order is valid."""
 
     messages: tuple[Message, ...]
 
     def with_system(self, system: str | None) -> "Conversation":
-        """The same conversation behind a system prompt, unless it brings its own or `system` is None or empty."""
+        """The conversation with a system prompt in front, unless it has its own or `system` is None or empty."""
         if not system or (self.messages and self.messages[0].role == "system"):
             return self
         return Conversation((Message("system", system), *self.messages))
@@ -91,7 +91,7 @@ class Rendered:
     Attributes:
         input_ids: Token ids.
         loss_mask: For each id, whether the model must learn to produce it.
-        num_cut_tokens: Tokens that truncation took from within messages.
+        num_cut_tokens: Tokens that truncation removed from within messages.
         num_dropped_messages: Whole messages that truncation dropped.
     """
 
@@ -107,14 +107,14 @@ class Rendered:
 
 
 def check_turns(conversation: Conversation, *, for_training: bool = True) -> list[str]:
-    """Lists what is wrong with the order of turns.
+    """Lists the faults in the order of turns.
 
     Args:
         conversation: The conversation.
         for_training: Whether it has to end with the assistant's turn (training) or must not (generation).
 
     Returns:
-        One sentence a fault; empty if the order is sound.
+        One sentence per fault; empty if the order is valid.
     """
     roles = [message.role for message in conversation.messages]
     if not roles:
@@ -141,7 +141,7 @@ def check_turns(conversation: Conversation, *, for_training: bool = True) -> lis
 
 
 def check_supervision(conversation: Conversation) -> list[str]:
-    """One sentence if no turn of a conversation is learnt from, so that it cannot be trained on; else nothing."""
+    """One sentence if a conversation has no supervised turn and cannot be trained on; otherwise empty."""
     if any(message.is_learnt for message in conversation.messages):
         return []
     return ["there is nothing to learn from: no turn of the assistant is supervised"]

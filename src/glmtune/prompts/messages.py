@@ -1,14 +1,15 @@
-"""Lists of messages in the forms that are in use, from data files or from callers, turned into conversations.
+"""Turns lists of messages in the common formats, from data files or from callers, into conversations.
 
     official    {"role": "user", "content": "..."}; role `tool` has name, parameters and observation
     OpenAI      {"role": "assistant", "tool_calls": [...]}, then role `tool` with the result as content; formerly
                 {"role": "assistant", "function_call": {...}}, then role `function`
     ShareGPT    {"from": "human", "value": "..."}; function_call holds {"name": ..., "arguments": ...} as JSON text
 
-ShareGPT's names are translated first; after that all forms are one, and what one of them allows is understood in all.
+ShareGPT's names are mapped first; after that all formats are read alike, and what one of them allows is accepted in
+all.
 
 Source: the official fine-tuning demo of ChatGLM3 (finetune_demo/README.md), which turns a `tool` turn into a tool call
-of the assistant and an observation, and takes `loss: false` for turns that are not learnt.
+of the assistant and an observation, and accepts `loss: false` for turns that are not supervised.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ _ROLE_KEYS: dict[str, set[str]] = {
 
 @dataclass(frozen=True)
 class _Turn:
-    """A message, and the id by which OpenAI's form ties tool results to tool calls."""
+    """A message, and the id by which OpenAI's format links tool results to tool calls."""
 
     message: Message
     call_id: str = ""
@@ -73,14 +74,15 @@ def read_chat(values: Mapping[str, Any], key: str, *, for_training: bool = True)
     """Reads a row that holds a list of messages.
 
     Args:
-        values: The row. Beside the messages it may have `tools` and a `system` text.
+        values: The row. Besides the messages it may have `tools` and a `system` text.
         key: The name of the list: `messages` or `conversations`.
-        for_training: Whether the assistant has to speak last and all have to say something. Otherwise the messages may
-            also be there to be answered, and contents may be empty, as clients of chat APIs send them.
+        for_training: Whether the last message must be the assistant's and no content may be empty. Otherwise the
+            messages may also end where the model is to answer, and contents may be empty, as clients of chat APIs send
+            them.
 
     Returns:
-        The conversation, and one sentence for each fault in it. Where only the order of turns is at fault the
-        conversation is there nevertheless; otherwise it is empty.
+        The conversation, and one sentence for each fault in it. If only the order of turns is at fault, the
+        conversation is still returned; otherwise it is empty.
     """
     turns: list[_Turn] = []
     faults: list[str] = []
@@ -100,7 +102,7 @@ def read_chat(values: Mapping[str, Any], key: str, *, for_training: bool = True)
     try:
         messages = _pair_calls(turns)
         is_answered = bool(messages) and messages[-1].role == "assistant"
-        # Before add_system, so that its numbers are the file's.
+        # Before add_system, so that message numbers are those of the file.
         faults = check_turns(Conversation(tuple(messages)), for_training=for_training or is_answered)
         return Conversation(tuple(add_system(messages, system, tools))), faults
     except DataError as error:
@@ -108,7 +110,7 @@ def read_chat(values: Mapping[str, Any], key: str, *, for_training: bool = True)
 
 
 def unread_keys(entry: Mapping[str, Any]) -> set[str]:
-    """The keys of a sound message that are there and full, but that nothing is read from."""
+    """The keys of a valid message that have a value but are not read."""
     if "role" not in entry:
         read = _KEYS - {"role", "content"} | {"from", "value"} | _ROLE_KEYS.get(_SHAREGPT_ROLES[entry["from"]], set())
     elif _is_official_tool(entry):
@@ -119,10 +121,10 @@ def unread_keys(entry: Mapping[str, Any]) -> set[str]:
 
 
 def read_tools(values: Mapping[str, Any]) -> list[Any]:
-    """Tool definitions of a row or a system message, without OpenAI's wrapping.
+    """Tool definitions of a row or a system message, without OpenAI's wrapper.
 
     Raises:
-        DataError: They are no array of JSON values.
+        DataError: They are not an array of JSON values.
     """
     tools = read_list(values, "tools")
     if tools:
@@ -134,12 +136,12 @@ def add_system(messages: Sequence[Message], system: str, tools: Sequence[Any]) -
     """Puts a row's own system text and tools in front of its messages.
 
     Args:
-        messages: The messages, perhaps with a system message in front.
+        messages: The messages, optionally starting with a system message.
         system: The text, or empty.
-        tools: Tool definitions. Where there is no system message for them, the official one is made.
+        tools: Tool definitions. If there is no system message for them, the official one is added.
 
     Returns:
-        The messages with at most one system message more.
+        The messages, with at most one system message added.
 
     Raises:
         DataError: The messages have a system text, or tools, of their own.
@@ -162,7 +164,7 @@ def _unwrap_tool(tool: Any) -> Any:
 
 
 def _read_entry(entry: Any, *, is_last: bool, may_be_empty: bool) -> list[_Turn]:
-    """The one or more turns that an entry of the list stands for."""
+    """The one or more turns that an entry of the list represents."""
     if not isinstance(entry, dict):
         raise DataError(f"expected an object, found {json_type(entry)}")
     if "from" in entry and "role" not in entry:
@@ -183,7 +185,7 @@ def _read_entry(entry: Any, *, is_last: bool, may_be_empty: bool) -> list[_Turn]
 
 
 def _is_official_tool(entry: Mapping[str, Any]) -> bool:
-    """Whether a message is a tool's call and result in one, as in the official form."""
+    """Whether a message is both a tool call and its result, as in the official format."""
     return entry["role"] == "tool" and ("parameters" in entry or "observation" in entry)
 
 
@@ -201,7 +203,7 @@ def _from_sharegpt(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_content(entry: Mapping[str, Any], *, may_be_empty: bool = False) -> str:
-    """The content, which OpenAI's form may split into parts."""
+    """The content, which OpenAI's format may split into parts."""
     if not isinstance(entry.get("content"), list):
         return read_text(entry, "content", may_be_empty=may_be_empty)
     parts = entry["content"]
@@ -220,7 +222,7 @@ def _read_metadata(entry: Mapping[str, Any]) -> str:
 
 
 def _read_is_supervised(entry: Mapping[str, Any]) -> bool:
-    """`loss` of the official form, `weight` of OpenAI's; both are optional."""
+    """`loss` of the official format, `weight` of OpenAI's; both are optional."""
     loss, weight = entry.get("loss"), entry.get("weight")
     if loss not in (None, True, False):
         raise DataError(f'"loss" has to be true or false, found {shorten(loss)}')
@@ -230,7 +232,7 @@ def _read_is_supervised(entry: Mapping[str, Any]) -> bool:
 
 
 def _read_assistant(entry: Mapping[str, Any], *, may_be_empty: bool) -> list[_Turn]:
-    """What the assistant says, if anything, and then the tools it calls."""
+    """The assistant's text, if any, followed by its tool calls."""
     is_supervised = _read_is_supervised(entry)
     calls = _read_calls(entry)
     turns = []
@@ -247,7 +249,7 @@ def _read_assistant(entry: Mapping[str, Any], *, may_be_empty: bool) -> list[_Tu
 
 
 def _read_calls(entry: Mapping[str, Any]) -> list[Any]:
-    """The tools that a message calls."""
+    """The tool calls of a message."""
     calls = read_list(entry, "tool_calls")
     former = entry.get("function_call")
     if not former:
@@ -272,14 +274,14 @@ def _read_official_tool(entry: Mapping[str, Any], *, is_last: bool) -> list[_Tur
 
 
 def _tool_call(function: Mapping[str, Any], key: str, is_supervised: bool) -> Message:
-    """The assistant's turn that calls a tool whose arguments stand under `key`, as an object or as JSON text."""
+    """The assistant's turn for a tool call; the arguments are under `key`, as an object or as JSON text."""
     name = _read_metadata({"metadata": read_text(function, "name")})
     arguments = function.get(key)
     if isinstance(arguments, str):
         arguments = parse_json(arguments, key) if arguments.strip() else {}
     if not isinstance(arguments, dict):
         raise DataError(f'"{key}" has to be an object, found {json_type(arguments)}: {shorten(arguments)}')
-    write_json(arguments, key)  # what is no JSON, such as NaN or a date, could not be read back from a reply
+    write_json(arguments, key)  # a value outside JSON, such as NaN or a date, could not be parsed from a reply
     content = format_tool_call(arguments)
     return Message("assistant", content, name, is_supervised=is_supervised)
 
@@ -287,8 +289,8 @@ def _tool_call(function: Mapping[str, Any], key: str, is_supervised: bool) -> Me
 def _pair_calls(turns: Sequence[_Turn]) -> list[Message]:
     """Messages in order, each tool call followed by its own result.
 
-    OpenAI's form may call several tools at once and list their results after the last call; ChatGLM3 calls one at a
-    time.
+    OpenAI's format allows several tool calls at once, with their results after the last call; ChatGLM3 makes one call
+    at a time.
     """
     messages: list[Message] = []
     position = 0
@@ -305,7 +307,7 @@ def _pair_calls(turns: Sequence[_Turn]) -> list[Message]:
 
 
 def _run(turns: Sequence[_Turn], start: int, *, is_call: bool) -> list[_Turn]:
-    """The tool calls, or the tool results, that follow one another from `start` on."""
+    """The consecutive tool calls, or tool results, from `start` on."""
     stop = start
     while stop < len(turns) and (turns[stop].is_call if is_call else turns[stop].message.role == "observation"):
         stop += 1

@@ -17,12 +17,12 @@ def render(
 ) -> Rendered:
     """Renders a conversation for training.
 
-    Truncation, where `max_length` asks for it: first the oldest exchanges are dropped whole (never the system message,
-    never the last exchange); then the longest contents lose their ends, all down to one common length, so that short
-    contents stay whole. Role tokens, metadata lines, the generation marker and end tokens are never cut.
+    Truncation to `max_length`: first the oldest exchanges are dropped whole (never the system message or the last
+    exchange); then the longest contents are cut at the end, all to one common length, so that short contents stay
+    whole. Role tokens, metadata lines, the generation marker and end tokens are never cut.
 
     Args:
-        conversation: Messages in a sound order whose last is the assistant's.
+        conversation: Messages in a valid order, the last of them the assistant's.
         tokenizer: The tokenizer.
         template: `chatglm3` or `chatglm2` (each official), or `tutorial` (the tutorial's plain-text roles).
         max_length: Most tokens to return; None for no limit.
@@ -31,8 +31,8 @@ def render(
         Ids and loss mask.
 
     Raises:
-        DataError: The template cannot express the conversation, or there is nothing to learn from, be it for lack of a
-            supervised turn or because truncation would leave nothing of it.
+        DataError: The template cannot express the conversation, or nothing is supervised: there is no supervised turn,
+            or truncation would leave nothing of it.
     """
     if faults := check_supervision(conversation):
         raise DataError(faults[0])
@@ -85,10 +85,10 @@ def _fit(
     *,
     for_training: bool,
 ) -> tuple[list[Piece], int, int]:
-    """Pieces that fit into `max_length`, the messages dropped and the tokens cut for it."""
+    """Pieces that fit into `max_length`, and the numbers of messages dropped and tokens cut."""
     split = TEMPLATE_PIECES[template]
     messages = conversation.messages
-    encode = functools.cache(tokenizer.encode_text)  # no text is encoded again for each exchange that is dropped
+    encode = functools.cache(tokenizer.encode_text)  # the bisection encodes each text only once
     pieces = split(messages, tokenizer, encode, for_training)
     if max_length is None:
         return pieces, 0, 0

@@ -1,4 +1,4 @@
-"""Reads what a model answers: messages and tool calls."""
+"""Parses a model's replies into messages and tool calls."""
 
 import ast
 import keyword
@@ -10,7 +10,7 @@ from glmtune.prompts.conversation import Message, PromptTokenizer, Template
 
 
 def parse_reply(token_ids: Sequence[int], tokenizer: PromptTokenizer, template: Template = "chatglm3") -> list[Message]:
-    """Reads what the model generated after a prompt of `render_prompt`.
+    """Parses the ids that the model generated after a prompt from `render_prompt`.
 
     Args:
         token_ids: The new ids, with or without the token that ended them.
@@ -61,7 +61,7 @@ def format_tool_call(arguments: Mapping[str, Any]) -> str:
 
 
 def parse_tool_call(content: str) -> dict[str, Any]:
-    """Reads the arguments of a tool call without running it.
+    """Parses the arguments of a tool call without running it.
 
     Args:
         content: A fenced `tool_call(name=value, ...)`; values are Python or JSON literals.
@@ -70,7 +70,7 @@ def parse_tool_call(content: str) -> dict[str, Any]:
         Argument names and values.
 
     Raises:
-        DataError: The content is no such call.
+        DataError: The content is not such a call.
     """
     code = content.strip().removeprefix("```python").removesuffix("```").strip()
     try:

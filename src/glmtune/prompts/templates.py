@@ -1,4 +1,4 @@
-"""The templates: what each makes of a conversation's messages."""
+"""The templates: how each renders a conversation's messages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ def _chatglm3_pieces(
     messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
 ) -> list[Piece]:
     pieces = [Piece(tokenizer.prefix_token_ids)]
-    is_learnt = False  # whether the turn before is; its end is the next role token
+    is_learnt = False  # of the turn before, whose end token is the next role token
     for message in messages:
         pieces.append(Piece([tokenizer.get_command(f"<|{message.role}|>")], is_learnt))
         is_learnt = message.is_learnt
@@ -37,7 +37,7 @@ def _chatglm3_pieces(
 def _tutorial_pieces(
     messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
 ) -> list[Piece]:
-    """The tutorial encodes system prompt, user text and marker as one text; roles are plain letters in it."""
+    """The tutorial's pieces: system prompt, user text and marker are encoded as one text, with roles as plain text."""
     pieces = [Piece(tokenizer.prefix_token_ids)]
     head = ""
     marker = "<|assistant|>\n"
@@ -63,7 +63,7 @@ def _tutorial_pieces(
 def _chatglm2_pieces(
     messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
 ) -> list[Piece]:
-    """All up to the last answer is encoded as one text, as officially; the answer on its own."""
+    """ChatGLM2's pieces: as in the official code, everything before the last answer is encoded as one text."""
     *context, last = messages if for_training else [*messages, Message("assistant", "")]
     head, question, marker = _chatglm2_text(context)
     ids = encode(head + question + marker)
@@ -78,7 +78,7 @@ def _chatglm2_pieces(
 
 
 def _chatglm2_text(context: Sequence[Message]) -> tuple[str, str, str]:
-    """The text before the last answer: what stands before the last question, the question, and what stands after it."""
+    """The text before the last answer, in three parts: before the last question, the question, and after it."""
     if any(message.role == "observation" or message.metadata or message.tools for message in context):
         raise DataError("the chatglm2 template has no tools; ChatGLM3 has")
     head = question = ""
@@ -98,12 +98,12 @@ TEMPLATE_PIECES = {"chatglm3": _chatglm3_pieces, "chatglm2": _chatglm2_pieces, "
 
 
 def render_text(conversation: Conversation, template: Template, *, for_generation: bool) -> str:
-    """A prompt as text, for people and for programs that want it so. Its special tokens are letters there.
+    """Renders a prompt as text, for display and for programs that need text; special tokens appear as plain text.
 
     Args:
-        conversation: Messages in a sound order.
+        conversation: Messages in a valid order.
         template: `chatglm3` or `chatglm2`.
-        for_generation: Whether it ends where the model is to answer.
+        for_generation: Whether the prompt ends where the model is to answer.
 
     Raises:
         DataError: The template cannot express the conversation.
@@ -118,7 +118,7 @@ def render_text(conversation: Conversation, template: Template, *, for_generatio
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading ids two sequences share."""
+    """The number of leading ids that two sequences share."""
     length = 0
     while length < min(len(first), len(second)) and first[length] == second[length]:
         length += 1

@@ -1,4 +1,4 @@
-"""Truncation: the oldest exchanges go whole, then the longest contents lose their ends."""
+"""Truncation: drops the oldest exchanges whole, then cuts the ends of the longest contents."""
 
 import bisect
 from collections.abc import Callable, Sequence
@@ -11,10 +11,10 @@ from glmtune.prompts.templates import Piece
 def without_oldest_exchanges(
     messages: tuple[Message, ...], is_short: Callable[[tuple[Message, ...]], bool]
 ) -> tuple[Message, ...]:
-    """The messages without as many of the oldest exchanges as it takes to be short; the last exchange always stays.
+    """Drops as few of the oldest exchanges as are needed to be short enough, and never the last exchange.
 
-    An exchange is a user turn and what answers it. How many have to go is found by bisection: one by one, a long
-    conversation would be rendered again for each of its exchanges.
+    An exchange is a user turn and the turns that answer it. The number to drop is found by bisection; trying one after
+    the other would render a long conversation again for each of its exchanges.
     """
     starts = [index for index, message in enumerate(messages) if message.role == "user"]
     if len(starts) < 2:
@@ -23,13 +23,13 @@ def without_oldest_exchanges(
     def rest_from(start: int) -> tuple[Message, ...]:
         return (*messages[: starts[0]], *messages[start:])
 
-    # The last one need not be tried: whether it is short or not, there is nothing after it.
+    # The last exchange need not be tried: it is kept even if it is too long.
     place = bisect.bisect_left(starts, True, lo=1, hi=len(starts) - 1, key=lambda start: is_short(rest_from(start)))
     return rest_from(starts[place])
 
 
 def shorten_contents(pieces: Sequence[Piece], max_length: int) -> int:
-    """Cuts contents in place down to the largest common length with which all fits; returns the tokens cut."""
+    """Cuts contents in place to the largest common length at which all fits; returns the number of tokens cut."""
     lengths = [len(piece.ids) for piece in pieces if piece.is_content]
     room = max_length - sum(len(piece.ids) for piece in pieces if not piece.is_content)
     if sum(lengths) <= room:
