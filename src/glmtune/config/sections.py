@@ -32,7 +32,7 @@ class ModelSection(_Section):
         path: Folder in the official layout, or a hub id; None for the tiny base in the package.
         dtype: How the frozen base is held; `auto` is bfloat16 or float16 on a GPU, float32 on the CPU.
         quantize: What its layers are held in while an adapter is trained; `auto` is `none`, but `int8` or `nf4` where
-            that does not fit on the GPU, or is faster by a quarter.
+            that does not fit on the GPU.
         offload_embedding: Whether the token embedding stays in the host's memory; None for where it is needed.
         adapter_path: An adapter whose weights a new run starts from; None for a fresh one.
     """
@@ -46,7 +46,7 @@ class ModelSection(_Section):
     quantize: Literal["auto", "none", "int8", "nf4", "fp8"] = Field(
         default="auto",
         description="Hold the frozen base in fewer bits: none, int8, nf4, fp8 (Hopper or newer), or auto: int8 or nf4 "
-        "where none does not fit on the GPU, or would be slower by a quarter.",
+        "where none does not fit on the GPU.",
     )
     offload_embedding: bool | None = Field(
         default=None, description="Keep the token embedding in the host's memory: true, false, or as it fits."

@@ -6,7 +6,7 @@ from typing import Any
 from transformers.utils import get_json_schema
 
 from glmtune.errors import DataError
-from glmtune.prompts import Conversation
+from glmtune.prompts import Conversation, Message, Role
 from glmtune.prompts.messages import read_chat
 
 # For programs that look into a tokenizer's template or want its text, such as TRL, which looks for what the assistant
@@ -16,6 +16,15 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{% endgeneration %}"
     "{% else %}{{ message['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+_PAIR: tuple[Role, Role] = ("user", "assistant")
+
+
+def conversation_from_pairs(query: str, history: Sequence[tuple[str, str]]) -> Conversation:
+    """A conversation from earlier pairs of question and answer, and a new question."""
+    turns = [Message(role, text) for pair in history for role, text in zip(_PAIR, pair, strict=True)]
+    return Conversation((*turns, Message("user", query)))
 
 
 def conversations_from_dicts(

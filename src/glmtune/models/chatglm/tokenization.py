@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
 from transformers.tokenization_utils_base import SPECIAL_TOKENS_MAP_FILE, TOKENIZER_CONFIG_FILE
 
@@ -18,14 +17,14 @@ from glmtune.errors import ModelError
 from glmtune.files import read_json_object, write_json
 from glmtune.models.base_folder import TOKENIZER_JSON, check_json_files, require_files
 from glmtune.models.chatglm.base_folder import check_vocabulary, has_role_tokens
-from glmtune.models.chatglm.chat_template import CHAT_TEMPLATE, conversations_from_dicts
-from glmtune.prompts import Conversation, Message, Role, Template, render, render_prompt, render_text
+from glmtune.models.chatglm.chat_template import CHAT_TEMPLATE, conversation_from_pairs, conversations_from_dicts
+from glmtune.models.chatglm.sentencepiece_file import load_sentencepiece
+from glmtune.prompts import Template, render, render_prompt, render_text
 
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", *ROLE_TOKENS)
 # Properties without a setter in the official class, which fails where a saved configuration sets them.
 _NOT_SAVED = ("unk_token", "pad_token", "eos_token", "bos_token", "added_tokens_decoder", "extra_special_tokens")
-_PAIR: tuple[Role, Role] = ("user", "assistant")
 _ROLE_PATTERN = re.compile("|".join(re.escape(token) for token in ROLE_TOKENS))
 
 
@@ -64,7 +63,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         self.has_role_tokens = has_role_tokens
         self.vocab_file = vocab_file
         self.encode_special_tokens = encode_special_tokens
-        self.sp_model = _load_sentencepiece(vocab_file)
+        self.sp_model = load_sentencepiece(vocab_file)
         first = self.sp_model.vocab_size()
         self.special_tokens = {token: first + offset for offset, token in enumerate(self._commands())}
         self._special_names = {token_id: token for token, token_id in self.special_tokens.items()}
@@ -181,9 +180,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         """
         if self.has_role_tokens:
             raise TypeError("build_prompt is ChatGLM2's; ChatGLM3's prompts are made by build_chat_input")
-        turns = [Message(role, text) for pair in history or () for role, text in zip(_PAIR, pair, strict=True)]
-        conversation = Conversation((*turns, Message("user", query)))
-        return render_text(conversation, "chatglm2", for_generation=True).removeprefix("[gMASK]sop")
+        text = render_text(conversation_from_pairs(query, history or ()), "chatglm2", for_generation=True)
+        return text.removeprefix("[gMASK]sop")
 
     def build_chat_input(
         self, query: str, history: Sequence[dict[str, Any]] | None = None, role: str = "user"
@@ -450,15 +448,4 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state
-        self.sp_model = _load_sentencepiece(self.vocab_file)
-
-
-def _load_sentencepiece(vocab_file: str) -> Any:
-    if not vocab_file or not Path(vocab_file).is_file():
-        raise ModelError(f"tokenizer.model is missing: no file at {vocab_file}")
-    if Path(vocab_file).read_bytes()[:24].startswith(b"version https://git-lfs"):
-        raise ModelError(f"{vocab_file} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
-    try:
-        return sentencepiece.SentencePieceProcessor(model_file=vocab_file)
-    except (OSError, RuntimeError) as error:
-        raise ModelError(f"{vocab_file} is no sentencepiece model: {error}") from error
+        self.sp_model = load_sentencepiece(self.vocab_file)
