@@ -11,7 +11,7 @@ PACKAGE = Path(glmtune.__file__).parent
 LAYERS = [
     {"compat"},
     {"errors", "language"},
-    {"files", "ops", "fields", "signals"},
+    {"files", "hub", "ops", "fields", "signals"},
     {"config", "prompts"},
     {"models"},
     {"data"},

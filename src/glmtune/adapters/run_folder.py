@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 from glmtune.errors import AdapterError, ModelError
 from glmtune.files import write_json
+from glmtune.hub import is_hub_id
 from glmtune.prompts import Template
 
 MANIFEST_NAME = "glmtune.json"
@@ -189,8 +190,3 @@ def find_adapter(path: str | Path) -> Path | None:
         f"{path} is no run folder, checkpoint, adapter or base model: there is neither adapter_config.json nor "
         f"config.json in it; found: {listing}"
     )
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether a path that does not exist here can be a model on a hub: `owner/name`, with no folder called owner."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path) is not None and not Path(path).parent.is_dir()

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import split_torch_state_dict_into_shards
 
 from glmtune.errors import ConfigError, ModelError
 from glmtune.files import read_json_object, write_json, write_tensors
+from glmtune.hub import download_small_files
 from glmtune.models.tokenizer import Tokenizer
 
 _WEIGHTS = (
@@ -34,12 +34,7 @@ def base_folder(base: str) -> Path:
     Raises:
         ModelError: The hub cannot be reached, or has no such model.
     """
-    if Path(base).is_dir():
-        return Path(base)
-    try:
-        return Path(snapshot_download(base, ignore_patterns=list(_WEIGHTS)))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(f"the files of {base!r} could not be had from the hub: {error}") from error
+    return Path(base) if Path(base).is_dir() else download_small_files(base, _WEIGHTS)
 
 
 def small_files(folder: Path) -> list[Path]:

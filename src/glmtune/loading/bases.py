@@ -16,14 +16,13 @@ from transformers import (
 )
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
-from glmtune.adapters.run_folder import is_hub_id
 from glmtune.config import embedded_base
 from glmtune.errors import ConfigError, GlmtuneError, ModelError
 from glmtune.files import read_json_object
+from glmtune.hub import is_hub_id, reach_hub
 from glmtune.loading.base_weights import check_finite
 from glmtune.loading.devices import DeviceMap, Dtype, one_device, resolve_dtype
 from glmtune.loading.formats import Quantize, Quantizer, check_format
-from glmtune.loading.hub import reach_hub
 from glmtune.models.base_folder import TOKENIZER_JSON, check_json_files, require_files
 from glmtune.models.families import family_at, family_of
 from glmtune.models.host_embedding import HostEmbedding

@@ -15,9 +15,10 @@ from glmtune.adapters.adapter_files import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from glmtune.adapters.adapter_files import load_adapter_weights, read_adapter_config
 from glmtune.adapters.inheritance import prompt_record
 from glmtune.adapters.lora import make_lora_config, put_on
-from glmtune.adapters.run_folder import RunManifest, find_adapter, is_hub_id
+from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.config import embedded_base
 from glmtune.errors import AdapterError, ModelError
+from glmtune.hub import is_hub_id
 from glmtune.loading.base_weights import is_trained_base
 from glmtune.loading.bases import load_base, read_base_config
 from glmtune.loading.devices import GIB, DeviceMap, Dtype, default_device, free_device_bytes, resolve_dtype

@@ -7,14 +7,12 @@ that talks nonsense hours later. Here every fault is found first, and all of the
 import json
 import pickle
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from glmtune.errors import ModelError, summarise_faults
@@ -30,39 +28,6 @@ class WeightHeader:
     file: str
     shape: tuple[int, ...]
     is_floating: bool
-
-
-def download(repo_id: str, kwargs: MutableMapping[str, Any]) -> Path:
-    """Fetches a hub model into the local cache: safetensors where it has them, else `.bin`, and the small files.
-
-    Args:
-        repo_id: The hub id.
-        kwargs: The keyword arguments of `from_pretrained`. Those that only concern a download are taken out of it.
-
-    Returns:
-        The folder in the cache.
-
-    Raises:
-        ModelError: It is not to be had.
-    """
-    options = {
-        name: kwargs[name]
-        for name in ("revision", "cache_dir", "token", "local_files_only", "force_download")
-        if kwargs.get(name) is not None
-    }
-    for name in ("force_download", "local_files_only"):
-        kwargs.pop(name, None)
-    try:
-        small = ["*.json", "*.model", "*.txt"]
-        folder = Path(snapshot_download(repo_id, allow_patterns=[*small, "*.safetensors"], **options))
-        if not any(folder.rglob("*.safetensors")):
-            folder = Path(snapshot_download(repo_id, allow_patterns=[*small, "*.bin"], **options))
-        return folder
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(
-            f"{repo_id!r} is no folder here and could not be had from the hub: {_first_line(error)} "
-            "Check the path; behind a slow network set HF_ENDPOINT to a mirror, or download the folder first."
-        ) from error
 
 
 def check_weights(

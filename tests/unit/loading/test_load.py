@@ -13,10 +13,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from glmtune import hub
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.config import embedded_base
 from glmtune.errors import AdapterError, ConfigError, ModelError
-from glmtune.loading import hub
 from glmtune.loading.base_weights import fingerprint_base
 from glmtune.loading.bases import load_base, load_by_weight, load_tokenizer, read_base_config
 from glmtune.loading.devices import resolve_dtype

@@ -341,7 +341,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, dict]]
         asked.append((repo_id, options))
         return str(folder)
 
-    monkeypatch.setattr("glmtune.models.weight_files.snapshot_download", snapshot_download)
+    monkeypatch.setattr("glmtune.hub.snapshot_download", snapshot_download)
     return asked
 
 

@@ -9,9 +9,10 @@ import torch
 
 from glmtune.errors import ModelError
 from glmtune.files import read_json_object
+from glmtune.hub import download_base
 from glmtune.models.base_folder import MODEL_JSON, check_json_files, require_files
 from glmtune.models.chatglm.configuration import ChatGLMConfig
-from glmtune.models.weight_files import check_weights, download
+from glmtune.models.weight_files import check_weights
 
 # A buffer that official files hold beside the parameters; the model here computes it.
 IGNORED_WEIGHT = "transformer.rotary_pos_emb.inv_freq"
@@ -43,7 +44,7 @@ def resolve_and_check(
     if folder.is_file():
         raise ModelError(f"{folder} is a file; give the folder that it lies in")
     if not folder.is_dir():
-        folder = download(str(name), kwargs)
+        folder = download_base(str(name), kwargs)
     root = folder / kwargs.get("subfolder", "")
     if (root / "adapter_config.json").is_file() and not (root / "config.json").is_file():
         return name
