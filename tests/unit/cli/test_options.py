@@ -1,5 +1,6 @@
 """What the command line says of itself, without doing anything."""
 
+import re
 import runpy
 import sys
 from typing import get_args
@@ -18,8 +19,9 @@ COMMANDS = ["", "train", "plan", "chat", "generate", "merge", "env", "demo", "da
 
 
 def invoke(*arguments: str) -> tuple[int, str]:
-    result = CliRunner(env={"COLUMNS": "120", "TERM": "dumb"}).invoke(app, arguments)
-    return result.exit_code, result.output
+    # No dumb terminal: rich takes that for 80 columns wide where colours have once been forced in this process.
+    result = CliRunner(env={"COLUMNS": "120", "LINES": "50", "TERM": "xterm"}).invoke(app, arguments)
+    return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
