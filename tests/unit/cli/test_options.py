@@ -1,7 +1,9 @@
 """What the command line says of itself, without doing anything."""
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from typing import get_args
 
@@ -48,7 +50,16 @@ def test_the_version_is_the_packages() -> None:
     ],
 )
 def test_help_lists_the_values_that_an_option_takes(command: str, values: str) -> None:
-    assert values.strip("<>") in invoke(*command.split(), "--help")[1]
+    """In a process of its own: typer settles on a width when it is first imported."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    printed = subprocess.run(
+        [sys.executable, "-m", "glmtune.cli", *command.split(), "--help"],
+        env={**environment, "COLUMNS": "120", "GLMTUNE_LANG": "en", "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    ).stdout
+    assert values.strip("<>") in printed
 
 
 @pytest.mark.parametrize("option", ["--dtype", "--quantize", "--template"])
