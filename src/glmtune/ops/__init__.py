@@ -1,6 +1,6 @@
 """The numeric building blocks of the model.
 
-Every op is specified in plain torch by `reference`; that version runs anywhere and is what any faster one must match.
+Every op is specified in plain torch by `reference`; that version runs on any device, and faster ones must match it.
 `back_end` is the one place where the version is chosen.
 """
 

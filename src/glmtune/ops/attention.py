@@ -1,7 +1,7 @@
-"""Attention over segments of packed rows, forward and backward apart.
+"""Attention over segments of packed rows, with separate forward and backward functions.
 
-On CUDA it is the flash attention kernel that torch carries, called on variable lengths; elsewhere, and for what that
-kernel does not take (fp32, unusual head sizes, cards before Ampere), a loop over the segments.
+On CUDA this is torch's own variable-length flash attention kernel; elsewhere, and for inputs that the kernel does not
+support (fp32, unusual head sizes, GPUs before Ampere), it is a loop over the segments.
 
 Legend of dimension suffixes: Q queries, K keys, N query heads, G key and value heads, D head size.
 """
@@ -23,14 +23,14 @@ def attention_forward(
 
     Args:
         query_QND: Queries, [Q, N, D].
-        key_KGD: Keys, [K, G, D]; already gathered where `segments.key_rows` says so.
+        key_KGD: Keys, [K, G, D]; already gathered if `segments.key_rows` is set.
         value_KGD: Values, likewise.
-        segments: Who sees what.
-        scale: What scores are multiplied by.
+        segments: Which keys each query attends to.
+        scale: The factor on the attention scores.
 
     Returns:
-        The attended values, [Q, N, D], and what `attention_backward` wants to have kept: the log-sum-exp of the scores,
-        [N, Q] fp32, from the flash kernel; nothing, [0], from the loop.
+        The attended values, [Q, N, D], and a tensor for `attention_backward`: from the flash kernel the log-sum-exp of
+        the scores, [N, Q] fp32; from the loop an empty one, [0].
     """
     if has_flash_kernel(query_QND):
         return flash_attention_forward(
@@ -61,13 +61,13 @@ def attention_backward(
 
     Args:
         grad_QND: Gradient of the output, [Q, N, D].
-        query_QND: As in the forward pass, and so the next five.
-        key_KGD: See there.
-        value_KGD: See there.
-        output_QND: What the forward pass returned.
-        log_sum_exp: What it returned beside.
-        segments: See there.
-        scale: See there.
+        query_QND: As in the forward pass.
+        key_KGD: As in the forward pass.
+        value_KGD: As in the forward pass.
+        output_QND: The attended values that the forward pass returned.
+        log_sum_exp: Its second return value.
+        segments: As in the forward pass.
+        scale: As in the forward pass.
 
     Returns:
         Gradients of queries, keys and values, in their shapes and dtypes.
@@ -98,14 +98,14 @@ def attention_backward(
 
 
 def has_flash_kernel(query_QND: Tensor) -> bool:
-    """Whether torch's flash attention takes such queries."""
+    """Whether torch's flash attention supports the device, dtype and head size of these queries."""
     return takes_flash_kernel(query_QND.device, query_QND.dtype, query_QND.shape[-1])
 
 
 def takes_flash_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether a device has the flash kernel for a dtype and head size; then attention never makes the host wait.
+    """Whether a device has the flash kernel for a dtype and head size; attention then never synchronises with the host.
 
-    A CUDA device without an index is taken for a current one, where there is none here.
+    On a machine without a GPU, a CUDA device is assumed to be Ampere or newer.
     """
     is_shaped = dtype in (torch.bfloat16, torch.float16) and head_dim % 8 == 0 and head_dim <= 256
     if device.type != "cuda" or not is_shaped:
@@ -119,14 +119,14 @@ def _is_ampere_or_newer(device_index: int) -> bool:
 
 
 def _attend(query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, scale: float) -> Tensor:
-    """One segment."""
+    """Attention within one segment."""
     num_queries, num_keys = query_QND.shape[0], key_KGD.shape[0]
     groups = query_QND.shape[1] // key_KGD.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1).transpose(0, 1) for x in (key_KGD, value_KGD))
     mask = None
     if num_queries != num_keys:
         mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=key.device).tril(num_keys - num_queries)
-    # With a batch dimension, though of one: the CPU's own kernel is for four dimensions.
+    # With a batch dimension of 1: the CPU's fused kernel takes four-dimensional inputs only.
     output = F.scaled_dot_product_attention(
         query_QND.transpose(0, 1).unsqueeze(0),
         key.unsqueeze(0),

@@ -14,7 +14,7 @@ _logger = logging.getLogger(__name__)
 
 
 def back_end(x: Tensor) -> ModuleType:
-    """The module whose ops a tensor is computed with: Triton kernels on CUDA, plain torch elsewhere and in fp64.
+    """The module that implements the ops for a tensor: Triton kernels on CUDA, plain torch elsewhere and in fp64.
 
     Both have the same functions; `reference` specifies them.
     """
@@ -23,14 +23,14 @@ def back_end(x: Tensor) -> ModuleType:
 
 @cache
 def _kernels(device: torch.device) -> ModuleType:
-    """The Triton kernels, if one of them runs; it takes a C compiler and a card that Triton knows."""
+    """The Triton kernels, if a trial launch succeeds: they need a C compiler and a GPU that Triton supports."""
     if util.find_spec("triton") is None:
         return reference
     kernels = import_module("glmtune.ops.kernels")
     try:
         with torch.cuda.device(device):
             kernels.rms_norm(torch.ones(1, 16, device=device), torch.ones(16, device=device), 1e-5)
-    except Exception as error:  # whatever a compiler, a driver or Triton may raise
+    except Exception as error:  # compiler, driver and Triton raise various types
         _logger.warning("Triton cannot compile here, so training will be slower: %s", error)
         return reference
     return kernels

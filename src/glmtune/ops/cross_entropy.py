@@ -1,4 +1,4 @@
-"""Cross entropy in Triton: one program a row, two passes over its logits, the second of which the cache serves."""
+"""Cross entropy in Triton: one program per row reads its logits twice, the second time from the cache."""
 
 import torch
 import triton

@@ -1,4 +1,4 @@
-"""Dropout in Triton; the mask is a hash of seed and position, made again wherever it is needed."""
+"""Dropout in Triton; the mask is a hash of seed and position, recomputed wherever it is needed."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def _hash_uint32(value):
 
 @triton.jit
 def masked(x, index, seed_ptr, stream, scale, THRESHOLD: tl.constexpr):
-    """Elements `x` at `index`, dropped or scaled; as `reference.dropout`. For use in other kernels too."""
+    """Elements `x` at `index`, dropped or scaled, as in `reference.dropout`; other kernels call it too."""
     seed = _hash_uint32((tl.load(seed_ptr) + stream.to(tl.int64) * 0x9E3779B9).to(tl.uint32))
     is_kept = _hash_uint32(index.to(tl.uint32) ^ seed).to(tl.int64) >= THRESHOLD
     return tl.where(is_kept, x * scale, 0.0)
@@ -52,7 +52,7 @@ def _add_kernel(
 
 
 def mask_arguments(mask: Mask | None, placeholder: Tensor) -> tuple[Tensor, int, float, int]:
-    """A mask as kernels take it: seed, stream, scale of what stays, threshold; -1 for the threshold of no mask."""
+    """A mask as kernel arguments: seed, stream, scale of the kept elements, threshold (-1 without a mask)."""
     if mask is None:
         return placeholder, 0, 1.0, -1
     return mask.seed, mask.stream, 1 / (1 - mask.probability), dropout_threshold(mask.probability)

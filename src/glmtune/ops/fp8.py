@@ -1,4 +1,4 @@
-"""fp8 (e4m3) on Hopper and newer: rounding rows in Triton, products through cuBLAS with a scale for each row."""
+"""fp8 (e4m3) on Hopper and newer: row-wise quantisation in Triton, matrix products by cuBLAS with row-wise scales."""
 
 import torch
 import triton

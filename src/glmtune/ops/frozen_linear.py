@@ -1,4 +1,4 @@
-"""A linear layer that is not trained, in whatever format its weight is held: the product and its input gradient."""
+"""Frozen linear layers, one class per weight format: the product and its input gradient."""
 
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -11,21 +11,21 @@ from glmtune.ops.back_end import back_end
 
 
 class FrozenLinear(Protocol):
-    """What the fused layer wants of a frozen weight."""
+    """The interface that the fused layer needs of a frozen linear layer."""
 
     def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
-        """`x @ weight.T + bias`, plus a residual, [T, N]; both in the dtype of `x`."""
+        """`x @ weight.T + bias` plus a residual, if given, [T, N]; residual and result have the dtype of `x`."""
 
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """`grad @ weight`, [T, K]."""
 
     def part(self, begin: int, end: int) -> "FrozenLinear":
-        """The layer's outputs from `begin` up to `end` alone; weights are shared."""
+        """The layer restricted to outputs `begin` up to `end`; weights are shared."""
 
 
 @dataclass(frozen=True)
 class DenseLinear:
-    """A weight in the dtype that is computed in.
+    """A linear layer whose weight is in the compute dtype.
 
     Attributes:
         weight: [N, K].
@@ -36,7 +36,7 @@ class DenseLinear:
     bias: Tensor | None = None
 
     def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
-        """As `FrozenLinear`; the residual is added to the product's fp32 sums, before they are rounded."""
+        """As `FrozenLinear`; the residual is added to the fp32 accumulators, before they are rounded."""
         weight = self.weight.T
         if residual_TN is None:
             return x_TK @ weight if self.bias is None else torch.addmm(self.bias, x_TK, weight)
@@ -54,11 +54,11 @@ class DenseLinear:
 
 @dataclass(frozen=True)
 class Fp8Linear:
-    """A weight in fp8 (e4m3) with a scale for each output; activations and gradients are rounded to fp8 by row.
+    """A weight in fp8 (e4m3) with a scale per output; activations and gradients are quantised to fp8 row by row.
 
-    One set of values serves both directions: on the way back the scales are multiplied into the gradient before that
-    is rounded. Hopper multiplies fp8 only along contiguous rows, so for the input gradient the weight is transposed
-    into memory that is given back at once: a copy at memory speed, a few per cent of the product's time.
+    The same values serve both passes: in the backward pass the scales are multiplied into the gradient before it is
+    quantised. Hopper multiplies fp8 matrices only along contiguous rows, so for the input gradient the weight is
+    transposed into a temporary buffer: a memory-bound copy that takes a few per cent of the product's time.
 
     Attributes:
         values: [N, K], float8_e4m3fn; N and K multiples of 16.
@@ -72,7 +72,7 @@ class Fp8Linear:
 
     @classmethod
     def quantize(cls, weight: Tensor, bias: Tensor | None) -> "Fp8Linear":
-        """Rounds a weight, [N, K]."""
+        """Quantises a weight, [N, K]."""
         values, scales = back_end(weight).quantize_rows(weight)
         return cls(values, scales.squeeze(-1), bias)
 
@@ -96,32 +96,32 @@ class Fp8Linear:
         return Fp8Linear(self.values[begin:end], self.scales[begin:end], bias)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight that the values stand for, [N, K]."""
+        """The dequantised weight, [N, K]."""
         return (self.values.float() * self.scales.unsqueeze(-1)).to(dtype)
 
 
 class PackedWeight(Protocol):
-    """A weight in a format that nothing multiplies with; it has to be written out first."""
+    """A quantised weight in a format without a matrix product of its own; it has to be dequantised first."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the weight that it stands for: [N, K]."""
+        """Shape of the dequantised weight, [N, K]."""
 
     @property
     def device(self) -> torch.device:
-        """Where it lies, and where it is written out."""
+        """The device that holds it, and that it is dequantised on."""
 
     def write_to(self, output_NK: Tensor) -> None:
-        """Writes the weight out, in the dtype of `output_NK`."""
+        """Dequantises the weight into `output_NK`, in its dtype."""
 
 
 class Scratch:
-    """Memory for one weight at a time, which all packed layers of a model write theirs into by turns.
+    """A dequantisation buffer for one weight at a time, shared by all quantised layers of a model.
 
-    What one has written there holds until the next one writes: on one stream, until it has been used.
+    A dequantised weight is valid until the next one is written; on one stream, that is after its product has run.
 
     Attributes:
-        lock: To be held from writing until the product has been asked for, so that threads take turns too.
+        lock: Held from dequantising a weight until its product has been launched, so that threads do not interleave.
     """
 
     def __init__(self) -> None:
@@ -129,10 +129,10 @@ class Scratch:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def __reduce__(self) -> tuple[type["Scratch"], tuple[()]]:
-        return Scratch, ()  # a copied model has memory of its own
+        return Scratch, ()  # a copied model gets a buffer of its own
 
     def take(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The memory as a tensor with any values; grows where it is too small."""
+        """The buffer as an uninitialised tensor; it is reallocated if it is too small."""
         num_bytes = shape[0] * shape[1] * dtype.itemsize
         if self._bytes.device != device or self._bytes.numel() < num_bytes:
             self._bytes = torch.empty(num_bytes, dtype=torch.uint8, device=device)
@@ -141,13 +141,13 @@ class Scratch:
 
 @dataclass(frozen=True)
 class PackedLinear:
-    """A weight that is written out into shared memory for each product, in the dtype that is computed in.
+    """A quantised weight that is dequantised into a shared buffer, in the compute dtype, for each product.
 
     Attributes:
-        weight: The weight.
-        scratch: Where it is written out.
+        weight: The quantised weight.
+        scratch: The dequantisation buffer.
         bias: [N], or None.
-        rows: Which outputs are meant, from and up to; None for all.
+        rows: Begin and end of the outputs to compute; None for all.
     """
 
     weight: PackedWeight
@@ -166,7 +166,7 @@ class PackedLinear:
             return self._written_out(grad_TN.dtype).input_gradient(grad_TN)
 
     def part(self, begin: int, end: int) -> "PackedLinear":
-        """As `FrozenLinear`; the whole weight is still written out."""
+        """As `FrozenLinear`; the whole weight is still dequantised."""
         return replace(self, rows=(begin, end), bias=None if self.bias is None else self.bias[begin:end])
 
     def _written_out(self, dtype: torch.dtype) -> DenseLinear:

@@ -1,12 +1,12 @@
-"""A transformer layer with its LoRA adapters as one autograd function that keeps the least and computes nothing twice.
+"""A transformer layer with its LoRA adapters as one autograd function that saves as few activations as it can.
 
-Kept for the backward pass are the layer's input, queries, keys and values after rotation, the attended values, the
-log-sum-exp of the scores, the residual stream between attention and MLP, and gate and up: 88.7 KB a token and layer at
-ChatGLM3-6B's shape in 16 bits. Norms and activation are computed again from these, dropout masks from their seeds. A
-checkpointed layer keeps its input alone, 8.2 KB, and runs forward again up to gate and up.
+Saved for the backward pass are the layer's input, queries, keys and values after rotation, the attended values, the
+log-sum-exp of the scores, the residual stream between attention and MLP, and gate and up: 88.7 KB per token and layer
+at ChatGLM3-6B's shape in 16 bits. Norms and activation are recomputed from these, dropout masks from their seeds. A
+checkpointed layer saves only its input, 8.2 KB, and repeats the forward pass up to gate and up.
 
-Legend of dimension suffixes: T rows (tokens, packed), Q rows that ask (all, or in the last layer the label rows), K
-gathered keys, N query heads, G key and value heads, D head size, H hidden size, R rank.
+Legend of dimension suffixes: T rows (tokens of a packed batch), Q query rows (all, or in the last layer the label
+rows), K gathered keys, N query heads, G key and value heads, D head size, H hidden size, R rank.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class LayerWeights:
         input_norm: Scale of the norm before attention, [H].
         post_attention_norm: Scale of the norm before the MLP, [H].
         eps: The norms' epsilon.
-        query_key_value: H -> (N + 2 G) D: queries, keys, values, one after the other.
+        query_key_value: H -> (N + 2 G) D: all queries, then all keys, then all values.
         dense: N D -> H.
         up: H -> 2 F, gate and up.
         down: F -> H.
@@ -58,18 +58,18 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """What a layer is run on, beside the hidden states.
+    """The inputs of a layer other than the hidden states.
 
     Attributes:
         weights: The layer.
         cos: Cosines of the rotary positions, [T, rotated / 2].
         sin: Sines.
-        segments: Who sees what.
-        rows: The rows that ask, [Q], in the last layer; None for all.
-        seed: The dropout masks follow from it, [1] int64; None for no dropout.
-        stream: Tells the layer's masks from those of other layers; the next three numbers are the layer's too.
-        is_checkpointed: Whether to keep the input alone.
-        offloads_checkpoint: Whether to keep it in the host's memory, pinned.
+        segments: Which keys each query attends to.
+        rows: The query rows, [Q], in the last layer; None for all.
+        seed: The seed of the dropout masks, [1] int64; None for no dropout.
+        stream: Stream number of the layer's first dropout mask; the layer also uses the next three.
+        is_checkpointed: Whether to save only the input for the backward pass.
+        offloads_checkpoint: Whether to save it in pinned host memory.
     """
 
     weights: LayerWeights
@@ -88,9 +88,9 @@ def fused_layer(hidden_TH: Tensor, call: LayerCall, adapter_parameters: Sequence
 
     Args:
         hidden_TH: The residual stream, [T, H].
-        call: The layer and what it is run on.
-        adapter_parameters: What the gradients of the adapters go to: A [R, in] and B [out, R] of each adapted
-            projection, in the order of `LayerWeights.projections`. Their values are taken from `call.weights`.
+        call: The layer and its other inputs.
+        adapter_parameters: The parameters that receive the adapters' gradients: A [R, in] and B [out, R] of each
+            adapted projection, in the order of `LayerWeights.projections`. The values used are those in `call.weights`.
 
     Returns:
         The residual stream for the next layer, [Q, H].
@@ -110,7 +110,7 @@ class _Projections(NamedTuple):
 
     @classmethod
     def of(cls, call: LayerCall) -> "_Projections":
-        """Each with a dropout mask of its own."""
+        """The projections of a call, each with its own dropout mask."""
         weights, seed, stream = call.weights, call.seed, call.stream
         return cls(
             query_key_value=Projection.of(weights.query_key_value, seed, stream),
@@ -121,7 +121,7 @@ class _Projections(NamedTuple):
 
 
 class _Activations(NamedTuple):
-    """What the backward pass needs beside the input; `low_*` are what `Projection.low` gives."""
+    """The activations that the backward pass needs besides the input; `low_*` are results of `Projection.low`."""
 
     query_QND: Tensor
     key_value_TGD: Tensor
@@ -162,7 +162,7 @@ class _FusedLayer(torch.autograd.Function):
 
 
 def _to_host(x: Tensor) -> Tensor:
-    """A copy in pinned memory, which the device makes in its own time: in order with whatever else it is asked for."""
+    """A copy in pinned host memory, made asynchronously and in stream order."""
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda).copy_(x, non_blocking=True)
 
 
@@ -214,7 +214,7 @@ def _query_and_key_value(projection: Projection, weights: LayerWeights) -> tuple
 
 
 def _gathered(call: LayerCall, key_value_TGD: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values, [K, G, D] each, as the segments want them."""
+    """Keys and values, [K, G, D] each, gathered if the segments require it."""
     rows = call.segments.key_rows
     gathered = key_value_TGD if rows is None else key_value_TGD.index_select(0, rows)
     key, value = gathered.chunk(2, dim=1)
@@ -222,7 +222,7 @@ def _gathered(call: LayerCall, key_value_TGD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Backward:
-    """The backward pass of one call; nothing is computed below the first gradient that somebody wants."""
+    """The backward pass of one call; it stops at the lowest gradient that is needed."""
 
     def __init__(self, call: LayerCall, projections: _Projections) -> None:
         self.call = call
@@ -243,7 +243,7 @@ class _Backward:
     ) -> Tensor | None:
         weights, eps, ops = self.weights, self.weights.eps, back_end(hidden_TH)
         query_key_value, dense, up, down = self.projections
-        # Whether what goes into a projection needs a gradient, for itself or for an adapter further down.
+        # Whether the input of a projection needs a gradient, for the hidden states or for an adapter nearer the input.
         needs_attended = needs_hidden or query_key_value.adapter is not None
         needs_normed = needs_attended or dense.adapter is not None
         needs_activation = needs_normed or up.adapter is not None
@@ -285,7 +285,7 @@ class _Backward:
             return None
         residual = middle_grad
         if self.call.rows is not None:
-            # Added, not copied: padding may name a row again, with a gradient of zero.
+            # Added, not copied: padding may repeat a row, with a gradient of zero.
             residual = torch.zeros_like(hidden_TH).index_add_(0, self.call.rows, middle_grad)
         hidden_grad: Tensor = ops.rms_norm_backward(
             grads.input, hidden_TH, weights.input_norm, eps, residual, grads.masked, query_key_value.mask
@@ -293,13 +293,13 @@ class _Backward:
         return hidden_grad
 
     def _note(self, name: str, grads: InputGradients, dropped_TK: Tensor | None) -> None:
-        """Notes the gradients of A and B, that of A from the adapter's input."""
+        """Records the gradients of A and B; that of A is computed from the adapter's input."""
         if grads.low is not None and grads.b is not None and dropped_TK is not None:
             a_grad = back_end(dropped_TK).wide_product(grads.low.T, dropped_TK)
             self.adapter_grads[name] = a_grad, grads.b
 
     def _attention(self, grad_QND: Tensor, kept: _Activations) -> tuple[Tensor, Tensor]:
-        """Gradients of queries, [Q, N, D], and of keys beside values, [T, 2 G, D], as rotated."""
+        """Gradients of the rotated queries, [Q, N, D], and of rotated keys beside values, [T, 2 G, D]."""
         call, groups = self.call, self.weights.num_key_value_heads
         key, value = _gathered(call, kept.key_value_TGD)
         query_grad, key_grad, value_grad = attention_backward(
@@ -322,7 +322,7 @@ class _Backward:
     def _heads(
         self, query_grad_QND: Tensor, key_value_grad_TGD: Tensor, low_TR: Tensor, needs_input: bool
     ) -> InputGradients:
-        """Back through rotation and the query-key-value projection."""
+        """Backward pass through rotation and the query-key-value projection."""
         call, weights, ops = self.call, self.weights, back_end(query_grad_QND)
         projection = self.projections.query_key_value
         heads, groups = weights.num_heads, weights.num_key_value_heads

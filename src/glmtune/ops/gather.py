@@ -1,6 +1,6 @@
 """Gathering rows in Triton.
 
-On the way back each row sums its copies itself, so no atomics and no chance.
+In the backward pass one program sums all copies of a row, so the result is deterministic, without atomics.
 """
 
 import torch
@@ -50,7 +50,7 @@ def _gather_kernel(table_ptr, ids_ptr, output_ptr, width, BLOCK: tl.constexpr):
 
 
 def gather_rows(table_VH: Tensor, ids_T: Tensor) -> Tensor:
-    """As `reference.gather_rows`; the table lies on the device, or in host memory that the device can read."""
+    """As `reference.gather_rows`; the table is on the device, or in host memory mapped for it."""
     width = table_VH.shape[1]
     output = torch.empty(len(ids_T), width, dtype=table_VH.dtype, device=ids_T.device)
     block = min(triton.next_power_of_2(width), 1024)

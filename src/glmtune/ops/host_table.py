@@ -1,7 +1,7 @@
-"""A table that stays in the host's memory, whose rows a GPU fetches itself.
+"""A table in host memory whose rows the GPU reads directly.
 
-A lookup wants a few rows of a large table, so that what crosses the bus is small: 8 KB a token at ChatGLM3-6B's shape,
-where the table has 533 MB.
+A lookup reads few rows of a large table, so little crosses the bus: 8 KB per token at ChatGLM3-6B's shape, where the
+table has 533 MB.
 """
 
 import weakref
@@ -16,7 +16,7 @@ from glmtune.ops.back_end import back_end
 
 
 class HostTable:
-    """Rows in the host's memory, made known to CUDA when they are first asked for from there.
+    """Rows in host memory, registered with CUDA at the first lookup from a GPU.
 
     Args:
         values_VH: The rows, [V, H], on the CPU.
@@ -29,16 +29,16 @@ class HostTable:
         self.values_VH = values_VH.detach().contiguous()
 
     def __reduce__(self) -> tuple[type["HostTable"], tuple[Tensor]]:
-        return HostTable, (self.values_VH,)  # a copy's memory has yet to be made known
+        return HostTable, (self.values_VH,)  # the copy's memory is not registered yet
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Looks rows up.
+        """Looks up rows.
 
         Args:
-            ids: Which, any shape, integer, on any device.
+            ids: Row indices, any shape, integer, on any device.
 
         Returns:
-            The rows, [..., H], on that device.
+            The rows, [..., H], on the device of `ids`.
         """
         narrow = ids.flatten().int()
         ops = back_end(narrow) if ids.is_cuda and self.is_mapped else reference
@@ -46,14 +46,14 @@ class HostTable:
 
     @cached_property
     def is_mapped(self) -> bool:
-        """Whether kernels can read the rows in place; otherwise the host copies them, and waits for that."""
+        """Whether kernels can read the rows in place; otherwise the host copies them synchronously."""
         runtime = torch.cuda.cudart()
         if int(runtime.cudaHostRegister(self.values_VH.data_ptr(), self.values_VH.nbytes, 0)) != 0:
-            # The failure would be reported by whatever kernel comes next; this one takes it.
+            # CUDA would report the failure at the next kernel launch; this launch clears it.
             with suppress(RuntimeError):
                 torch.zeros(1, device="cuda")
             return False
-        # The values go with the finalizer, so that they are still there when it runs.
+        # The finalizer holds a reference to the values, so that they still exist when it runs.
         weakref.finalize(self, _unmap, self.values_VH)
         return True
 

@@ -1,4 +1,4 @@
-"""int8 weights in Triton: written out with their scales."""
+"""Dequantisation of int8 weights in Triton."""
 
 import triton
 import triton.language as tl

@@ -32,5 +32,5 @@ __all__ = [
 
 
 def wide_product(left: Tensor, right: Tensor) -> Tensor:
-    """As `reference.wide_product`; the tensor cores' own fp32 sums, not rounded on the way out."""
+    """As `reference.wide_product`; the tensor cores' fp32 accumulators are returned unrounded."""
     return left @ right if left.dtype == torch.float32 else torch.mm(left, right, out_dtype=torch.float32)

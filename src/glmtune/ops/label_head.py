@@ -1,7 +1,7 @@
-"""Final norm, output layer and cross entropy on the rows that have something to predict, in chunks.
+"""Final norm, output layer and cross entropy on the label rows, in chunks.
 
-The whole [tokens, vocabulary] matrix never exists: a chunk's logits give losses and the gradient for its hidden states
-at once, and that gradient alone is kept for the backward pass.
+The whole [tokens, vocabulary] matrix never exists: the losses of a chunk and the gradient of its hidden states are
+computed in the forward pass, and only that gradient is saved for the backward pass.
 
 Legend of dimension suffixes: L label rows, H hidden size, V vocabulary.
 """
@@ -24,7 +24,7 @@ def label_head(
     """The loss of each label row; differentiable in the hidden states, the weights are frozen.
 
     Args:
-        hidden_LH: What the last layer returns, [L, H].
+        hidden_LH: Output of the last layer on the label rows, [L, H].
         norm_weight_H: Scale of the final RMSNorm, [H]; None where there is no final norm.
         eps: Its epsilon.
         head_weight_VH: The output layer, [V, H].
@@ -46,7 +46,7 @@ class _LabelHead(torch.autograd.Function):
         ops = back_end(hidden_LH)
         normed_LH = hidden_LH if norm_weight_H is None else ops.rms_norm(hidden_LH, norm_weight_H, eps)
         needs_gradient = ctx.needs_input_grad[0]
-        # float16 would round small gradients to zero before the loss scale is multiplied in.
+        # Otherwise small gradients would underflow in float16 before the loss scale is applied.
         scale = _FLOAT16_SCALE if hidden_LH.dtype == torch.float16 else 1.0
         losses, gradients = [], []
         for normed, labels in zip(normed_LH.split(CHUNK_ROWS), labels_L.split(CHUNK_ROWS), strict=True):
@@ -56,7 +56,7 @@ class _LabelHead(torch.autograd.Function):
             losses.append(chunk_losses)
             if needs_gradient:
                 gradients.append(_scaled_product(logits_grad, head_weight_VH, scale))
-            del logits_grad  # before the next chunk's logits come
+            del logits_grad  # before the next chunk's logits are allocated
         if needs_gradient:
             gradient = torch.cat(gradients)
             if norm_weight_H is not None:
@@ -68,7 +68,7 @@ class _LabelHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_L: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
-        # Row by row the gradient is linear in that of the row's loss, so it can be multiplied in last.
+        # A row's gradient is linear in the gradient of its loss, so that factor can be applied last.
         return (gradient * (grad_L / ctx.scale).unsqueeze(-1)).to(gradient.dtype), None, None, None, None
 
 

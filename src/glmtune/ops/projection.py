@@ -15,10 +15,10 @@ from glmtune.ops.reference import Mask
 
 
 class Adapter(NamedTuple):
-    """A LoRA adapter: `scaling * dropout(x) @ a.T @ b.T` is added to what a frozen linear layer gives.
+    """A LoRA adapter: `scaling * dropout(x) @ a.T @ b.T` is added to the output of a frozen linear layer.
 
     Attributes:
-        a: [R, K], in the dtype that is computed in.
+        a: [R, K], in the compute dtype.
         b: [N, R], likewise.
         scaling: Usually `lora_alpha / r`.
         dropout: Probability of the dropout on the input.
@@ -39,12 +39,12 @@ class AdaptedLinear:
 
 
 class InputGradients(NamedTuple):
-    """What comes back through a projection.
+    """The gradients from the backward pass of a projection.
 
     Attributes:
-        input: The gradient of its input, without what came through a dropout; None where nobody wants it.
-        masked: What came through its adapter's dropout, the dropout itself not yet applied; None for nothing.
-        low: The gradient of `dropout(x) @ a.T`, which that of A is made from; None without an adapter.
+        input: The gradient of its input, without the part in `masked`; None if it is not needed.
+        masked: The gradient of the adapter's input after dropout, which is still to be masked; None if there is none.
+        low: The gradient of `dropout(x) @ a.T`, from which that of A is computed; None without an adapter.
         b: The gradient of B; None without an adapter.
     """
 
@@ -74,8 +74,8 @@ class Projection:
 
         Args:
             adapted: The layer.
-            seed: The dropout mask follows from it, [1] int64; None for no dropout.
-            stream: Tells its mask from those of other projections.
+            seed: The seed of the dropout mask, [1] int64; None for no dropout.
+            stream: Distinguishes its mask from those of other projections.
         """
         adapter = adapted.adapter
         mask = None
@@ -84,7 +84,7 @@ class Projection:
         return cls(adapted.linear, adapter, mask)
 
     def parts(self, cut: int, end: int) -> tuple["Projection", "Projection"]:
-        """The first `cut` outputs, and those from there to `end`, as projections that share A and its dropout."""
+        """Outputs up to `cut` and from `cut` up to `end`, as two projections that share A and its dropout."""
         return self._part(0, cut), self._part(cut, end)
 
     def _part(self, start: int, stop: int) -> "Projection":
@@ -104,19 +104,19 @@ class Projection:
         return _scaled_mm(self.dropped(x_TK), self.adapter.a.T, self.adapter.scaling)
 
     def output(self, x_TK: Tensor, low_TR: Tensor, residual_TN: Tensor | None = None) -> Tensor:
-        """What the layer with its adapter gives, [T, N], plus a residual."""
+        """The output of the layer with its adapter, [T, N], plus a residual."""
         result = self.linear.product(x_TK, residual_TN)
         return result if self.adapter is None else result.addmm_(low_TR, self.adapter.b.T)
 
     # Backward
 
     def backward(self, grad_TN: Tensor, low_TR: Tensor, needs_input: bool) -> InputGradients:
-        """Back from the output.
+        """The backward pass.
 
         Args:
             grad_TN: The gradient of the output.
-            low_TR: What `low` gave.
-            needs_input: Whether anybody wants the gradient of the input.
+            low_TR: The result of `low`.
+            needs_input: Whether the gradient of the input is needed.
         """
         input_grad = self.linear.input_gradient(grad_TN) if needs_input else None
         if self.adapter is None:
@@ -132,14 +132,14 @@ class Projection:
         low_TR: Tensor,
         needs_input: bool,
     ) -> InputGradients:
-        """`backward` where the first of two parts has been given some of the rows only.
+        """As `backward`, where the first of two parts was computed on a subset of the rows.
 
         Args:
-            parts: What `parts` gave.
+            parts: The result of `parts`.
             grads: The gradients of their outputs, [Q, cut] and [T, N - cut].
-            rows: Which rows the first part was given, [Q].
-            low_TR: What `low` gave for all rows.
-            needs_input: Whether anybody wants the gradient of the input.
+            rows: The rows of the first part, [Q].
+            low_TR: The result of `low` for all rows.
+            needs_input: Whether the gradient of the input is needed.
         """
         (first, second), (first_grad, second_grad) = parts, grads
         input_grad = None
@@ -160,7 +160,7 @@ class Projection:
         return _scaled_mm(grad_TN, self.adapter.b, self.adapter.scaling)
 
     def _from_low(self, low_grad_TR: Tensor, input_grad_TK: Tensor | None, b_grad: Tensor) -> InputGradients:
-        """From the low rank to the input, whose gradient is added to where no dropout lies between."""
+        """Backward pass through A; without dropout its contribution is added to the gradient of the input in place."""
         assert self.adapter is not None
         masked = None
         if input_grad_TK is not None and self.mask is not None:
@@ -171,5 +171,5 @@ class Projection:
 
 
 def _scaled_mm(left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """`scale * left @ right` in one go."""
+    """`scale * left @ right` in a single operation."""
     return torch.addmm(left.new_empty(1), left, right, beta=0, alpha=scale)

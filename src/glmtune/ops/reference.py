@@ -1,4 +1,4 @@
-"""Every op in plain torch: the specification, and the version that runs on any device.
+"""Every op in plain torch: the specification, and the implementation for any device.
 
 Legend of dimension suffixes: B batch, T tokens, N heads, D head size, R rotated part of a head, H hidden size.
 """
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 
 class Mask(NamedTuple):
-    """A dropout mask, by what it follows from rather than by its elements.
+    """A dropout mask, represented by what generates it rather than by its elements.
 
     Attributes:
-        probability: Share of elements that become 0; the others are divided by the share that stays.
-        seed: Any whole number below 2^31, [1] int64, on the device, where a CUDA graph reads it anew each time.
-        stream: Tells masks of one seed apart. The same seed, stream, shape and probability give the same mask on every
-            back end.
+        probability: Share of elements that become 0; the others are divided by the share that is kept.
+        seed: Any integer from 0 to below 2^31, [1] int64, on the device, where each replay of a CUDA graph reads it.
+        stream: Distinguishes masks of one seed. The same seed, stream, shape and probability give the same mask on
+            every back end.
     """
 
     probability: float
@@ -62,12 +62,12 @@ def rotary_cos_sin(position_ids_BT: Tensor, rotary_dim: int, base: float, dtype:
     Source: Su et al. 2021, arXiv 2104.09864.
     """
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=position_ids_BT.device) / rotary_dim
-    angles = position_ids_BT.float().unsqueeze(-1) * (1.0 / base**exponents)  # rounded as officially, for far positions
+    angles = position_ids_BT.float().unsqueeze(-1) * (1.0 / base**exponents)  # official rounding, for large positions
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def apply_rotary(x_BTND: Tensor, cos_BTr: Tensor, sin_BTr: Tensor) -> Tensor:
-    """Rotates neighbouring pairs of the leading channels of each head; the other channels pass.
+    """Rotates neighbouring pairs of the leading channels of each head; the other channels are unchanged.
 
     Args:
         x_BTND: Queries or keys, [B, T, N, D].
@@ -102,8 +102,8 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-# What follows is the specification of the fused training path: forward and backward apart, nothing recorded.
-# T is rows (tokens, packed without a batch dimension), Q rows that ask, K keys gathered for them, G key-value heads.
+# From here on: the specification of the fused training path, with separate forward and backward functions, without
+# autograd. T is rows (tokens of a packed batch, no batch dimension), Q query rows, K gathered keys, G key-value heads.
 
 
 def rms_norm_backward(
@@ -115,16 +115,16 @@ def rms_norm_backward(
     masked_grad: Tensor | None = None,
     mask: Mask | None = None,
 ) -> Tensor:
-    """The gradient of `rms_norm` for its input; the scale is frozen.
+    """The gradient of `rms_norm` with respect to its input; the scale is frozen.
 
     Args:
         grad: Gradient of the output, [T, H].
-        x: The input, [T, H]; its root mean square is computed again rather than kept.
+        x: The input, [T, H]; its root mean square is recomputed rather than saved.
         weight: The scale, [H].
         eps: As in the forward pass.
-        residual_grad: What reached `x` past the norm, [T, H], added; None for nothing.
-        masked_grad: What reached the norm's output through dropout, [T, H]; None, as `mask`, for nothing.
-        mask: That dropout.
+        residual_grad: Gradient of `x` through the residual connection, [T, H], which is added; None for none.
+        masked_grad: Gradient of the norm's output after dropout, [T, H], yet to be masked; None, as `mask`, for none.
+        mask: The dropout mask.
 
     Returns:
         The gradient of `x`, its shape and dtype.
@@ -144,14 +144,14 @@ def swiglu_backward(
     masked_grad: Tensor | None = None,
     mask: Mask | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradient of `swiglu`, and its output once more.
+    """The gradient of `swiglu`, and its output recomputed.
 
     Args:
         grad: Gradient of the output, [T, F].
         gate_up: The input, [T, 2 x F].
-        with_output: Whether to compute the output, which an adapter behind it needs.
-        masked_grad: What reached the output through dropout, [T, F]; None, as `mask`, for nothing.
-        mask: That dropout, which the output is put through here too.
+        with_output: Whether to return the output, which an adapter on the next projection needs.
+        masked_grad: Gradient of the output after dropout, [T, F], yet to be masked; None, as `mask`, for none.
+        mask: The dropout mask; it is applied to the returned output too.
 
     Returns:
         The gradient of `gate_up`, and the output, [T, F], or None.
@@ -169,14 +169,14 @@ def swiglu_backward(
 
 
 def rotate_(heads_TND: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, num_rotated: int, inverse: bool = False) -> None:
-    """`apply_rotary` in place, to the first of the heads; its gradient is the rotation back.
+    """`apply_rotary` in place, on the first `num_rotated` heads; its gradient is the inverse rotation.
 
     Args:
-        heads_TND: Heads, [T, N, D], changed in place; heads may lie apart, channels may not.
+        heads_TND: Heads, [T, N, D], changed in place; only the channels need be contiguous.
         cos_Tr: Cosines, [T, R / 2].
         sin_Tr: Sines, likewise.
         num_rotated: How many of the heads are rotated.
-        inverse: Whether to rotate back.
+        inverse: Whether to apply the inverse rotation.
     """
     wanted = heads_TND[:, :num_rotated]
     sin = -sin_Tr if inverse else sin_Tr
@@ -184,7 +184,7 @@ def rotate_(heads_TND: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, num_rotated: int,
 
 
 def dropout(x: Tensor, mask: Mask) -> Tensor:
-    """Dropout whose mask follows from a seed, so that it need not be kept.
+    """Dropout whose mask is generated from a seed, so that it need not be saved.
 
     Args:
         x: Input, [T, H].
@@ -197,10 +197,10 @@ def dropout(x: Tensor, mask: Mask) -> Tensor:
 
 
 def dropout_add_(total: Tensor, grad: Tensor, mask: Mask) -> None:
-    """Adds the gradient of `dropout` for its input to `total`, in place.
+    """Adds the gradient of `dropout` with respect to its input to `total`, in place.
 
     Args:
-        total: What else reached the input, [T, H]; changed in place.
+        total: The other gradients of the input, [T, H]; changed in place.
         grad: Gradient of the output, [T, H].
         mask: As in the forward pass.
     """
@@ -214,7 +214,7 @@ def _add_masked(grad: Tensor, masked_grad: Tensor | None, mask: Mask | None) -> 
 
 
 def dropout_threshold(probability: float) -> int:
-    """The hash below which `dropout` drops an element."""
+    """The hash value below which `dropout` drops an element."""
     return round(probability * 2**32)
 
 
@@ -225,7 +225,7 @@ def _is_kept(x: Tensor, mask: Mask) -> Tensor:
 
 
 def _hash_uint32(value: Tensor) -> Tensor:
-    """Mixes the lower 32 bits of int64 numbers; products wrap, which leaves those right."""
+    """Hashes the lower 32 bits of int64 values; overflow of the products does not affect these bits."""
     value = value & 0xFFFFFFFF
     value = ((value ^ (value >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
     value = ((value ^ (value >> 15)) * 0x846CA68B) & 0xFFFFFFFF
@@ -233,25 +233,25 @@ def _hash_uint32(value: Tensor) -> Tensor:
 
 
 def gather_rows(table_VH: Tensor, ids_T: Tensor) -> Tensor:
-    """Looks rows of a table up that may lie on another device.
+    """Looks up rows of a table that may be on another device.
 
     Args:
         table_VH: The table, [V, H].
-        ids_T: Which rows, [T], integer.
+        ids_T: Row indices, [T], integer.
 
     Returns:
-        The rows, [T, H], where the ids are.
+        The rows, [T, H], on the device of the ids.
     """
     return table_VH.index_select(0, ids_T.to(table_VH.device)).to(ids_T.device)
 
 
 def scale_rows(values_NK: Tensor, scales_N: Tensor, output_NK: Tensor) -> None:
-    """Writes whole numbers out with the scales of their rows, multiplied in fp32.
+    """Dequantises int8 values with row-wise scales; the product is computed in fp32.
 
     Args:
-        values_NK: The numbers, [N, K], int8.
+        values_NK: The quantised values, [N, K], int8.
         scales_N: The scales, [N], fp32.
-        output_NK: Where to, [N, K], any floating-point dtype.
+        output_NK: The output, [N, K], any floating-point dtype.
     """
     torch.mul(values_NK, scales_N.unsqueeze(-1), out=output_NK)
 
@@ -262,10 +262,10 @@ def sum_slots(values_KC: Tensor, order_K: Tensor, offsets_T1: Tensor) -> Tensor:
     Args:
         values_KC: Gradients of the gathered rows, [K, C].
         order_K: Positions in `values_KC`, sorted by the row that they were gathered from.
-        offsets_T1: Where in `order_K` each row's copies begin, [T + 1].
+        offsets_T1: Offsets of each row's copies in `order_K`, [T + 1].
 
     Returns:
-        Gradients of the rows, [T, C], dtype of `values_KC`; zero for rows that nobody gathered.
+        Gradients of the rows, [T, C], dtype of `values_KC`; zero for rows that were not gathered.
     """
     counts = offsets_T1.diff()
     rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts, output_size=len(order_K))
@@ -274,15 +274,15 @@ def sum_slots(values_KC: Tensor, order_K: Tensor, offsets_T1: Tensor) -> Tensor:
 
 
 def cross_entropy(logits_TV: Tensor, labels_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cross entropy of each row, and its gradient for the logits.
+    """Cross entropy of each row, and its gradient with respect to the logits.
 
     Args:
         logits_TV: Logits, [T, V], fp32 or wider.
-        labels_T: The right token of each row, [T], integer.
+        labels_T: The target token of each row, [T], integer.
         dtype: The dtype of the gradient.
 
     Returns:
-        Losses, [T], dtype of the logits; gradients, [T, V], of each row's own loss.
+        Losses, [T], dtype of the logits; for each row the gradient of its own loss, [T, V].
     """
     log_probabilities = logits_TV.log_softmax(dim=-1)
     index = labels_T.long().unsqueeze(-1)
@@ -293,14 +293,14 @@ def cross_entropy(logits_TV: Tensor, labels_T: Tensor, dtype: torch.dtype) -> tu
 
 
 def quantize_rows(x: Tensor, column_scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rounds each row to fp8 (e4m3) with a scale of its own.
+    """Quantises each row to fp8 (e4m3) with its own scale.
 
     Args:
         x: Input, [T, N].
-        column_scales: What the columns are multiplied by first, [N] fp32; None for nothing.
+        column_scales: Factors that the columns are multiplied by first, [N] fp32; None for none.
 
     Returns:
-        Values, [T, N], float8_e4m3fn; scales, [T, 1], fp32: values times scale are the input.
+        Values, [T, N], float8_e4m3fn, and scales, [T, 1], fp32; their product approximates the input.
     """
     wide = x.float() if column_scales is None else x.float() * column_scales
     scales = wide.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / torch.finfo(torch.float8_e4m3fn).max
@@ -315,15 +315,15 @@ def scaled_product(
     bias_N: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The product of two fp8 matrices, `x @ weight.T`, scaled by row of either, plus a bias.
+    """The product of two fp8 matrices with row-wise scales, `x @ weight.T`, plus a bias.
 
     Args:
         x_TK: Values, [T, K], float8_e4m3fn.
         x_scales_T1: Their scales, [T, 1], fp32.
         weight_NK: Values, [N, K], float8_e4m3fn.
         weight_scales_N: Their scales, [N], fp32; None for 1.
-        bias_N: Added, [N]; None for nothing.
-        dtype: The dtype to return; sums are in fp32.
+        bias_N: The bias, [N]; None for none.
+        dtype: The dtype to return; sums are accumulated in fp32.
 
     Returns:
         The product, [T, N].
@@ -334,7 +334,7 @@ def scaled_product(
 
 
 def wide_product(left: Tensor, right: Tensor) -> Tensor:
-    """A matrix product with the sums kept as they are: fp32 (fp64 for fp64 inputs).
+    """A matrix product returned in the precision of its accumulators: fp32 (fp64 for fp64 inputs).
 
     Args:
         left: [M, K].

@@ -1,4 +1,4 @@
-"""RMSNorm in Triton, one program a row: the row is read once, and nothing but the input is needed for the backward."""
+"""RMSNorm in Triton: one program per row reads it once, and the backward pass needs no saved tensor but the input."""
 
 import torch
 import triton
@@ -29,7 +29,7 @@ def _forward_kernel(
     weight = tl.load(weight_ptr + columns, is_column, 0.0).to(tl.float32)
     normed = x * tl.rsqrt(tl.sum(x * x, axis=0) / width + eps) * weight
     if THRESHOLD >= 0:
-        normed = normed.to(output_ptr.dtype.element_ty).to(tl.float32)  # dropped is what would have been written
+        normed = normed.to(output_ptr.dtype.element_ty).to(tl.float32)  # dropout applies to the rounded output
         normed = masked(normed, index, seed_ptr, stream, scale, THRESHOLD)
     tl.store(output_ptr + index, normed.to(output_ptr.dtype.element_ty), is_column)
 
@@ -117,6 +117,6 @@ def rms_norm_backward(
 
 
 def _shape(width: int) -> tuple[int, int]:
-    """Block size and warps for rows of a width: up to 16 elements a thread."""
+    """Block size and number of warps for rows of a width: up to 16 elements per thread."""
     block = triton.next_power_of_2(width)
     return block, min(max(block // 512, 1), 16)

@@ -1,4 +1,4 @@
-"""Rotary positions in Triton, in place: a program a row, all its heads at once; only what is rotated is touched."""
+"""Rotary positions in Triton, in place: one program per row and all its heads; only rotated channels are accessed."""
 
 import triton
 import triton.language as tl

@@ -16,10 +16,10 @@ def segment_attention(
 
     Args:
         query_TND: Queries, [T, N, D].
-        key_TGD: Keys of the rows, [T, G, D]; they are gathered here where the segments say so.
+        key_TGD: Keys of the rows, [T, G, D]; they are gathered here if `segments.key_rows` is set.
         value_TGD: Values, likewise.
-        segments: Who sees what.
-        scale: What scores are multiplied by.
+        segments: Which keys each query attends to.
+        scale: The factor on the attention scores.
 
     Returns:
         The attended values, [T, N, D].

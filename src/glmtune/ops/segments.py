@@ -1,4 +1,4 @@
-"""Which rows of a packed batch ask which: the layout that variable-length attention works on."""
+"""The segments of a packed batch, as cumulative sequence lengths of queries and keys for variable-length attention."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,22 +9,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Segments:
-    """Stretches of queries, each with the stretch of keys that it sees.
+    """Ranges of queries, each with the range of keys that it attends to.
 
-    Segment s asks with queries `cu_query[s] : cu_query[s + 1]` and sees keys `cu_key[s] : cu_key[s + 1]`. Its last
-    query sees all of them, the one before it all but the last, and so on: causal, aligned at the end.
+    In segment s, queries `cu_query[s] : cu_query[s + 1]` attend to keys `cu_key[s] : cu_key[s + 1]`, with a causal mask
+    aligned at the end: the last query attends to all keys, the one before it to all but the last, and so on.
 
         sample of 4 tokens            queries 0 1 2 3      keys 0 1 2 3
-        own 2 tokens behind 3 shared  queries 3 4          keys 0 1 2 3 4
+        own 2 tokens after 3 shared   queries 3 4          keys 0 1 2 3 4
 
     Attributes:
-        cu_query: Where queries of the segments begin, and the end of the last, [S + 1] int32.
-        cu_key: The same of keys.
-        max_query: The most queries of a segment.
-        max_key: The most keys of a segment.
-        key_rows: The row of each key, [K] integer, where keys have to be gathered; None where keys are the rows.
+        cu_query: Cumulative sequence lengths of the queries, [S + 1] int32.
+        cu_key: Cumulative sequence lengths of the keys, [S + 1] int32.
+        max_query: The largest number of queries in a segment.
+        max_key: The largest number of keys in a segment.
+        key_rows: The row of each key, [K] integer, if keys have to be gathered; None if the keys are the rows in order.
         slot_order: Positions in `key_rows`, sorted by row, [K]; None without `key_rows`.
-        slot_offsets: Where in `slot_order` each row's positions begin, [T + 1]; likewise.
+        slot_offsets: Offsets of each row's positions in `slot_order`, [T + 1]; None without `key_rows`.
     """
 
     cu_query: Tensor
@@ -37,7 +37,7 @@ class Segments:
 
     @cached_property
     def bounds(self) -> list[tuple[slice, slice]]:
-        """Queries and keys of each segment that has any. The host waits for the device."""
+        """Query and key slices of each segment that has queries. Reading them makes the host wait for the device."""
         query, key = self.cu_query.tolist(), self.cu_key.tolist()
         return [
             (slice(query[s], query[s + 1]), slice(key[s], key[s + 1]))
@@ -47,6 +47,6 @@ class Segments:
 
     @classmethod
     def of_lengths(cls, lengths: list[int], device: torch.device | str = "cpu") -> "Segments":
-        """Samples of the given lengths one after the other, each seeing itself alone."""
+        """Samples of the given lengths one after the other, each attending only to itself."""
         bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32).to(device)
         return cls(bounds, bounds, max(lengths), max(lengths))

@@ -1,4 +1,4 @@
-"""SwiGLU in Triton: element by element, in fp32."""
+"""SwiGLU in Triton: elementwise, in fp32."""
 
 import torch
 import triton
