@@ -1,4 +1,4 @@
-"""From the `train` section to `TrainingArguments`."""
+"""Turns the `train` section into `TrainingArguments`."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,14 +21,14 @@ def make_arguments(
 ) -> TrainingArguments:
     """Makes the arguments of transformers' Trainer.
 
-    Where there are data to evaluate on, evaluation goes along with saving unless told otherwise, so that the best
+    If there is evaluation data, evaluation follows the schedule of saving unless configured otherwise, so that the best
     checkpoint can be kept. Precision follows the base: a float16 base is trained with loss scaling; a bfloat16 base
-    needs no autocast, since PEFT casts at the adapters, unless whole modules are trained in float32 beside it.
+    needs no autocast, since PEFT casts at the adapters, unless whole modules are trained in float32 as well.
 
     Args:
         train: The `train` section of the configuration.
-        has_eval: Whether there are data to evaluate on.
-        dtype: How the base is held.
+        has_eval: Whether there is evaluation data.
+        dtype: The dtype of the base.
         trains_base_modules: Whether biases or whole modules of the base are trained too.
 
     Returns:
@@ -50,13 +50,13 @@ def make_arguments(
     values.setdefault("label_names", ["labels"])
     values.setdefault("dataloader_pin_memory", torch.cuda.is_available())
     if values["dataloader_pin_memory"]:
-        values.setdefault("accelerator_config", {"non_blocking": True})  # or the host waits for each batch to arrive
+        values.setdefault("accelerator_config", {"non_blocking": True})  # otherwise the host waits for each copy
     values.setdefault("ddp_find_unused_parameters", False)  # every adapter weight is used in every step
     values.setdefault("fp16", dtype == torch.float16)
     values.setdefault("bf16", dtype == torch.bfloat16 and trains_base_modules)
     if has_eval:
         _follow_saving(values, train.get("early_stopping_patience") is not None)
-    # To the Trainer a batch is an optimiser step; how much of it is computed at a time is decided by its tokens.
+    # For Trainer a batch is a whole optimiser step; its tokens decide into how many passes it is split.
     values["per_device_train_batch_size"] *= values.pop("gradient_accumulation_steps")
     _name_checkpointing(values)
     with transformers_faults():
@@ -67,7 +67,7 @@ def make_arguments(
 
 @contextmanager
 def transformers_faults() -> Iterator[None]:
-    """Turns what transformers, accelerate and torch say of settings that they do not take into one sentence.
+    """Turns errors of transformers, accelerate and torch about settings into a one-sentence message.
 
     Raises:
         ConfigError: In place of their error.
@@ -80,7 +80,7 @@ def transformers_faults() -> Iterator[None]:
 
 
 def _try_schedule(arguments: TrainingArguments) -> None:
-    """Makes the learning-rate schedule once, since it is only then that its settings are looked at."""
+    """Creates the learning-rate schedule once, since its settings are only checked on creation."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = SchedulerType(arguments.lr_scheduler_type)
     kwargs = arguments.lr_scheduler_kwargs or {}
@@ -102,7 +102,7 @@ def _follow_saving(values: dict[str, Any], stops_early: bool) -> None:
     if values["eval_strategy"] == "steps":
         values.setdefault("eval_steps", values["save_steps"])
     values.setdefault("per_device_eval_batch_size", values["per_device_train_batch_size"])
-    # The loss is all that is looked at; logits of 65,024 tokens a position would only fill the memory.
+    # Only the loss is used; keeping logits of 65,024 tokens per position would only fill the memory.
     values.setdefault("prediction_loss_only", True)
     if stops_early:
         values.setdefault("load_best_model_at_end", True)
@@ -110,8 +110,8 @@ def _follow_saving(values: dict[str, Any], stops_early: bool) -> None:
 
 
 def _name_checkpointing(values: dict[str, Any]) -> None:
-    """Puts `gradient_checkpointing` under the name that the installed transformers has for it."""
-    is_on = values.pop("gradient_checkpointing", "auto") is True  # `auto` is decided once the model is there
+    """Renames `gradient_checkpointing` to the key of the installed transformers version."""
+    is_on = values.pop("gradient_checkpointing", "auto") is True  # `auto` is decided once the model is loaded
     kwargs = {"use_reentrant": False, **(values.pop("gradient_checkpointing_kwargs", None) or {})}
     name = "gradient_checkpointing"
     if "activation_checkpointing" in TrainingArguments.__dataclass_fields__:

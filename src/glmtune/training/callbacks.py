@@ -1,4 +1,4 @@
-"""What a run shows and writes while it trains."""
+"""Callbacks for the progress and the logs of a run."""
 
 import json
 import math
@@ -19,13 +19,13 @@ LOG_NAME = "trainer_log.jsonl"
 
 
 class ProgressReport(TrainerCallback):
-    """A progress bar with loss, tokens/s and time left; a line for each log where there is no terminal.
+    """A progress bar with loss, tokens/s and time left; without a terminal, one line per log entry.
 
     Args:
-        console: Where to.
+        console: The console to write to.
 
     Attributes:
-        num_steps: Optimiser steps that are done; None before training begins.
+        num_steps: Optimiser steps completed; None before training begins.
     """
 
     def __init__(self, console: Console) -> None:
@@ -57,7 +57,7 @@ class ProgressReport(TrainerCallback):
         self._progress.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Moves the bar on."""
+        """Advances the bar."""
         self.num_steps = state.global_step
         if self._progress is not None:
             self._progress.update(self._task, completed=state.global_step)
@@ -87,11 +87,11 @@ class ProgressReport(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self.close()
 
     def close(self) -> None:
-        """Takes the bar away, however training ended."""
+        """Removes the bar, however training ended."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -105,7 +105,7 @@ class ProgressReport(TrainerCallback):
 
 
 def describe_logs(logs: Mapping[str, float]) -> str:
-    """The numbers of one log entry that people look at, in a fixed order."""
+    """The numbers of a log entry that are shown to the user, in a fixed order."""
     shown = (
         ("loss", "loss {:.4f}"),
         ("eval_loss", "evaluation loss {:.4f}"),
@@ -116,7 +116,7 @@ def describe_logs(logs: Mapping[str, float]) -> str:
 
 
 class LogFile(TrainerCallback):
-    """Writes `trainer_log.jsonl`: a JSON object for each log entry.
+    """Writes `trainer_log.jsonl`, one JSON object per log entry.
 
     Args:
         folder: The run folder.
@@ -128,7 +128,7 @@ class LogFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keeps of an earlier session what leads up to the checkpoint that this one goes on from."""
+        """Starts the file; when a run is resumed, keeps the entries up to its checkpoint."""
         if not state.is_world_process_zero:
             return
         kept = []
@@ -155,7 +155,7 @@ class LogFile(TrainerCallback):
 
 
 def _step_of(line: str) -> int | None:
-    """The step of a log line; None where a crash has cut it short, or it is of something else."""
+    """The step of a log line; None if the line is truncated, as by a crash, or is no log entry."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -164,19 +164,19 @@ def _step_of(line: str) -> int | None:
 
 
 def plain_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with null for numbers that JSON cannot express (nan, inf)."""
+    """The values, with None in place of floats that JSON cannot express (nan, inf)."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }
 
 
 def make_callbacks(run: str | Path, patience: int | None, progress: ProgressReport) -> list[TrainerCallback]:
-    """What goes along with every run.
+    """The callbacks of every run.
 
     Args:
         run: The run folder.
-        patience: After how many evaluations without gain to stop; None for not at all.
-        progress: What shows progress.
+        patience: Number of evaluations without improvement after which to stop; None to disable early stopping.
+        progress: The progress report.
     """
     callbacks: list[TrainerCallback] = [ResumedState(), LogFile(run), progress]
     if patience is not None:

@@ -1,4 +1,4 @@
-"""Where a run shows its progress, which may go away without the run ending."""
+"""The console for a run's progress; losing it does not end the run."""
 
 import os
 import sys
@@ -10,12 +10,12 @@ from glmtune.language.terminal import TerminalConsole
 
 
 class _SurvivingStream:
-    """A text stream that may lose its terminal (EIO) or its reader (EPIPE): from then on it swallows what it is given.
+    """A text stream that discards output once its terminal (EIO) or its reader (EPIPE) is gone.
 
-    Not only what we print goes through it: libraries' progress bars would raise, and rich would end the process.
+    It also receives output of libraries: their progress bars would raise, and rich would end the process.
 
     Args:
-        stream: The stream; whatever is not about writing is its own.
+        stream: The underlying stream; all attributes but `write` and `flush` are passed through.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -23,7 +23,7 @@ class _SurvivingStream:
         self._is_lost = False
 
     def write(self, text: str) -> int:
-        """Writes, as far as anybody is there."""
+        """Writes the text; discards it once the stream is lost."""
         if not self._is_lost:
             try:
                 return self._stream.write(text)
@@ -32,7 +32,7 @@ class _SurvivingStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flushes, as far as anybody is there."""
+        """Flushes the stream, unless it is lost."""
         if not self._is_lost:
             try:
                 self._stream.flush()
@@ -44,12 +44,12 @@ class _SurvivingStream:
 
 
 def surviving(stream: TextIO | None) -> TextIO:
-    """A standard stream that never raises because nobody is there; one that was closed from the start gives None."""
+    """Wraps a standard stream so that losing it raises nothing; None, a stream closed from the start, is discarded."""
     if stream is None:
-        stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process is
+        stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open for the life of the process
     return stream if isinstance(stream, _SurvivingStream) else cast(TextIO, _SurvivingStream(stream))
 
 
 def progress_console() -> Console:
-    """The console for progress: standard error, for as long as it is there."""
+    """The console for progress: standard error, for as long as it is open."""
     return TerminalConsole(file=surviving(sys.stderr))

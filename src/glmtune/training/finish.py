@@ -1,4 +1,4 @@
-"""The end of a run: adapter, picture and results are written, and the self-test looks at them."""
+"""The end of a run: writes adapter, plot and results, and runs the self-test on them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ class TrainResult:
 
     Attributes:
         output_dir: The run folder.
-        num_steps: Optimiser steps taken in all.
-        first_loss: The first loss that was logged; None if there was none.
-        last_loss: The last.
-        metrics: What `all_results.json` holds.
+        num_steps: Total number of optimiser steps.
+        first_loss: The first logged loss; None if none was logged.
+        last_loss: The last logged loss; None if none was logged.
+        metrics: The contents of `all_results.json`.
         trainable: How many parameters were trained.
-        best_checkpoint: The checkpoint that evaluated best, where that was looked for.
-        selftest: What the self-test saw; None on processes other than the first.
+        best_checkpoint: The checkpoint with the best evaluation, if it was tracked.
+        selftest: The report of the self-test; None on processes other than the first.
     """
 
     output_dir: Path
@@ -48,13 +48,13 @@ def finish_run(
 
     Args:
         trainer: The trainer, after its last step.
-        inputs: What the run was made from.
+        inputs: The inputs of the run.
         trainable: How many parameters were trained.
-        metrics: Trainer's own, of the steps that it took.
+        metrics: Trainer's metrics of the steps taken in this session.
 
     Raises:
         TrainingError: The self-test failed.
-        StorageError: Something cannot be written.
+        StorageError: A file cannot be written.
     """
     arguments, state = trainer.args, trainer.state
     run = Path(arguments.output_dir)
@@ -76,7 +76,7 @@ def finish_run(
     if arguments.should_save:
         trainer.save_state()
         _draw(state.log_history, run / PICTURE_NAME)
-        write_results(results, run / RESULTS_NAME)  # a run that has these is finished
+        write_results(results, run / RESULTS_NAME)  # their presence marks the run as finished
         with trainer.accelerator.autocast():
             selftest = run_selftest(
                 trainer.adapted_model(), inputs.tokenizer, run, inputs.data.sample, trainer.initial_weights
@@ -95,7 +95,7 @@ def finish_run(
 
 
 def _draw(history: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Draws the picture, which is not worth losing a run for: matplotlib's fonts, cache and settings can be broken."""
+    """Plots the losses. A failure (of matplotlib's fonts, cache or settings) only warns: it must not fail the run."""
     try:
         draw_losses(history, file)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""All trained parameters in one piece of memory: one optimiser step, one norm, one clip, whatever their number."""
+"""All trained parameters in one buffer: one kernel each for optimiser step, norm and clipping."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class FlatParameters:
-    """Moves parameters, and their gradients, into one buffer each. They stay the same objects, as views of it.
+    """Moves parameters into one buffer and their gradients into another; they stay the same objects, as views of these.
 
     Args:
         parameters: Parameters of one dtype on one device; at least one.
@@ -15,7 +15,7 @@ class FlatParameters:
     Attributes:
         flat: The buffer as one parameter, for an optimiser; its gradient is the buffer of gradients.
         parameters: As given.
-        gradients: Views of the buffer of gradients, one a parameter, in its shape.
+        gradients: Views of the buffer of gradients, one per parameter, in its shape.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -29,7 +29,7 @@ class FlatParameters:
         self._attach()
 
     def begin_step(self) -> None:
-        """Sets all gradients to zero, and back into the buffer from wherever `zero_grad` has left them."""
+        """Sets all gradients to zero, and makes them views of the buffer again if `zero_grad` has detached them."""
         self._attach()
         self._gradient.zero_()
         self.flat.grad = self._gradient
@@ -37,17 +37,17 @@ class FlatParameters:
             parameter.grad = gradient
 
     def copy_from_first_process(self) -> None:
-        """Makes the parameters of all processes those of the first."""
+        """Broadcasts the parameters of the first process to all others."""
         if _has_company():
             torch.distributed.broadcast(self.flat.detach(), src=0)
 
     def sum_over_processes(self) -> None:
-        """Adds up the gradients of all processes, in one piece."""
+        """Sums the gradients over all processes, in a single all-reduce."""
         if _has_company():
             torch.distributed.all_reduce(self._gradient)
 
     def _attach(self) -> None:
-        """Moves parameters back into the buffer that were given other memory, as accelerate does on the CPU."""
+        """Moves parameters back into the buffer if they were reallocated, as accelerate does on the CPU."""
         for parameter, values in zip(self.parameters, self._values, strict=True):
             if parameter.data_ptr() != values.data_ptr():
                 values.copy_(parameter.detach())

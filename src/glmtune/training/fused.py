@@ -1,7 +1,7 @@
 """Fuses a PEFT model's adapters into the layers, for training on packed rows.
 
-Only how the forward and backward pass are computed changes: parameters, their names, saving, merging and disabling stay
-PEFT's own, and every other way of calling the model runs through PEFT's modules as before.
+Only the computation of the forward and backward pass changes: parameters, their names, saving, merging and disabling
+remain PEFT's, and all other calls of the model run through PEFT's modules as before.
 """
 
 from collections.abc import Sequence
@@ -34,16 +34,16 @@ class _FusedLayer:
 class FusedLayers:
     """All layers of a model.
 
-    Adapters are fp32; what is computed with are copies in the base's dtype, brought up to date at the start of each
-    forward pass.
+    Adapters are fp32; the computation uses copies in the base's dtype, which are refreshed at the start of each forward
+    pass.
 
     Args:
         base: The base, on the device that it is trained on, with adapters that can be fused.
 
     Attributes:
-        offloads_checkpoints: Whether the inputs of checkpointed layers go to the host's memory until they are wanted.
-        graph_seed: What dropout masks follow from in a CUDA graph, [1] int64 on the device; whoever replays the graph
-            draws it anew. Elsewhere each forward pass draws its own.
+        offloads_checkpoints: Whether the inputs of checkpointed layers are kept in host memory until the backward pass.
+        graph_seed: The seed of the dropout masks in a CUDA graph, [1] int64 on the device, redrawn before each replay.
+            Outside graphs, each forward pass draws its own.
     """
 
     def __init__(self, base: PreTrainedModel) -> None:
@@ -66,12 +66,12 @@ class FusedLayers:
         """Runs the layers.
 
         Args:
-            hidden_TH: Embedded tokens, [T, H]; they get no gradient.
+            hidden_TH: Embedded tokens, [T, H]; they receive no gradient.
             rotation: Cosines and sines, [1, T, rotated / 2] each.
-            packed: The samples.
+            packed: The packed samples.
 
         Returns:
-            What the last layer returns on the label rows, [L, H].
+            Output of the last layer on the label rows, [L, H].
         """
         with torch.no_grad():
             if self._wide:
@@ -80,7 +80,7 @@ class FusedLayers:
         cos, sin = rotation[0][0], rotation[1][0]
         is_training = self._layers[0].layer.training
         seed = self._seed() if is_training and self._has_dropout else None
-        # Merged adapters are part of the base's weights, which are the very same tensors here.
+        # Merged adapters are part of the base's weights, which are shared with PEFT's modules.
         is_disabled = self._adapted[0].disable_adapters or self._adapted[0].merged
         last = len(self._layers) - 1
         for index, fused in enumerate(self._layers):
@@ -91,7 +91,7 @@ class FusedLayers:
                 segments=packed.label_segments if index == last else packed.segments,
                 rows=packed.label_rows if index == last else None,
                 seed=seed,
-                stream=4 * index,  # a mask for each of the four projections
+                stream=4 * index,  # one mask for each of the four projections
                 is_checkpointed=fused.layer.gradient_checkpointing and is_training,
                 offloads_checkpoint=self.offloads_checkpoints,
             )
@@ -140,7 +140,7 @@ class FusedLayers:
 
 
 def _draw() -> int:
-    """A seed from torch's CPU generator, whose state a checkpoint keeps."""
+    """A seed from torch's CPU generator, whose state is saved in checkpoints."""
     return int(torch.randint(2**31, ()))
 
 

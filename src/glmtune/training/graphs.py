@@ -1,7 +1,7 @@
-"""Forward and backward passes, recorded once for each layout of padded rows and then replayed as CUDA graphs.
+"""Forward and backward passes, captured once per layout of padded rows and then replayed as CUDA graphs.
 
-A small step asks the device for more than a thousand kernels of a few microseconds each; asking one by one took the
-host three times as long as the device needed to compute them. A graph asks for all of them at once.
+A small step launches more than a thousand kernels of a few microseconds each; launching them one by one took the host
+three times as long as the device needed to run them. A graph launches all of them at once.
 """
 
 import logging
@@ -16,7 +16,7 @@ from glmtune.data.packed_rows import PackedRows
 
 _logger = logging.getLogger(__name__)
 
-# The layouts of a data set are few; a limit only for memory's sake, since each graph takes some megabytes.
+# A data set has few layouts; the limit only protects memory, since each graph takes a few megabytes.
 _MOST_GRAPHS = 96
 
 
@@ -28,17 +28,17 @@ class _Recorded:
 
 
 class GradientAccumulator:
-    """Computes the loss of packed rows and adds its gradients up; as CUDA graphs where that is asked for.
+    """Computes the loss of packed rows and accumulates its gradients, with CUDA graphs if requested.
 
-    A layout is computed in the ordinary way the first time that it comes, which compiles what has to be compiled, and
-    recorded the second time. All graphs share one pool of memory.
+    The first pass of a layout runs eagerly, which compiles its kernels; the second is captured. All graphs share one
+    memory pool.
 
     Args:
         loss: Computes the weighted loss of packed rows, a scalar.
-        parameters: What is trained.
-        gradients: What their gradients are added to; must stay where they are.
-        draw_seed: Called before each replay, for what must differ between replays.
-        uses_graphs: Whether to record graphs; only on CUDA.
+        parameters: The trained parameters.
+        gradients: The buffers that their gradients are added to; graphs record their addresses.
+        draw_seed: Called before each replay, to draw new dropout masks.
+        uses_graphs: Whether to capture graphs; only on CUDA.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class GradientAccumulator:
 
         Args:
             packed: The rows, on the device.
-            scale: What the loss counts for.
+            scale: The factor on the loss.
 
         Returns:
-            The loss, not scaled; a scalar without a graph of its own.
+            The unscaled loss, a detached scalar.
         """
         if isinstance(scale, Tensor):
             self._scale.copy_(scale, non_blocking=True)
@@ -87,7 +87,7 @@ class GradientAccumulator:
         return loss.detach()
 
     def _record(self, packed: PackedRows) -> _Recorded | None:
-        """Records a layout; where that does not work, for memory's sake or another's, no more are recorded."""
+        """Captures the graph of a layout; after a failure, such as a lack of memory, no more graphs are used."""
         if len(self._recorded) == _MOST_GRAPHS:
             return None
         own = replace(packed, buffer=packed.buffer.clone())
@@ -95,7 +95,7 @@ class GradientAccumulator:
         try:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 loss = self._compute(own)
-        except RuntimeError as error:  # running out of memory is one too
+        except RuntimeError as error:  # includes running out of memory
             self._uses_graphs = False
             self._recorded.clear()
             _logger.warning("CUDA graphs are switched off, so small steps will be slower: %s", error)
@@ -107,4 +107,4 @@ class GradientAccumulator:
         recorded.packed.buffer.copy_(packed.buffer, non_blocking=True)
         self._draw_seed()
         recorded.graph.replay()
-        return recorded.loss.clone()  # the next replay writes over it
+        return recorded.loss.clone()  # the next replay overwrites it

@@ -1,4 +1,4 @@
-"""Watches for gradients that are not finite, without making the host wait for the device at every step."""
+"""Detects gradients that are not finite, without making the host wait for the device at every step."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# So many overflows in a row take the loss scale from 65,536 down past 1: no scale will help any more.
+# This many overflows in a row take the loss scale from 65,536 to below 1; a smaller scale would not help.
 OVERFLOWS_IN_A_ROW = 20
 
 
@@ -15,7 +15,7 @@ class FiniteGuard:
 
     Args:
         device: Where gradient norms are computed.
-        is_scaled: Whether the loss is scaled (float16): single overflows are then normal, and skipped by the scaler.
+        is_scaled: Whether the loss is scaled (float16): isolated overflows are then normal, and the scaler skips them.
     """
 
     def __init__(self, device: torch.device, is_scaled: bool) -> None:
@@ -24,14 +24,14 @@ class FiniteGuard:
         self._first_step = torch.full((), -1, dtype=torch.int64, device=device)
 
     def observe(self, grad_norm: Tensor, step: int) -> Tensor:
-        """Takes note of a step; the host does not wait for the answer.
+        """Records the gradient norm of a step; the host does not wait for the device.
 
         Args:
             grad_norm: The norm of all gradients, a scalar, the same on all processes.
-            step: The optimiser step that it belongs to, from 1.
+            step: The optimiser step of the gradients, counted from 1.
 
         Returns:
-            Whether the step must not be taken, as a boolean scalar on the device.
+            Whether to skip the step, as a boolean scalar on the device.
         """
         is_bad = ~torch.isfinite(grad_norm.detach())
         is_first = is_bad & (self._num_in_a_row == 0)
@@ -40,7 +40,7 @@ class FiniteGuard:
         return is_bad
 
     def bad_step(self) -> int | None:
-        """The step from which on gradients were not finite; None if all is well. The host waits for the device."""
+        """The first step with gradients that were not finite; None if there is none. The host waits for the device."""
         return int(self._first_step) if bool(self._is_stuck()) else None
 
     def _is_stuck(self) -> Tensor:
@@ -50,13 +50,13 @@ class FiniteGuard:
 def probable_cause(
     *, base_dtype: torch.dtype, losses: Sequence[float], learning_rate: float, max_grad_norm: float
 ) -> str:
-    """Says why a loss or gradient is probably not finite, and what to do.
+    """Describes the probable cause of a loss or gradient that is not finite, and what to do.
 
     Args:
-        base_dtype: How the base is held.
+        base_dtype: The dtype of the base.
         losses: The losses logged so far, oldest first.
         learning_rate: The peak learning rate.
-        max_grad_norm: What gradients are clipped to; 0 for no clipping.
+        max_grad_norm: The norm that gradients are clipped to; 0 for no clipping.
     """
     finite = [loss for loss in losses if math.isfinite(loss)]
     if base_dtype == torch.float16:

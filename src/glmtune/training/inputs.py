@@ -1,4 +1,4 @@
-"""What a run is made from, the base apart: settings, tokenizer, data, and the run that is gone on with."""
+"""The inputs of a run, except the base: settings, tokenizer, data, and the run to resume."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +28,17 @@ from glmtune.training.arguments import make_arguments
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run is made from.
+    """The inputs of a run.
 
     Attributes:
-        config: The configuration; only what a plan decides may still be open in it.
+        config: The configuration; only settings that the plan decides may still be `auto`.
         arguments: The Trainer's arguments.
-        dtype: What the base computes in.
+        dtype: The compute dtype of the base.
         tokenizer: The base's tokenizer.
         data: The data.
-        manifest: What the run is, by this configuration.
-        earlier: The run that is gone on with, if there is one.
-        is_trained: Whether that one has all its steps already, so that it has only to be finished.
+        manifest: The manifest of the run under this configuration.
+        earlier: The run to resume, if there is one.
+        is_trained: Whether the resumed run has taken all its steps, so that only the results remain to be written.
     """
 
     config: RunConfig
@@ -52,14 +52,14 @@ class RunInputs:
 
 
 def read_inputs(config: RunConfig, console: Console) -> RunInputs:
-    """Reads everything that a run is made from, and makes sure that it goes together.
+    """Reads all inputs of a run and checks that they are consistent.
 
     Args:
         config: The configuration.
-        console: Where it is shown.
+        console: Where a summary is shown.
 
     Raises:
-        GlmtuneError: Configuration, data, tokenizer or adapter are wrong; or the run cannot be gone on with as it is.
+        GlmtuneError: Configuration, data, tokenizer or adapter are invalid, or the run cannot be resumed with them.
     """
     if _writes_here(config.train):
         sweep(Path(str(config.train["output_dir"])).expanduser())
@@ -76,7 +76,7 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
         dtype=dtype,
         trains_base_modules=config.lora.get("bias", "none") != "none" or bool(config.lora.get("modules_to_save")),
     )
-    use_one_gpu(arguments)  # several GPUs are torchrun's business, not DataParallel's
+    use_one_gpu(arguments)  # several GPUs are used through torchrun, not DataParallel
     with arguments.main_process_first(desc="reading the data"):
         data = load_run_data(config, tokenizer, arguments.seed)
     for line in data.stats.lines():
@@ -92,7 +92,7 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
 
 
 def _writes_here(train: dict[str, Any]) -> bool:
-    """Whether this process is the one that writes checkpoints on its disk, as `TrainingArguments.should_save` says."""
+    """Whether this process writes checkpoints, by the rule of `TrainingArguments.should_save`."""
     state = PartialState()
     return bool(state.is_local_main_process if train.get("save_on_each_node") else state.is_main_process)
 
@@ -107,7 +107,7 @@ def _compute_dtype(config: RunConfig) -> torch.dtype:
 
 def _make_manifest(config: RunConfig, data_fingerprint: str) -> RunManifest:
     path = config.model.path
-    template: Any = config.prompt.template  # no longer `auto`
+    template: Any = config.prompt.template  # `auto` has been resolved
     return RunManifest(
         base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
         template=template,

@@ -1,4 +1,4 @@
-"""How a run is interrupted: with a checkpoint, at the end of the step."""
+"""Interrupting a run: it saves a checkpoint at the end of the step and stops."""
 
 import os
 import signal
@@ -16,17 +16,17 @@ from glmtune.training.processes import SharedFlag
 
 _STOPPING = "\nStopping after this step, once all is saved. Ctrl-C again aborts at once.\n"
 
-# A launcher such as torchrun passes the terminal's Ctrl-C on to processes that had it from the terminal already.
+# A launcher such as torchrun forwards Ctrl-C to processes that have already received it from the terminal.
 _SAME_PRESS_S = 1.0
 
 
 class Interruption(TrainerCallback):
-    """Ctrl-C, a scheduler's SIGTERM, a closed terminal's SIGHUP: a checkpoint at the end of the step, and a stop.
+    """On Ctrl-C, SIGTERM or SIGHUP, saves a checkpoint at the end of the step and stops.
 
-    Ctrl-C again aborts.
+    SIGTERM comes from schedulers, SIGHUP from a closed terminal. A second Ctrl-C aborts at once.
 
     Attributes:
-        happened: Whether training was stopped by it.
+        happened: Whether a signal has stopped training.
     """
 
     def __init__(self) -> None:
@@ -34,19 +34,19 @@ class Interruption(TrainerCallback):
         self._pressed_s: float | None = None
         self._flag: SharedFlag | None = None
         self._process = os.getpid()
-        self._stopping = localise(_STOPPING).encode()  # now: a signal handler had better not read files
+        self._stopping = localise(_STOPPING).encode()  # in advance: a signal handler should not read files
 
     def listening(self) -> AbstractContextManager[None]:
-        """Listens while training; in a thread other than the main one, Python does not let us."""
+        """Handles the signals while training; only in the main thread, since Python allows it nowhere else."""
         return hearing(self._on_signal)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Asks for a checkpoint and the end of training, on all processes at the same step."""
+        """Requests a checkpoint and the end of training, on all processes at the same step."""
         is_asked = self._pressed_s is not None
         if args.world_size > 1 and torch.distributed.is_initialized():
             self._flag = self._flag or SharedFlag(args.device)
             is_asked = self._flag.share(is_asked)
-        # The last step ends training anyway, with everything that belongs to its end.
+        # After the last step training ends normally, with evaluation and results.
         if is_asked and state.global_step < state.max_steps:
             self.happened = True
             control.should_log = state.global_step > 0
@@ -57,7 +57,7 @@ class Interruption(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """An epoch that is cut short is no occasion to evaluate, nor to save once more."""
+        """Skips logging, evaluation and another checkpoint when the epoch was interrupted."""
         if self.happened:
             control.should_log = control.should_save = control.should_evaluate = False
 
@@ -67,8 +67,8 @@ class Interruption(TrainerCallback):
         now_s = time.monotonic()
         if self._pressed_s is None:
             self._pressed_s = now_s
-            # Not through rich: its lock may be held by the very code that the signal interrupted.
-            with suppress(OSError):  # nobody may be there to read it
+            # Not through rich: the interrupted code may hold its lock.
+            with suppress(OSError):  # standard error may be closed
                 os.write(2, self._stopping)
         elif number == signal.SIGINT and now_s - self._pressed_s > _SAME_PRESS_S:
             raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""transformers' Trainer, taught packed rows, flat parameters, how adapters are saved and when to stop.
+"""transformers' Trainer, extended with packed rows, flat parameters, adapter checkpoints and a finite-gradient guard.
 
-Its loop is unchanged. To it, a batch is an optimiser step: the samples of all accumulated batches at once, which
-`training_step` computes in as many forward passes as memory asks for.
+Its loop is unchanged. For it, a batch is an optimiser step: the samples of all accumulated batches at once, which
+`training_step` splits into as many passes as memory requires.
 """
 
 import copy
@@ -38,18 +38,18 @@ from glmtune.training.packed_model import PackedModel
 class LoraTrainer(Trainer):
     """A Trainer for a `PackedModel` and batches from `PackingCollator`.
 
-    - The loss is the mean over the weights of an optimiser step, on all devices, however its samples are laid out.
-    - A step whose gradient is not finite changes neither weights nor optimiser, and stops the run when the host next
-      looks: when logging, and before every save. What has been saved is therefore always sound.
+    - The loss is the mean over the weights of an optimiser step, on all devices, however its samples are packed.
+    - A step whose gradient is not finite changes neither weights nor optimiser, and stops the run at the next check of
+      the host: when logging, and before every save. Saved checkpoints are therefore always sound.
     - Checkpoints hold the adapter for the base as published, and the run's manifest.
     - The evaluation loss is the mean over the weights of all samples, whatever the batch size and number of processes.
-    - Log lines say how many tokens a second were trained on; neither padding nor the time for evaluating and saving
-      counts.
+    - Log entries include the tokens trained on per second, without padding and without the time for evaluation and
+      saving.
 
     Args:
-        initial_weights: What `initial_adapter_weights` gave after attaching.
+        initial_weights: The result of `initial_adapter_weights` after attaching.
         manifest: The run's manifest.
-        base_dtype: How the base is held.
+        base_dtype: The dtype of the base.
         uses_graphs: Whether batches are padded to a few layouts, to be computed as CUDA graphs.
         **kwargs: As for `transformers.Trainer`.
 
@@ -83,7 +83,7 @@ class LoraTrainer(Trainer):
         self._eval_weight = 0.0
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As in Trainer; parameters lie flat where the optimiser does not mind."""
+        """As in Trainer; parameters are flattened if the optimiser is elementwise."""
         if not is_elementwise(self.args.optim.value):
             try:
                 return super().create_optimizer(model)
@@ -109,7 +109,7 @@ class LoraTrainer(Trainer):
         return self.optimizer
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
-        """As in Trainer; without DistributedDataParallel where `training_step` itself sums what lies flat."""
+        """As in Trainer; without DistributedDataParallel if `training_step` sums the flat gradients itself."""
         if training and self._flat and self.args.world_size > 1:
             return self.accelerator.prepare_model(model, evaluation_mode=True)
         return super()._wrap_model(model, training, dataloader)
@@ -130,7 +130,7 @@ class LoraTrainer(Trainer):
 
         Args:
             model: The model, as wrapped by accelerate.
-            inputs: What `PackingCollator` made.
+            inputs: A batch from `PackingCollator`.
             num_items_in_batch: The sum of the label weights, on all devices if losses are averaged over these.
 
         Returns:
@@ -143,8 +143,8 @@ class LoraTrainer(Trainer):
         micro_batches: list[PackedRows] = inputs["micro_batches"]
         self._num_tokens += sum(packed.num_tokens for packed in micro_batches)
         num_devices = self.args.world_size
-        # The mean over the devices is of what each divides by its own weight; if that counts all devices' samples, the
-        # mean has divided by the number of devices once too often.
+        # Gradients are averaged over the devices. If the weight counts all devices' samples, that divides by the number
+        # of devices once too often.
         weight = num_items_in_batch / num_devices if self._averages_across_devices() else num_items_in_batch
         total = torch.zeros((), device=self.args.device)
         if self._accumulator is not None:
@@ -162,7 +162,7 @@ class LoraTrainer(Trainer):
         return total / weight
 
     def _scale(self) -> float | Tensor:
-        """What float16's loss scaling multiplies the loss by."""
+        """The loss scale of float16; 1 otherwise."""
         scaler = self.accelerator.scaler
         return 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.args.device))
 
@@ -173,11 +173,11 @@ class LoraTrainer(Trainer):
         weight = sum(batch["total_weight"] for batch in batch_samples)
         if not self._averages_across_devices():
             return weight
-        # Filled on the device: copying a number there would wait for all that the device still has to do.
+        # Filled on the device: copying a number from the host would wait for all pending kernels.
         return self.accelerator.reduce(torch.full((), weight, device=device), reduction="sum")
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Loads this process's share of the samples, each of which is in one share only.
+        """Loads this process's share of the samples; shares do not overlap.
 
         Trainer's own loader repeats samples until all processes have the same number of batches, or drops the last
         batch.
@@ -196,7 +196,7 @@ class LoraTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, None, None]:
-        """Takes note of a batch's loss. Trainer gets none: it would average the means of batches."""
+        """Records a batch's loss. Trainer gets none, since it would average the means of batches."""
         with torch.no_grad(), self.compute_loss_context_manager():
             for packed in inputs["micro_batches"]:
                 on_device = packed.to(self.args.device, non_blocking=True)
@@ -214,7 +214,7 @@ class LoraTrainer(Trainer):
         return output
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Floating-point operations of a step, without what is recomputed."""
+        """Floating-point operations of a step, without recomputation."""
         return self._flops_per_token * sum(packed.num_tokens for packed in inputs["micro_batches"])
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
@@ -223,7 +223,7 @@ class LoraTrainer(Trainer):
         return self.accelerator.clip_grad_norm_([flat.flat for flat in self._flat], self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """As in Trainer, right before the optimiser's step; makes that a no-op where the norm is not finite."""
+        """As in Trainer, right before the optimiser's step, which is skipped if the norm is not finite."""
         if grad_norm is None and self._flat:
             grad_norm = self.accelerator.clip_grad_norm_([flat.flat for flat in self._flat], math.inf)
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -236,12 +236,12 @@ class LoraTrainer(Trainer):
             if optimizer.defaults.get("fused"):
                 skip_fused_step(optimizer, is_bad)
             elif is_bad.item():
-                self.optimizer.zero_grad(set_to_none=True)  # optimisers leave alone what has no gradient
+                self.optimizer.zero_grad(set_to_none=True)  # optimisers skip parameters without a gradient
         return grad_norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in Trainer; adds `tokens_per_second`, and stops the run where a loss is not finite."""
-        if "train_loss" in logs:  # of the steps since the last log, Trainer adds this process's own losses
+        """As in Trainer; adds `tokens_per_second`, and stops the run if a loss is not finite."""
+        if "train_loss" in logs:  # since the last log, Trainer has added up only this process's losses
             logs["train_loss"] = math.fsum(gather_object([logs["train_loss"]])) / self.args.world_size
         if "loss" in logs:
             elapsed_s = time.perf_counter() - self._counting_since_s
@@ -257,23 +257,23 @@ class LoraTrainer(Trainer):
             self._stop_if_stuck()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As in Trainer, off the clock."""
+        """As in Trainer; its time does not count for `tokens_per_second`."""
         with self._off_the_clock():
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """As in Trainer; the checkpoint has its name once it is complete, and only then do older ones go."""
+        """As in Trainer; a checkpoint gets its final name once complete, and only then are older ones deleted."""
         run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         with self._off_the_clock(), storage_faults(run / name):
             super()._save_checkpoint(model, trial)
-            if self.state.best_global_step == self.state.global_step:  # Trainer has noted where it lies for now
+            if self.state.best_global_step == self.state.global_step:  # Trainer has recorded its temporary path
                 self.state.best_model_checkpoint = str(run / name)
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
                 self._publish(run, name)
             self.accelerator.wait_for_everyone()
-            # What is still aside then lies on a disk of this node's own; on a shared one it has its place already.
+            # A checkpoint still aside is on this node's local disk; on a shared disk it has been published already.
             if self.args.should_save and (aside(run) / name).is_dir():
                 self._publish(run, name)
             self.accelerator.wait_for_everyone()
@@ -286,7 +286,7 @@ class LoraTrainer(Trainer):
         rotate(run, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing yet: Trainer would upload a checkpoint while it is still aside."""
+        """Does nothing: Trainer would upload a checkpoint before it is published."""
 
     def _get_output_dir(self, trial: Any = None) -> str:
         """Where Trainer writes checkpoints."""
@@ -294,15 +294,15 @@ class LoraTrainer(Trainer):
 
     @contextmanager
     def _off_the_clock(self) -> Iterator[None]:
-        """Sets the clock of `tokens_per_second` forward by as long as something else takes."""
+        """Excludes the time of the block from `tokens_per_second`."""
         if self.args.device.type == "cuda":
-            torch.cuda.synchronize()  # the device finishes what it is still training on
+            torch.cuda.synchronize()  # pending training kernels still count
         began_s = time.perf_counter()
         yield
         self._counting_since_s += time.perf_counter() - began_s
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in Trainer, unless a gradient was not finite since the last look."""
+        """As in Trainer, unless a gradient was not finite since the last check."""
         self._stop_if_stuck()
         super().save_model(output_dir, _internal_call)
 
@@ -316,7 +316,7 @@ class LoraTrainer(Trainer):
         load_adapter_weights(self.adapted_model(), resume_from_checkpoint, self.initial_weights)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As in Trainer; what the optimiser remembers is the checkpoint's, settings and schedule are those of now."""
+        """As in Trainer; the optimiser's state is the checkpoint's, settings and schedule are the current ones."""
         if checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
@@ -327,20 +327,20 @@ class LoraTrainer(Trainer):
             check_optimizer_state(self.optimizer)
         except ValueError as error:
             raise TrainingError(f"{checkpoint}/optimizer.pt is of another optimiser or adapter: {error}") from error
-        is_schedule = isinstance(self.lr_scheduler, LambdaLR)  # any other goes by what it has seen, as does its rate
+        is_schedule = isinstance(self.lr_scheduler, LambdaLR)  # others, and their rates, depend on history
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update({key: value for key, value in own.items() if is_schedule or "lr" not in key})
         if is_schedule:
-            # Not the global step: steps that float16's loss scaling leaves out are none of the schedule's.
+            # Not the global step: the schedule does not count steps that float16's loss scaling skips.
             set_schedule(self.lr_scheduler, schedule, self.lr_scheduler.last_epoch)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """As in Trainer, which fails where a run in float16 goes on in a type that needs no loss scaling."""
+        """As in Trainer, which fails if a float16 run is resumed in a dtype without loss scaling."""
         if self.accelerator.scaler is not None:
             super()._load_scaler(checkpoint)
 
     def restore(self, checkpoint: str | Path) -> None:
-        """Takes everything to where training was at a checkpoint after its last step; there is nothing to train.
+        """Restores the state of a checkpoint after the last step, when there is nothing left to train.
 
         Args:
             checkpoint: The checkpoint.
@@ -353,13 +353,13 @@ class LoraTrainer(Trainer):
         elif self.args.eval_strategy != "no" and not any(
             "eval_loss" in entry and entry["step"] == self.state.global_step for entry in self.state.log_history
         ):
-            self.evaluate(ignore_keys=["past_key_values"])  # which may come after the last checkpoint
+            self.evaluate(ignore_keys=["past_key_values"])  # the final evaluation may follow the last checkpoint
 
     def _load_best_model(self) -> None:
         load_adapter_weights(self.adapted_model(), self.state.best_model_checkpoint, self.initial_weights)
 
     def adapted_model(self) -> PackedModel:
-        """The model without what accelerate and torch.compile have put around it."""
+        """The model without the wrappers of accelerate and torch.compile."""
         model: PackedModel = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return model
 
@@ -382,28 +382,28 @@ class LoraTrainer(Trainer):
 
 
 def set_schedule(scheduler: LambdaLR, fresh: Mapping[str, Any], step: int) -> None:
-    """Puts a scheduler to a step, of the schedule that it was made for.
+    """Moves a scheduler to a step of the schedule that it was created with.
 
     Args:
         scheduler: The scheduler; its optimiser's learning rates are set too.
-        fresh: Its state as it was made.
+        fresh: Its initial state.
         step: Optimiser steps taken.
     """
     groups = scheduler.optimizer.param_groups
     rates = [base * factor(step) for base, factor in zip(fresh["base_lrs"], scheduler.lr_lambdas, strict=True)]
     put_schedule(scheduler, fresh, step, rates)
     for group, rate in zip(groups, rates, strict=True):
-        if isinstance(group["lr"], Tensor):  # which the optimiser's kernels read
+        if isinstance(group["lr"], Tensor):  # read by the optimiser's kernels
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Makes sure that what an optimiser remembers of its parameters fits them; torch only counts them.
+    """Checks that an optimiser's state has the shapes of its parameters; torch checks only their number.
 
     Raises:
-        ValueError: It does not.
+        ValueError: A shape differs.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:

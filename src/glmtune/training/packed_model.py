@@ -20,16 +20,16 @@ from glmtune.training.fused import FusedLayers
 
 
 class PackedModel(PeftModelForCausalLM):
-    """The PEFT model that it is made from, which it takes the place of, with a loss on packed rows.
+    """Replaces the PEFT model that it is made from, and adds a loss on packed rows.
 
-    It shares that model's modules and adapters under their names. So whatever handles PEFT models (Trainer, saving,
-    loading) handles it as one, and all calls without packed rows are PEFT's own.
+    It shares that model's modules and adapters under the same names. Code that handles PEFT models (Trainer, saving,
+    loading) therefore treats it as one, and calls without packed rows behave exactly as PEFT's.
 
     Args:
         model: A model from `attach_lora`.
 
     Attributes:
-        fused_layers: What runs the layers on packed rows; None where it is their modules. Set by `fuse`.
+        fused_layers: The fused layers that run packed rows; None if PEFT's modules do. Set by `fuse`.
     """
 
     def __init__(self, model: PeftModel) -> None:
@@ -41,11 +41,11 @@ class PackedModel(PeftModelForCausalLM):
 
         Args:
             *args: As for PEFT's `forward`.
-            packed: Whole samples in one row, instead of everything else.
+            packed: Packed samples, in place of all other arguments.
             **kwargs: As for PEFT's `forward`.
 
         Returns:
-            The sum over the label rows of loss times weight, a scalar.
+            The weighted sum of the losses of the label rows, a scalar.
         """
         if packed is None:
             return super().forward(*args, **kwargs)
@@ -65,9 +65,9 @@ class PackedModel(PeftModelForCausalLM):
         return F.cross_entropy(logits_LV, packed.labels.long(), reduction="none")
 
     def label_hidden(self, packed: PackedRows) -> Tensor:
-        """What the last layer returns on the label rows, [L, H], before the final norm.
+        """Output of the last layer on the label rows, [L, H], before the final norm.
 
-        Where layers are fused, embeddings get no gradient.
+        With fused layers, embeddings receive no gradient.
         """
         base = self.get_base_model()
         family = family_of(base)
@@ -90,7 +90,7 @@ def fuse(model: PackedModel) -> str | None:
         model: The model, on the device that it is trained on. Changed in place.
 
     Returns:
-        Why the model cannot be fused and was left as it is; None where it was fused.
+        Why the model cannot be fused and was left unchanged; None if it was fused.
     """
     reason = why_not_fused(model)
     if reason is None:

@@ -1,4 +1,4 @@
-"""The processes that a launcher such as torchrun starts, one a device."""
+"""The processes that a launcher such as torchrun starts, one per device."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -14,21 +14,21 @@ from glmtune.config import WHY_NOT_SHARDED
 from glmtune.errors import ConfigError, TrainingError
 
 _DEFAULT_TIMEOUT_S = 1800  # that of `TrainingArguments.ddp_timeout`
-# What gloo and NCCL say of a process that is gone.
+# Messages of gloo and NCCL about a process that has ended.
 _OTHER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 
 
 def join_processes(train: Mapping[str, Any]) -> None:
-    """Joins the process group of a launcher with this process's GPU bound to it.
+    """Joins a launcher's process group and binds this process's GPU to it.
 
-    accelerate would join it without naming the GPU: torch would guess it, and warn of that at every barrier. Processes
-    on the CPU are left to accelerate, which gives them a back end of their own.
+    accelerate would join it without naming the GPU; torch would guess the GPU and warn about that at every barrier.
+    Processes on the CPU are left to accelerate, which chooses their back end.
 
     Args:
         train: The `train` section of the configuration.
 
     Raises:
-        ConfigError: There are more processes than GPUs, or the launcher is to spread the model over them.
+        ConfigError: There are more processes than GPUs, or the launcher is configured to shard the model.
     """
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         if launcher_asks_for(name):
@@ -54,17 +54,17 @@ def join_processes(train: Mapping[str, Any]) -> None:
 
 
 def leave_processes() -> None:
-    """Leaves the process group, if there is one, or its threads would still run when the interpreter ends."""
+    """Leaves the process group, if there is one; otherwise its threads would still run at interpreter exit."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 @contextmanager
 def ending_with_the_others() -> Iterator[None]:
-    """Lets a process that another one has left alone end with a sentence too.
+    """Ends this process with a clear message if another process of the run has ended.
 
     Raises:
-        TrainingError: In place of the error that says that another process is gone.
+        TrainingError: In place of the communication error.
     """
     try:
         yield
@@ -75,14 +75,14 @@ def ending_with_the_others() -> Iterator[None]:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that speaks for all that a launcher has started."""
+    """Whether this process has rank 0, and so reports for all."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 class SharedFlag:
-    """A yes or no of any process that all processes learn of at the same step, one step later.
+    """A flag that any process can set and that all processes read at the same step, one step later.
 
-    Learning of it at once would make the host wait for the device in every step.
+    Reading it in the same step would make the host wait for the device in every step.
 
     Args:
         device: Where the process group communicates.
@@ -94,7 +94,7 @@ class SharedFlag:
         self._is_there = torch.cuda.Event() if device.type == "cuda" else None
 
     def share(self, is_set: bool) -> bool:
-        """Tells the other processes, and returns whether any of them had set the flag at the last call."""
+        """Shares the flag with all processes; returns whether any of them had set it at the previous call."""
         before = self._read()
         flag = torch.full((), int(is_set), device=self._device)
         distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
@@ -107,5 +107,5 @@ class SharedFlag:
         if self._answer is None:
             return False
         if self._is_there is not None:
-            self._is_there.synchronize()  # done a step ago
+            self._is_there.synchronize()  # it was started a step ago
         return bool(self._answer.item())

@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: `training_loss.png` and `all_results.json`."""
+"""The reports of a finished run: `training_loss.png` and `all_results.json`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from glmtune.language import language, localise
 from glmtune.training.callbacks import plain_numbers
 
 PICTURE_NAME = "training_loss.png"
-# Of Linux, Windows and macOS; without one of them matplotlib would draw boxes.
+# Fonts of Linux, Windows and macOS; without one of them matplotlib would draw boxes.
 _CHINESE_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Micro Hei"),
     *("WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei", "SimHei", "PingFang SC", "Heiti SC"),
@@ -22,20 +22,20 @@ _CHINESE_FONTS = (
 
 
 def draw_losses(history: Sequence[Mapping[str, Any]], file: str | Path) -> bool:
-    """Draws the loss over the optimiser steps: as logged, smoothed, and on the evaluation data.
+    """Plots the loss over the optimiser steps: as logged, smoothed, and on the evaluation data.
 
     Args:
-        history: Log entries, each with `step` and perhaps `loss` or `eval_loss`.
+        history: Log entries, each with `step` and optionally `loss` or `eval_loss`.
         file: The PNG file to write.
 
     Returns:
-        Whether there was anything to draw.
+        Whether there was anything to plot.
     """
     train = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     evaluated = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
     if not train:
         return False
-    # Without pyplot, which keeps state and looks for a display.
+    # Without pyplot, which has global state and looks for a display.
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -44,7 +44,7 @@ def draw_losses(history: Sequence[Mapping[str, Any]], file: str | Path) -> bool:
     axes.plot(steps, losses, color="tab:blue", alpha=0.35, linewidth=1, marker="." if len(train) < 3 else "")
     axes.lines[0].set_label(_label("training", font))
     if len(train) >= 3:
-        # The more points, the more of them a point of the smooth line stands for.
+        # The more points there are, the stronger the smoothing.
         weight = len(losses) / (len(losses) + 20)
         axes.plot(
             steps, smooth(losses, weight), color="tab:blue", linewidth=2, label=_label("training, smoothed", font)
@@ -67,7 +67,7 @@ def draw_losses(history: Sequence[Mapping[str, Any]], file: str | Path) -> bool:
 
 
 def _chinese_font() -> str | None:
-    """A font for Chinese labels; None where the reader wants none, or the machine has none."""
+    """A font for Chinese labels; None if the language is English or no such font is installed."""
     if language() == "en":
         return None
     names = {font.name for font in font_manager.fontManager.ttflist}
@@ -79,11 +79,11 @@ def _label(text: str, font: str | None) -> str:
 
 
 def smooth(values: Sequence[float], weight: float) -> list[float]:
-    """An exponential moving average that is fair to the first values.
+    """An exponential moving average with bias correction for the first values.
 
     Args:
         values: At least one number.
-        weight: Share of the past in each step of the average, from 0 to below 1.
+        weight: Weight of the previous average, from 0 to below 1.
     """
     smoothed = []
     average = total = 0.0

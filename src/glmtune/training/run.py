@@ -1,4 +1,4 @@
-"""Training an adapter, from configuration to run folder: read, plan, load, fuse, train, save, test."""
+"""Trains an adapter, from configuration to run folder: read, plan, load, fuse, train, save, test."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -37,23 +37,23 @@ from glmtune.training.storage import ending_where_it_cannot_write, run_folder_he
 __all__ = ["TrainResult", "TrainingInterrupted", "train"]
 
 
-class TrainingInterrupted(TrainingError):  # noqa: N818 - nobody's fault
-    """Training was interrupted, a checkpoint is saved; the message says how to go on."""
+class TrainingInterrupted(TrainingError):  # noqa: N818 - not an error
+    """Training was interrupted and a checkpoint saved; the message says how to resume."""
 
 
 def train(config: RunConfig, console: Console | None = None) -> TrainResult:
-    """Trains an adapter and leaves it, with everything about the run, in `train.output_dir`.
+    """Trains an adapter and writes it, with all records of the run, to `train.output_dir`.
 
     Args:
-        config: What to do.
-        console: Where progress is shown; standard error if left out.
+        config: The configuration of the run.
+        console: Where progress is shown; standard error by default.
 
     Returns:
-        How it ended.
+        The result of the run.
 
     Raises:
-        GlmtuneError: Configuration, data, base or adapter are wrong, or training had to stop.
-        TrainingInterrupted: Somebody pressed Ctrl-C; the run can go on where it stopped.
+        GlmtuneError: Configuration, data, base or adapter are invalid, or training had to stop.
+        TrainingInterrupted: A signal such as Ctrl-C stopped the run; it can be resumed where it stopped.
     """
     validate_names(config)
     join_processes(config.train)
@@ -66,7 +66,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
 
 
 def _plan(inputs: RunInputs, console: Console) -> PlannedRun:
-    """Decides what the configuration leaves open."""
+    """Decides the settings that the configuration leaves open."""
     arguments = inputs.arguments
     known = KnownDevice.look(arguments.device, inputs.dtype, arguments.world_size)
     earlier = None if inputs.earlier is None else inputs.earlier.config
@@ -79,7 +79,7 @@ def _plan(inputs: RunInputs, console: Console) -> PlannedRun:
 
 
 def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainResult:
-    """Loads the base, trains, and leaves the run folder complete."""
+    """Loads the base, trains, and completes the run folder."""
     output_dir, command = inputs.arguments.output_dir, inputs.config.command("train.resume_from_checkpoint=true")
     interruption, progress = Interruption(), ProgressReport(console)
     with ending_where_it_cannot_write(output_dir, command), _explaining_out_of_memory(planned, output_dir, progress):
@@ -102,7 +102,7 @@ def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainRes
 
 
 def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PackedModel, Mapping[str, Tensor]]:
-    """The base with its adapter, and the weights that this began with."""
+    """The base with its adapter, and the adapter's initial weights."""
     config, earlier = planned.config, inputs.earlier
     model, _ = load_base(
         config.model.path,
@@ -146,7 +146,7 @@ def _make_trainer(
             ),
             callbacks=[
                 *make_callbacks(arguments.output_dir, planned.config.train.get("early_stopping_patience"), progress),
-                interruption,  # last, so that nobody asks for more once it has stopped the run
+                interruption,  # last, so that no other callback overrides its stop
             ],
             initial_weights=initial_weights,
             manifest=manifest,
@@ -155,14 +155,14 @@ def _make_trainer(
         )
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
-    PartialState().wait_for_everyone()  # all have looked whether the folder is free
+    PartialState().wait_for_everyone()  # all have checked that the folder is free
     if arguments.should_save:
         manifest.write(arguments.output_dir)
     return trainer
 
 
 def _take_steps(trainer: LoraTrainer, inputs: RunInputs, console: Console) -> dict[str, Any]:
-    """Takes the steps that are left, which may be none; returns Trainer's metrics of them."""
+    """Takes the remaining steps, possibly none, and returns Trainer's metrics of them."""
     checkpoint = None if inputs.earlier is None else str(inputs.earlier.checkpoint)
     if checkpoint is not None and inputs.is_trained:
         console.print("all steps are done; what comes after them is made up for", highlight=False)
@@ -180,10 +180,10 @@ def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
 
 @contextmanager
 def _explaining_out_of_memory(planned: PlannedRun, output_dir: str, progress: ProgressReport) -> Iterator[None]:
-    """Says what would save memory where it runs out in spite of the plan.
+    """Adds advice on saving memory to the error if memory runs out in spite of the plan.
 
     Raises:
-        TrainingError: In place of torch's error, or of what it became while the base was loaded.
+        TrainingError: In place of torch's error, or of the error raised for it while the base was loaded.
     """
     try:
         yield
@@ -191,7 +191,7 @@ def _explaining_out_of_memory(planned: PlannedRun, output_dir: str, progress: Pr
         if not is_out_of_memory(error):
             raise
         when = "before training began" if progress.num_steps is None else f"after step {progress.num_steps}"
-        has_checkpoints = bool(checkpoints(output_dir))  # which can only be gone on from in the same format
+        has_checkpoints = bool(checkpoints(output_dir))  # a run can only be resumed in the same format
         changes = planned.cheapest_changes(keeps_format=has_checkpoints)
         advice = "\n".join(f"  {change}" for change in changes) or "  a lower data.max_length"
         raise TrainingError(

@@ -1,7 +1,7 @@
-"""After training: is there an adapter on disk that does something, and will it be asked as it was taught?
+"""The self-test after training, for three common silent failures of LoRA.
 
-These are the three silent failures that people meet with LoRA: an adapter of zeros, an adapter that is not the one that
-was trained, and a prompt at inference that differs from the one in training.
+These are an adapter of zeros, an adapter on disk that is not the one that was trained, and a prompt at inference that
+differs from the one in training.
 """
 
 import logging
@@ -24,19 +24,19 @@ from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, render, render_prompt
 
 REPLY_TOKENS = 64
-# Logits of all positions of a long sample, 65,024 to a position, could fill the memory.
+# The logits of all positions of a long sample, 65,024 per position, could fill the memory.
 _COMPARED_POSITIONS = 64
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SelfTestReport:
-    """What the self-test saw.
+    """The results of the self-test.
 
     Attributes:
-        question: What the sample asks.
-        expected: What the sample answers.
-        reply: What the trained model answers, greedily and cut at 64 tokens; empty where it could not be asked.
+        question: The question of the sample.
+        expected: The answer of the sample.
+        reply: The trained model's answer, decoded greedily, at most 64 tokens; empty if generation failed.
         logit_change: Largest difference between the logits with and without the adapter, at the last positions.
     """
 
@@ -58,15 +58,15 @@ def run_selftest(
     Args:
         model: The trained model.
         tokenizer: Its tokenizer.
-        run: The run folder, adapter and manifest saved.
+        run: The run folder, with adapter and manifest saved.
         sample: A training sample.
-        initial_weights: What `initial_adapter_weights` gave after attaching.
+        initial_weights: The result of `initial_adapter_weights` after attaching.
 
     Returns:
-        What was seen.
+        The report.
 
     Raises:
-        TrainingError: The run is not what it should be; all faults in one message.
+        TrainingError: A check failed; all faults in one message.
     """
     was_training = model.training
     model.eval()
@@ -89,7 +89,7 @@ def run_selftest(
 
 
 def _zero_faults(model: PeftModel, initial: Mapping[str, Tensor]) -> list[str]:
-    """Faults where the adapter is still what it was at the start: B = 0, or A0 and B0 of pissa and olora."""
+    """Faults if the adapter is unchanged since the start: B = 0, or A0 and B0 of pissa and olora."""
     if not lora_layers(model):
         return []
     weights = adapter_weights(model)
@@ -119,7 +119,7 @@ def _logit_change(model: PeftModel, input_ids: Sequence[int], initial: Mapping[s
 
 @contextmanager
 def _as_base(model: PeftModel, initial: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model as the base alone; pissa and olora's is the rest of the base plus what they took out of it."""
+    """The model without the adapter's effect; for pissa and olora, the residual base plus the initial adapter."""
     trained = adapter_weights(model) if initial else {}
     if initial:
         set_peft_model_state_dict(model, {**trained, **initial})
@@ -130,7 +130,7 @@ def _as_base(model: PeftModel, initial: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def _file_faults(model: PeftModel, run: str | Path, initial: Mapping[str, Tensor]) -> list[str]:
-    """Faults where the file does not hold what is in memory, to the bit."""
+    """Faults if the file differs from memory in any bit."""
     in_memory = adapter_weights(model)
     load_adapter_weights(model, run, initial)
     on_disk = adapter_weights(model)
@@ -140,7 +140,7 @@ def _file_faults(model: PeftModel, run: str | Path, initial: Mapping[str, Tensor
 
 
 def _prompt_faults(sample: Sample, tokenizer: Tokenizer, manifest: RunManifest) -> list[str]:
-    """Faults where the saved template and system prompt do not give the ids of training, and a prefix of them."""
+    """Faults if the saved template and system prompt do not reproduce the training ids, with the prompt as a prefix."""
     conversation = sample.conversation.with_system(manifest.system)
     replayed = render(conversation, tokenizer, manifest.template, sample.max_length)
     if replayed.input_ids != list(sample.input_ids):

@@ -1,4 +1,4 @@
-"""The run folder: one run's alone while it trains, and how a run ends that cannot write to it any more."""
+"""The run folder: locked while a run trains, with a clear error if it can no longer be written to."""
 
 import errno
 import os
@@ -14,23 +14,23 @@ from glmtune.errors import StorageError
 from glmtune.files import as_os_error, check_writable_folder, held, say_os_error, storage_faults
 from glmtune.training.lora_trainer import last_good
 
-# A disk without room for this has none for a checkpoint.
+# A disk without space for this has none for a checkpoint.
 _LEAST_BYTES = 2**20
-# Faults of a disk, whatever was being written to it; others count only where they name a file of the run.
+# Disk errors, whichever file was being written; other errors count only if they name a file of the run.
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 @contextmanager
 def run_folder_held(folder: str | Path) -> Iterator[None]:
-    """Makes a run folder and keeps every other process from training into it.
+    """Creates a run folder and locks it against training by other processes.
 
-    Folders that were made for it are taken away again if nothing has come to lie in them.
+    Folders created for it are removed again if they are still empty at the end.
 
     Args:
         folder: The run folder.
 
     Raises:
-        StorageError: It cannot be made or written to, the disk is full, or another process trains into it.
+        StorageError: It cannot be created or written to, the disk is full, or another process trains into it.
     """
     folder = Path(folder).absolute()
     new = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
@@ -45,7 +45,7 @@ def run_folder_held(folder: str | Path) -> Iterator[None]:
 
 
 def _make_writable(folder: Path) -> None:
-    """Makes a folder, and makes sure that there is room in it."""
+    """Creates a folder, and checks that the disk has space."""
     check_writable_folder(folder)
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,14 +63,14 @@ def _remove_empty(folders: list[Path]) -> None:
 
 @contextmanager
 def ending_where_it_cannot_write(folder: str | Path, how_to_go_on: str) -> Iterator[None]:
-    """Lets a run that cannot write any more end with what it could not write, why, and where it can be gone on from.
+    """Ends a run that can no longer write with a message: which file, why, and how to resume.
 
     Args:
         folder: The run folder.
         how_to_go_on: The command that resumes the run.
 
     Raises:
-        StorageError: In place of any error that says that something could not be written.
+        StorageError: In place of any error about a failed write.
     """
     try:
         yield
@@ -85,7 +85,7 @@ def ending_where_it_cannot_write(folder: str | Path, how_to_go_on: str) -> Itera
 
 
 def _describe(error: Exception, folder: Path) -> str | None:
-    """What could not be written, and why; None for another kind of error."""
+    """The file that could not be written, and why; None for other errors."""
     fault = as_os_error(error)
     if fault is None:
         return None
