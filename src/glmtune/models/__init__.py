@@ -1,1 +1,1 @@
-"""The model families that glmtune knows."""
+"""The model families that glmtune supports."""

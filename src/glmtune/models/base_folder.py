@@ -22,7 +22,7 @@ TOKENIZER_JSON = (
 
 
 class _Keys(BaseModel):
-    """The types of keys, each of which may be missing or null; keys that are not named here are not looked at."""
+    """The types of keys, each of which may be missing or null; other keys are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=(), arbitrary_types_allowed=True)
 
@@ -84,21 +84,21 @@ _KEYS: dict[str, type[BaseModel]] = {
 
 
 def check_keys(where: str | Path, values: Mapping[str, Any], keys: type[BaseModel]) -> None:
-    """Compares the types of values with those that their keys have.
+    """Checks the types of values by their keys.
 
     Args:
         where: The file, for the message.
-        values: What it holds.
-        keys: The types.
+        values: Its contents.
+        keys: The expected types.
 
     Raises:
-        ModelError: At least one is of the wrong type; all of them in one message.
+        ModelError: At least one value is of the wrong type; all of them in one message.
     """
     try:
         keys.model_validate(dict(values))
     except ValidationError as error:
         faults: dict[str, list[str]] = {}
-        for fault in error.errors():  # one for each type that a value might have been of
+        for fault in error.errors():  # one for each type that a value may have
             faults.setdefault(str(fault["loc"][0]), []).append(fault["msg"].removeprefix("Input should be "))
         phrases = [f"{key} is {values[key]!r:.80}, expected {' or '.join(types)}" for key, types in faults.items()]
         raise ModelError(f"{where}: {'; '.join(phrases)}") from error
@@ -112,7 +112,7 @@ def check_json_files(folder: Path, names: Sequence[str]) -> None:
         names: The files, each of which may be missing.
 
     Raises:
-        ModelError: One is not; the file and the keys are named.
+        ModelError: A file is not; it names the file and the keys.
     """
     for name in names:
         file = folder / name
@@ -121,14 +121,14 @@ def check_json_files(folder: Path, names: Sequence[str]) -> None:
 
 
 def require_files(folder: Path, *names: str) -> None:
-    """Checks that a folder is a base model's as far as these files go.
+    """Checks that a folder holds certain files of a base model.
 
     Args:
         folder: The folder.
-        *names: The files that it must hold.
+        *names: The required files.
 
     Raises:
-        ModelError: One is missing; or the folder is an adapter's, whose base is then named.
+        ModelError: A file is missing. If the folder holds an adapter, the message names its base.
     """
     missing = [name for name in names if not (folder / name).is_file()]
     if not missing:

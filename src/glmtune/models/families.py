@@ -1,4 +1,4 @@
-"""The families that there are, and which of them a model belongs to."""
+"""The registered families, and the lookup of a model's family."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def family_of(owner: PretrainedConfig | nn.Module) -> Family:
     """Finds the family of a configuration or a model.
 
     Args:
-        owner: A configuration; or a model, bare or within PEFT.
+        owner: A configuration, or a model, with or without PEFT.
 
     Raises:
         ModelError: It belongs to none.
@@ -40,8 +40,8 @@ def family_at(path: str | Path) -> Family:
         path: A folder or a hub id.
 
     Returns:
-        The family that its `config.json` names; the first one where it names none, or is not here yet. What is wrong
-        with the base is that family's to say.
+        The family that its `config.json` names; the first one if it names none or is not downloaded yet. That family
+        then reports what is wrong with the base.
 
     Raises:
         ModelError: `config.json` is no JSON object.

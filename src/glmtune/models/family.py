@@ -1,6 +1,6 @@
-"""What a family of models answers for whoever trains, fuses, plans, quantises or exports its models.
+"""The interface of a model family, as needed to train, fuse, plan, quantise and export its models.
 
-Outside `glmtune.models`, nothing names a family's modules, special tokens or classes: a `Family` is asked.
+Outside `glmtune.models`, no code names a family's modules, special tokens or classes; it goes through `Family`.
 
 Legend of dimension suffixes: B batch, T tokens.
 """
@@ -26,7 +26,7 @@ Rotation = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model, and what is unusual about it.
+    """The sizes of a model, and its unusual features.
 
     Attributes:
         num_layers: Layers.
@@ -40,7 +40,7 @@ class Shape:
         is_tied: Whether the output layer is the token embedding.
         has_rms_norm: Whether norms are RMSNorm.
         has_fp32_residual: Whether the residual stream is kept in fp32.
-        unusual: What of the configuration the fused layers do not cover, as phrases.
+        unusual: Features of the configuration that the fused layers do not support, as phrases.
     """
 
     num_layers: int
@@ -95,14 +95,14 @@ class Family(ABC):
         config_class: The class of its configurations; a model belongs to the family that its configuration belongs to.
         model_class: The class of its models.
         tokenizer_class: The class of its tokenizers.
-        tokenizer_files: The files of a tokenizer that a base's folder must hold.
+        tokenizer_files: The tokenizer files that a base's folder must hold.
         layers_name: The full name of the list of layers.
         embedding_weight: The full name of the token embedding's weight.
         head_weight: The full name of the output layer's weight.
-        head_modules: Last names of final norm and output layer.
-        last_projection: Last name of a layer's last projection.
-        lora_targets: What LoRA adapts by default, as last names.
-        buffers: Full names of what official weight files hold beside the weights, and the models here compute.
+        head_modules: Names of final norm and output layer, without parents.
+        last_projection: Name of a layer's last projection, without parents.
+        lora_targets: Names of the modules that LoRA adapts by default, without parents.
+        buffers: Full names of buffers in official weight files, which the models here compute themselves.
     """
 
     config_class: ClassVar[type[PretrainedConfig]]
@@ -138,7 +138,7 @@ class Family(ABC):
         """Reads a folder's configuration.
 
         Raises:
-            ModelError: There is none, it is another family's, or its values cannot be.
+            ModelError: There is none, it is another family's, or its values are invalid.
         """
 
     @abstractmethod
@@ -156,7 +156,7 @@ class Family(ABC):
     def read_buffers(self, folder: Path) -> dict[str, Tensor]:
         """The buffers that a checked folder holds beside the weights.
 
-        The models here have no use for them. Official code may, so that folders for it need them.
+        The models here do not use them. Official code may, so folders exported for it must contain them.
         """
         found = {name: read_weight(folder, name) for name in self.buffers}
         return {name: buffer for name, buffer in found.items() if buffer is not None}

@@ -1,4 +1,4 @@
-"""A token embedding in the host's memory."""
+"""A token embedding in host memory."""
 
 from torch import Tensor, nn
 
@@ -6,12 +6,12 @@ from glmtune.ops import HostTable
 
 
 class HostEmbedding(nn.Module):
-    """A frozen token embedding that stays in the host's memory wherever the model goes.
+    """A frozen token embedding that stays in host memory when the model is moved to a device.
 
-    Its weight is no parameter, so that a model's device is the one that its layers are on.
+    Its weight is not a parameter, so that the model's device is that of its layers.
 
     Args:
-        weight: The embedded tokens, [V, H]; copied to the CPU if it is not there.
+        weight: The embedding matrix, [V, H]; copied to the CPU if it is elsewhere.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -21,9 +21,9 @@ class HostEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The embedded tokens, [V, H], on the CPU."""
+        """The embedding matrix, [V, H], on the CPU."""
         return self._table.values_VH
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Embeds ids of any shape, on the device that they are on."""
+        """Embeds ids of any shape, on their device."""
         return self._table.rows(input_ids)

@@ -1,6 +1,6 @@
 """Registers the classes of all families with transformers' Auto classes.
 
-It runs the moment transformers is imported, so it imports no more than it must.
+It runs as soon as transformers is imported, so it imports as little as possible.
 """
 
 from glmtune.models.chatglm.registration import register_auto_classes

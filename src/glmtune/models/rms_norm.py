@@ -11,7 +11,7 @@ class RMSNorm(nn.Module):
 
     Args:
         hidden_size: Channels, H.
-        eps: What is added to the mean of squares.
+        eps: Added to the mean square.
     """
 
     def __init__(self, hidden_size: int, eps: float) -> None:

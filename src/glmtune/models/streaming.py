@@ -12,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 
 
 class _IdQueue(BaseStreamer):
-    """Takes ids from `generate` and drops the prompt, which comes first."""
+    """Receives ids from `generate` and drops the prompt, which comes first."""
 
     def __init__(self) -> None:
         self.items: queue.Queue[int | BaseException | None] = queue.Queue()
@@ -25,11 +25,11 @@ class _IdQueue(BaseStreamer):
         self._prompt_seen = True
 
     def end(self) -> None:
-        """Nothing to do: the thread reports its end itself, so that errors are not lost."""
+        """Does nothing: the thread itself reports its end, so that errors are not lost."""
 
 
 class _StopWhenSet(StoppingCriteria):
-    """Ends generation once nobody listens any more."""
+    """Ends generation once its iterator has been closed."""
 
     def __init__(self, event: threading.Event) -> None:
         self._event = event
@@ -41,7 +41,7 @@ class _StopWhenSet(StoppingCriteria):
 def stream_token_ids(
     model: Any, inputs: Mapping[str, Tensor], *, stopping_criteria: Sequence[StoppingCriteria] = (), **options: Any
 ) -> Iterator[int]:
-    """Generates in a thread and yields each new id as soon as it is known.
+    """Generates in a thread and yields each new id as soon as it is available.
 
     Closing the iterator stops the generation. An error in the thread is raised here.
 
@@ -63,7 +63,7 @@ def stream_token_ids(
             with torch.inference_mode():
                 model.generate(**inputs, streamer=streamer, stopping_criteria=stopping, **options)
             streamer.items.put(None)
-        except BaseException as error:  # handed to the reader, who raises it
+        except BaseException as error:  # passed to the reader, which raises it
             streamer.items.put(error)
 
     thread = threading.Thread(target=run, name="glmtune-stream", daemon=True)

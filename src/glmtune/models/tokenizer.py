@@ -1,4 +1,4 @@
-"""What the rest of glmtune needs of a tokenizer."""
+"""The interface that the rest of glmtune needs of a tokenizer."""
 
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ class Tokenizer(PromptTokenizer, Protocol):
     """A family's tokenizer: what the renderer needs, and how a reply ends.
 
     Attributes:
-        init_kwargs: What it was made with, the prompt that it remembers included; saved with it.
+        init_kwargs: The arguments it was created with, including a stored prompt; saved with it.
     """
 
     init_kwargs: dict[str, Any]
@@ -28,8 +28,8 @@ class Tokenizer(PromptTokenizer, Protocol):
 
     @property
     def all_special_ids(self) -> list[int]:
-        """The ids that are no text."""
+        """The ids of special tokens, which have no text."""
 
     @property
     def pad_token_id(self) -> int:
-        """The id that batches are padded with."""
+        """The padding id of batches."""

@@ -1,7 +1,7 @@
 """The weight files of a base model's folder, checked from their headers before any weight is read.
 
-transformers only warns of missing and unexpected weights and leaves the missing ones random, which shows as a model
-that talks nonsense hours later. Here every fault is found first, and all of them are reported at once.
+transformers only warns about missing and unexpected weights and initialises the missing ones at random; hours later the
+model turns out to generate nonsense. Here all faults are found in advance and reported at once.
 """
 
 import json
@@ -23,7 +23,7 @@ _LFS_POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class WeightHeader:
-    """What a file's header says of one weight: the file's name, the shape, whether it is floating-point."""
+    """The header of one weight: the name of its file, its shape, and whether it is floating-point."""
 
     file: str
     shape: tuple[int, ...]
@@ -38,13 +38,13 @@ def check_weights(
     ignored: Collection[str] = (),
     use_safetensors: bool | None = None,
 ) -> None:
-    """Compares the weights that the files' headers announce with those that the configuration asks for.
+    """Compares the weights in the files' headers with those that the configuration requires.
 
     Args:
         folder: The folder with `model.safetensors`, `pytorch_model.bin`, or shards of either and their index.
-        expected: The shapes of all weights by their names.
-        optional: Those of them that may be missing.
-        ignored: Others that may be there.
+        expected: The shapes of all weights by name.
+        optional: Expected weights that may be missing.
+        ignored: Unexpected weights that may be present.
         use_safetensors: Whether to look for safetensors only (True), `.bin` only (False), or for safetensors first.
 
     Raises:
@@ -74,12 +74,12 @@ def read_weights(folder: Path, ignored: Collection[str] = ()) -> Iterator[tuple[
     """Reads a checked folder's weights one by one, one file open at a time.
 
     Args:
-        folder: A folder that `check_weights` had nothing to say against.
-        ignored: What to leave out.
+        folder: A folder that has passed `check_weights`.
+        ignored: Names of weights to leave out.
 
     Yields:
-        Name and values, on the CPU, in the file's dtype; mapped from the file where that is possible, so good only
-        until the next one is asked for.
+        Name and values, on the CPU, in the file's dtype; memory-mapped if possible, so valid only until the next one
+        is read.
     """
     files, _ = _weight_files(folder, None, [])
     for file in files:
@@ -97,10 +97,10 @@ def read_weights(folder: Path, ignored: Collection[str] = ()) -> Iterator[tuple[
 
 
 def read_weight(folder: Path, name: str) -> torch.Tensor | None:
-    """Reads one weight of a folder; None where no file holds it.
+    """Reads one weight of a folder; None if no file holds it.
 
     Args:
-        folder: A folder that `check_weights` had nothing to say against.
+        folder: A folder that has passed `check_weights`.
         name: The weight's name.
     """
     for file in sorted(folder.glob("model*.safetensors")):
@@ -116,7 +116,7 @@ def read_weight(folder: Path, name: str) -> torch.Tensor | None:
 
 
 def _load_mapped(file: Path, device: str = "cpu") -> Any:
-    """Loads a `.bin` file; files older than torch 1.6 are no zip archives, which alone can be mapped."""
+    """Loads a `.bin` file, memory-mapped if it is a zip archive; files from before torch 1.6 are not."""
     return torch.load(file, map_location=device, mmap=zipfile.is_zipfile(file), weights_only=True)
 
 
@@ -145,7 +145,7 @@ def _compare(
 def _weight_files(
     folder: Path, use_safetensors: bool | None, faults: list[str]
 ) -> tuple[Sequence[Path], dict[str, str]]:
-    """The files that hold the weights, where transformers looks for them, and which shard an index says holds what."""
+    """The weight files, searched as in transformers, and the shard of each weight according to the index."""
     formats = {"model.safetensors": use_safetensors is not False, "pytorch_model.bin": use_safetensors is not True}
     wanted = [name for name, is_wanted in formats.items() if is_wanted]
     for name in wanted:

@@ -1,4 +1,4 @@
-"""ChatGLM2 and ChatGLM3, native: configuration, model and tokenizer."""
+"""Native implementation of ChatGLM2 and ChatGLM3: configuration, model and tokenizer."""
 
 import transformers  # noqa: F401  (before the modules below: its import makes glmtune register the classes in them)
 

@@ -1,4 +1,4 @@
-"""What is ChatGLM's own about the small files of a base model's folder."""
+"""ChatGLM-specific checks of the small files in a base model's folder."""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from glmtune.errors import ModelError
 from glmtune.files import read_json_object
 
-# What a base cannot do without, beside config.json and weights.
+# Required files of a base, besides config.json and the weights.
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json")
 
 
 def check_vocabulary(folder: Path, num_ids: int) -> None:
-    """Compares a tokenizer with the model in whose folder it lies.
+    """Checks a tokenizer against the model in its folder.
 
     Args:
         folder: The folder; without a `config.json` there is nothing to compare.
@@ -33,10 +33,10 @@ def check_vocabulary(folder: Path, num_ids: int) -> None:
 
 
 def has_role_tokens(name: str, folder: Path) -> bool:
-    """Whether a base's tokenizer has role tokens, as ChatGLM3's has and ChatGLM2's has not.
+    """Whether a base's tokenizer has role tokens: ChatGLM3's has them, ChatGLM2's does not.
 
-    The vocabulary file is the same for both. Their official code tells them apart, which is read as text where it lies
-    in the folder; else the first name that does: the tokenizer's, the configuration's, the folder's.
+    The vocabulary file is the same for both. The official code, if it is in the folder, distinguishes them and is read
+    as text; otherwise the first conclusive name does: the tokenizer's, the configuration's or the folder's.
 
     Args:
         name: A folder or a hub id.

@@ -31,12 +31,12 @@ class ChatMixin:
         """Turns the assistant's messages into the official response and the history with them.
 
         Args:
-            messages: What the model said, from `parse_reply`.
-            history: The messages so far, the last question included.
+            messages: The model's messages, from `parse_reply`.
+            history: The messages so far, including the last question.
 
         Returns:
             The last message's text, or for a tool call its `name` and `parameters` (its `content` where the system
-            message offers no tools, or the call is no `tool_call` with literal arguments); and the new history.
+            message offers no tools, or the call is not a `tool_call` with literal arguments); and the new history.
         """
         replies = [{"role": "assistant", "metadata": m.metadata, "content": m.content} for m in messages]
         last = messages[-1]
@@ -44,7 +44,7 @@ class ChatMixin:
         if last.metadata:
             response = {"name": last.metadata, "content": last.content}
             if history and history[0].get("tools"):
-                with suppress(DataError):  # a call that the model got wrong is handed over as it is
+                with suppress(DataError):  # a malformed call is returned as it is
                     response = {"name": last.metadata, "parameters": parse_tool_call(last.content)}
         return response, [*history, *replies]
 
@@ -69,12 +69,12 @@ class ChatMixin:
             query: The new message.
             history: Earlier messages as returned by the last call; it is not changed.
             role: `user`, or `observation` for a tool's result.
-            max_length: Most tokens of prompt and reply together.
-            num_beams: Beams.
+            max_length: Maximum number of tokens of prompt and reply together.
+            num_beams: Number of beams.
             do_sample: Whether to sample.
             top_p: Nucleus size.
             temperature: Temperature.
-            **kwargs: More arguments of `generate`.
+            **kwargs: Further arguments of `generate`.
 
         Returns:
             The response (text, or a dictionary for a tool call) and the new history.
@@ -110,7 +110,7 @@ class ChatMixin:
             do_sample: As for `chat`.
             top_p: As for `chat`.
             temperature: As for `chat`.
-            **kwargs: More arguments of `generate`.
+            **kwargs: Further arguments of `generate`.
 
         Yields:
             Response and history; a tool call is text until it is complete.

@@ -1,4 +1,4 @@
-"""Messages as callers of a tokenizer hand them over, turned into conversations for the renderer."""
+"""Turns the messages passed to a tokenizer into conversations for the renderer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from glmtune.errors import DataError
 from glmtune.prompts import Conversation, Message, Role
 from glmtune.prompts.messages import read_chat
 
-# For programs that look into a tokenizer's template or want its text, such as TRL, which looks for what the assistant
-# generates. `ChatGLMTokenizer.apply_chat_template` does not go through it: in a text, special tokens are letters.
+# For programs that inspect or render a tokenizer's template, such as TRL, which looks for its generation block.
+# `ChatGLMTokenizer.apply_chat_template` does not use it: in its text, special tokens would be encoded as plain letters.
 CHAT_TEMPLATE = (
     "[gMASK]sop{% for message in messages %}<|{{ message['role'] }}|>{{ message.get('metadata', '') }}\n "
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{% endgeneration %}"
@@ -22,7 +22,7 @@ _PAIR: tuple[Role, Role] = ("user", "assistant")
 
 
 def conversation_from_pairs(query: str, history: Sequence[tuple[str, str]]) -> Conversation:
-    """A conversation from earlier pairs of question and answer, and a new question."""
+    """Makes a conversation from earlier pairs of question and answer and a new question."""
     turns = [Message(role, text) for pair in history for role, text in zip(_PAIR, pair, strict=True)]
     return Conversation((*turns, Message("user", query)))
 
@@ -38,8 +38,8 @@ def conversations_from_dicts(
         tools: Tools that every conversation offers: JSON schemas, OpenAI's wrapping of them, or annotated functions.
 
     Returns:
-        The conversations. Tools stand in the system message, which is the official default one if there is none. Tools
-        called at once are called one after the other, each with its own result behind it.
+        The conversations. Tools are listed in the system message, by default the official one. Parallel tool calls are
+        serialised, each followed by its result.
 
     Raises:
         DataError: A message is malformed or the turns are out of order.

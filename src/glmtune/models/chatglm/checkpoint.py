@@ -14,7 +14,7 @@ from glmtune.models.base_folder import MODEL_JSON, check_json_files, require_fil
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 from glmtune.models.weight_files import check_weights
 
-# A buffer that official files hold beside the parameters; the model here computes it.
+# A buffer in the official files; the model here computes it itself.
 IGNORED_WEIGHT = "transformer.rotary_pos_emb.inv_freq"
 EMBEDDING_WEIGHT = "transformer.embedding.word_embeddings.weight"
 HEAD_WEIGHT = "transformer.output_layer.weight"
@@ -28,12 +28,12 @@ def resolve_and_check(
     Args:
         model_class: The model class that is being loaded.
         name: A folder or a hub id.
-        kwargs: The keyword arguments of `from_pretrained`. Those that only concern a download are taken out of it once
-            that is done.
+        kwargs: The keyword arguments of `from_pretrained`. Those that only concern the download are removed once it is
+            done.
 
     Returns:
-        The folder, or `name` itself where there is nothing here to check: weights given as `state_dict`, or a folder
-        with an adapter only, which transformers resolves to its base.
+        The folder, or `name` itself if there is nothing to check here: weights given as `state_dict`, or a folder with
+        only an adapter, which transformers resolves to its base.
 
     Raises:
         ModelError: The folder does not exist, or its weights do not fit; all faults in one message.
@@ -66,7 +66,7 @@ def read_config(folder: Path) -> ChatGLMConfig:
     """Reads a folder's `config.json`.
 
     Raises:
-        ModelError: There is none, it is no JSON object, it is another architecture's, or its values cannot be.
+        ModelError: There is none, it is no JSON object, it is another architecture's, or its values are invalid.
     """
     require_files(folder, "config.json")
     file = folder / "config.json"
@@ -77,7 +77,7 @@ def read_config(folder: Path) -> ChatGLMConfig:
 
 
 def _expected_shapes(model_class: Any, config: ChatGLMConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all parameters, with the names that a whole checkpoint has."""
+    """Names and shapes of all parameters, named as in a full checkpoint."""
     with torch.device("meta"):
         parameters = model_class(config).state_dict()
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}

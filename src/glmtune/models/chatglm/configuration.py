@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from glmtune.errors import ModelError
 from glmtune.models.base_folder import ConfigKeys, check_keys
 
-# Far above every published model, and low enough that a model of these sizes can be laid out without its weights.
+# Far above every published model, but small enough to build such a model on the meta device.
 _LARGEST = {
     "num_layers": 1000,
     "padded_vocab_size": 2**24,
@@ -37,26 +37,26 @@ class ChatGLMConfig(PretrainedConfig):
         attention_dropout: Dropout on attention weights.
         layernorm_epsilon: The norms' epsilon.
         rmsnorm: Whether norms are RMSNorm; otherwise LayerNorm.
-        apply_residual_connection_post_layernorm: Whether the residual is taken behind a norm instead of before it.
+        apply_residual_connection_post_layernorm: Whether the residual is taken after a norm instead of before it.
         post_layer_norm: Whether a final norm follows the last layer.
-        add_bias_linear: Whether all linears have a bias.
-        add_qkv_bias: Whether the query-key-value projection has one in any case.
+        add_bias_linear: Whether all linear layers have a bias.
+        add_qkv_bias: Whether the query-key-value projection has a bias regardless of `add_bias_linear`.
         multi_query_attention: Whether `multi_query_group_num` key and value heads serve all query heads. Without it,
             each head has its own and the projection holds query, key and value of a head side by side.
         multi_query_group_num: Key and value heads under `multi_query_attention`.
         rope_ratio: The rotary base is 10000 times this (the 32k and 128k models stretch it).
         original_rope: Kept as published; there is one rotary embedding.
         fp32_residual_connection: Whether the residual stream is kept in fp32.
-        bias_dropout_fusion: Kept as published; without effect on results.
+        bias_dropout_fusion: Kept as published; it does not affect results.
         apply_query_key_layer_scaling: Kept as published; it cancels out.
         attention_softmax_in_fp32: Kept as published; softmax is always in fp32.
         quantization_bit: Must be 0: pre-quantised official folders are not supported.
         pre_seq_len: Must be None: P-tuning v2 prefixes are not supported.
         prefix_projection: Kept as published.
-        initializer_range: Standard deviation of freshly made weights.
+        initializer_range: Standard deviation of newly initialised weights.
 
     Raises:
-        ModelError: A value is of the wrong type, contradicts another, or asks for something that is not supported.
+        ModelError: A value is of the wrong type, contradicts another, or requests an unsupported feature.
 
     Source: `configuration_chatglm.py` of the official ChatGLM3-6B release.
     """
@@ -109,9 +109,9 @@ class ChatGLMConfig(PretrainedConfig):
         self.check()
 
     def check(self) -> None:
-        """Refuses values that contradict each other, cannot be, or ask for something that is not supported.
+        """Rejects values that are invalid, contradict each other, or request unsupported features.
 
-        Every configuration is checked when it is made, when it is read, and when a model is made of it.
+        Every configuration is checked when it is created, when it is read, and when a model is created from it.
 
         Raises:
             ModelError: All faults in one message.
@@ -172,7 +172,7 @@ class ChatGLMConfig(PretrainedConfig):
         """As `PretrainedConfig.from_dict`, with all values checked, those of `kwargs` too.
 
         Raises:
-            ModelError: A value is of the wrong type, contradicts another, or asks for something that is not supported.
+            ModelError: A value is of the wrong type, contradicts another, or requests an unsupported feature.
         """
         check_keys("config.json", config_dict, ConfigKeys)
         for key in config_dict:
@@ -184,7 +184,7 @@ class ChatGLMConfig(PretrainedConfig):
         except StrictDataclassError as error:
             reason = " ".join(str(error.__cause__ or error).split()).partition(". Errors: ")[0]
             raise ModelError(f"config.json: {reason}") from error
-        # transformers sets what kwargs name after the configuration has been made, and checked.
+        # transformers applies kwargs after the configuration has been created and checked.
         config = read[0] if isinstance(read, tuple) else read
         config.check()
         return read

@@ -1,4 +1,4 @@
-"""ChatGLM2 and ChatGLM3 as a family: where the parts of a model are, and what its configuration says."""
+"""The family of ChatGLM2 and ChatGLM3: the parts of a model and the meaning of its configuration."""
 
 # ruff: noqa: N803
 

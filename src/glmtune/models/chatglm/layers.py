@@ -1,6 +1,6 @@
 """The layers of the ChatGLM2/3 model, with the published parameter names.
 
-Legend of dimension suffixes: B batch, T tokens, S tokens seen with the cache, N query heads, G key and value heads,
+Legend of dimension suffixes: B batch, T tokens, S tokens including the cache, N query heads, G key and value heads,
 D head size, H hidden size.
 
 Source: `modeling_chatglm.py` of the official ChatGLM3-6B release.
@@ -25,7 +25,7 @@ from glmtune.ops import Segments, apply_rotary, segment_attention, swiglu
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm that computes in the input's dtype, whatever its own."""
+    """LayerNorm that computes in the input's dtype, whatever the dtype of its parameters."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises [..., H], keeping shape and dtype."""
@@ -47,7 +47,7 @@ def eager_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention written out, for `attn_implementation="eager"`; softmax in fp32.
+    """Attention without fused kernels, for `attn_implementation="eager"`; softmax in fp32.
 
     Returns:
         The attended values, [B, T, N, D], and the attention weights, [B, N, T, S].
@@ -85,7 +85,7 @@ class SelfAttention(nn.Module):
     def split_heads(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Splits the fused projection, [B, T, (N + 2G) D], into query [B, T, N, D], key and value [B, T, G, D].
 
-        With grouped heads the three lie one after the other; without, each head's three lie side by side.
+        With grouped heads, all queries come first, then all keys, then all values; without, each head has its three.
         """
         if self.config.multi_query_attention:
             heads = mixed.unflatten(-1, (-1, self.head_dim))
@@ -101,9 +101,9 @@ class SelfAttention(nn.Module):
         segments: Segments | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attends; returns [B, T, H] and the attention weights where the implementation gives them.
+        """Computes attention; returns [B, T, H] and the attention weights if the implementation provides them.
 
-        With `segments`, the batch is one row of packed samples and attention stays within these.
+        With `segments`, the batch is one row of packed samples, and attention is restricted to segments.
         """
         query, key, value = self.split_heads(self.query_key_value(hidden_BTH))
         query, key = apply_rotary(query, *rotation), apply_rotary(key, *rotation)
@@ -128,7 +128,7 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The gated MLP; gate and up projection are one linear."""
+    """The gated MLP; gate and up projection are one linear layer."""
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class GLMBlock(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Maps the residual stream, [B, T, H], to the next layer's."""
+        """Maps the residual stream, [B, T, H], to the input of the next layer."""
         normed = self.input_layernorm(hidden_BTH)
         attended, _ = self.self_attention(
             self._narrow(normed, rotation), attention_mask, rotation, past_key_values, **kwargs
@@ -173,7 +173,7 @@ class GLMBlock(GradientCheckpointingLayer):
         return self._add(normed if self.residual_after_norm else hidden_BTH, transformed)
 
     def _narrow(self, normed: Tensor, rotation: Rotation | None) -> Tensor:
-        """The normed stream in the compute dtype (that of the rotation) where the residual is kept in fp32."""
+        """Casts normed states to the compute dtype (that of the rotation) if the residual stream is kept in fp32."""
         return normed.to(rotation[0].dtype) if self.fp32_residual and rotation is not None else normed
 
     def _add(self, residual: Tensor, update: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""The attention mask: causal, blind to padding, and one that keeps packed samples apart.
+"""The attention mask: causal, without padding, and block-diagonal over packed samples.
 
-Legend of dimension suffixes: B batch, T tokens, S tokens seen with the cache, H hidden size.
+Legend of dimension suffixes: B batch, T tokens, S tokens including the cache, H hidden size.
 """
 
 # ruff: noqa: N803, N806
@@ -24,24 +24,24 @@ def causal_mask(
     position_ids: Tensor | None,
     past_key_values: Cache | None,
 ) -> Any:
-    """The causal mask in the form that the attention implementation wants.
+    """The causal mask in the form that the attention implementation takes.
 
-    transformers separates packed samples only where there is neither a cache nor a mask. Here they stay separate with
-    them too: a token sees keys from its own sample's start on, which lies as far back as its position says.
+    transformers separates packed samples only without a cache and a mask. Here they are separated with them too: a
+    token attends to keys from the start of its own sample, which its position id locates.
 
     Args:
-        config: The configuration; the attention that it names chooses the form.
-        hidden_BTH: The embedded tokens; they give sizes, dtype and device.
-        attention_mask: 1 where a token is, 0 where padding is, [B, S]; a ready mask, which is returned; or None.
-        position_ids: Positions, [B or 1, T], as the caller gave them, or None where they just count on.
+        config: The configuration; its attention implementation determines the form.
+        hidden_BTH: The embedded tokens; only their sizes, dtype and device are used.
+        attention_mask: 1 for tokens, 0 for padding, [B, S]; a complete mask, which is returned as it is; or None.
+        position_ids: Positions, [B or 1, T], as the caller gave them, or None if they are consecutive.
         past_key_values: The cache or None.
 
     Returns:
-        What the attention implementation takes for a mask, None where it needs none.
+        The mask for the attention implementation; None if it needs none.
 
     Raises:
-        ValueError: Flash attention is to separate samples in several rows, next to a mask, or behind a filled cache;
-            it cannot. Or positions restart elsewhere than at 0, as those of an attention mask in their place do.
+        ValueError: Flash attention would have to separate samples in several rows, with a mask, or with a filled cache,
+            which it cannot. Or positions restart at a value other than 0, as an attention mask passed by mistake does.
     """
     own_sample = None
     if position_ids is not None and (attention_mask is None or _is_padding_mask(attention_mask)):
@@ -64,9 +64,9 @@ def _is_padding_mask(attention_mask: Any) -> bool:
 def _own_sample(
     config: ChatGLMConfig, position_ids_BT: Tensor, attention_mask_BS: Tensor | None, past_key_values: Cache | None
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None:
-    """A mask function, as transformers' masking wants it, under which no query sees keys before its own sample.
+    """A mask function for transformers' masking under which no query attends to keys before its own sample.
 
-    None where there is nothing to separate, or where transformers does it itself.
+    None if there is nothing to separate, or if transformers separates the samples itself.
     """
     if attention_mask_BS is not None and not _restarts_among_tokens(position_ids_BT, attention_mask_BS):
         return None
@@ -92,10 +92,10 @@ def _own_sample(
 
 
 def _restarts_among_tokens(position_ids_BT: Tensor, attention_mask_BS: Tensor) -> bool:
-    """Whether positions restart within a row, among tokens that are no padding.
+    """Whether positions restart within a row, between two tokens that are not padding.
 
-    Padding shifts what follows it, so that starts tell nothing here. A single token, which is what `generate` asks for
-    at each step, is answered without waiting for the device.
+    Padding shifts the positions after it, so the computed starts are not conclusive here. For a single token, as in
+    each decoding step of `generate`, the answer is known without waiting for the device.
     """
     if position_ids_BT.shape[1] == 1:
         return False
@@ -104,7 +104,7 @@ def _restarts_among_tokens(position_ids_BT: Tensor, attention_mask_BS: Tensor) -
 
 
 def _refuse_other_than_samples(position_ids_BT: Tensor) -> None:
-    """An attention mask in the place of position ids restarts as well, but at 1."""
+    """Refuses position ids that restart elsewhere than at 0, as an attention mask in their place does."""
     restarts_BT = position_ids_BT.diff() <= 0
     wrong = position_ids_BT[:, 1:][restarts_BT & (position_ids_BT[:, 1:] != 0)]
     if wrong.numel():

@@ -1,7 +1,7 @@
-"""The ChatGLM2/3 model, native, batch-first, on transformers' attention interface and caches.
+"""A native, batch-first ChatGLM2/3 model on transformers' attention interface and caches.
 
 Parameters keep the published names, so official weights load here and adapters trained here load elsewhere.
-Legend of dimension suffixes: B batch, T tokens, S tokens seen with the cache, H hidden size, V vocabulary.
+Legend of dimension suffixes: B batch, T tokens, S tokens including the cache, H hidden size, V vocabulary.
 
 Source: `modeling_chatglm.py` of the official ChatGLM3-6B release.
 """
@@ -33,7 +33,7 @@ _NO_CLASSIFIER = (
 
 
 class ChatGLMPreTrainedModel(PreTrainedModel):
-    """What both model classes tell transformers about themselves."""
+    """What both model classes declare to transformers."""
 
     config_class = ChatGLMConfig
     base_model_prefix = "transformer"
@@ -48,7 +48,7 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": GLMBlock, "attentions": SelfAttention}
 
     def __init__(self, config: ChatGLMConfig) -> None:
-        config.check()  # it may have been changed since it was made
+        config.check()  # it may have been changed since it was created
         super().__init__(config)
 
     @classmethod
@@ -68,8 +68,8 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
             **kwargs: As for transformers.
 
         Raises:
-            ModelError: Weights are missing, unexpected, mis-shaped, cut short or hostile; all faults in one message.
-                Or there is no such device.
+            ModelError: Weights are missing, unexpected, of the wrong shape, truncated or unsafe to load; all faults in
+                one message. Or there is no such device.
             TypeError: Both `device` and `device_map` are given.
         """
         if device is not None:
@@ -79,15 +79,15 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
         folder = resolve_and_check(cls, pretrained_model_name_or_path, kwargs)
         loaded = super().from_pretrained(folder, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True it is a pair
-        # A hub id, not its place in the cache, is the name that adapters remember their base by.
+        # Adapters record the hub id as the name of their base, not the path in the cache.
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         return loaded
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Returns the token embedding as it is: the vocabulary is fixed.
+        """Returns the token embedding unchanged: the vocabulary is fixed.
 
         Raises:
-            ModelError: Another size than the present one is asked for.
+            ModelError: A different size is requested.
         """
         present = self.config.padded_vocab_size
         if new_num_tokens not in (None, present):
@@ -106,11 +106,11 @@ def _existing_device(device: str | int | torch.device) -> torch.device:
 
 
 class ChatGLMModel(ChatGLMPreTrainedModel):
-    """Embedding, layers and final norm; it also holds the output layer, as the published names have it.
+    """Embedding, layers and final norm; as the published names require, it also holds the output layer.
 
     Args:
         config: The configuration.
-        empty_init: Accepted for old code, and without effect: weights are read from a folder or initialised.
+        empty_init: Accepted for old code, without effect: weights are read from a folder or initialised.
     """
 
     def __init__(self, config: ChatGLMConfig, empty_init: bool = True) -> None:
@@ -146,23 +146,23 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
 
         Args:
             input_ids: Token ids, [B, T], int64; or give `inputs_embeds`.
-            position_ids: Positions, [B or 1, T]; by default they count on from the cache. Where they restart at 0
-                within a row, the row holds several samples, which do not see each other.
-            attention_mask: 1 where a token is, 0 where padding is, [B, S]; or a ready 4-D mask.
-            full_attention_mask: Here for its place; must be None.
+            position_ids: Positions, [B or 1, T]; by default they continue from the cache. If they restart at 0 within a
+                row, the row holds several packed samples, which do not attend to each other.
+            attention_mask: 1 for tokens, 0 for padding, [B, S]; or a complete 4-D mask.
+            full_attention_mask: Keeps the official argument order; must be None.
             past_key_values: The cache to read and extend.
             inputs_embeds: Embedded tokens, [B, T, H].
-            use_cache: Whether to make a cache if none is given.
+            use_cache: Whether to create a cache if none is given.
             **kwargs: Passed to the attention implementation; `output_hidden_states` and `output_attentions` too.
 
         Returns:
-            `last_hidden_state`, [B, T, H], after the final norm; the cache. `hidden_states`, where asked for, are the
-            inputs of the layers and what the last one returns, before the final norm, as in the official model.
+            `last_hidden_state`, [B, T, H], after the final norm; the cache. `hidden_states`, if requested, are the
+            inputs of the layers and the output of the last one, before the final norm, as in the official model.
 
         Raises:
-            ValueError: Not exactly one of `input_ids` and `inputs_embeds` is given; position ids restart elsewhere than
-                at 0; or packed rows in a batch of several, or beside an attention mask, meet flash attention.
-            TypeError: `full_attention_mask` is given, or a cache that is no transformers cache.
+            ValueError: Not exactly one of `input_ids` and `inputs_embeds` is given; position ids restart at a value
+                other than 0; or flash attention is used with packed samples in several rows or with an attention mask.
+            TypeError: `full_attention_mask` is given, or a cache that is not a transformers `Cache`.
         """
         if full_attention_mask is not None:
             raise TypeError(
@@ -186,7 +186,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         rotation = rotary_cos_sin(position_ids, self.config.rotary_dim, self.config.rotary_base, compute_dtype)
         if self.config.fp32_residual_connection:
             hidden_BTH = hidden_BTH.float()
-        # Fewer than all while `generate` drafts with its `assistant_early_exit`.
+        # Fewer than all while `generate` drafts with `assistant_early_exit`.
         for layer in self.encoder.layers[: self.config.num_layers]:
             hidden_BTH = layer(
                 hidden_BTH,
@@ -211,7 +211,7 @@ class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPr
 
     Args:
         config: The configuration.
-        empty_init: Accepted for old code, and without effect: weights are read from a folder or initialised.
+        empty_init: Accepted for old code, without effect: weights are read from a folder or initialised.
     """
 
     _tied_weights_keys = {HEAD_WEIGHT: EMBEDDING_WEIGHT}
@@ -240,10 +240,10 @@ class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPr
     def generate(
         self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As transformers' `generate`. An error while it drafts with fewer layers leaves the model whole.
+        """As transformers' `generate`; after an error while drafting with fewer layers, the model has all layers again.
 
         Raises:
-            ValueError: `assistant_early_exit` is no number of layers of this model.
+            ValueError: `assistant_early_exit` is not a valid number of layers for this model.
         """
         num_layers = self.config.num_layers
         options = generation_config or self.generation_config
@@ -272,7 +272,7 @@ class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPr
         return_last_logit: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Runs the model and, with labels, the loss. The order of the arguments is the official one.
+        """Runs the model and, with labels, computes the loss. The order of the arguments is the official one.
 
         Args:
             input_ids: As for `ChatGLMModel.forward`.
@@ -280,14 +280,14 @@ class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPr
             attention_mask: Likewise.
             past_key_values: Likewise.
             inputs_embeds: Likewise.
-            labels: Token ids to predict, [B, T], -100 where there is nothing to learn; shifted here.
+            labels: Token ids to predict, [B, T], not yet shifted; -100 is ignored by the loss.
             use_cache: Likewise.
-            logits_to_keep: Compute logits of the last so many positions only (0: all), or of these indices.
+            logits_to_keep: Number of last positions to compute logits for (0: all), or their indices.
             return_last_logit: The official name of `logits_to_keep=1`.
             **kwargs: As for `ChatGLMModel.forward`; `num_items_in_batch` divides the summed loss.
 
         Returns:
-            `loss` (fp32 scalar, where labels are given), `logits` [B, T, V], the cache, hidden states, attentions.
+            `loss` (fp32 scalar, if labels are given), `logits` [B, T, V], the cache, hidden states, attentions.
         """
         outputs = self.transformer(
             input_ids=input_ids,
@@ -314,9 +314,9 @@ class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPr
 
 
 class ChatGLMForSequenceClassification(ChatGLMPreTrainedModel):
-    """Says that there is no such model here.
+    """Reports that sequence classification is not supported.
 
-    Without it, AutoModelForSequenceClassification would offer to run the Python files of an official folder.
+    Without this class, AutoModelForSequenceClassification would offer to run the Python files of an official folder.
     """
 
     def __init__(self, config: ChatGLMConfig) -> None:

@@ -1,4 +1,4 @@
-"""Methods of the official models beside `chat` and `stream_chat`, for code written against them.
+"""Methods of the official models other than `chat` and `stream_chat`, for code written against them.
 
 Source: `modeling_chatglm.py` of the official ChatGLM2-6B and ChatGLM3-6B releases.
 """
@@ -16,7 +16,7 @@ from glmtune.models.streaming import stream_token_ids
 
 
 class OfficialMethodsMixin:
-    """Adds `build_inputs` and `stream_generate` to a model that has `generate`; `quantize` says what to do instead."""
+    """Adds `build_inputs` and `stream_generate` to a model that has `generate`; `quantize` names the alternative."""
 
     device: torch.device
 
@@ -36,10 +36,10 @@ class OfficialMethodsMixin:
         return tokenizer([tokenizer.build_prompt(query, history=history)], return_tensors="pt").to(self.device)
 
     def quantize(self, bits: int, *args: Any, **kwargs: Any) -> Self:
-        """The official way to hold a loaded model's layers in fewer bits; here the base is loaded into them.
+        """The official method to quantise a loaded model; here a base is quantised while it is loaded.
 
         Args:
-            bits: 0 leaves the model as it is; everything else is refused.
+            bits: 0 leaves the model unchanged; all other values are refused.
             *args: Unused.
             **kwargs: Unused.
 
@@ -69,17 +69,17 @@ class OfficialMethodsMixin:
         Args:
             input_ids: The prompt, [1, T], int64.
             generation_config: As for `generate`.
-            logits_processor: Likewise.
-            stopping_criteria: Likewise.
-            prefix_allowed_tokens_fn: Likewise.
+            logits_processor: As for `generate`.
+            stopping_criteria: As for `generate`.
+            prefix_allowed_tokens_fn: As for `generate`.
             return_past_key_values: Must be false: the cache stays in `generate`.
-            **kwargs: More arguments of `generate`.
+            **kwargs: Further arguments of `generate`.
 
         Yields:
-            Token ids, [1, T + n] after n new tokens, the one that ends the reply included.
+            Token ids, [1, T + n] after n new tokens, including the one that ends the reply.
 
         Raises:
-            ValueError: There are several rows, or the cache is asked for.
+            ValueError: There are several rows, or the cache is requested.
         """
         if input_ids.shape[0] != 1:
             raise ValueError(f"stream_generate takes one row of input_ids, found {input_ids.shape[0]}; use generate")

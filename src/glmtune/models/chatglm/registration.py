@@ -1,6 +1,6 @@
 """Registers the classes here with transformers' Auto classes.
 
-A module of its own, because it runs the moment transformers is imported, which may be while this package is.
+A separate module, because it runs as soon as transformers is imported, possibly during the import of this package.
 """
 
 from transformers import (
@@ -19,17 +19,17 @@ from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
 
 
 class _TokenizerKey(PretrainedConfig):
-    """Under which the tokenizer is registered.
+    """The key that the tokenizer is registered under.
 
     With ChatGLMConfig itself as the key, transformers would prefer the Python files of an official folder to our class
-    wherever somebody passes `trust_remote_code=True`.
+    whenever `trust_remote_code=True` is passed.
     """
 
     model_type = "chatglm-tokenizer"
 
 
 def register_auto_classes() -> None:
-    """Makes transformers' Auto classes load `chatglm` folders with the classes here. Doing it twice is harmless."""
+    """Makes transformers' Auto classes load `chatglm` folders with the classes here. Repeated calls are harmless."""
     AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
     # The official folders map all three to the model with the head, which is the one that has `chat`.
     for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM):

@@ -1,4 +1,4 @@
-"""Reads `tokenizer.model`, which people have as a Git LFS pointer, or not at all."""
+"""Reads `tokenizer.model`, which is often a Git LFS pointer or missing."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ def load_sentencepiece(vocab_file: str) -> Any:
         vocab_file: Path of `tokenizer.model`.
 
     Raises:
-        ModelError: The file is missing, a Git LFS pointer, or no sentencepiece model.
+        ModelError: The file is missing, a Git LFS pointer, or not a sentencepiece model.
     """
     if not vocab_file or not Path(vocab_file).is_file():
         raise ModelError(f"tokenizer.model is missing: no file at {vocab_file}")

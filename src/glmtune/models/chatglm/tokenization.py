@@ -29,22 +29,22 @@ _ROLE_PATTERN = re.compile("|".join(re.escape(token) for token in ROLE_TOKENS))
 
 
 class ChatGLMTokenizer(PreTrainedTokenizer):
-    """Gives the official ids.
+    """Produces the same ids as the official tokenizer.
 
-    Text is never searched for special tokens: `a</s>b` or `<|user|>` in a user's message are just letters. Special
-    tokens come from `get_command`, from the prefix `[gMASK] sop` that `add_special_tokens` puts in front, and from the
-    prompt renderer. Only with `encode_special_tokens=True` are the role tokens recognised in text, as officially.
+    Text is never searched for special tokens: `a</s>b` or `<|user|>` in a user's message is plain text. Special tokens
+    come from `get_command`, from the prefix `[gMASK] sop` that `add_special_tokens` prepends, and from the prompt
+    renderer. As in the official tokenizer, role tokens in text are recognised only with `encode_special_tokens=True`.
 
     Args:
         vocab_file: Path of the sentencepiece model, `tokenizer.model`.
         padding_side: Side that `pad` fills.
         clean_up_tokenization_spaces: Must stay false; decoding is exact.
         encode_special_tokens: Whether role tokens in text become ids.
-        has_role_tokens: Whether there are role tokens; ChatGLM2 has none. `from_pretrained` finds out.
+        has_role_tokens: Whether there are role tokens; ChatGLM2 has none. `from_pretrained` detects it.
         **kwargs: As for transformers' `PreTrainedTokenizer`.
 
     Raises:
-        ModelError: `vocab_file` is missing or no sentencepiece model.
+        ModelError: `vocab_file` is missing or not a sentencepiece model.
     """
 
     vocab_files_names = {"vocab_file": "tokenizer.model"}
@@ -113,12 +113,12 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return self.sp_model.encode(text)
 
     def decode_text(self, token_ids: Sequence[int]) -> str:
-        """The text of ids, special tokens left out."""
+        """The text of ids, without special tokens."""
         return self.decode(list(token_ids), skip_special_tokens=True)
 
     @property
     def prefix_token_ids(self) -> list[int]:
-        """The ids of `[gMASK] sop`, which stand before every sequence."""
+        """The ids of `[gMASK] sop`, which begin every sequence."""
         return [self.special_tokens["[gMASK]"], self.special_tokens["sop"]]
 
     def get_prefix_tokens(self) -> list[int]:
@@ -148,7 +148,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     @property
     def stop_token_ids(self) -> list[int]:
-        """The ids that end a reply: `</s>`, and where there are role tokens `<|user|>` and `<|observation|>`."""
+        """The ids that end a reply: `</s>`, and with role tokens also `<|user|>` and `<|observation|>`."""
         if not self.has_role_tokens:
             return [self.eos_token_id]
         return [self.eos_token_id, self.special_tokens["<|user|>"], self.special_tokens["<|observation|>"]]
@@ -176,7 +176,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             history: Earlier questions and answers.
 
         Raises:
-            TypeError: It is a tokenizer of ChatGLM3's, whose prompt cannot be written as text.
+            TypeError: The tokenizer is ChatGLM3's, whose prompts cannot be expressed as text.
         """
         if self.has_role_tokens:
             raise TypeError("build_prompt is ChatGLM2's; ChatGLM3's prompts are made by build_chat_input")
@@ -190,8 +190,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
         Args:
             query: The new message.
-            history: Earlier messages: `role`, `content`, and where they apply `metadata` and `tools`.
-            role: Whose the new message is: `user` or `observation`.
+            history: Earlier messages: `role`, `content`, and optionally `metadata` and `tools`.
+            role: The role of the new message: `user` or `observation`.
 
         Returns:
             `input_ids` and `attention_mask`, int64 tensors of shape [1, T].
@@ -217,30 +217,30 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Renders conversations with glmtune's one renderer; the arguments are transformers' own.
+        """Renders conversations with glmtune's one renderer; the arguments are those of transformers.
 
         Args:
             conversation: One conversation or a batch of them, each a list of `role`/`content` dictionaries (OpenAI
                 tool calls and `tool` results too).
-            tools: Tools to offer, as JSON schemas or annotated functions; they go into the system message.
-            add_generation_prompt: End with `<|assistant|>`. Without it, what training sees, `</s>` included.
+            tools: Tools to offer, as JSON schemas or annotated functions; they are added to the system message.
+            add_generation_prompt: Whether to end with `<|assistant|>`. Otherwise the result is as in training.
             tokenize: Whether to return ids; otherwise text.
             padding: As in `__call__`.
-            truncation: Whether to shorten to `max_length`, as `prompts.render` does.
-            max_length: Most tokens.
+            truncation: Whether to truncate to `max_length`, as `prompts.render` does.
+            max_length: Maximum number of tokens.
             return_tensors: `pt`, `np` or None.
             return_dict: Whether to return a `BatchEncoding`; otherwise the ids alone.
-            return_assistant_tokens_mask: Whether to add `assistant_masks`, 1 where the assistant's words are.
-            tokenizer_kwargs: More arguments for `pad`.
-            chat_template: A Jinja template of your own: then transformers renders it, and tokenises its text, in which
-                special tokens are letters.
+            return_assistant_tokens_mask: Whether to add `assistant_masks`, 1 for the assistant's tokens.
+            tokenizer_kwargs: Further arguments for `pad`.
+            chat_template: A custom Jinja template: transformers then renders it and tokenises the resulting text, in
+                which special tokens are plain text.
             **kwargs: Refused; there is no Jinja template to pass them to.
 
         Returns:
-            A `BatchEncoding`, ids, or text, for one conversation or a batch, as asked.
+            A `BatchEncoding`, ids, or text, for one conversation or a batch, as requested.
 
         Raises:
-            DataError: A message or their order is wrong.
+            DataError: A message is malformed or the turns are out of order.
             TypeError: An argument is unknown.
         """
         if chat_template is not None and chat_template != self.chat_template:
@@ -286,7 +286,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return_tensors: str | None,
         **pad_kwargs: Any,
     ) -> Any:
-        """Pads rendered conversations and hands them out in the form asked for."""
+        """Pads rendered conversations and returns them in the requested form."""
         masks = encoded.pop("assistant_masks", None)
         batch = self.pad(encoded, padding=padding, max_length=max_length, **pad_kwargs)
         if masks is not None:
@@ -302,15 +302,15 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             batch = BatchEncoding(dict(batch), tensor_type=return_tensors)
         return batch if return_dict else batch["input_ids"]
 
-    # ---- what transformers asks of a tokenizer ---------------------------------------------------------------------
+    # ---- what transformers requires of a tokenizer -----------------------------------------------------------------
 
     @property
     def vocab_size(self) -> int:
-        """All ids, special tokens included, as the official tokenizer counts."""
+        """The number of ids, including special tokens, as in the official tokenizer."""
         return self.sp_model.vocab_size() + len(self.special_tokens)
 
     def __len__(self) -> int:
-        # transformers would count distinct spellings, and there may be a plain piece that is spelt "sop".
+        # transformers would count distinct strings, and there may be a plain piece "sop" as well.
         return self.vocab_size
 
     def get_vocab(self) -> dict[str, int]:
@@ -320,7 +320,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     @property
     def all_special_ids(self) -> list[int]:
-        """Ids without text of their own: `<unk>`, `</s>`, `<s>` and the commands."""
+        """Ids without text: `<unk>`, `</s>`, `<s>` and the command tokens."""
         return sorted({*self._silent_ids, *self._special_names})
 
     def build_inputs_with_special_tokens(
@@ -335,7 +335,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     ) -> list[int]:
         """1 for each id that `build_inputs_with_special_tokens` adds, 0 for the others.
 
-        With `already_has_special_tokens`, `token_ids_0` is the whole sequence, and 1 stands where a special token is.
+        With `already_has_special_tokens`, `token_ids_0` is the whole sequence, and 1 marks its special tokens.
         """
         if already_has_special_tokens:
             return super().get_special_tokens_mask(token_ids_0, token_ids_1, already_has_special_tokens=True)
@@ -344,10 +344,10 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:
         is_words = kwargs.get("is_split_into_words", False) and bool(text) and isinstance(text[0], str)
-        if not isinstance(text, str) and not is_words:  # a batch, whose texts come back here one by one, or ids
+        if not isinstance(text, str) and not is_words:  # ids, or a batch, which calls this again for each text
             return super()._encode_plus(text, text_pair, **kwargs)
-        # Ids are made here, by sentencepiece itself: going through pieces, as transformers does, would turn a piece
-        # that is spelt like a special token into that token.
+        # sentencepiece encodes to ids directly: going through pieces, as transformers does, would turn a piece that is
+        # spelt like a special token into that token.
         return self.prepare_for_model(
             self._sequence_ids(text),
             None if text_pair is None else self._sequence_ids(text_pair),
@@ -366,7 +366,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return [token_id for part in self._split_roles(text) for token_id in self._part_ids(part)]
 
     def _split_roles(self, text: str) -> list[str]:
-        """Text around role tokens and the role tokens themselves, where those are to be recognised."""
+        """Splits text into role tokens and the text around them, if role tokens are to be recognised."""
         if not self.encode_special_tokens or not self.has_role_tokens:
             return [text]
         parts, last = [], 0
@@ -381,7 +381,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return self.encode_text(part)
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        """Pieces of text; role tokens stay whole where `encode_special_tokens` is on."""
+        """Pieces of text; role tokens stay whole if `encode_special_tokens` is set."""
         return [self._convert_id_to_token(token_id) for token_id in self._text_ids(text)]
 
     def _convert_token_to_id(self, token: str) -> int:
@@ -414,7 +414,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return self.sp_model.decode_pieces(tokens)
 
     def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
-        """The vocabulary is fixed: the known special tokens are all there are, and embeddings are never resized."""
+        """Refuses unknown tokens: the vocabulary is fixed, and embeddings are never resized."""
         known = {**self.special_tokens, "<unk>": 0, "</s>": 0, "<s>": 0}
         unknown = [str(token) for token in new_tokens if str(token) not in known]
         if unknown:
@@ -422,7 +422,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return 0
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
-        """As in transformers, without what the official tokenizer class cannot be given, or has its own."""
+        """As in transformers, without keys that the official tokenizer class does not accept or defines itself."""
         own = self.chat_template
         self.chat_template = self._published_template if own == CHAT_TEMPLATE else own
         try:
