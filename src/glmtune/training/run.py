@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     join_processes(config.train)
     is_main = PartialState(cpu=bool(config.train.get("use_cpu"))).is_main_process
     console = (console or progress_console()) if is_main else Console(quiet=True)
-    with ending_with_the_others(), run_folder_held(config.train["output_dir"]) if is_main else nullcontext():
+    folder = Path(str(config.train["output_dir"])).expanduser()
+    with ending_with_the_others(), run_folder_held(folder) if is_main else nullcontext():
         inputs = read_inputs(config, console)
         planned = _plan(inputs, console)
         return _train(inputs, planned, console)
