@@ -128,13 +128,16 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
         assert caught.value is error
 
 
-def test_a_run_folder_in_the_home_folder_is_not_made_here_too(
+def test_a_run_folder_in_the_home_folder_is_the_one_that_is_held(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that is called ~ is easily deleted with everything in the home folder."""
     for name in ("home", "here"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "here")
-    assert run("train.output_dir=~/run", "train.max_steps=1").output_dir == tmp_path / "home" / "run"
+    folder = tmp_path / "home" / "run"
+    folder.mkdir()
+    with held(folder, "is wanted"), pytest.raises(StorageError, match="is being trained into by another process"):
+        run("train.output_dir=~/run", "train.max_steps=1")
+    assert run("train.output_dir=~/run", "train.max_steps=1").output_dir == folder
     assert not list((tmp_path / "here").iterdir())
