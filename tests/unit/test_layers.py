@@ -22,6 +22,7 @@ LAYERS = [
     {"training", "export", "evaluation"},
     {"server", "ui", "demo", "api"},
     {"cli"},
+    {"__main__"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

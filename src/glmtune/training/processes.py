@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, distributed
 
 from glmtune.compat import launcher_asks_for
@@ -18,17 +19,19 @@ _DEFAULT_TIMEOUT_S = 1800  # that of `TrainingArguments.ddp_timeout`
 _OTHER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 
 
-def join_processes(train: Mapping[str, Any]) -> None:
+def join_processes(train: Mapping[str, Any]) -> PartialState:
     """Joins a launcher's process group and binds this process's GPU to it.
-
-    accelerate would join it without naming the GPU; torch would guess the GPU and warn about that at every barrier.
-    Processes on the CPU are left to accelerate, which chooses their back end.
 
     Args:
         train: The `train` section of the configuration.
 
+    Returns:
+        The state of the group; of this process alone without a launcher.
+
     Raises:
-        ConfigError: There are more processes than GPUs, or the launcher is configured to shard the model.
+        ConfigError: There are more processes than GPUs, the launcher is configured to shard the model, or there is no
+            such back end.
+        TrainingError: Not all processes joined in time.
     """
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         if launcher_asks_for(name):
@@ -36,21 +39,32 @@ def join_processes(train: Mapping[str, Any]) -> None:
                 f"accelerate launch has {name} switched on (ACCELERATE_USE_{name}), which {WHY_NOT_SHARDED}, or switch "
                 "it off with accelerate config"
             )
-    is_on_gpu = torch.cuda.is_available() and not train.get("use_cpu") and not launcher_asks_for("CPU")
-    if "LOCAL_RANK" not in os.environ or not is_on_gpu or distributed.is_initialized():
-        return
-    num_gpus, local_rank = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+    group: dict[str, Any] = {}
+    timeout_s = float(train.get("ddp_timeout") or _DEFAULT_TIMEOUT_S)
+    if "LOCAL_RANK" in os.environ and not distributed.is_initialized():
+        group = {"backend": train.get("ddp_backend"), "timeout": timedelta(seconds=timeout_s)}
+    try:
+        if group and torch.cuda.is_available() and not train.get("use_cpu") and not launcher_asks_for("CPU"):
+            _join_with_gpu(int(os.environ["LOCAL_RANK"]), group)
+        return PartialState(cpu=bool(train.get("use_cpu")), **group)
+    except ValueError as error:
+        raise ConfigError(f"train.ddp_backend: {error}") from error
+    except distributed.DistStoreError as error:
+        raise TrainingError(
+            f"the processes of this run did not all join within {timeout_s:g} s (train.ddp_timeout): {error}"
+        ) from error
+
+
+def _join_with_gpu(local_rank: int, group: dict[str, Any]) -> None:
+    """Joins the group with a GPU named; accelerate would not, and torch would warn of its guess at every barrier."""
+    num_gpus = torch.cuda.device_count()
     if local_rank >= num_gpus:
         raise ConfigError(
             f"more processes than GPUs: there are {num_gpus} here; use torchrun --nproc_per_node={num_gpus}"
         )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
-    distributed.init_process_group(
-        backend=train.get("ddp_backend"),
-        timeout=timedelta(seconds=float(train.get("ddp_timeout") or _DEFAULT_TIMEOUT_S)),
-        device_id=device,
-    )
+    distributed.init_process_group(**group, device_id=device)
 
 
 def leave_processes() -> None:

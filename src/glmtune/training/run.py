@@ -57,8 +57,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         TrainingInterrupted: A signal such as Ctrl-C stopped the run; it can be resumed where it stopped.
     """
     validate_names(config)
-    join_processes(config.train)
-    is_main = PartialState(cpu=bool(config.train.get("use_cpu"))).is_main_process
+    is_main = join_processes(config.train).is_main_process
     console = (console or progress_console()) if is_main else Console(quiet=True)
     folder = Path(str(config.train["output_dir"])).expanduser()
     with ending_with_the_others(), run_folder_held(folder) if is_main else nullcontext():

@@ -1,4 +1,4 @@
-"""Turns the messages passed to a tokenizer into conversations for the renderer."""
+"""The work behind `apply_chat_template`: messages -> conversations -> ids and masks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from transformers.utils import get_json_schema
 
 from glmtune.errors import DataError
-from glmtune.prompts import Conversation, Message, Role
+from glmtune.models.tokenizer import Tokenizer
+from glmtune.prompts import Conversation, Message, Role, render, render_prompt
 from glmtune.prompts.messages import read_chat
 
 # For programs that inspect or render a tokenizer's template, such as TRL, which looks for its generation block.
@@ -16,8 +17,6 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{% endgeneration %}"
     "{% else %}{{ message['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-
 _PAIR: tuple[Role, Role] = ("user", "assistant")
 
 
@@ -54,3 +53,32 @@ def _conversation(messages: Sequence[dict[str, Any]], tools: list[Any]) -> Conve
     if faults:
         raise DataError("; ".join(faults))
     return conversation
+
+
+def rendered_as_asked(
+    conversation: Conversation, tokenizer: Tokenizer, add_generation_prompt: bool, max_length: int | None
+) -> tuple[list[int], list[int]]:
+    """Renders a conversation as a prompt, or as in training if it ends with an answer.
+
+    Args:
+        conversation: The conversation.
+        tokenizer: The tokenizer, whose template is used.
+        add_generation_prompt: Whether to render a prompt in any case.
+        max_length: Maximum number of tokens; None for no limit.
+
+    Returns:
+        The ids, and a mask with 1 for the assistant's tokens.
+    """
+    if not add_generation_prompt and conversation.messages[-1].role == "assistant":
+        rendered = render(conversation, tokenizer, tokenizer.template, max_length)
+        return rendered.input_ids, [int(is_learnt) for is_learnt in rendered.loss_mask]
+    ids = render_prompt(conversation, tokenizer, tokenizer.template, max_length)
+    if not add_generation_prompt and tokenizer.template == "chatglm3":
+        ids = ids[:-1]  # the generation marker, which is one token
+    return ids, [0] * len(ids)
+
+
+def padded_masks(masks: list[list[int]], padded_ids: list[list[int]], padding_side: str) -> list[list[int]]:
+    """Pads masks with zeros to the lengths of their padded ids, on the same side."""
+    fills = [[0] * (len(ids) - len(mask)) for ids, mask in zip(padded_ids, masks, strict=True)]
+    return [fill + mask if padding_side == "left" else mask + fill for fill, mask in zip(fills, masks, strict=True)]

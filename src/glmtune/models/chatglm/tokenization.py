@@ -17,9 +17,15 @@ from glmtune.errors import ModelError
 from glmtune.files import read_json_object, write_json
 from glmtune.models.base_folder import TOKENIZER_JSON, check_json_files, require_files
 from glmtune.models.chatglm.base_folder import check_vocabulary, has_role_tokens
-from glmtune.models.chatglm.chat_template import CHAT_TEMPLATE, conversation_from_pairs, conversations_from_dicts
+from glmtune.models.chatglm.chat_template import (
+    CHAT_TEMPLATE,
+    conversation_from_pairs,
+    conversations_from_dicts,
+    padded_masks,
+    rendered_as_asked,
+)
 from glmtune.models.chatglm.sentencepiece_file import load_sentencepiece
-from glmtune.prompts import Template, render, render_prompt, render_text
+from glmtune.prompts import Template, render_prompt, render_text
 
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", *ROLE_TOKENS)
@@ -259,43 +265,16 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             texts = [render_text(item, self.template, for_generation=add_generation_prompt) for item in conversations]
             return texts if is_batched else texts[0]
         limit = max_length if truncation else None
-        encoded: dict[str, list[list[int]]] = {"input_ids": []}
-        for item in conversations:
-            if add_generation_prompt or item.messages[-1].role != "assistant":
-                ids = render_prompt(item, self, self.template, limit)
-                if not add_generation_prompt and self.has_role_tokens:
-                    ids = ids[:-1]  # the marker is one token
-                mask = [0] * len(ids)
-            else:
-                rendered = render(item, self, self.template, limit)
-                ids, mask = rendered.input_ids, [int(learnt) for learnt in rendered.loss_mask]
-            encoded["input_ids"].append(ids)
-            if return_assistant_tokens_mask:
-                encoded.setdefault("assistant_masks", []).append(mask)
-        return self._collect(
-            encoded, is_batched, return_dict, padding, max_length, return_tensors, **(tokenizer_kwargs or {})
+        rendered = [rendered_as_asked(each, self, add_generation_prompt, limit) for each in conversations]
+        batch = self.pad(
+            {"input_ids": [ids for ids, _ in rendered]},
+            padding=padding,
+            max_length=max_length,
+            **(tokenizer_kwargs or {}),
         )
-
-    def _collect(
-        self,
-        encoded: dict[str, list[list[int]]],
-        is_batched: bool,
-        return_dict: bool,
-        padding: bool | str,
-        max_length: int | None,
-        return_tensors: str | None,
-        **pad_kwargs: Any,
-    ) -> Any:
-        """Pads rendered conversations and returns them in the requested form."""
-        masks = encoded.pop("assistant_masks", None)
-        batch = self.pad(encoded, padding=padding, max_length=max_length, **pad_kwargs)
-        if masks is not None:
-            width = len(batch["input_ids"][0])
-            fill = [[0] * (len(ids) - len(mask)) for ids, mask in zip(batch["input_ids"], masks, strict=True)]
-            left = pad_kwargs.get("padding_side", self.padding_side) == "left" and width > 0
-            batch["assistant_masks"] = [
-                pad + mask if left else mask + pad for pad, mask in zip(fill, masks, strict=True)
-            ]
+        if return_assistant_tokens_mask:
+            side = str((tokenizer_kwargs or {}).get("padding_side", self.padding_side))
+            batch["assistant_masks"] = padded_masks([mask for _, mask in rendered], batch["input_ids"], side)
         if not is_batched and return_tensors is None:
             batch = BatchEncoding({name: rows[0] for name, rows in batch.items()})
         else:

@@ -1,0 +1,5 @@
+"""`python -m glmtune` is `glmtune`."""
+
+from glmtune.cli import main
+
+main()
