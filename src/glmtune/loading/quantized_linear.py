@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glmtune.errors import ConfigError
-from glmtune.ops import Fp8Linear, FrozenLinear, PackedLinear, Scratch
+from glmtune.ops import DequantizedLinear, Fp8Linear, FrozenLinear, Scratch
 from glmtune.ops.back_end import back_end
 
 HOW_TO_INSTALL = "pip install -c constraints.txt -e '.[quant]'"
@@ -99,13 +99,13 @@ class _WrittenOut(QuantizedLinear):
         return self.weight.device
 
     def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
+        """As `QuantizedWeight`."""
         raise NotImplementedError
 
     @property
     def frozen(self) -> FrozenLinear:
         """As the base class."""
-        return PackedLinear(self, self._scratch, self._frozen_bias)
+        return DequantizedLinear(self, self._scratch, self._frozen_bias)
 
 
 class Int8Weights(_WrittenOut):
@@ -118,7 +118,7 @@ class Int8Weights(_WrittenOut):
         return values
 
     def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
+        """As `QuantizedWeight`."""
         back_end(output_NK).scale_rows(self.weight, self.scales, output_NK)
 
 
@@ -136,7 +136,7 @@ class Nf4Weights(_WrittenOut):
         return bitsandbytes("nf4").dequantize_4bit
 
     def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
+        """As `QuantizedWeight`."""
         self._state.dtype = output_NK.dtype
         if output_NK.is_cuda:
             self._dequantize(self.weight, self._state, out=output_NK)

@@ -5,7 +5,7 @@ Every op is specified in plain torch by `reference`; that version runs on any de
 """
 
 from glmtune.ops.attention import takes_flash_kernel
-from glmtune.ops.frozen_linear import DenseLinear, Fp8Linear, FrozenLinear, PackedLinear, Scratch
+from glmtune.ops.frozen_linear import DenseLinear, DequantizedLinear, Fp8Linear, FrozenLinear, Scratch
 from glmtune.ops.fused_layer import LayerCall, LayerWeights, fused_layer
 from glmtune.ops.host_table import HostTable
 from glmtune.ops.label_head import label_head
@@ -18,12 +18,12 @@ __all__ = [
     "AdaptedLinear",
     "Adapter",
     "DenseLinear",
+    "DequantizedLinear",
     "Fp8Linear",
     "FrozenLinear",
     "HostTable",
     "LayerCall",
     "LayerWeights",
-    "PackedLinear",
     "Scratch",
     "Segments",
     "apply_rotary",

@@ -100,7 +100,7 @@ class Fp8Linear:
         return (self.values.float() * self.scales.unsqueeze(-1)).to(dtype)
 
 
-class PackedWeight(Protocol):
+class QuantizedWeight(Protocol):
     """A quantised weight in a format without a matrix product of its own; it has to be dequantised first."""
 
     @property
@@ -140,7 +140,7 @@ class Scratch:
 
 
 @dataclass(frozen=True)
-class PackedLinear:
+class DequantizedLinear:
     """A quantised weight that is dequantised into a shared buffer, in the compute dtype, for each product.
 
     Attributes:
@@ -150,7 +150,7 @@ class PackedLinear:
         rows: Begin and end of the outputs to compute; None for all.
     """
 
-    weight: PackedWeight
+    weight: QuantizedWeight
     scratch: Scratch
     bias: Tensor | None = None
     rows: tuple[int, int] | None = None
@@ -165,7 +165,7 @@ class PackedLinear:
         with self.scratch.lock:
             return self._written_out(grad_TN.dtype).input_gradient(grad_TN)
 
-    def part(self, begin: int, end: int) -> "PackedLinear":
+    def part(self, begin: int, end: int) -> "DequantizedLinear":
         """As `FrozenLinear`; the whole weight is still dequantised."""
         return replace(self, rows=(begin, end), bias=None if self.bias is None else self.bias[begin:end])
 

@@ -1,6 +1,6 @@
 """A projection of a fused layer: a frozen linear layer with its LoRA adapter, forward and backward.
 
-Legend of dimension suffixes: T rows, K inputs, N outputs, R rank.
+Legend of dimension suffixes: T tokens, K inputs, N outputs, R rank.
 """
 
 from dataclasses import dataclass
@@ -128,30 +128,30 @@ class Projection:
         self,
         parts: tuple["Projection", "Projection"],
         grads: tuple[Tensor, Tensor],
-        rows: Tensor,
+        indices: Tensor,
         low_TR: Tensor,
         needs_input: bool,
     ) -> InputGradients:
-        """As `backward`, where the first of two parts was computed on a subset of the rows.
+        """As `backward`, where the first of two parts was computed on some of the tokens.
 
         Args:
             parts: The result of `parts`.
             grads: The gradients of their outputs, [Q, cut] and [T, N - cut].
-            rows: The rows of the first part, [Q].
-            low_TR: The result of `low` for all rows.
+            indices: The tokens of the first part, [Q].
+            low_TR: The result of `low` for all tokens.
             needs_input: Whether the gradient of the input is needed.
         """
         (first, second), (first_grad, second_grad) = parts, grads
         input_grad = None
         if needs_input:
             input_grad = second.linear.input_gradient(second_grad)
-            input_grad.index_add_(0, rows, first.linear.input_gradient(first_grad))
+            input_grad.index_add_(0, indices, first.linear.input_gradient(first_grad))
         if self.adapter is None:
             return InputGradients(input_grad)
         low_grad = second.low_gradient(second_grad)
-        low_grad.index_add_(0, rows, first.low_gradient(first_grad))
+        low_grad.index_add_(0, indices, first.low_gradient(first_grad))
         product = back_end(low_grad).wide_product
-        b_grad = torch.cat((product(first_grad.T, low_TR.index_select(0, rows)), product(second_grad.T, low_TR)))
+        b_grad = torch.cat((product(first_grad.T, low_TR.index_select(0, indices)), product(second_grad.T, low_TR)))
         return self._from_low(low_grad, input_grad, b_grad)
 
     def low_gradient(self, grad_TN: Tensor) -> Tensor:

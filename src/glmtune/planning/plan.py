@@ -31,7 +31,7 @@ from glmtune.planning.planned import PlannedRun
 from glmtune.planning.planner import Freedom, Planner
 from glmtune.planning.settings import SETTINGS, as_before, decide, with_settings
 from glmtune.planning.shape import AdapterShape
-from glmtune.planning.steps import lay_out, num_optimizer_steps, prefix_note, shares_prefix
+from glmtune.planning.steps import num_optimizer_steps, prefix_note, shares_prefix, size_step
 
 # Stands for a card that is not installed; current cards have the flash attention kernel.
 _CARD = torch.device("cuda")
@@ -79,7 +79,7 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
         base,
         adapter,
         known.speed,
-        cache(lambda max_tokens, graphs: lay_out(config, train, max_tokens, graphs)),
+        cache(lambda max_tokens, graphs: size_step(config, train, max_tokens, graphs)),
         # DistributedDataParallel, used where parameters are not flat, holds another copy of the gradients.
         state_bytes(optim) + (4 if known.num_processes > 1 and not is_elementwise(optim) else 0),
     )

@@ -13,10 +13,11 @@ from glmtune.planning.memory import MemoryEstimate, MemorySettings, Pass, estima
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
 
-# Numbers that norms, rotation and activation of a layer read and write per row, both ways, in units of F and H.
+# Numbers that norms, rotation and activation of a layer read and write per token, both ways, in units of F and H.
 _MOVED_F, _MOVED_H = 8, 20
-# Products read their weights while they compute, but not all of that time is hidden: a pass of 449 rows took 4 ms more
-# than the 40 us a row of a pass of 8,192, where reading takes 5.3 ms; CUDA graphs in results/train_throughput.csv.
+# Products read their weights while they compute, but not all of that time is hidden: a pass of 449 tokens took 4 ms
+# more than the 40 us a token of a pass of 8,192, where reading takes 5.3 ms; CUDA graphs in
+# results/train_throughput.csv.
 _NOT_HIDDEN = 0.7
 # Bytes a second between host and device, at the bandwidth of a narrow PCIe slot.
 _BUS_BYTES_PER_S = 6e9
@@ -29,21 +30,21 @@ _UNFUSED_TIME = 1.45
 
 
 class StepShape(NamedTuple):
-    """The layout of an optimiser step under a limit of tokens per pass.
+    """The passes of an optimiser step under a limit of tokens per pass.
 
     Attributes:
         max_tokens: The limit: most tokens of a pass.
         largest: The largest possible pass.
         num_passes: Passes of a step, on average.
-        rows: Rows of a pass, padding included, on average.
-        label_rows: Label rows of a pass, on average.
+        mean_tokens: Tokens computed in a pass, padding included, on average.
+        mean_labels: Labels of a pass, on average.
     """
 
     max_tokens: int
     largest: Pass
     num_passes: float
-    rows: float
-    label_rows: float
+    mean_tokens: float
+    mean_labels: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Plan:
 
     Attributes:
         settings: The settings.
-        step: The layout of steps.
+        step: The size and number of its passes.
         memory: The estimated device memory.
         seconds_per_step: The estimated time of an optimiser step.
     """
@@ -113,7 +114,7 @@ class Planner:
         base: The base.
         adapter: The adapter.
         speed: The device.
-        lay_out: Lays steps out under a limit of tokens, with or without padding for CUDA graphs.
+        size_step: The passes of a step under a limit of tokens, with or without padding for CUDA graphs.
         state_bytes: As for `estimate_memory`.
     """
 
@@ -122,15 +123,15 @@ class Planner:
         base: BaseShape,
         adapter: AdapterShape,
         speed: DeviceSpeed,
-        lay_out: Callable[[int, bool], StepShape],
+        size_step: Callable[[int, bool], StepShape],
         state_bytes: int = 8,
     ) -> None:
         self._base, self._adapter, self._speed = base, adapter, speed
-        self._lay_out, self._state_bytes = lay_out, state_bytes
+        self._size_step, self._state_bytes = size_step, state_bytes
 
     def plan(self, settings: MemorySettings, max_tokens: int) -> Plan:
         """Estimates memory and time of given settings."""
-        step = self._lay_out(max_tokens, settings.uses_graphs)
+        step = self._size_step(max_tokens, settings.uses_graphs)
         memory = estimate_memory(self._base, self._adapter, settings, step.largest, self._state_bytes)
         return Plan(settings, step, memory, self._seconds_per_step(settings, step))
 
@@ -221,7 +222,11 @@ class Planner:
         ):
             if offloads and (graphs or max(freedom.num_checkpointed) == 0):
                 continue
-            if graphs and False in freedom.uses_graphs and self._lay_out(max_tokens, False).rows >= MOST_GRAPHED_TOKENS:
+            if (
+                graphs
+                and False in freedom.uses_graphs
+                and self._size_step(max_tokens, False).mean_tokens >= MOST_GRAPHED_TOKENS
+            ):
                 continue  # hardly any pass would be small enough to record
             for num_checkpointed in freedom.num_checkpointed:
                 settings = MemorySettings(quantize, embedding, num_checkpointed, offloads, graphs)
@@ -243,20 +248,20 @@ class Planner:
         # Running a layer forward again stops before its last projection.
         forward_again = again * (1 - shape.ffn_hidden_size * shape.hidden_size * shape.num_layers / in_blocks)
         through_layers = 2 + forward_again
-        share_of_rows = (shape.num_layers - 1 + step.label_rows / step.rows) / shape.num_layers
-        products = 2 * step.rows * share_of_rows * in_blocks * through_layers
+        share_of_tokens = (shape.num_layers - 1 + step.mean_labels / step.mean_tokens) / shape.num_layers
+        products = 2 * step.mean_tokens * share_of_tokens * in_blocks * through_layers
         products /= held.product_speed
-        products += 4 * step.label_rows * base.head
-        # However few the rows, every weight is read: many small passes take longer than a large one of as many rows.
+        products += 4 * step.mean_labels * base.head
+        # However few the tokens, every weight is read: many small passes take longer than one large pass.
         reading_s = through_layers * in_blocks * itemsize / self._speed.bytes_per_s
         seconds = max(products / self._speed.flops + _NOT_HIDDEN * reading_s, reading_s)
         if self._adapter.why_not_fused is not None:
             seconds *= _UNFUSED_TIME
-        moved = step.rows * shape.num_layers * itemsize
+        moved = step.mean_tokens * shape.num_layers * itemsize
         moved *= _MOVED_F * shape.ffn_hidden_size + _MOVED_H * shape.hidden_size
         moved += in_blocks * held.traffic_bytes(base.dtype) * through_layers
         seconds += moved / self._speed.bytes_per_s
-        over_bus = step.rows * shape.hidden_size * itemsize
+        over_bus = step.mean_tokens * shape.hidden_size * itemsize
         seconds += settings.offloads_embedding * over_bus / _BUS_BYTES_PER_S
         if settings.offloads_checkpoints:
             seconds += 2 * settings.num_checkpointed * over_bus / _BUS_BYTES_PER_S

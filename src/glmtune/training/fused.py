@@ -1,4 +1,4 @@
-"""Fuses a PEFT model's adapters into the layers, for training on packed rows.
+"""Fuses a PEFT model's adapters into the layers, for training on packed batches.
 
 Only the computation of the forward and backward pass changes: parameters, their names, saving, merging and disabling
 remain PEFT's, and all other calls of the model run through PEFT's modules as before.
@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from glmtune.adapters.fusable import ADAPTER_NAME, adapter_parameters, lora_linears
 from glmtune.compat import copy_to_each
-from glmtune.data.packed_rows import PackedRows
+from glmtune.data.packed_batch import PackedBatch
 from glmtune.loading.quantized_linear import QuantizedLinear
 from glmtune.models.families import family_of
 from glmtune.models.family import LayerParts, Rotation, Shape
@@ -62,7 +62,7 @@ class FusedLayers:
             for projection in fused.weights.projections
         )
 
-    def __call__(self, hidden_TH: Tensor, rotation: Rotation, packed: PackedRows) -> Tensor:
+    def __call__(self, hidden_TH: Tensor, rotation: Rotation, packed: PackedBatch) -> Tensor:
         """Runs the layers.
 
         Args:
@@ -71,7 +71,7 @@ class FusedLayers:
             packed: The packed samples.
 
         Returns:
-            Output of the last layer on the label rows, [L, H].
+            Output of the last layer at the tokens with labels, [L, H].
         """
         with torch.no_grad():
             if self._wide:
@@ -89,7 +89,7 @@ class FusedLayers:
                 cos=cos,
                 sin=sin,
                 segments=packed.label_segments if index == last else packed.segments,
-                rows=packed.label_rows if index == last else None,
+                query_indices=packed.label_indices if index == last else None,
                 seed=seed,
                 stream=4 * index,  # one mask for each of the four projections
                 is_checkpointed=fused.layer.gradient_checkpointing and is_training,

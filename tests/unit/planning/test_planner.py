@@ -20,7 +20,7 @@ QKV = AdapterShape(1_949_696, first_layer=0, ranks=8, is_on_last_projection=Fals
 FREEDOM = Freedom(("none", "int8", "nf4"), num_checkpointed=range(29), max_tokens=(2048, 1024, 512))
 
 
-def lay_out(max_tokens: int, uses_graphs: bool) -> StepShape:
+def size_step(max_tokens: int, uses_graphs: bool) -> StepShape:
     """A step of 4,096 tokens, a third of them learnt."""
     return StepShape(max_tokens, Pass(max_tokens, max_tokens // 3, 40), 4096 / max_tokens, max_tokens, max_tokens / 3)
 
@@ -29,7 +29,7 @@ def lay_out(max_tokens: int, uses_graphs: bool) -> StepShape:
 def planner() -> Planner:
     with torch.device("meta"):
         base = BaseShape.of(ChatGLMForConditionalGeneration(CHATGLM3_6B), torch.bfloat16)
-    return Planner(base, QKV, DeviceSpeed.assumed(50), lay_out)
+    return Planner(base, QKV, DeviceSpeed.assumed(50), size_step)
 
 
 def test_with_much_memory_all_is_plain(planner: Planner) -> None:
@@ -43,7 +43,7 @@ def test_with_much_memory_all_is_plain(planner: Planner) -> None:
 def test_a_step_is_split_only_where_memory_asks_for_it(speed: DeviceSpeed) -> None:
     with torch.device("meta"):
         base = BaseShape.of(ChatGLMForConditionalGeneration(CHATGLM3_6B), torch.bfloat16)
-    split = [Planner(base, QKV, speed, lay_out).plan(MemorySettings(), limit) for limit in (8192, 4096, 2048)]
+    split = [Planner(base, QKV, speed, size_step).plan(MemorySettings(), limit) for limit in (8192, 4096, 2048)]
     assert [plan.step.num_passes for plan in split] == [0.5, 1, 2]
     seconds = [plan.seconds_per_step for plan in split]
     assert seconds == sorted(seconds)
@@ -161,7 +161,7 @@ def test_what_takes_longer(planner: Planner) -> None:
 def test_small_passes_wait_for_the_host() -> None:
     with torch.device("meta"):
         base = BaseShape.of(ChatGLMForConditionalGeneration(CHATGLM3_6B), torch.bfloat16)
-    planner = Planner(base, QKV, DeviceSpeed(700e12, 3e12, 1e-5), lay_out)
+    planner = Planner(base, QKV, DeviceSpeed(700e12, 3e12, 1e-5), size_step)
     eager, graphs = (planner.plan(MemorySettings(uses_graphs=uses), 64).seconds_per_step for uses in (False, True))
     assert eager > 2 * graphs
 
