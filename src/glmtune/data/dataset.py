@@ -15,7 +15,7 @@ from datasets import Dataset, Features, List, Value
 
 from glmtune import __version__, prompts
 from glmtune.data.formats import Conversations, Paths, read_conversations
-from glmtune.data.statistics import DataStats
+from glmtune.data.stats import DataStats
 from glmtune.data.token_cache import find_or_make
 from glmtune.errors import DataError, summarise_faults
 from glmtune.prompts import Conversation, Message, PromptTokenizer, Template, render

@@ -9,7 +9,7 @@ from glmtune.config import RunConfig, embedded_data
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.formats import read_conversations
 from glmtune.data.samples import SampleDataset
-from glmtune.data.statistics import DataStats
+from glmtune.data.stats import DataStats
 from glmtune.errors import ConfigError
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Template
