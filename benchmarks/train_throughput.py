@@ -180,8 +180,8 @@ class AllRowsCollator(PackingCollator):
             ids = numpy.asarray(feature["input_ids"])
             everywhere.append(TokenizedSample(ids, numpy.arange(len(ids) - 1, dtype=numpy.int32), ids[1:]))
         packed = pack(everywhere)
-        is_learnt = [numpy.asarray(feature["labels"])[1:] != IGNORED_LABEL for feature in features]
-        packed.label_weights.copy_(torch.from_numpy(numpy.concatenate(is_learnt)))
+        is_supervised = [numpy.asarray(feature["labels"])[1:] != IGNORED_LABEL for feature in features]
+        packed.label_weights.copy_(torch.from_numpy(numpy.concatenate(is_supervised)))
         return {**batch, "micro_batches": [packed]}
 
 

@@ -6,7 +6,6 @@ The output is readable at 80 columns, with wide characters and without colour.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy
 from rich.cells import cell_len
@@ -14,11 +13,12 @@ from rich.console import Console
 from rich.text import Text
 
 from glmtune.data.convert import write_messages
-from glmtune.data.dataset import DataTokenizer, load_dataset
+from glmtune.data.dataset import load_dataset
 from glmtune.data.formats import Conversations, Paths, read_conversations, scan
 from glmtune.data.stats import DataStats, join_line, percentiles
 from glmtune.errors import DataError, show_text, summarise_faults
 from glmtune.language import localise
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Rendered, Template, render
 
 _SUPERVISED_STYLE = "bold green"
@@ -28,13 +28,6 @@ _LEGEND = (
 )
 _NUM_BARS = 12
 _MAX_SHOWN = 1000  # characters of a message, enough to recognise it
-
-
-class ShowingTokenizer(DataTokenizer, Protocol):
-    """The tokenizer interface for showing tokens; transformers' tokenizers implement it."""
-
-    def convert_ids_to_tokens(self, ids: list[int], skip_special_tokens: bool = False) -> list[str]:
-        """The tokens as the vocabulary spells them."""
 
 
 def check(
@@ -69,7 +62,7 @@ def check(
 
 def show(
     paths: Paths,
-    tokenizer: ShowingTokenizer,
+    tokenizer: Tokenizer,
     *,
     template: Template = "chatglm3",
     system: str | None = None,
@@ -113,7 +106,7 @@ def show(
 
 def stats(
     paths: Paths,
-    tokenizer: DataTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     *,
     template: Template = "chatglm3",
     system: str | None = None,

@@ -27,7 +27,14 @@ from glmtune.data.formats import Question, read_questions
 from glmtune.data.readers import expand_path
 from glmtune.errors import ConfigError, DataError, StorageError, show_text
 from glmtune.files import check_writable_folder, held, storage_faults
-from glmtune.inference.generate import Reply, check_batch_size, fit_prompts, generate_batches, prompt_room, read_reply
+from glmtune.inference.generate import (
+    Reply,
+    check_batch_size,
+    fit_prompts,
+    generate_batches,
+    max_prompt_tokens,
+    read_reply,
+)
 from glmtune.inference.options import build_generation_config, remembered_prompt
 from glmtune.language import localise
 from glmtune.language.terminal import TerminalConsole
@@ -144,10 +151,10 @@ def generate_file(
                 highlight=False,
             )
         rest = questions[num_done:]
-        room = prompt_room(model, generation)
+        max_tokens = max_prompt_tokens(model, generation)
         source = show_text(str(input_path))
         conversations = [question.conversation.with_system(system) for question in rest]
-        prompts = fit_prompts(conversations, tokenizer, template, room, source, first_number=num_done + 1)
+        prompts = fit_prompts(conversations, tokenizer, template, max_tokens, source, first_number=num_done + 1)
         with storage_faults(show_text(str(output))):
             output.touch()
 

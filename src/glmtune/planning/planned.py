@@ -9,7 +9,7 @@ from glmtune.loading.devices import GIB
 from glmtune.loading.formats import FORMATS, has_bitsandbytes
 from glmtune.loading.quantized_linear import HOW_TO_INSTALL
 from glmtune.planning.memory import MemorySettings
-from glmtune.planning.planner import Change, Freedom, Plan, Planner
+from glmtune.planning.planner import Candidate, Change, Freedom, Planner
 from glmtune.planning.settings import spell
 
 # Memory of the CUDA context of a process.
@@ -36,7 +36,7 @@ class PlannedRun:
     """
 
     config: RunConfig
-    chosen: Plan
+    chosen: Candidate
     free_bytes: float | None
     num_steps: int
     shares_prefix: bool

@@ -73,7 +73,7 @@ class Freedom:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Candidate:
     """Settings, with their estimated memory and time.
 
     Attributes:
@@ -90,7 +90,7 @@ class Plan:
 
 
 class Change(NamedTuple):
-    """A single change to a plan.
+    """A single change to a candidate.
 
     Attributes:
         setting: The setting, as written on the command line.
@@ -129,39 +129,43 @@ class Planner:
         self._base, self._adapter, self._speed = base, adapter, speed
         self._size_step, self._state_bytes = size_step, state_bytes
 
-    def plan(self, settings: MemorySettings, max_tokens: int) -> Plan:
+    def estimate(self, settings: MemorySettings, max_tokens: int) -> Candidate:
         """Estimates memory and time of given settings."""
         step = self._size_step(max_tokens, settings.uses_graphs)
         memory = estimate_memory(self._base, self._adapter, settings, step.largest, self._state_bytes)
-        return Plan(settings, step, memory, self._seconds_per_step(settings, step))
+        return Candidate(settings, step, memory, self._seconds_per_step(settings, step))
 
-    def choose(self, freedom: Freedom, free_bytes: float) -> Plan | None:
-        """The fastest plan that fits, in the most exact format that has one; None if no plan fits."""
+    def choose(self, freedom: Freedom, free_bytes: float) -> Candidate | None:
+        """The fastest candidate that fits, in the most exact format that has one; None if no candidate fits."""
         for quantize in freedom.quantize:
-            fitting = [plan for plan in self._plans(freedom, quantize, free_bytes) if plan.memory.needed <= free_bytes]
+            fitting = [
+                candidate
+                for candidate in self._candidates(freedom, quantize, free_bytes)
+                if candidate.memory.needed <= free_bytes
+            ]
             if fitting:
                 return min(fitting, key=self._price)
         return None
 
-    def faster_format(self, plan: Plan, freedom: Freedom, free_bytes: float) -> Change | None:
+    def faster_format(self, candidate: Candidate, freedom: Freedom, free_bytes: float) -> Change | None:
         """A format that would make a run faster by a quarter or more, if there is one, to suggest to the user.
 
         Args:
-            plan: The chosen plan.
+            candidate: The chosen candidate.
             freedom: The values to choose among.
             free_bytes: Memory that the device has for the run.
         """
-        others = [quantize for quantize in freedom.quantize if quantize != plan.settings.quantize]
+        others = [quantize for quantize in freedom.quantize if quantize != candidate.settings.quantize]
         chosen = (self.choose(freedom.with_format(quantize), free_bytes) for quantize in others)
         fastest = min((each for each in chosen if each is not None), key=self._price, default=None)
-        if fastest is None or self._price(fastest) * (1 + _WORTH_SAYING) > self._price(plan):
+        if fastest is None or self._price(fastest) * (1 + _WORTH_SAYING) > self._price(candidate):
             return None
-        slowdown = fastest.seconds_per_step / plan.seconds_per_step - 1
-        saved = plan.memory.needed - fastest.memory.needed
+        slowdown = fastest.seconds_per_step / candidate.seconds_per_step - 1
+        saved = candidate.memory.needed - fastest.memory.needed
         return Change(f"model.quantize={fastest.settings.quantize}", saved, slowdown)
 
-    def plainest(self, freedom: Freedom) -> Plan:
-        """The plan with the first choice of each setting, without graphs unless they are required."""
+    def plainest(self, freedom: Freedom) -> Candidate:
+        """The candidate with the first choice of each setting, without graphs unless they are required."""
         settings = MemorySettings(
             freedom.quantize[0],
             freedom.offloads_embedding[0],
@@ -169,22 +173,24 @@ class Planner:
             freedom.offloads_checkpoints[0],
             freedom.uses_graphs[-1],
         )
-        return self.plan(settings, freedom.max_tokens[0])
+        return self.estimate(settings, freedom.max_tokens[0])
 
-    def smallest(self, freedom: Freedom) -> Plan:
-        """The plan that needs least memory."""
-        plans = (plan for quantize in freedom.quantize for plan in self._plans(freedom, quantize, 0))
-        return min(plans, key=lambda plan: plan.memory.needed)
+    def smallest(self, freedom: Freedom) -> Candidate:
+        """The candidate that needs least memory."""
+        candidates = (
+            candidate for quantize in freedom.quantize for candidate in self._candidates(freedom, quantize, 0)
+        )
+        return min(candidates, key=lambda candidate: candidate.memory.needed)
 
-    def cheapest_changes(self, plan: Plan, freedom: Freedom, count: int = 3) -> list[Change]:
+    def cheapest_changes(self, candidate: Candidate, freedom: Freedom, count: int = 3) -> list[Change]:
         """The single changes that save memory at the least loss of speed.
 
         Args:
-            plan: The plan to change.
+            candidate: The candidate to change.
             freedom: All choices, without the user's settings.
             count: The largest number of changes.
         """
-        settings, limit = plan.settings, plan.step.max_tokens
+        settings, limit = candidate.settings, candidate.step.max_tokens
         changed = [
             (f"train.max_tokens_per_device={smaller}", settings, smaller)
             for smaller in freedom.max_tokens
@@ -194,10 +200,10 @@ class Planner:
             changed.append((name, new, limit))
         changes = []
         for name, new, max_tokens in changed:
-            other = self.plan(new, max_tokens)
-            saved = plan.memory.needed - other.memory.needed
-            if saved >= 0.01 * (plan.memory.peak - plan.memory.overhead):
-                changes.append(Change(name, saved, other.seconds_per_step / plan.seconds_per_step - 1))
+            other = self.estimate(new, max_tokens)
+            saved = candidate.memory.needed - other.memory.needed
+            if saved >= 0.01 * (candidate.memory.peak - candidate.memory.overhead):
+                changes.append(Change(name, saved, other.seconds_per_step / candidate.seconds_per_step - 1))
         return sorted(changes, key=lambda change: change.slowdown)[:count]
 
     def _changed_settings(self, settings: MemorySettings, freedom: Freedom) -> Iterator[tuple[str, MemorySettings]]:
@@ -215,8 +221,8 @@ class Planner:
             if quantize != settings.quantize:
                 yield f"model.quantize={quantize}", replace(settings, quantize=quantize)
 
-    def _plans(self, freedom: Freedom, quantize: Quantize, free_bytes: float) -> Iterator[Plan]:
-        """For each combination the plan with the fewest checkpointed layers that fits, or with the most."""
+    def _candidates(self, freedom: Freedom, quantize: Quantize, free_bytes: float) -> Iterator[Candidate]:
+        """For each combination the candidate with the fewest checkpointed layers that fits, or with the most."""
         for embedding, offloads, graphs, max_tokens in itertools.product(
             freedom.offloads_embedding, freedom.offloads_checkpoints, freedom.uses_graphs, freedom.max_tokens
         ):
@@ -230,15 +236,15 @@ class Planner:
                 continue  # hardly any pass would be small enough to record
             for num_checkpointed in freedom.num_checkpointed:
                 settings = MemorySettings(quantize, embedding, num_checkpointed, offloads, graphs)
-                plan = self.plan(settings, max_tokens)
-                if plan.memory.needed <= free_bytes:
+                candidate = self.estimate(settings, max_tokens)
+                if candidate.memory.needed <= free_bytes:
                     break
-            yield plan
+            yield candidate
 
-    def _price(self, plan: Plan) -> float:
-        settings = plan.settings
+    def _price(self, candidate: Candidate) -> float:
+        settings = candidate.settings
         departures = settings.offloads_embedding + settings.offloads_checkpoints + (settings.num_checkpointed > 0)
-        return plan.seconds_per_step * (1 + _WORTH_IT * departures)
+        return candidate.seconds_per_step * (1 + _WORTH_IT * departures)
 
     def _seconds_per_step(self, settings: MemorySettings, step: StepShape) -> float:
         """Products, memory traffic and the bus one after the other; or the host, where it takes longer."""
@@ -266,6 +272,6 @@ class Planner:
         if settings.offloads_checkpoints:
             seconds += 2 * settings.num_checkpointed * over_bus / _BUS_BYTES_PER_S
         if not settings.uses_graphs:
-            asked = held.launches_per_layer * (1 + again / 3) * shape.num_layers
-            seconds = max(seconds, asked * self._speed.launch_s)
+            launches = held.launches_per_layer * (1 + again / 3) * shape.num_layers
+            seconds = max(seconds, launches * self._speed.launch_s)
         return step.num_passes * seconds

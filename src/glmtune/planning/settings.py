@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from glmtune.config import RunConfig
 from glmtune.errors import ConfigError
 from glmtune.loading.formats import check_adapter
-from glmtune.planning.planner import Freedom, Plan
+from glmtune.planning.planner import Candidate, Freedom
 
 
 class Setting(NamedTuple):
@@ -23,7 +23,7 @@ class Setting(NamedTuple):
     name: str
     needs: str = ""
 
-    def asked(self, config: RunConfig, num_layers: int) -> Any:
+    def configured(self, config: RunConfig, num_layers: int) -> Any:
         """The value in a configuration; None if it is left open.
 
         Args:
@@ -76,7 +76,7 @@ def decide(whole: Freedom, config: RunConfig, num_layers: int, why_not_fused: st
     """
     decided: dict[str, Any] = {}
     for setting in SETTINGS:
-        value = setting.asked(config, num_layers)
+        value = setting.configured(config, num_layers)
         if value is None:
             continue
         if setting.needs and value not in getattr(whole, setting.name):
@@ -97,9 +97,9 @@ def decide(whole: Freedom, config: RunConfig, num_layers: int, why_not_fused: st
     return replace(whole, **decided)
 
 
-def with_settings(config: RunConfig, plan: Plan, settings: Iterable[Setting] = SETTINGS) -> RunConfig:
+def with_settings(config: RunConfig, candidate: Candidate, settings: Iterable[Setting] = SETTINGS) -> RunConfig:
     """The configuration with a plan's choices filled in."""
-    chosen = _chosen(plan)
+    chosen = _chosen(candidate)
     return _filled(config, {setting.key: chosen[setting.name] for setting in settings})
 
 
@@ -120,14 +120,14 @@ def as_before(config: RunConfig, before: Mapping[str, Any], settings: Iterable[S
     return _filled(config, filled)
 
 
-def spell(plan: Plan) -> list[str]:
+def spell(candidate: Candidate) -> list[str]:
     """A plan's settings, as on the command line."""
-    chosen = _chosen(plan)
+    chosen = _chosen(candidate)
     return [setting.spell(chosen[setting.name]) for setting in SETTINGS]
 
 
-def _chosen(plan: Plan) -> dict[str, Any]:
-    return {**asdict(plan.settings), "max_tokens": plan.step.max_tokens}
+def _chosen(candidate: Candidate) -> dict[str, Any]:
+    return {**asdict(candidate.settings), "max_tokens": candidate.step.max_tokens}
 
 
 def _read(config: RunConfig, key: str) -> Any:

@@ -19,8 +19,8 @@ _MOST_LOOKED_AT, _WORTH_A_LINE = 64, 0.1
 
 def shares_prefix(config: RunConfig) -> bool:
     """Whether a common prefix is computed once: as configured, otherwise if that is exact."""
-    asked: bool | None = config.train.get("shared_prefix")
-    return bool(config.lora.get("lora_dropout", 0.0) == 0) if asked is None else asked
+    configured: bool | None = config.train.get("shared_prefix")
+    return bool(config.lora.get("lora_dropout", 0.0) == 0) if configured is None else configured
 
 
 def prefix_note(config: RunConfig, train: SampleDataset) -> list[str]:
@@ -104,7 +104,7 @@ def _most_labels(train: SampleDataset, num_samples: int, max_tokens: int) -> int
     tokens, total = numpy.cumsum(lengths[by_share]), numpy.cumsum(labels[by_share])
     within = int(numpy.searchsorted(tokens, max_tokens, side="right"))
     # One sample more, as far as there is room for it.
-    room = max_tokens - (int(tokens[within - 1]) if within else 0)
-    rest = min(room, int(labels[by_share[within]])) if within < len(by_share) else 0
+    tokens_left = max_tokens - (int(tokens[within - 1]) if within else 0)
+    rest = min(tokens_left, int(labels[by_share[within]])) if within < len(by_share) else 0
     in_tokens = (int(total[within - 1]) if within else 0) + rest
     return max(min(in_tokens, int(numpy.sort(labels)[-num_samples:].sum())), 1)

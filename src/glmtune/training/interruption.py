@@ -42,12 +42,12 @@ class Interruption(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Requests a checkpoint and the end of training, on all processes at the same step."""
-        is_asked = self._pressed_s is not None
+        is_requested = self._pressed_s is not None
         if args.world_size > 1 and torch.distributed.is_initialized():
             self._flag = self._flag or SharedFlag(args.device)
-            is_asked = self._flag.share(is_asked)
+            is_requested = self._flag.share(is_requested)
         # After the last step training ends normally, with evaluation and results.
-        if is_asked and state.global_step < state.max_steps:
+        if is_requested and state.global_step < state.max_steps:
             self.happened = True
             control.should_log = state.global_step > 0
             control.should_save = True

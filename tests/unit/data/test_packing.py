@@ -229,11 +229,11 @@ def random_samples(random: Random) -> list[TokenizedSample]:
     for _ in range(random.integers(1, 11)):
         beginning, own = beginnings[random.integers(3)], random.integers(0, 3, random.integers(2, 20))
         ids = numpy.concatenate((beginning, own))
-        is_learnt = random.random(len(ids)) < random.random()
+        is_supervised = random.random(len(ids)) < random.random()
         if random.random() < 0.7:  # else labels may be anywhere
-            is_learnt[: len(beginning)] = False
-        is_learnt[random.integers(len(beginning) + 1, len(ids))] = True
-        samples.append(TokenizedSample.of(ids, numpy.where(is_learnt, ids, NONE)))
+            is_supervised[: len(beginning)] = False
+        is_supervised[random.integers(len(beginning) + 1, len(ids))] = True
+        samples.append(TokenizedSample.of(ids, numpy.where(is_supervised, ids, NONE)))
     return samples
 
 

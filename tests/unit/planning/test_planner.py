@@ -43,7 +43,7 @@ def test_with_much_memory_all_is_plain(planner: Planner) -> None:
 def test_a_step_is_split_only_where_memory_asks_for_it(speed: DeviceSpeed) -> None:
     with torch.device("meta"):
         base = BaseShape.of(ChatGLMForConditionalGeneration(CHATGLM3_6B), torch.bfloat16)
-    split = [Planner(base, QKV, speed, size_step).plan(MemorySettings(), limit) for limit in (8192, 4096, 2048)]
+    split = [Planner(base, QKV, speed, size_step).estimate(MemorySettings(), limit) for limit in (8192, 4096, 2048)]
     assert [plan.step.num_passes for plan in split] == [0.5, 1, 2]
     seconds = [plan.seconds_per_step for plan in split]
     assert seconds == sorted(seconds)
@@ -135,26 +135,26 @@ def test_as_few_layers_as_fit_are_checkpointed(planner: Planner) -> None:
     number = plan.settings.num_checkpointed
     assert 0 < number < 28
     fewer = dataclasses.replace(plan.settings, num_checkpointed=number - 1)
-    assert planner.plan(fewer, 2048).memory.needed > 15.5 * GIB >= plan.memory.needed
+    assert planner.estimate(fewer, 2048).memory.needed > 15.5 * GIB >= plan.memory.needed
 
 
 def test_time_is_that_of_the_products(planner: Planner) -> None:
     """By hand: 4,096 tokens through 5.7 billion weights, forward and back, at 50 TFLOP/s: about 1.9 s."""
-    plan = planner.plan(MemorySettings(), 2048)
+    plan = planner.estimate(MemorySettings(), 2048)
     assert plan.seconds_per_step == pytest.approx(4 * 4096 * 5.71e9 / 50e12, rel=0.25)
 
 
 def test_what_takes_longer(planner: Planner) -> None:
-    plain = planner.plan(MemorySettings(), 2048).seconds_per_step
+    plain = planner.estimate(MemorySettings(), 2048).seconds_per_step
     for changed in (
         {"num_checkpointed": 28},
         {"quantize": "nf4"},
         {"offloads_embedding": True},
         {"num_checkpointed": 28, "offloads_checkpoints": True},
     ):
-        assert planner.plan(MemorySettings(**changed), 2048).seconds_per_step > plain
-    assert planner.plan(MemorySettings(quantize="fp8"), 2048).seconds_per_step < plain
-    again = planner.plan(MemorySettings(num_checkpointed=28), 2048).seconds_per_step
+        assert planner.estimate(MemorySettings(**changed), 2048).seconds_per_step > plain
+    assert planner.estimate(MemorySettings(quantize="fp8"), 2048).seconds_per_step < plain
+    again = planner.estimate(MemorySettings(num_checkpointed=28), 2048).seconds_per_step
     assert 1.2 * plain < again < 1.4 * plain  # the layers' products once more, but for the last
 
 
@@ -162,12 +162,12 @@ def test_small_passes_wait_for_the_host() -> None:
     with torch.device("meta"):
         base = BaseShape.of(ChatGLMForConditionalGeneration(CHATGLM3_6B), torch.bfloat16)
     planner = Planner(base, QKV, DeviceSpeed(700e12, 3e12, 1e-5), size_step)
-    eager, graphs = (planner.plan(MemorySettings(uses_graphs=uses), 64).seconds_per_step for uses in (False, True))
+    eager, graphs = (planner.estimate(MemorySettings(uses_graphs=uses), 64).seconds_per_step for uses in (False, True))
     assert eager > 2 * graphs
 
 
 def test_the_cheapest_changes(planner: Planner) -> None:
-    plan = planner.plan(MemorySettings(uses_graphs=True), 2048)
+    plan = planner.estimate(MemorySettings(uses_graphs=True), 2048)
     changes = planner.cheapest_changes(plan, FREEDOM)
     assert len(changes) == 3
     assert [change.slowdown for change in changes] == sorted(change.slowdown for change in changes)
@@ -187,7 +187,7 @@ def test_the_cheapest_changes(planner: Planner) -> None:
 
 
 def test_checkpoints_that_are_there_may_go_to_the_host(planner: Planner) -> None:
-    plan = planner.plan(MemorySettings(quantize="nf4", num_checkpointed=28, offloads_embedding=True), 2048)
+    plan = planner.estimate(MemorySettings(quantize="nf4", num_checkpointed=28, offloads_embedding=True), 2048)
     changes = {change.setting: change for change in planner.cheapest_changes(plan, FREEDOM, count=10)}
     assert (
         changes["train.offload_checkpoints=true train.cuda_graphs=false"].saved_bytes > 25 * 2048 * 8192

@@ -268,7 +268,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
                 mask = [0] * len(ids)
             else:
                 rendered = render(item, self, self.template, limit)
-                ids, mask = rendered.input_ids, [int(learnt) for learnt in rendered.loss_mask]
+                ids, mask = rendered.input_ids, [int(has_loss) for has_loss in rendered.loss_mask]
             encoded["input_ids"].append(ids)
             if return_assistant_tokens_mask:
                 encoded.setdefault("assistant_masks", []).append(mask)
