@@ -9,13 +9,12 @@ from glmtune.ops.frozen_linear import DenseLinear, DequantizedLinear, Fp8Linear,
 from glmtune.ops.fused_layer import LayerCall, LayerWeights, fused_layer
 from glmtune.ops.host_table import HostTable
 from glmtune.ops.label_head import label_head
-from glmtune.ops.projection import AdaptedLinear, Adapter
+from glmtune.ops.projection import Adapter, Projection
 from glmtune.ops.reference import apply_rotary, rms_norm, rotary_cos_sin, swiglu
 from glmtune.ops.segment_attention import segment_attention
 from glmtune.ops.segments import Segments
 
 __all__ = [
-    "AdaptedLinear",
     "Adapter",
     "DenseLinear",
     "DequantizedLinear",
@@ -24,6 +23,7 @@ __all__ = [
     "HostTable",
     "LayerCall",
     "LayerWeights",
+    "Projection",
     "Scratch",
     "Segments",
     "apply_rotary",

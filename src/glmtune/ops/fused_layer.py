@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glmtune.ops.attention import attention_backward, attention_forward
 from glmtune.ops.back_end import back_end
-from glmtune.ops.projection import AdaptedLinear, InputGradients, Projection
+from glmtune.ops.projection import InputGradients, Projection
 from glmtune.ops.segments import Segments
 
 
@@ -42,16 +42,16 @@ class LayerWeights:
     input_norm: Tensor
     post_attention_norm: Tensor
     eps: float
-    query_key_value: AdaptedLinear
-    dense: AdaptedLinear
-    up: AdaptedLinear
-    down: AdaptedLinear
+    query_key_value: Projection
+    dense: Projection
+    up: Projection
+    down: Projection
     num_heads: int
     num_key_value_heads: int
     head_dim: int
 
     @property
-    def projections(self) -> tuple[AdaptedLinear, ...]:
+    def projections(self) -> tuple[Projection, ...]:
         """The four linear layers, in the order of the forward pass."""
         return self.query_key_value, self.dense, self.up, self.down
 
@@ -113,10 +113,10 @@ class _Projections(NamedTuple):
         """The projections of a call, each with its own dropout mask."""
         weights, seed, stream = call.weights, call.seed, call.stream
         return cls(
-            query_key_value=Projection.of(weights.query_key_value, seed, stream),
-            dense=Projection.of(weights.dense, seed, stream + 1),
-            up=Projection.of(weights.up, seed, stream + 2),
-            down=Projection.of(weights.down, seed, stream + 3),
+            query_key_value=weights.query_key_value.with_dropout(seed, stream),
+            dense=weights.dense.with_dropout(seed, stream + 1),
+            up=weights.up.with_dropout(seed, stream + 2),
+            down=weights.down.with_dropout(seed, stream + 3),
         )
 
 

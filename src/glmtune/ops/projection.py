@@ -3,7 +3,7 @@
 Legend of dimension suffixes: T tokens, K inputs, N outputs, R rank.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -30,14 +30,6 @@ class Adapter(NamedTuple):
     dropout: float
 
 
-@dataclass(frozen=True)
-class AdaptedLinear:
-    """A frozen linear layer and its adapter, if it has one."""
-
-    linear: FrozenLinear
-    adapter: Adapter | None = None
-
-
 class InputGradients(NamedTuple):
     """The gradients from the backward pass of a projection.
 
@@ -56,32 +48,28 @@ class InputGradients(NamedTuple):
 
 @dataclass(frozen=True)
 class Projection:
-    """A projection in one call of its layer.
+    """A frozen linear layer with its adapter.
 
     Attributes:
         linear: The frozen layer, K -> N.
         adapter: Its adapter, if it has one.
-        mask: The dropout on the adapter's input; None where there is none.
+        mask: The dropout on the adapter's input, in one call of the layer; None where there is none.
     """
 
     linear: FrozenLinear
-    adapter: Adapter | None
-    mask: Mask | None
+    adapter: Adapter | None = None
+    mask: Mask | None = None
 
-    @classmethod
-    def of(cls, adapted: AdaptedLinear, seed: Tensor | None, stream: int) -> "Projection":
-        """Makes a projection.
+    def with_dropout(self, seed: Tensor | None, stream: int) -> "Projection":
+        """The projection in one call of its layer.
 
         Args:
-            adapted: The layer.
             seed: The seed of the dropout mask, [1] int64; None for no dropout.
             stream: Distinguishes its mask from those of other projections.
         """
-        adapter = adapted.adapter
-        mask = None
-        if adapter is not None and adapter.dropout > 0 and seed is not None:
-            mask = Mask(adapter.dropout, seed, stream)
-        return cls(adapted.linear, adapter, mask)
+        if self.adapter is None or self.adapter.dropout == 0 or seed is None:
+            return self
+        return replace(self, mask=Mask(self.adapter.dropout, seed, stream))
 
     def parts(self, cut: int, end: int) -> tuple["Projection", "Projection"]:
         """Outputs up to `cut` and from `cut` up to `end`, as two projections that share A and its dropout."""

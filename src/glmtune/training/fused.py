@@ -19,7 +19,7 @@ from glmtune.data.packed_batch import PackedBatch
 from glmtune.loading.quantized_linear import QuantizedLinear
 from glmtune.models.families import family_of
 from glmtune.models.family import LayerParts, Rotation, Shape
-from glmtune.ops import AdaptedLinear, Adapter, DenseLinear, FrozenLinear, LayerCall, LayerWeights, fused_layer
+from glmtune.ops import Adapter, DenseLinear, FrozenLinear, LayerCall, LayerWeights, Projection, fused_layer
 
 
 @dataclass(frozen=True)
@@ -114,23 +114,23 @@ class FusedLayers:
             input_norm=parts.input_norm.get_parameter("weight").detach(),
             post_attention_norm=parts.post_attention_norm.get_parameter("weight").detach(),
             eps=shape.norm_eps,
-            query_key_value=self._adapted_linear(parts.query_key_value),
-            dense=self._adapted_linear(parts.dense),
-            up=self._adapted_linear(parts.up),
-            down=self._adapted_linear(parts.down),
+            query_key_value=self._projection(parts.query_key_value),
+            dense=self._projection(parts.dense),
+            up=self._projection(parts.up),
+            down=self._projection(parts.down),
             num_heads=shape.num_attention_heads,
             num_key_value_heads=shape.num_key_value_heads,
             head_dim=shape.head_dim,
         )
         return _FusedLayer(parts.layer, weights, [p for layer in adapted for p in adapter_parameters(layer)])
 
-    def _adapted_linear(self, layer: nn.Module) -> AdaptedLinear:
+    def _projection(self, layer: nn.Module) -> Projection:
         if not isinstance(layer, LoraLinear):
-            return AdaptedLinear(_frozen(layer))
+            return Projection(_frozen(layer))
         a, b = (self._narrow_copy(parameter) for parameter in adapter_parameters(layer))
         dropout = layer.lora_dropout[ADAPTER_NAME]
         probability = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
-        return AdaptedLinear(_frozen(layer.get_base_layer()), Adapter(a, b, layer.scaling[ADAPTER_NAME], probability))
+        return Projection(_frozen(layer.get_base_layer()), Adapter(a, b, layer.scaling[ADAPTER_NAME], probability))
 
     def _narrow_copy(self, parameter: nn.Parameter) -> Tensor:
         copy = parameter.detach().to(self._dtype, copy=True)
@@ -147,10 +147,10 @@ def _draw() -> int:
 def _without_adapters(weights: LayerWeights) -> LayerWeights:
     return replace(
         weights,
-        query_key_value=AdaptedLinear(weights.query_key_value.linear),
-        dense=AdaptedLinear(weights.dense.linear),
-        up=AdaptedLinear(weights.up.linear),
-        down=AdaptedLinear(weights.down.linear),
+        query_key_value=Projection(weights.query_key_value.linear),
+        dense=Projection(weights.dense.linear),
+        up=Projection(weights.up.linear),
+        down=Projection(weights.down.linear),
     )
 
 

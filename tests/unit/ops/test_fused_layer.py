@@ -25,11 +25,11 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from glmtune.ops import (
-    AdaptedLinear,
     Adapter,
     DenseLinear,
     LayerCall,
     LayerWeights,
+    Projection,
     fused_layer,
     label_head,
     reference,
@@ -59,7 +59,7 @@ def make_call(random: Random, layout: str, *, seed: int | None = None, is_checkp
         random(HIDDEN) + 1,
         random(HIDDEN) + 1,
         1e-2,
-        *(AdaptedLinear(linear) for linear in linears),
+        *(Projection(linear) for linear in linears),
         num_heads=HEADS,
         num_key_value_heads=GROUPS,
         head_dim=HEAD_DIM,
@@ -95,7 +95,7 @@ def with_adapters(call: LayerCall, targets: Sequence[str], parameters: Sequence[
         if name in targets:
             adapter = Adapter(next(pairs), next(pairs), 1.5, dropout)
             linear = weights.__dict__[name].linear
-            weights = replace(weights, **{name: AdaptedLinear(linear, adapter)})
+            weights = replace(weights, **{name: Projection(linear, adapter)})
     return replace(call, weights=weights)
 
 

@@ -121,7 +121,7 @@ class ChatMixin:
         if past_key_values is not None:
             raise ValueError("stream_chat reads the whole prompt each time; leave past_key_values out")
         options = dict(max_length=max_length, **_sampling(do_sample, top_p, temperature), **kwargs)
-        messages_so_far = [*(history or []), {"role": role, "content": query}]
+        with_query = [*(history or []), {"role": role, "content": query}]
         inputs = tokenizer.build_chat_input(query, history=history, role=role).to(self.device)
         token_ids: list[int] = []
         shown = ""
@@ -133,9 +133,9 @@ class ChatMixin:
                 shown = text
                 yield (
                     text,
-                    [*messages_so_far, {"role": "assistant", "metadata": messages[-1].metadata, "content": text}],
+                    [*with_query, {"role": "assistant", "metadata": messages[-1].metadata, "content": text}],
                 )
-        yield self.process_response(parse_reply(token_ids, tokenizer, tokenizer.template), messages_so_far)
+        yield self.process_response(parse_reply(token_ids, tokenizer, tokenizer.template), with_query)
 
 
 def _sampling(do_sample: bool, top_p: float, temperature: float) -> dict[str, Any]:
