@@ -97,7 +97,7 @@ class CatalogueEntry:
 def entries() -> dict[str, dict[str, str]]:
     """The catalogue as it is written: our own messages, and those of other libraries that are quoted in them."""
     text = (resources.files("glmtune.language") / "zh.yaml").read_text(encoding="utf-8")
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
     catalogue: dict[str, dict[str, str]] = yaml.load(text, loader)
     return catalogue
 

@@ -33,16 +33,7 @@ def attention_forward(
         the scores, [N, Q] fp32; from the loop an empty one, [0].
     """
     if has_flash_kernel(query_QND):
-        return flash_attention_forward(
-            query_QND,
-            key_KGD,
-            value_KGD,
-            segments.cu_query,
-            segments.cu_key,
-            segments.max_query,
-            segments.max_key,
-            scale,
-        )
+        return flash_attention_forward(query_QND, key_KGD, value_KGD, *segments.lengths, scale)
     parts = [_attend(query_QND[q], key_KGD[k], value_KGD[k], scale) for q, k in segments.bounds]
     return torch.cat(parts), query_QND.new_empty(0)
 
@@ -74,17 +65,7 @@ def attention_backward(
     """
     if has_flash_kernel(query_QND):
         return flash_attention_backward(
-            grad_QND,
-            query_QND,
-            key_KGD,
-            value_KGD,
-            output_QND,
-            log_sum_exp,
-            segments.cu_query,
-            segments.cu_key,
-            segments.max_query,
-            segments.max_key,
-            scale,
+            grad_QND, query_QND, key_KGD, value_KGD, output_QND, log_sum_exp, *segments.lengths, scale
         )
     grads = (torch.zeros_like(query_QND), torch.zeros_like(key_KGD), torch.zeros_like(value_KGD))
     for q, k in segments.bounds:

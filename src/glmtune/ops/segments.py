@@ -35,6 +35,11 @@ class Segments:
     slot_order: Tensor | None = None
     slot_offsets: Tensor | None = None
 
+    @property
+    def lengths(self) -> tuple[Tensor, Tensor, int, int]:
+        """What kernels for variable-length attention are given: cumulative and largest lengths, of queries and keys."""
+        return self.cu_query, self.cu_key, self.max_query, self.max_key
+
     @cached_property
     def bounds(self) -> list[tuple[slice, slice]]:
         """Query and key slices of each segment that has queries. Reading them makes the host wait for the device."""

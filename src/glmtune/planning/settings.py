@@ -79,7 +79,7 @@ def decide(whole: Freedom, config: RunConfig, num_layers: int, why_not_fused: st
         value = setting.configured(config, num_layers)
         if value is None:
             continue
-        if setting.needs and value not in getattr(whole, setting.name):
+        if setting.needs and value not in vars(whole)[setting.name]:
             why = f"; here, {why_not_fused}" if why_not_fused else ""
             raise ConfigError(f"{setting.key}=true is not possible here: it takes {setting.needs}{why}")
         decided[setting.name] = (value,)
