@@ -20,7 +20,7 @@ from glmtune.data.token_cache import find_or_make
 from glmtune.errors import DataError, summarise_faults
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, PromptTokenizer, Template, render
-from glmtune.signals import hearing
+from glmtune.signals import handling
 
 _COLUMNS = Features(
     {
@@ -136,7 +136,7 @@ def _workers_end_with_us() -> Iterator[None]:
             os._exit(128 + number)
 
     try:
-        with hearing(on_signal):
+        with handling(on_signal):
             yield
     finally:
         # Not only in the handler: the clean-up in datasets raises an error of its own.

@@ -184,12 +184,12 @@ def _at_the_peak(base: BaseShape, adapter: AdapterShape, settings: MemorySetting
     def backward_of(layer: int) -> int:
         """Bytes in use during the backward pass of a layer: those kept up to this layer, and its temporaries."""
         num_queries = num_labels if layer == last else num_tokens
-        again = 0
+        recomputed = 0
         if is_checkpointed(layer):
-            again = last_kept if layer == last else num_tokens * kept
-            again -= 0 if settings.offloads_checkpoints else num_tokens * checkpointed
+            recomputed = last_kept if layer == last else num_tokens * kept
+            recomputed -= 0 if settings.offloads_checkpoints else num_tokens * checkpointed
         working = _working_bytes(base, adapter, settings, num_tokens, num_queries, largest.num_segments)
-        return below[layer + 1] + again + working
+        return below[layer + 1] + recomputed + working
 
     moments = [(backward_of(last) + num_labels * hidden, 0)]
     if last > 0:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from glmtune.config import RunConfig
 from glmtune.errors import ConfigError
 from glmtune.loading.formats import check_adapter
-from glmtune.planning.planner import Candidate, Freedom
+from glmtune.planning.planner import Candidate, SearchSpace
 
 
 class Setting(NamedTuple):
@@ -15,7 +15,7 @@ class Setting(NamedTuple):
 
     Attributes:
         key: Its key, with the section.
-        name: What `Freedom` calls its choices, and `MemorySettings` or `StepShape` the one chosen.
+        name: What `SearchSpace` calls its choices, and `MemorySettings` or `StepShape` the one chosen.
         needs: The requirement for switching it on, if there is one.
     """
 
@@ -62,7 +62,7 @@ SETTINGS = (
 )
 
 
-def decide(whole: Freedom, config: RunConfig, num_layers: int, why_not_fused: str | None = None) -> Freedom:
+def decide(whole: SearchSpace, config: RunConfig, num_layers: int, why_not_fused: str | None = None) -> SearchSpace:
     """Restricts the choices to those that the user's settings allow.
 
     Args:

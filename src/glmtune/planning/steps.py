@@ -14,7 +14,7 @@ from glmtune.planning.planner import StepShape
 # Samples that are packed to measure the size of passes.
 _MEASURED_SAMPLES = 2000
 # Common prefixes are searched for among this many samples, and reported from this share of the tokens on.
-_MOST_LOOKED_AT, _WORTH_A_LINE = 64, 0.1
+_MOST_COMPARED, _LEAST_NOTED_SHARE = 64, 0.1
 
 
 def shares_prefix(config: RunConfig) -> bool:
@@ -27,12 +27,12 @@ def prefix_note(config: RunConfig, train: SampleDataset) -> list[str]:
     """A note if computing common prefixes once would pay and only dropout prevents it."""
     if shares_prefix(config) or config.train.get("shared_prefix") is not None:
         return []
-    num_looked_at = min(_num_samples(config), len(train), _MOST_LOOKED_AT)
-    looked_at = (train[index] for index in range(num_looked_at))
-    samples = [TokenizedSample.of(sample["input_ids"], sample["labels"]) for sample in looked_at]
+    num_compared = min(_num_samples(config), len(train), _MOST_COMPARED)
+    compared = (train[index] for index in range(num_compared))
+    samples = [TokenizedSample.of(sample["input_ids"], sample["labels"]) for sample in compared]
     saved = sum(group.prefix_length * (len(group.members) - 1) for group in shared_prefixes(samples))
     share = saved / sum(len(sample.input_ids) for sample in samples)
-    if share < _WORTH_A_LINE:
+    if share < _LEAST_NOTED_SHARE:
         return []
     return [
         f"{share:.0%} of the tokens are common beginnings. They are computed for each sample anew, since "

@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from glmtune.language import localise
-from glmtune.signals import hearing
+from glmtune.signals import handling
 from glmtune.training.processes import SharedFlag
 
 _STOPPING = "\nStopping after this step, once all is saved. Ctrl-C again aborts at once.\n"
@@ -38,7 +38,7 @@ class Interruption(TrainerCallback):
 
     def listening(self) -> AbstractContextManager[None]:
         """Handles the signals while training; only in the main thread, since Python allows it nowhere else."""
-        return hearing(self._on_signal)
+        return handling(self._on_signal)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Requests a checkpoint and the end of training, on all processes at the same step."""

@@ -266,7 +266,7 @@ def test_every_label_row_sees_its_own_sample_up_to_itself(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_label_rows_see_as_themselves_what_they_see_as_rows(mode: str) -> None:
+def test_tokens_with_labels_see_the_same_keys_as_queries_of_their_own(mode: str) -> None:
     for _, packed in cases(mode):
         as_rows, as_labels = keys_seen(packed.segments), keys_seen(packed.label_segments)
         for row, rows, is_asking in zip(packed.label_indices.tolist(), as_labels, is_real(packed), strict=True):

@@ -11,13 +11,13 @@ from glmtune.loading.devices import GIB
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.planning.memory import MemorySettings, Pass
-from glmtune.planning.planner import Freedom, Planner, StepShape
+from glmtune.planning.planner import Planner, SearchSpace, StepShape
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
 
 CHATGLM3_6B = ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True)
 QKV = AdapterShape(1_949_696, first_layer=0, ranks=8, is_on_last_projection=False, has_dropout=True)
-FREEDOM = Freedom(("none", "int8", "nf4"), num_checkpointed=range(29), max_tokens=(2048, 1024, 512))
+FREEDOM = SearchSpace(("none", "int8", "nf4"), num_checkpointed=range(29), max_tokens=(2048, 1024, 512))
 
 
 def size_step(max_tokens: int, uses_graphs: bool) -> StepShape:
@@ -85,26 +85,26 @@ def test_the_most_exact_format_that_fits_is_taken(planner: Planner) -> None:
 
 
 def test_a_less_exact_format_is_taken_only_where_nothing_else_fits(planner: Planner) -> None:
-    freedom = dataclasses.replace(FREEDOM, max_tokens=(512,))
+    space = dataclasses.replace(FREEDOM, max_tokens=(512,))
     for gib in (6.6, 7.0, 8.0, 12.0, 13.0, 14.0, 24.0):
-        plan = planner.choose(freedom, gib * GIB)
+        plan = planner.choose(space, gib * GIB)
         assert plan is not None
-        before = freedom.quantize[: list(freedom.quantize).index(plan.settings.quantize)]
-        assert all(planner.choose(freedom.with_format(quantize), gib * GIB) is None for quantize in before)
+        before = space.quantize[: list(space.quantize).index(plan.settings.quantize)]
+        assert all(planner.choose(space.with_format(quantize), gib * GIB) is None for quantize in before)
 
 
 def test_a_much_faster_format_is_suggested(planner: Planner) -> None:
     """Where the base fits only with every layer checkpointed, and in 8 bits with none."""
-    freedom = dataclasses.replace(FREEDOM, max_tokens=(512,))
+    space = dataclasses.replace(FREEDOM, max_tokens=(512,))
     for gib in (6.6, 13.0, 13.5, 24.0):
-        plan = planner.choose(freedom, gib * GIB)
+        plan = planner.choose(space, gib * GIB)
         assert plan is not None
         others = [
             other.seconds_per_step
-            for quantize in freedom.quantize
-            if (other := planner.choose(freedom.with_format(quantize), gib * GIB))
+            for quantize in space.quantize
+            if (other := planner.choose(space.with_format(quantize), gib * GIB))
         ]
-        faster = planner.faster_format(plan, freedom, gib * GIB)
+        faster = planner.faster_format(plan, space, gib * GIB)
         assert (faster is not None) == (plan.seconds_per_step > 1.3 * min(others)), gib
         if faster is not None:
             assert faster.slowdown == pytest.approx(min(others) / plan.seconds_per_step - 1)
@@ -127,10 +127,10 @@ def test_what_the_user_decided_stays(planner: Planner, decided: dict[str, Any], 
 
 
 def test_as_few_layers_as_fit_are_checkpointed(planner: Planner) -> None:
-    freedom = dataclasses.replace(
+    space = dataclasses.replace(
         FREEDOM, quantize=("none",), offloads_embedding=(False,), uses_graphs=(False,), max_tokens=(2048,)
     )
-    plan = planner.choose(freedom, 15.5 * GIB)
+    plan = planner.choose(space, 15.5 * GIB)
     assert plan is not None
     number = plan.settings.num_checkpointed
     assert 0 < number < 28

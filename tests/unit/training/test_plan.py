@@ -460,7 +460,7 @@ def test_a_gpu_that_is_too_full_to_be_looked_at_has_no_room(monkeypatch: pytest.
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(device_module, "free_device_bytes", fail)
-    assert KnownDevice.look(torch.device("cuda", 0), torch.bfloat16, 1).free_bytes == 0
+    assert KnownDevice.measure(torch.device("cuda", 0), torch.bfloat16, 1).free_bytes == 0
 
 
 def test_offloading_takes_fused_layers_everywhere(run: Callable[..., TrainResult]) -> None:
