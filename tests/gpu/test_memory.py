@@ -65,9 +65,9 @@ def adapted(base: ChatGLMForConditionalGeneration, targets: object = "all-linear
 def packed(number: int = 8, length: int = 60):
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(2048, (number, length), generator=generator).numpy()
-    return pack([TokenizedSample.of(row, [-100] * (length // 2) + row[length // 2 :].tolist()) for row in ids]).to(
-        "cuda"
-    )
+    half = length // 2
+    samples = [TokenizedSample.of(row, [-100] * half + row[half:].tolist()) for row in ids]
+    return pack(samples).to("cuda")
 
 
 def gradients(model, rows) -> torch.Tensor:
