@@ -11,7 +11,7 @@ _ENDING = [number for number in signal.Signals if number.name in ("SIGINT", "SIG
 
 
 @contextmanager
-def hearing(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Calls a handler for SIGINT, SIGTERM and SIGHUP.
 
     Signals that the parent process ignores stay ignored: SIGHUP under nohup, SIGINT of a script's background job.

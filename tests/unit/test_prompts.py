@@ -40,7 +40,7 @@ def spell_learnt(rendered, letters) -> list[str]:
     """The supervised runs, as text."""
     pairs = zip(rendered.input_ids, rendered.loss_mask, strict=True)
     runs = itertools.groupby(pairs, key=lambda pair: pair[1])
-    return [letters.spell([i for i, _ in run]) for is_learnt, run in runs if is_learnt]
+    return [letters.spell([i for i, _ in run]) for is_supervised, run in runs if is_supervised]
 
 
 def test_chatglm3_text(letters):

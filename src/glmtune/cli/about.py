@@ -45,8 +45,8 @@ def demo(
     run_demo(Path(output), TerminalConsole())
 
 
-def print_version(is_asked: bool) -> None:
+def print_version(is_requested: bool) -> None:
     """Prints the version and ends, where that is asked for."""
-    if is_asked:
+    if is_requested:
         typer.echo(f"glmtune {__version__}")
         raise typer.Exit

@@ -23,9 +23,9 @@ app = typer.Typer(help="Check, show, count and convert data files.", no_args_is_
 @app.command()
 def check(files: DataFiles, field: FieldOption = None, join: JoinOption = "\\n") -> None:
     """Report all faults of data files, with row numbers."""
-    from glmtune.data import inspect
+    from glmtune.data import inspection
 
-    inspect.check(files, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())
+    inspection.check(files, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())
 
 
 @app.command()
@@ -45,10 +45,10 @@ def show(
 ) -> None:
     """Print samples token by token, what is learnt in colour."""
     from glmtune.adapters.inheritance import prompt_record
-    from glmtune.data import inspect
+    from glmtune.data import inspection
 
     tokenizer = tokenizer_of(model)
-    inspect.show(
+    inspection.show(
         files,
         tokenizer,
         template=template or prompt_record(None, model, tokenizer).template,
@@ -76,10 +76,10 @@ def stats(
 ) -> None:
     """Print counts and a histogram of lengths."""
     from glmtune.adapters.inheritance import prompt_record
-    from glmtune.data import inspect
+    from glmtune.data import inspection
 
     tokenizer = tokenizer_of(model) if model else None
-    inspect.stats(
+    inspection.stats(
         files,
         tokenizer,
         template=template or (prompt_record(None, model, tokenizer).template if tokenizer else "chatglm3"),
@@ -99,6 +99,6 @@ def convert(
     join: JoinOption = "\\n",
 ) -> None:
     """Write any readable format as `messages`, one JSON object a line."""
-    from glmtune.data import inspect
+    from glmtune.data import inspection
 
-    inspect.convert(files, output, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())
+    inspection.convert(files, output, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())

@@ -11,7 +11,7 @@ from glmtune.config.refused_keys import REFUSED_KEYS
 from glmtune.config.replaced_keys import REPLACED_LORA_KEYS, REPLACED_TRAIN_KEYS
 
 
-def say_unknown(prefix: str, key: str, known: Iterable[str]) -> str:
+def unknown_key_fault(prefix: str, key: str, known: Iterable[str]) -> str:
     """A fault that names the known key nearest to an unknown one."""
     known = sorted(known)
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -46,7 +46,7 @@ def check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[str
         elif key not in known and key not in own:
             # gradient_checkpointing will one day be gone from TrainingArguments; it stays ours.
             if key not in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
-                faults.append(say_unknown(f"{section}.", key, [*known.keys() - replaced.keys(), *own]))
+                faults.append(unknown_key_fault(f"{section}.", key, [*known.keys() - replaced.keys(), *own]))
         elif name in REFUSED_KEYS and value:
             faults.append(f"{name} {REFUSED_KEYS[name]}. Leave it out")
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from glmtune.config.passed_keys import check_passed_keys, say_unknown
+from glmtune.config.passed_keys import check_passed_keys, unknown_key_fault
 from glmtune.config.sections import DataSection, ModelSection, PromptSection, RunConfig
 from glmtune.config.yaml_text import parse_value, read_yaml
 from glmtune.errors import ConfigError, summarise_faults
@@ -94,6 +94,6 @@ def _say(fault: Mapping[str, Any]) -> str:
     if fault["type"] != "extra_forbidden":
         return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}; found {fault['input']!r}"
     if len(location) == 1:
-        return say_unknown("", location[0], RunConfig.model_fields)
+        return unknown_key_fault("", location[0], RunConfig.model_fields)
     sections: dict[str, type[BaseModel]] = {"model": ModelSection, "data": DataSection, "prompt": PromptSection}
-    return say_unknown(f"{location[0]}.", location[1], sections[location[0]].model_fields)
+    return unknown_key_fault(f"{location[0]}.", location[1], sections[location[0]].model_fields)

@@ -16,7 +16,7 @@ from typing import Any
 
 from glmtune.data.readers import Row, Source, read_rows
 from glmtune.errors import DataError, show_names, show_text, summarise_faults
-from glmtune.fields import read_list, read_optional_text, read_text, shorten
+from glmtune.json_values import read_list, read_optional_text, read_text, shorten
 from glmtune.prompts import Conversation, Message, check_supervision, check_turns
 from glmtune.prompts.messages import add_system, read_chat, read_tools, unread_keys
 

@@ -22,8 +22,8 @@ import pyarrow.parquet
 from glmtune.data.hub import is_hub_name, load_hub_rows
 from glmtune.data.tables import read_table_rows
 from glmtune.errors import DataError, show_names, show_text
-from glmtune.fields import MAX_DEPTH, is_too_deep, json_type
 from glmtune.files import say_os_error
+from glmtune.json_values import MAX_DEPTH, is_too_deep, json_type
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 TEXT_SUFFIX = ".txt"

@@ -9,14 +9,14 @@ from glmtune.config import RunConfig, embedded_data
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.formats import read_conversations
 from glmtune.data.samples import SampleDataset
-from glmtune.data.statistics import DataStats
+from glmtune.data.stats import DataStats
 from glmtune.errors import ConfigError
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Template
 
 
 @dataclass(frozen=True)
-class Sample:
+class SelfTestSample:
     """A training sample, as read and as trained on.
 
     Attributes:
@@ -44,7 +44,7 @@ class RunData:
     train: SampleDataset
     eval: SampleDataset | None
     stats: DataStats
-    sample: Sample
+    sample: SelfTestSample
 
 
 def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData:
@@ -100,6 +100,6 @@ def _load_data(
         evaluated = dataset.select(sorted(chosen[:num_held_out]))
         chosen = sorted(chosen[num_held_out:])
     first = chosen[0]
-    sample = Sample(conversations.items[first], dataset[first]["input_ids"], max_length)
+    sample = SelfTestSample(conversations.items[first], dataset[first]["input_ids"], max_length)
     trained = dataset if evaluated is None else dataset.select(chosen)
     return RunData(SampleDataset(trained), None if evaluated is None else SampleDataset(evaluated), stats, sample)

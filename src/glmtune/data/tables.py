@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow
 
 from glmtune.errors import DataError, show_names
-from glmtune.fields import Unreadable
+from glmtune.json_values import Unreadable
 
 # Raised by pyarrow for invalid UTF-8, dates outside Python's range, unknown time zones and duplicate field names.
 _CONVERSION_FAULTS = (ValueError, OverflowError, KeyError, pyarrow.ArrowException)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.errors import AdapterError, ConfigError
-from glmtune.export.layout import (
+from glmtune.export.model_folder import (
     base_folder,
     copy_small_files,
     parse_size,

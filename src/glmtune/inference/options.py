@@ -89,7 +89,7 @@ def build_generation_config(tokenizer: Tokenizer, seq_length: int, options: Mapp
     """
     given = {name: value for name, value in options.items() if value is not None}
     defaults = {"max_new_tokens": min(DEFAULT_MAX_NEW_TOKENS, seq_length // 2), "do_sample": False}
-    if faults := [*_name_faults(given), *_value_faults(given), *_room_faults(given, seq_length)]:
+    if faults := [*_name_faults(given), *_value_faults(given), *_length_faults(given, seq_length)]:
         raise ConfigError(summarise_faults("options of generation", faults))
     # transformers refuses 2 in place of 2.0.
     given |= {name: float(given[name]) for name in ("temperature", "repetition_penalty") if name in given}
@@ -145,7 +145,7 @@ def _value_faults(given: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _room_faults(given: Mapping[str, Any], seq_length: int) -> list[str]:
+def _length_faults(given: Mapping[str, Any], seq_length: int) -> list[str]:
     max_new_tokens = given.get("max_new_tokens", 0)
     if not _is_whole(max_new_tokens) or max_new_tokens < seq_length:
         return []

@@ -24,7 +24,7 @@ _MOST_SEPARATORS = 24
 _LEAST_LETTERS = 6
 
 
-class Reading(NamedTuple):
+class _Reading(NamedTuple):
     """What a message is in Chinese.
 
     Attributes:
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
     num_known: int
 
 
-class Template:
+class CatalogueEntry:
     """A message in both languages.
 
     Args:
@@ -68,7 +68,7 @@ class Template:
             position = at + len(literal)
         return [*found, text[position:end]]
 
-    def fill(self, found: list[str]) -> Reading | None:
+    def fill(self, found: list[str]) -> _Reading | None:
         """The Chinese text with what stood in the places, put into Chinese where it is known too.
 
         None where something has to be known and is not.
@@ -78,7 +78,7 @@ class Template:
             place, choices, literal = self._chinese[index : index + 3]
             text = found[int(place)]
             words = dict(choice.split("=", 1) for choice in choices.split("|")[1:])
-            put = Reading(words[text], len(text)) if text in words else read(text, is_whole=False)
+            put = _Reading(words[text], len(text)) if text in words else read(text, is_whole=False)
             if choices.startswith("!") and not put.num_known:
                 return None
             text = put.text.strip(" ") if put.num_known else text
@@ -90,22 +90,22 @@ class Template:
             if literal.startswith(" ") and _CHINESE.match(filled[-1:]) and _CHINESE.match(literal[1:]):
                 literal = literal[1:]
             filled += literal
-        return Reading(filled, num_known)
+        return _Reading(filled, num_known)
 
 
 @cache
 def entries() -> dict[str, dict[str, str]]:
     """The catalogue as it is written: our own messages, and those of other libraries that are quoted in them."""
     text = (resources.files("glmtune.language") / "zh.yaml").read_text(encoding="utf-8")
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
     catalogue: dict[str, dict[str, str]] = yaml.load(text, loader)
     return catalogue
 
 
 @cache
-def _templates() -> list[Template]:
+def _templates() -> list[CatalogueEntry]:
     """All templates, those first that say most."""
-    templates = [Template(english, text) for part in entries().values() for english, text in part.items()]
+    templates = [CatalogueEntry(english, text) for part in entries().values() for english, text in part.items()]
     return sorted(templates, key=lambda template: -template.num_letters)
 
 
@@ -122,7 +122,7 @@ def chinese(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def read(text: str, is_whole: bool) -> Reading:
+def read(text: str, is_whole: bool) -> _Reading:
     """Finds the templates that together say most of a message.
 
     Args:
@@ -135,27 +135,27 @@ def read(text: str, is_whole: bool) -> Reading:
     if after and not best.num_known:
         best, after = _best(core + after, is_whole), ""  # it may end with a colon that nothing follows
     if not best.num_known:
-        return Reading(text, 0)
-    return Reading(_FULL_WIDTH.get(before, before) + best.text + after, best.num_known)
+        return _Reading(text, 0)
+    return _Reading(_FULL_WIDTH.get(before, before) + best.text + after, best.num_known)
 
 
-def _best(text: str, is_whole: bool) -> Reading:
+def _best(text: str, is_whole: bool) -> _Reading:
     readings = _readings(text, is_whole) if text.strip() else ()
-    return max(readings, key=lambda reading: reading.num_known, default=Reading(text, 0))
+    return max(readings, key=lambda reading: reading.num_known, default=_Reading(text, 0))
 
 
-def _readings(text: str, is_whole: bool) -> Iterator[Reading]:
+def _readings(text: str, is_whole: bool) -> Iterator[_Reading]:
     """All that a message may be, best guesses first: line by line, as a whole, or part by part."""
     readings = [template.fill(found) for template, found in _matches(text, is_whole)]
     if "\n" in text:
         lines = [read(line, is_whole) for line in text.split("\n")]
-        yield Reading("\n".join(line.text for line in lines), sum(line.num_known for line in lines))
+        yield _Reading("\n".join(line.text for line in lines), sum(line.num_known for line in lines))
     yield from filter(None, readings)
     if "\n" not in text:
         yield from _readings_by_parts(text)
 
 
-def _matches(text: str, is_whole: bool) -> Iterator[tuple[Template, list[str]]]:
+def _matches(text: str, is_whole: bool) -> Iterator[tuple[CatalogueEntry, list[str]]]:
     for template in _templates():
         if template.longest in text and (is_whole or not template.is_word):
             found = template.match(text)
@@ -163,7 +163,7 @@ def _matches(text: str, is_whole: bool) -> Iterator[tuple[Template, list[str]]]:
                 yield template, found
 
 
-def _readings_by_parts(text: str) -> Iterator[Reading]:
+def _readings_by_parts(text: str) -> Iterator[_Reading]:
     """A line that was put together of several messages, such as a place and a fault, or two sentences."""
     separators = list(_SEPARATOR.finditer(text))
     for separator in separators if len(separators) <= _MOST_SEPARATORS else ():
@@ -171,4 +171,4 @@ def _readings_by_parts(text: str) -> Iterator[Reading]:
         if max(left.num_known, right.num_known) >= _LEAST_LETTERS:
             is_place = separator[0] == ": " and " " not in left.text  # a file or a key, at which something is said
             num_known = left.num_known + right.num_known + is_place
-            yield Reading(left.text + _FULL_WIDTH[separator[0]] + right.text, num_known)
+            yield _Reading(left.text + _FULL_WIDTH[separator[0]] + right.text, num_known)

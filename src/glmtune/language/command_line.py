@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from glmtune.compat import translate_help
 from glmtune.language import language, localise
@@ -30,8 +31,9 @@ def _localise_command(command: Any, parent: Any) -> None:
         for name in ("help", "options_metavar", "subcommand_metavar"):
             if isinstance(text := getattr(texts, name, None), str):
                 setattr(texts, name, localise(text))
-    for below in getattr(command, "commands", {}).values():
-        _localise_command(below, context)
+    if isinstance(command, TyperGroup):
+        for below in command.commands.values():
+            _localise_command(below, context)
 
 
 def _usage(get_usage: Callable[[Any], str], context: Any) -> str:

@@ -22,7 +22,7 @@ class TerminalConsole(Console):
         return super().status(localise(status) if isinstance(status, str) else status, **options)
 
 
-class TerminalHandler(logging.Handler):
+class _TerminalHandler(logging.Handler):
     """Writes log messages to standard error, a line each, as Python does where nobody has set up logging."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -35,7 +35,7 @@ class TerminalHandler(logging.Handler):
 
 def log_to_terminal() -> None:
     """Shows the warnings of glmtune's modules on standard error, in the reader's language."""
-    handler = TerminalHandler(logging.WARNING)
+    handler = _TerminalHandler(logging.WARNING)
     logger = logging.getLogger("glmtune")
     logger.addHandler(handler)
     logger.propagate = False

@@ -120,7 +120,7 @@ def load_by_weight(
             quantizer.put(name, weight)
         else:
             module_name, _, parameter_name = name.rpartition(".")
-            setattr(model.get_submodule(module_name), parameter_name, nn.Parameter(weight))
+            model.get_submodule(module_name).register_parameter(parameter_name, nn.Parameter(weight))
         del weight  # before the next one is read
     # As in transformers, an output layer that has weights of its own keeps them.
     if family.shape(config).is_tied and family.head_weight not in names:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glmtune.errors import ConfigError
-from glmtune.ops import Fp8Linear, FrozenLinear, PackedLinear, Scratch
+from glmtune.ops import DequantizedLinear, Fp8Linear, FrozenLinear, Scratch
 from glmtune.ops.back_end import back_end
 
 HOW_TO_INSTALL = "pip install -c constraints.txt -e '.[quant]'"
@@ -31,9 +31,9 @@ class QuantizedLinear(nn.Linear):
     def __init__(self, linear: nn.Linear, weight: Tensor) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
         self.bias = linear.bias
-        self.weight = nn.Parameter(self._pack(weight.detach()), requires_grad=False)
+        self.weight = nn.Parameter(self._quantize(weight.detach()), requires_grad=False)
 
-    def _pack(self, weight: Tensor) -> Tensor:
+    def _quantize(self, weight: Tensor) -> Tensor:
         """The values' bytes; whatever else belongs to them is kept beside."""
         raise NotImplementedError
 
@@ -64,10 +64,10 @@ class QuantizedLinear(nn.Linear):
 class Fp8Weights(QuantizedLinear):
     """fp8 (e4m3), [N, K] bytes."""
 
-    def _pack(self, weight: Tensor) -> Tensor:
-        packed = Fp8Linear.quantize(weight, None)
-        self._keep_scales(packed.scales)
-        return packed.values.view(torch.uint8)
+    def _quantize(self, weight: Tensor) -> Tensor:
+        quantized = Fp8Linear.quantize(weight, None)
+        self._keep_scales(quantized.scales)
+        return quantized.values.view(torch.uint8)
 
     @property
     def frozen(self) -> FrozenLinear:
@@ -75,7 +75,7 @@ class Fp8Weights(QuantizedLinear):
         return Fp8Linear(self.weight.view(torch.float8_e4m3fn), self.scales, self._frozen_bias)
 
 
-class _WrittenOut(QuantizedLinear):
+class _Dequantized(QuantizedLinear):
     """A format that is dequantised into a buffer for each product.
 
     Args:
@@ -88,44 +88,39 @@ class _WrittenOut(QuantizedLinear):
         super().__init__(linear, weight)
         self._scratch = scratch
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The shape of the dequantised weight."""
-        return self.out_features, self.in_features
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weight."""
-        return self.weight.device
-
     def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
+        """Dequantises the weight into `output_NK`, in its dtype."""
         raise NotImplementedError
+
+    def _dequantized(self, dtype: torch.dtype) -> Tensor:
+        output = self._scratch.take((self.out_features, self.in_features), dtype, self.weight.device)
+        self.write_to(output)
+        return output
 
     @property
     def frozen(self) -> FrozenLinear:
         """As the base class."""
-        return PackedLinear(self, self._scratch, self._frozen_bias)
+        return DequantizedLinear(self._dequantized, self._scratch, self._frozen_bias)
 
 
-class Int8Weights(_WrittenOut):
+class Int8Weights(_Dequantized):
     """int8, [N, K]: the largest weight of each output is 127."""
 
-    def _pack(self, weight: Tensor) -> Tensor:
+    def _quantize(self, weight: Tensor) -> Tensor:
         # The kernel takes float16 alone; what that rounds to zero, int8 does too.
         values, largest, _ = bitsandbytes("int8").int8_vectorwise_quant(weight.half())
         self._keep_scales(largest / 127)
         return values
 
     def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
+        """As the base class."""
         back_end(output_NK).scale_rows(self.weight, self.scales, output_NK)
 
 
-class Nf4Weights(_WrittenOut):
+class Nf4Weights(_Dequantized):
     """nf4 with nested scales, two weights a byte, [N * K / 2, 1]."""
 
-    def _pack(self, weight: Tensor) -> Tensor:
+    def _quantize(self, weight: Tensor) -> Tensor:
         values, self._state = bitsandbytes("nf4").quantize_4bit(
             weight.contiguous(), blocksize=NF4_BLOCK, compress_statistics=True, quant_type="nf4"
         )
@@ -136,7 +131,7 @@ class Nf4Weights(_WrittenOut):
         return bitsandbytes("nf4").dequantize_4bit
 
     def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
+        """As the base class."""
         self._state.dtype = output_NK.dtype
         if output_NK.is_cuda:
             self._dequantize(self.weight, self._state, out=output_NK)

@@ -22,7 +22,7 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
-class WeightHeader:
+class _WeightHeader:
     """The header of one weight: the name of its file, its shape, and whether it is floating-point."""
 
     file: str
@@ -52,7 +52,7 @@ def check_weights(
             safe to read; all faults in one message.
     """
     faults: list[str] = []
-    found: dict[str, WeightHeader] = {}
+    found: dict[str, _WeightHeader] = {}
     files, shard_names = _weight_files(folder, use_safetensors, faults)
     for file in files:
         read = _safetensors_headers if file.suffix == ".safetensors" else _torch_headers
@@ -122,7 +122,7 @@ def _load_mapped(file: Path, device: str = "cpu") -> Any:
 
 def _compare(
     expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, WeightHeader],
+    found: Mapping[str, _WeightHeader],
     shard_names: Mapping[str, str],
     optional: Collection[str],
     ignored: Collection[str],
@@ -178,13 +178,13 @@ def _shards(index: Path, faults: list[str]) -> tuple[Sequence[Path], dict[str, s
     return files, weight_map
 
 
-def _safetensors_headers(file: Path) -> dict[str, WeightHeader]:
+def _safetensors_headers(file: Path) -> dict[str, _WeightHeader]:
     _refuse_pointer(file)
     try:
         with safe_open(file, framework="pt") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
             return {
-                name: WeightHeader(file.name, tuple(part.get_shape()), part.get_dtype() in _FLOATING_DTYPES)
+                name: _WeightHeader(file.name, tuple(part.get_shape()), part.get_dtype() in _FLOATING_DTYPES)
                 for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
@@ -192,7 +192,7 @@ def _safetensors_headers(file: Path) -> dict[str, WeightHeader]:
         raise ModelError(f"{file.name} ({size:,} bytes) is cut short or damaged: {error}; download it again") from error
 
 
-def _torch_headers(file: Path) -> dict[str, WeightHeader]:
+def _torch_headers(file: Path) -> dict[str, _WeightHeader]:
     _refuse_pointer(file)
     try:
         tensors = _load_mapped(file, "meta")
@@ -211,7 +211,7 @@ def _torch_headers(file: Path) -> dict[str, WeightHeader]:
     ):
         raise ModelError(f"{file.name} is no dictionary of weights")
     return {
-        name: WeightHeader(file.name, tuple(tensor.shape), tensor.is_floating_point())
+        name: _WeightHeader(file.name, tuple(tensor.shape), tensor.is_floating_point())
         for name, tensor in tensors.items()
     }
 

@@ -21,7 +21,7 @@ def print_plan(planned: PlannedRun, console: Console) -> None:
         return
     step = planned.chosen.step
     console.print(
-        f"largest pass: {step.largest.rows:,} rows, {step.largest.label_rows:,} of them learnt; "
+        f"largest pass: {step.largest.num_tokens:,} rows, {step.largest.num_labels:,} of them learnt; "
         f"{step.num_passes:.3g} passes a step",
         highlight=False,
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glmtune.errors import DataError, show_names, show_text
-from glmtune.fields import (
+from glmtune.json_values import (
     check_unicode,
     json_type,
     parse_json,

@@ -133,8 +133,8 @@ def _evaluation_faults(train: Mapping[str, Any], has_eval: bool) -> list[str]:
     }
     return [
         f"train.{key} needs data to evaluate on; set data.eval_path, or data.eval_fraction=0.05 to set some apart"
-        for key, is_asked in needs_eval.items()
-        if is_asked
+        for key, is_set in needs_eval.items()
+        if is_set
     ]
 
 

@@ -1,4 +1,4 @@
-"""transformers' Trainer, extended with packed rows, flat parameters, adapter checkpoints and a finite-gradient guard.
+"""transformers' Trainer, extended with packed batches, flat parameters, adapter checkpoints and a guard.
 
 Its loop is unchanged. For it, a batch is an optimiser step: the samples of all accumulated batches at once, which
 `training_step` splits into as many passes as memory requires.
@@ -25,7 +25,7 @@ from glmtune.adapters.checkpoints import aside, publish, rotate
 from glmtune.adapters.lora import trainable_summary
 from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
 from glmtune.compat import put_schedule, skip_fused_step
-from glmtune.data.packed_rows import PackedRows
+from glmtune.data.packed_batch import PackedBatch
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.files import storage_faults
 from glmtune.planning.optimizers import is_elementwise
@@ -50,7 +50,7 @@ class LoraTrainer(Trainer):
         initial_weights: The result of `initial_adapter_weights` after attaching.
         manifest: The run's manifest.
         base_dtype: The dtype of the base.
-        uses_graphs: Whether batches are padded to a few layouts, to be computed as CUDA graphs.
+        uses_graphs: Whether batches are padded to a few buckets, to be computed as CUDA graphs.
         **kwargs: As for `transformers.Trainer`.
 
     Attributes:
@@ -140,7 +140,7 @@ class LoraTrainer(Trainer):
             model.train()
         for flat in self._flat:
             flat.begin_step()
-        micro_batches: list[PackedRows] = inputs["micro_batches"]
+        micro_batches: list[PackedBatch] = inputs["micro_batches"]
         self._num_tokens += sum(packed.num_tokens for packed in micro_batches)
         num_devices = self.args.world_size
         # Gradients are averaged over the devices. If the weight counts all devices' samples, that divides by the number

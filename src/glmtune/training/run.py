@@ -69,7 +69,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
 def _plan(inputs: RunInputs, console: Console) -> PlannedRun:
     """Decides the settings that the configuration leaves open."""
     arguments = inputs.arguments
-    known = KnownDevice.look(arguments.device, inputs.dtype, arguments.world_size)
+    known = KnownDevice.measure(arguments.device, inputs.dtype, arguments.world_size)
     earlier = None if inputs.earlier is None else inputs.earlier.config
     planned = plan_run(inputs.config, inputs.data.train, known, earlier)
     planned.check()

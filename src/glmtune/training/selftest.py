@@ -17,7 +17,7 @@ from torch import Tensor
 from glmtune.adapters.adapter_files import adapter_weights, load_adapter_weights
 from glmtune.adapters.lora import lora_layers
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.data.run_data import Sample
+from glmtune.data.run_data import SelfTestSample
 from glmtune.errors import GlmtuneError, TrainingError, summarise_faults
 from glmtune.inference.generate import generate_replies
 from glmtune.models.tokenizer import Tokenizer
@@ -50,7 +50,7 @@ def run_selftest(
     model: PeftModel,
     tokenizer: Tokenizer,
     run: str | Path,
-    sample: Sample,
+    sample: SelfTestSample,
     initial_weights: Mapping[str, Tensor] | None = None,
 ) -> SelfTestReport:
     """Checks a run that has just ended.
@@ -139,7 +139,7 @@ def _file_faults(model: PeftModel, run: str | Path, initial: Mapping[str, Tensor
     return [f"{len(different)} weights on disk differ from those trained, {different[0]} for one"] if different else []
 
 
-def _prompt_faults(sample: Sample, tokenizer: Tokenizer, manifest: RunManifest) -> list[str]:
+def _prompt_faults(sample: SelfTestSample, tokenizer: Tokenizer, manifest: RunManifest) -> list[str]:
     """Faults if the saved template and system prompt do not reproduce the training ids, with the prompt as a prefix."""
     conversation = sample.conversation.with_system(manifest.system)
     replayed = render(conversation, tokenizer, manifest.template, sample.max_length)
@@ -147,19 +147,21 @@ def _prompt_faults(sample: Sample, tokenizer: Tokenizer, manifest: RunManifest) 
         return ["the saved template and system prompt give other ids than the training had"]
     if replayed.num_cut_tokens or replayed.num_dropped_messages:
         return []
-    asked = Conversation(conversation.messages[:-1])
-    prompt = render_prompt(asked, tokenizer, manifest.template)
+    question = Conversation(conversation.messages[:-1])
+    prompt = render_prompt(question, tokenizer, manifest.template)
     if prompt != list(sample.input_ids[: len(prompt)]):
         return ["the prompt that the model will be asked with is not how its training samples begin"]
     return []
 
 
-def _ask(model: PeftModel, tokenizer: Tokenizer, sample: Sample, manifest: RunManifest) -> str:
+def _ask(model: PeftModel, tokenizer: Tokenizer, sample: SelfTestSample, manifest: RunManifest) -> str:
     conversation = sample.conversation.with_system(manifest.system)
-    asked = Conversation(conversation.messages[:-1])
-    room = max(1, min(REPLY_TOKENS, model.config.seq_length // 2))
+    question = Conversation(conversation.messages[:-1])
+    max_new_tokens = max(1, min(REPLY_TOKENS, model.config.seq_length // 2))
     try:
-        replies = generate_replies(model, tokenizer, [asked], manifest.template, 1, max_new_tokens=room, use_cache=True)
+        replies = generate_replies(
+            model, tokenizer, [question], manifest.template, 1, max_new_tokens=max_new_tokens, use_cache=True
+        )
     except (GlmtuneError, torch.OutOfMemoryError) as error:
         _logger.warning("the run is sound, but its model could not be asked for a sample reply: %s", error)
         return ""

@@ -7,7 +7,7 @@ import pytest
 from glmtune.data.formats import read_conversations, scan
 from glmtune.data.tables import read_table_rows
 from glmtune.errors import DataError
-from glmtune.fields import Unreadable
+from glmtune.json_values import Unreadable
 
 
 def whole_numbers_as(number: int, kind: pyarrow.DataType) -> pyarrow.Array:

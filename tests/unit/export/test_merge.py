@@ -17,8 +17,8 @@ import glmtune
 import processes
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import AdapterError, ConfigError, GlmtuneError, StorageError
-from glmtune.export.layout import save_weights
 from glmtune.export.merge import merge
+from glmtune.export.model_folder import save_weights
 from glmtune.export.verify import largest_difference
 from glmtune.loading.base_weights import fingerprint_base
 from glmtune.models.chatglm.checkpoint import IGNORED_WEIGHT

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glmtune.adapters.fusable import why_not_fused
 from glmtune.adapters.lora import make_lora_config
-from glmtune.data.packed_rows import PackedRows
+from glmtune.data.packed_batch import PackedBatch
 from glmtune.data.packing import PackingCollator
 from glmtune.ops import reference
 from glmtune.training.fused import FusedLayers
@@ -36,7 +36,7 @@ def checkpoint(model: PackedModel) -> None:
         layer.gradient_checkpointing = True
 
 
-def rows_of(samples: Samples, **collator: Any) -> PackedRows:
+def rows_of(samples: Samples, **collator: Any) -> PackedBatch:
     (rows,) = PackingCollator(**collator)(samples)["micro_batches"]
     return rows
 

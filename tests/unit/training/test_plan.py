@@ -147,7 +147,7 @@ def test_what_else_there_is_to_know(plan: Callable[..., PlannedRun]) -> None:
     assert "common beginnings" in plan(gib=24).notes[0]
     assert "Hopper" in plan("model.quantize=fp8", gib=24).notes[0]
     assert "below the longest sample" in plan("train.max_tokens_per_device=9", gib=24).notes[0]
-    assert plan("train.max_tokens_per_device=100", gib=80).chosen.step.largest.rows <= 192
+    assert plan("train.max_tokens_per_device=100", gib=80).chosen.step.largest.num_tokens <= 192
 
 
 def test_pissa_is_planned_without_weights(plan: Callable[..., PlannedRun]) -> None:
@@ -185,7 +185,7 @@ def test_no_pass_is_larger_than_planned(configure: Configure, overrides: list[st
     )
     for start in range(0, len(data.train), 4):
         for packed in collator([data.train[index] for index in range(start, start + 4)])["micro_batches"]:
-            assert len(packed.input_ids) <= chosen.step.largest.rows
+            assert len(packed.input_ids) <= chosen.step.largest.num_tokens
 
 
 def test_the_table(plan: Callable[..., PlannedRun]) -> None:
@@ -279,7 +279,7 @@ def test_labels_of_the_largest_pass(configure: Configure, data_file: Path) -> No
     ]
     planned = plan_run(config, data.train, card())
     longest = sorted(data.train.num_labels)[-2:]
-    assert planned.chosen.step.largest.label_rows >= sum(longest)
+    assert planned.chosen.step.largest.num_labels >= sum(longest)
 
 
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adafactor"])
@@ -460,7 +460,7 @@ def test_a_gpu_that_is_too_full_to_be_looked_at_has_no_room(monkeypatch: pytest.
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(device_module, "free_device_bytes", fail)
-    assert KnownDevice.look(torch.device("cuda", 0), torch.bfloat16, 1).free_bytes == 0
+    assert KnownDevice.measure(torch.device("cuda", 0), torch.bfloat16, 1).free_bytes == 0
 
 
 def test_offloading_takes_fused_layers_everywhere(run: Callable[..., TrainResult]) -> None:

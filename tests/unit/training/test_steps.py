@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from glmtune.adapters.lora import attach_lora
 from glmtune.config import LORA_DEFAULTS
 from glmtune.data.dataset import load_dataset
-from glmtune.data.packed_rows import PackedRows
+from glmtune.data.packed_batch import PackedBatch
 from glmtune.errors import ConfigError
 from glmtune.loading.bases import load_base
 from glmtune.loading.runs import load
@@ -26,10 +26,10 @@ Run = Callable[..., TrainResult]
 
 
 @pytest.fixture
-def micro_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[PackedRows]]:
+def micro_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[PackedBatch]]:
     """Collects what each step is computed in; tests empty it between runs."""
     original = LoraTrainer.training_step
-    seen: list[list[PackedRows]] = []
+    seen: list[list[PackedBatch]] = []
 
     def watched(self: LoraTrainer, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append(inputs["micro_batches"])

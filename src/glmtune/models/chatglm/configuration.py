@@ -7,7 +7,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 
 from glmtune.errors import ModelError
-from glmtune.models.base_folder import ConfigKeys, check_keys
+from glmtune.models.base_folder import check_keys
 
 # Far above every published model, but small enough to build such a model on the meta device.
 _LARGEST = {
@@ -174,7 +174,7 @@ class ChatGLMConfig(PretrainedConfig):
         Raises:
             ModelError: A value is of the wrong type, contradicts another, or requests an unsupported feature.
         """
-        check_keys("config.json", config_dict, ConfigKeys)
+        check_keys("config.json", config_dict)
         for key in config_dict:
             attribute = getattr(cls, key, None)
             if callable(attribute) or (isinstance(attribute, property) and attribute.fset is None):

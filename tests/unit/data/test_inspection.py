@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from glmtune.data.inspect import check, show, stats
+from glmtune.data.inspection import check, show, stats
 from glmtune.errors import DataError
 
 ROWS = [
