@@ -44,11 +44,11 @@ def run_demo(output: Path, console: Console) -> None:
     """Trains on the example persona, shows held-out questions before and after, merges, and says what to try next.
 
     Args:
-        output: Where run and merged model go; a number is appended if it exists, so nothing is overwritten.
+        output: Folder for the run and the merged model; a number is appended if it exists, so nothing is overwritten.
         console: Where to print.
 
     Raises:
-        GlmtuneError: Something on the way failed.
+        GlmtuneError: One of the steps failed.
     """
     output = _unused(output)
     run, merged = output / "run", output / "merged"
@@ -63,9 +63,9 @@ def run_demo(output: Path, console: Console) -> None:
 
     console.print(_comparison(questions, before, after))
     met = sum(_holds_any(reply, words) for reply, words in zip(after, questions.values(), strict=True))
-    console.print(f"as hoped: {met} / {len(questions)}", highlight=False)
+    console.print(f"correct: {met} / {len(questions)}", highlight=False)
     console.print(f"loss: {result.first_loss:.3f} -> {result.last_loss:.3f}", highlight=False)
-    console.print(f"picture: {run / 'training_loss.png'}", highlight=False, soft_wrap=True)
+    console.print(f"loss curve: {run / 'training_loss.png'}", highlight=False, soft_wrap=True)
 
     console.print(merge(run, merged).summary(), highlight=False, soft_wrap=True)
     console.print(
@@ -81,7 +81,7 @@ def run_demo(output: Path, console: Console) -> None:
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, or the first of folder-2, folder-3, ... that does not exist."""
+    """The folder, or if it exists, the first of folder-2, folder-3, ... that does not."""
     names = itertools.chain([folder], (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2)))
     return next(name for name in names if not name.exists())
 
@@ -89,7 +89,7 @@ def _unused(folder: Path) -> Path:
 def _comparison(questions: Mapping[str, list[str]], before: Sequence[str], after: Sequence[str]) -> Table:
     table = Table(title=localise("Questions that are not in the training data"), row_styles=["", "dim"])
     for heading in (localise("question"), localise("before"), localise("after"), localise("ok")):
-        table.add_column(heading, overflow="fold")  # Chinese has no spaces to break at
+        table.add_column(heading, overflow="fold")  # Chinese has no spaces at which to break lines
     for (question, words), old, new in zip(questions.items(), before, after, strict=True):
         table.add_row(question, Text(show_text(old)), Text(show_text(new)), "✓" if _holds_any(new, words) else "·")
     return table

@@ -236,7 +236,7 @@ def test_tutorial_has_no_tools(message, letters):
         (["assistant"], "message 1 is the assistant's, but nobody has asked anything yet"),
         (["system", "assistant"], "message 2 is the assistant's, but nobody has asked anything yet"),
         (["user", "user", "assistant"], "message 2 is the user's, but the user's before it has no answer"),
-        (["user", "observation", "assistant"], "message 2 is an observation, but no tool call"),
+        (["user", "observation", "assistant"], "message 2 is an observation, but the assistant has not called a tool"),
         (["user", "assistant", "system", "user", "assistant"], "message 3 is a system message"),
         (["user", "assistant", "observation", "user", "assistant"], "message 4 is the user's, but the observation's"),
         (["user", "assistant", "user"], "the last message is the user's"),

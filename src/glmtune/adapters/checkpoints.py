@@ -154,7 +154,7 @@ def checkpoint_faults(checkpoint: Path) -> Iterator[str]:
     missing = [name for name, pattern in _RESUMED_FILES.items() if not any(checkpoint.glob(pattern))]
     if missing:
         yield (
-            f"it has no {', '.join(missing)}, and the optimiser would silently begin again (was it saved with "
+            f"it has no {', '.join(missing)}, and the optimiser would silently start from scratch (was it saved with "
             "train.save_only_model=true?)"
         )
     try:
@@ -201,7 +201,7 @@ def _unreadable(checkpoint: Path) -> Iterator[str]:
             held = load_tensors(path)
             wanted = next(keys for name, keys in _HELD.items() if path.name.startswith(name))
             if missing := [key for key in wanted if key not in held]:
-                yield f"{path.name} is of another kind: there is no {', '.join(missing)} in it"
+                yield f"{path.name} is not such a file: there is no {', '.join(missing)} in it"
         except TrainingError as error:
             yield str(error)
 
@@ -233,7 +233,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     state = read_json_object(file, TrainingError)
     _check_types(file, state, _STATE_KEYS)
     if not all(isinstance(entry, dict) for entry in state["log_history"]):
-        raise TrainingError(f"{file} is damaged: log_history holds something else than log entries")
+        raise TrainingError(f"{file} is damaged: log_history contains something other than log entries")
     for entry in state["log_history"]:
         for key in ("step", "loss", "eval_loss"):
             if not isinstance(entry.get(key, 0), int | float):

@@ -38,7 +38,7 @@ def _why_not_adapter(model: PeftModel) -> str | None:
         if not isinstance(module, LoraLayer):
             continue
         if id(module) not in projections:
-            return f"{name.rpartition('.')[2]} is adapted, which is no linear layer of a block"
+            return f"{name.rpartition('.')[2]} is adapted, which is not a linear layer of a block"
         if type(module) is not LoraLinear or ADAPTER_NAME in module.lora_variant:
             return "lora.use_dora" if config.use_dora else "a variant of LoRA is used"
         if module.lora_bias.get(ADAPTER_NAME) or module.fan_in_fan_out:

@@ -187,6 +187,6 @@ def find_adapter(path: str | Path) -> Path | None:
             f"{path} has no adapter weights (adapter_model.safetensors) and no complete checkpoint; found: {listing}"
         )
     raise ModelError(
-        f"{path} is no run folder, checkpoint, adapter or base model: there is neither adapter_config.json nor "
+        f"{path} is not a run folder, checkpoint, adapter or base model: there is neither adapter_config.json nor "
         f"config.json in it; found: {listing}"
     )

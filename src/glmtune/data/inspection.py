@@ -49,7 +49,7 @@ def check(
     if faults:
         raise DataError(summarise_faults("the data cannot be used", faults, limit=len(faults)))
     lines = found.format_lines()
-    lines += [f"{len(found):,} rows, all sound", join_line(join, found.num_joined)]
+    lines += [f"{len(found):,} rows, no errors", join_line(join, found.num_joined)]
     lines += ["", f"the first sample ({found.sources[0]}):"]
     console = console or Console()
     _print(console, lines)
@@ -214,7 +214,7 @@ def _character_lines(found: Conversations, width: int) -> list[str]:
     return [
         *found.format_lines(),
         f"{len(found):,} rows, {num_messages:,} messages, {int(lengths.sum()):,} characters",
-        f"characters a row: {spread}",
+        f"characters per row: {spread}",
         join_line(found.join, found.num_joined),
         "",
         *_histogram(lengths, "characters", width),

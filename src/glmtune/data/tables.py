@@ -27,7 +27,7 @@ def read_table_rows(table: pyarrow.Table, name: str) -> list[dict[str, Any]]:
     """
     names = table.column_names
     if repeated := [column for column, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{name}: the table has columns twice: {show_names(repeated)}")
+        raise DataError(f"{name}: the table has duplicate columns: {show_names(repeated)}")
     columns = [_column_values(column) for column in table.columns]
     return [
         {name: _without_nulls(value) for name, value in zip(names, values, strict=True) if value is not None}

@@ -54,7 +54,7 @@ def copy_small_files(base: Path, target: Path, tokenizer: Tokenizer, dtype: torc
 
     Args:
         base: The base's folder.
-        target: The new folder.
+        target: New folder for the merged model.
         tokenizer: The base's tokenizer.
         dtype: The dtype of the new weights.
     """

@@ -145,8 +145,8 @@ def generate_file(
         console = console or TerminalConsole(stderr=True)
         if num_done:
             console.print(
-                f"{show_text(str(output))}: {num_done} replies are there and kept; "
-                "for another model or other options choose another file.",
+                f"{show_text(str(output))}: {num_done} replies are there already and are kept; for another "
+                "model or other options, choose another file.",
                 markup=False,
                 highlight=False,
             )
@@ -212,7 +212,7 @@ def _append(output: Path, lines: Iterable[bytes]) -> None:
             stream.writelines(lines)
     except StorageError as error:
         raise StorageError(
-            f"{error}. Once that is mended, run the same command again: it goes on where it was"
+            f"{error}. Once that is fixed, run the same command again: it continues where it stopped"
         ) from error
 
 

@@ -199,7 +199,7 @@ def generate_batches(
         replies = _generate_unless_out_of_memory(model, [prompts[index] for index in batch], generation)
         if replies is None:
             batch_size = len(batch) // 2
-            logger.warning("Out of memory with %d prompts at once; going on with %d.", len(batch), batch_size)
+            logger.warning("Out of memory with %d prompts at once; continuing with %d.", len(batch), batch_size)
             continue
         yield list(zip(batch, replies, strict=True))
         start += len(batch)

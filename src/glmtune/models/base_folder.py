@@ -137,10 +137,10 @@ def require_files(folder: Path, *names: str) -> None:
         base = read_json_object(adapter, ModelError).get("base_model_name_or_path")
         raise ModelError(
             f"{folder} holds an adapter, expected a base model; "
-            + (f"its base is {base}" if base else "of which base it does not say")
+            + (f"its base is {base}" if base else "it does not say of which base")
         )
     present = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
     raise ModelError(
-        f"{folder} is no complete base model: expected {', '.join(missing)} in it; found: {present}. Download what is "
-        "missing, or set the path to the folder that holds it"
+        f"{folder} is not a complete base model: expected {', '.join(missing)} in it; found: {present}. "
+        "Download what is missing, or set the path to the folder that holds it"
     )

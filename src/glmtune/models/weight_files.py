@@ -62,7 +62,7 @@ def check_weights(
             faults.append(str(error))
             continue
         for name in sorted(headers.keys() & found.keys()):
-            faults.append(f"{file.name}: {name} is in {found[name].file} too, and only one of them can be meant")
+            faults.append(f"{file.name}: {name} is in {found[name].file} too, and only one of the two can be right")
         found.update(headers)
     if not faults:
         faults += _compare(expected, found, shard_names, optional, ignored)
@@ -131,7 +131,7 @@ def _compare(
         if name in shard_names:
             yield f"{shard_names[name]}: {name} is missing, though the index says that it is in this file"
         else:
-            yield f"{name} is missing: no file holds it"
+            yield f"{name} is missing: no file contains it"
     for name in sorted(found.keys() - expected.keys() - set(ignored)):
         yield f"{found[name].file}: {name} is unexpected: a model of this config.json has no such weight"
     for name in sorted(expected.keys() & found.keys()):
@@ -165,12 +165,12 @@ def _shards(index: Path, faults: list[str]) -> tuple[Sequence[Path], dict[str, s
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()), key=str)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        faults.append(f"{index.name} is no weight index: {error!r}; download it again")
+        faults.append(f"{index.name} is not a weight index: {error!r}; download it again")
         return [], {}
     files = []
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or Path(name).suffix not in (".safetensors", ".bin"):
-            faults.append(f"{index.name}: {name!r} is no file name of a shard in this folder; it is not opened")
+            faults.append(f"{index.name}: {name!r} is not the name of a shard in this folder; it was not opened")
         elif not (index.parent / name).is_file():
             faults.append(f"{name} is missing: {index.name} names it; download it again")
         else:
@@ -198,7 +198,7 @@ def _torch_headers(file: Path) -> dict[str, _WeightHeader]:
         tensors = _load_mapped(file, "meta")
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{file.name} holds more than weights, or is damaged, and is not opened: {_first_line(error)}; "
+            f"{file.name} contains more than weights, or is damaged, and was not loaded: {_first_line(error)}; "
             "download it again"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -209,7 +209,7 @@ def _torch_headers(file: Path) -> dict[str, _WeightHeader]:
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
     ):
-        raise ModelError(f"{file.name} is no dictionary of weights")
+        raise ModelError(f"{file.name} is not a dictionary of weights")
     return {
         name: _WeightHeader(file.name, tuple(tensor.shape), tensor.is_floating_point())
         for name, tensor in tensors.items()

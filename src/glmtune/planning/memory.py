@@ -1,6 +1,7 @@
 """How much of a GPU's memory a run takes: terms that follow from the model's shape, the adapter and the settings.
 
-docs/memory.md explains each term. `overhead` and `reserve` cover the allocator and the libraries, and are approximate.
+docs/memory.en.md explains each term. `overhead` and `reserve` cover the allocator and the libraries, and are
+approximate.
 
 Legend: T tokens of a pass, Q labels, H hidden size, F MLP width, A attention width (heads times head size), R ranks.
 """

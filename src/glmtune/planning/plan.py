@@ -109,7 +109,7 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
     if not is_on_cpu and not keeps_format and planned.fits:
         faster = planner.faster_format(chosen, whole, limit)
         if faster is not None:
-            notes.append(f"{faster.setting} would take {-faster.slowdown:.0%} less time a step, and is less exact")
+            notes.append(f"{faster.setting} would take {-faster.slowdown:.0%} less time per step, but is less precise")
     return replace(planned, notes=tuple(notes))
 
 
@@ -172,7 +172,7 @@ def _lacks_package(weight_format: WeightFormat) -> bool:
 
 def _notes(config: RunConfig, adapter: AdapterShape, known: KnownDevice, longest: int) -> Iterator[str]:
     if adapter.why_not_fused is not None:
-        yield f"layers cannot be fused, which takes time and memory: {adapter.why_not_fused}"
+        yield f"layers cannot be fused, which costs time and memory: {adapter.why_not_fused}"
     if config.model.quantize == "fp8" and known.device is None:
         yield "fp8 needs a Hopper or newer GPU"
     if config.model.quantize == "fp8" and known.device is not None and known.device.type == "cpu":
@@ -180,6 +180,6 @@ def _notes(config: RunConfig, adapter: AdapterShape, known: KnownDevice, longest
     limit = config.train.get("max_tokens_per_device")
     if limit is not None and limit < longest:
         yield (
-            f"train.max_tokens_per_device={limit} is below the longest sample: that one is a pass of {longest} tokens "
-            "all the same"
+            f"train.max_tokens_per_device={limit} is below the longest sample, which still takes a pass of "
+            f"{longest} tokens"
         )

@@ -86,7 +86,7 @@ class PlannedRun:
         if self.fits or self.free_bytes is None:
             return
         raise TrainingError(
-            f"this run does not fit: it needs {self.chosen.memory.needed / GIB:.1f} GiB at least, and "
+            f"this run does not fit: it needs at least {self.chosen.memory.needed / GIB:.1f} GiB, and "
             f"{max(self.free_bytes, 0) / GIB:.1f} GiB are free. {self.what_would_fit(self.free_bytes)}"
             + "".join(f"\n{note}" for note in self.notes)
         )
@@ -102,7 +102,7 @@ class PlannedRun:
         smallest = self.planner.smallest(self.whole_space)
         card = math.ceil(smallest.memory.needed / GIB + CONTEXT_GIB)
         return (
-            f"The smallest card that could do it has {card} GiB ({' '.join(spell(smallest))}). "
+            f"The smallest card that would do has {card} GiB ({' '.join(spell(smallest))}). "
             f"Shorter samples need less: data.max_length, now up to {self.longest} tokens"
         )
 

@@ -49,7 +49,7 @@ SETTINGS = (
     Setting(
         "model.offload_embedding",
         "offloads_embedding",
-        "fused layers, and an embedding that is not the output layer too",
+        "fused layers, and an embedding that is not shared with the output layer",
     ),
     Setting("train.max_tokens_per_device", "max_tokens"),
     Setting("train.gradient_checkpointing", "num_checkpointed"),
@@ -81,13 +81,15 @@ def decide(whole: SearchSpace, config: RunConfig, num_layers: int, why_not_fused
             continue
         if setting.needs and value not in vars(whole)[setting.name]:
             why = f"; here, {why_not_fused}" if why_not_fused else ""
-            raise ConfigError(f"{setting.key}=true is not possible here: it takes {setting.needs}{why}")
+            raise ConfigError(f"{setting.key}=true is not possible: it requires {setting.needs}{why}")
         decided[setting.name] = (value,)
     if "quantize" in decided:
         check_adapter(decided["quantize"][0], config.lora)
     if decided.get("offloads_checkpoints") == (True,):
         if decided.get("num_checkpointed") == (0,):
-            raise ConfigError("train.offload_checkpoints=true: there are no checkpoints without gradient_checkpointing")
+            raise ConfigError(
+                "train.offload_checkpoints=true: there is nothing to offload without gradient_checkpointing"
+            )
         if decided.get("uses_graphs") == (True,):
             raise ConfigError("train.cuda_graphs=true cannot be used with train.offload_checkpoints=true")
         decided.setdefault("num_checkpointed", range(1, num_layers + 1))

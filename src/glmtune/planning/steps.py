@@ -35,9 +35,9 @@ def prefix_note(config: RunConfig, train: SampleDataset) -> list[str]:
     if share < _LEAST_NOTED_SHARE:
         return []
     return [
-        f"{share:.0%} of the tokens are common beginnings. They are computed for each sample anew, since "
-        f"lora_dropout={config.lora['lora_dropout']:g} drops others in each; train.shared_prefix=true computes them "
-        "once, with one dropout for all"
+        f"{share:.0%} of the tokens are in prefixes that samples have in common. They are computed separately "
+        f"for each sample, since lora_dropout={config.lora['lora_dropout']:g} drops different values in each; "
+        "train.shared_prefix=true computes them once, with the same dropout for all"
     ]
 
 

@@ -127,7 +127,7 @@ def check_turns(conversation: Conversation, *, for_training: bool = True) -> lis
         elif role == "assistant" and previous in (None, "system"):
             faults.append(f"message {number} is the assistant's, but nobody has asked anything yet")
         elif role == "observation" and previous != "assistant":
-            faults.append(f"message {number} is an observation, but no tool call of the assistant stands before it")
+            faults.append(f"message {number} is an observation, but the assistant has not called a tool before it")
         elif role == "user" and previous in ("user", "observation"):
             faults.append(f"message {number} is the user's, but the {previous}'s before it has no answer")
         previous = role

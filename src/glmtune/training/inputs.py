@@ -86,7 +86,7 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
     if earlier is not None:
         num_steps = num_optimizer_steps(config, len(data.train), arguments.world_size)
         check_resumed(earlier, Path(arguments.output_dir), manifest, num_steps, arguments.world_size)
-        _say(console, f"going on from {earlier.checkpoint}")
+        _say(console, f"continuing from {earlier.checkpoint}")
         is_trained = has_all_steps(earlier, manifest, num_steps)
     return RunInputs(config, arguments, dtype, tokenizer, data, manifest, earlier, is_trained)
 

@@ -14,7 +14,7 @@ from glmtune.language import localise
 from glmtune.signals import handling
 from glmtune.training.processes import SharedFlag
 
-_STOPPING = "\nStopping after this step, once all is saved. Ctrl-C again aborts at once.\n"
+_STOPPING = "\nStopping after this step, once everything is saved. Press Ctrl-C again to abort at once.\n"
 
 # A launcher such as torchrun forwards Ctrl-C to processes that have already received it from the terminal.
 _SAME_PRESS_S = 1.0

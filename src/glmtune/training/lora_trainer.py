@@ -326,7 +326,9 @@ class LoraTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
             check_optimizer_state(self.optimizer)
         except ValueError as error:
-            raise TrainingError(f"{checkpoint}/optimizer.pt is of another optimiser or adapter: {error}") from error
+            raise TrainingError(
+                f"{checkpoint}/optimizer.pt belongs to another optimiser or adapter: {error}"
+            ) from error
         is_schedule = isinstance(self.lr_scheduler, LambdaLR)  # others, and their rates, depend on history
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update({key: value for key, value in own.items() if is_schedule or "lr" not in key})

@@ -166,7 +166,7 @@ def _take_steps(trainer: LoraTrainer, inputs: RunInputs, console: Console) -> di
     """Takes the remaining steps, possibly none, and returns Trainer's metrics of them."""
     checkpoint = None if inputs.earlier is None else str(inputs.earlier.checkpoint)
     if checkpoint is not None and inputs.is_trained:
-        console.print("all steps are done; what comes after them is made up for", highlight=False)
+        console.print("all steps are done; completing what should have followed them", highlight=False)
         trainer.restore(checkpoint)
         return {}
     output = trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=["past_key_values"])
@@ -176,7 +176,7 @@ def _take_steps(trainer: LoraTrainer, inputs: RunInputs, console: Console) -> di
 
 def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
     state, saved = trainer.state, checkpoints(trainer.args.output_dir)[-1]
-    return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\nTo go on:\n  {command}"
+    return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\nTo continue:\n  {command}"
 
 
 @contextmanager

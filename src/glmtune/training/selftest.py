@@ -95,13 +95,13 @@ def _zero_faults(model: PeftModel, initial: Mapping[str, Tensor]) -> list[str]:
     weights = adapter_weights(model)
     if initial:
         if all(torch.equal(weights[name], before) for name, before in initial.items()):
-            return ["the adapter has not moved from where it began; was the learning rate 0?"]
+            return ["the adapter has not changed; was the learning rate 0?"]
         return []
     up = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
     if all(not weight.any() for weight in up):
         return ["all weights of lora_B are zero: nothing was learnt; was the learning rate 0?"]
     bad = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
-    return [f"{len(bad)} adapter weights are not finite, {bad[0]} for one"] if bad else []
+    return [f"{len(bad)} adapter weights are not finite, such as {bad[0]}"] if bad else []
 
 
 def _change_faults(change: float) -> list[str]:
@@ -136,7 +136,7 @@ def _file_faults(model: PeftModel, run: str | Path, initial: Mapping[str, Tensor
     on_disk = adapter_weights(model)
     set_peft_model_state_dict(model, in_memory)
     different = [name for name, weight in in_memory.items() if not torch.equal(weight, on_disk[name])]
-    return [f"{len(different)} weights on disk differ from those trained, {different[0]} for one"] if different else []
+    return [f"{len(different)} weights on disk differ from those trained, such as {different[0]}"] if different else []
 
 
 def _prompt_faults(sample: SelfTestSample, tokenizer: Tokenizer, manifest: RunManifest) -> list[str]:
@@ -144,13 +144,13 @@ def _prompt_faults(sample: SelfTestSample, tokenizer: Tokenizer, manifest: RunMa
     conversation = sample.conversation.with_system(manifest.system)
     replayed = render(conversation, tokenizer, manifest.template, sample.max_length)
     if replayed.input_ids != list(sample.input_ids):
-        return ["the saved template and system prompt give other ids than the training had"]
+        return ["the saved template and system prompt give other ids than those in training"]
     if replayed.num_cut_tokens or replayed.num_dropped_messages:
         return []
     question = Conversation(conversation.messages[:-1])
     prompt = render_prompt(question, tokenizer, manifest.template)
     if prompt != list(sample.input_ids[: len(prompt)]):
-        return ["the prompt that the model will be asked with is not how its training samples begin"]
+        return ["the prompt at inference differs from how the training samples begin"]
     return []
 
 
@@ -163,6 +163,6 @@ def _ask(model: PeftModel, tokenizer: Tokenizer, sample: SelfTestSample, manifes
             model, tokenizer, [question], manifest.template, 1, max_new_tokens=max_new_tokens, use_cache=True
         )
     except (GlmtuneError, torch.OutOfMemoryError) as error:
-        _logger.warning("the run is sound, but its model could not be asked for a sample reply: %s", error)
+        _logger.warning("the run is fine, but its model could not be asked for a sample reply: %s", error)
         return ""
     return replies[0].text

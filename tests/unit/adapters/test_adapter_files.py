@@ -104,7 +104,7 @@ def test_all_weights_that_do_not_fit_are_named(base: nn.Module, tmp_path: Path) 
     with pytest.raises(AdapterError) as caught:
         load_adapter_weights(model, tmp_path)
     message = str(caught.value)
-    assert "4 faults" in message
+    assert "4 errors" in message
     assert f"{first}: expected shape [4, 32]; found [5, 32]" in message
     assert f"{second} is missing" in message
     assert "surplus is not part" in message
@@ -144,8 +144,8 @@ def test_damaged_configuration(tmp_path: Path, text: str) -> None:
         ({"use_dora": 1}, "use_dora: expected true or false; found 1"),
         ({"bias": "some"}, "bias: expected none, all or lora_only; found 'some'"),
         ({"base_model_name_or_path": 3}, "base_model_name_or_path: expected the folder or hub id of the base; found 3"),
-        ({"peft_type": []}, r"peft_type: expected a method of PEFT, such as LORA; found \[\]"),
-        ({"r": [], "lora_alpha": "x"}, "2 faults"),
+        ({"peft_type": []}, r"peft_type: expected a PEFT method, such as LORA; found \[\]"),
+        ({"r": [], "lora_alpha": "x"}, "2 errors"),
     ],
 )
 def test_values_of_the_wrong_type_are_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:

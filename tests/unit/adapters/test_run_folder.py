@@ -112,7 +112,7 @@ def test_find_adapter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_what_is_none_of_it(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ModelError, match=r"is no run folder.*found: notes\.txt"):
+    with pytest.raises(ModelError, match=r"is not a run folder.*found: notes\.txt"):
         find_adapter(tmp_path)
     with pytest.raises(ModelError, match="is a file"):
         find_adapter(tmp_path / "notes.txt")

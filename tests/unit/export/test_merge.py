@@ -259,7 +259,7 @@ def test_a_second_merge_to_the_same_place_is_refused_and_leaves_the_first_alone(
 
     monkeypatch.setattr("glmtune.export.merge.save_weights", merge_again_meanwhile)
     merge(adapter, tmp_path / "merged", model_path=base)
-    assert "is being merged into by another process" in refused[0]
+    assert "is being used for merging by another process" in refused[0]
 
 
 def test_a_server_of_another_user_can_read_what_the_umask_lets_it(base, make_adapter, tmp_path):

@@ -143,8 +143,8 @@ def test_a_place_that_takes_known_messages_only() -> None:
         ("config.json: kv_channels is 6, expected a multiple of 4 (half of it is rotated in pairs); rope_ratio is nan, "
          "expected a positive number up to 9",
          "config.json：kv_channels 为 6，应为 4 的倍数（其中一半要两两旋转）；rope_ratio 为 nan，应为不超过 9 的正数"),
-        ("run: its base model was looked for in /base, and is not there. Pass where it lies: --model FOLDER",
-         "run：在 /base 找过它的基座，那里没有。请指明基座的位置：--model 文件夹"),
+        ("run: its base model is not in /base. Say where it is: --model FOLDER",
+         "run：/base 里没有它的基座。请指明基座的位置：--model 文件夹"),
         ("q.jsonl, row 1 (line 2): message 1: unknown role 'x'; expected one of user, assistant",
          "q.jsonl 第 1 条（文件第 2 行）：消息 1：没有 'x' 这个角色；应为以下之一：user, assistant"),
     ],

@@ -92,7 +92,7 @@ def test_a_system_prompt_stands_before_the_first_round_and_tools_have_no_place(t
     called = Conversation((Message("system", "", tools=({"name": "f"},)), Message("user", "好")))
     with pytest.raises(DataError, match="the chatglm2 template has no tools"):
         render_prompt(called, tokenizer, "chatglm2")
-    with pytest.raises(ModelError, match="is no special token"):
+    with pytest.raises(ModelError, match="is not a special token"):
         tokenizer.get_command("<|user|>")
 
 

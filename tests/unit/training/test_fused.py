@@ -304,11 +304,11 @@ def test_a_plain_model_can_be_fused(make_adapted: MakeAdapted) -> None:
         ({"lora_bias": True}, "lora.lora_bias trains biases of the adapter"),
         (
             {"target_modules": ["query_key_value", "output_layer"]},
-            "output_layer is adapted, which is no linear layer of a block",
+            "output_layer is adapted, which is not a linear layer of a block",
         ),
         (
             {"target_modules": ["query_key_value", "word_embeddings"]},
-            "word_embeddings is adapted, which is no linear layer of a block",
+            "word_embeddings is adapted, which is not a linear layer of a block",
         ),
         ({"config": {"rmsnorm": False}}, "the base has LayerNorm"),
         ({"config": {"fp32_residual_connection": True}}, "the base has fp32_residual_connection"),

@@ -159,7 +159,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_file_named(
     if how != "folder" or name != "trainer_state.json":  # without that file it counts as no checkpoint at all
         assert str(run / "checkpoint-4") in caplog.text
         assert name in caplog.text
-        assert "Going on from checkpoint-2" in caplog.text
+        assert "Continuing from checkpoint-2" in caplog.text
         with pytest.raises(TrainingError, match=name):
             find_checkpoint(run, str(run / "checkpoint-4"))
 
@@ -207,7 +207,7 @@ def test_the_state_of_another_adapters_optimiser_is_refused(run: Run, tmp_path: 
     checkpoint = tmp_path / "run" / "checkpoint-3"
     shutil.copyfile(tmp_path / "other" / "checkpoint-3" / "optimizer.pt", checkpoint / "optimizer.pt")
     (checkpoint / CHECKSUMS_NAME).unlink()
-    with pytest.raises(TrainingError, match=r"optimizer\.pt is of another optimiser or adapter"):
+    with pytest.raises(TrainingError, match=r"optimizer\.pt belongs to another optimiser or adapter"):
         run("train.max_steps=4", optim, AGAIN)
 
 
@@ -242,7 +242,7 @@ def test_a_refused_run_can_start_afresh_from_its_adapter(run: Run, tmp_path: Pat
     run(*fresh, name="fresh")
     before, after = (load_file(folder / "adapter_model.safetensors") for folder in (checkpoint, tmp_path / "fresh"))
     assert all(torch.equal(before[name], after[name]) for name in before)
-    with pytest.raises(ConfigError, match=r"lora\.r=4 was asked for, and the adapter in .* has 8"):
+    with pytest.raises(ConfigError, match=r"lora\.r=4 was requested, but the adapter in .* has 8"):
         run(*fresh, "lora.r=4", name="other")
     with pytest.raises(ConfigError, match="is a base model, not an adapter"):
         run(f"model.adapter_path={embedded_base()}", name="other")

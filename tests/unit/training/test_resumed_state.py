@@ -139,7 +139,7 @@ def test_another_number_of_processes_is_refused(run: Run, tmp_path: Path) -> Non
     (checkpoint / CHECKSUMS_NAME).unlink()
     (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
     shutil.copyfile(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
-    with pytest.raises(TrainingError, match="with 2 processes, and goes on with 1"):
+    with pytest.raises(TrainingError, match="with 2 processes, and continues with 1"):
         run("train.max_steps=4", AGAIN)
 
 
@@ -184,7 +184,7 @@ def test_values_of_other_types_in_a_runs_settings_are_named(run: Run, tmp_path: 
 
 def test_a_run_that_has_more_steps_than_asked_for_is_refused(run: Run) -> None:
     run("train.max_steps=3")
-    with pytest.raises(TrainingError, match=r"checkpoint-3 has 3 steps already, and 2 are asked for"):
+    with pytest.raises(TrainingError, match=r"checkpoint-3 has 3 steps already, and 2 were requested"):
         run("train.max_steps=2", AGAIN)
 
 
@@ -249,5 +249,5 @@ def test_a_run_from_an_adapter_goes_on_when_that_adapter_is_gone(run: Run, tmp_p
 
 def test_a_rank_that_was_asked_for_is_not_replaced_silently(run: Run, tmp_path: Path) -> None:
     run("train.max_steps=1", "lora.r=3", name="first")
-    with pytest.raises(ConfigError, match=r"lora\.r=8 was asked for, and the adapter in .* has 3"):
+    with pytest.raises(ConfigError, match=r"lora\.r=8 was requested, but the adapter in .* has 3"):
         run(f"model.adapter_path={tmp_path / 'first'}", "lora.r=8", "train.max_steps=1")

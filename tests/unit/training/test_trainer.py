@@ -86,7 +86,7 @@ def test_a_run_leaves_what_people_look_for(run: Run, tmp_path: Path, console: Co
     assert manifest.config["data"]["max_length"] == 64
     assert RunManifest.read(folder / "checkpoint-3") == manifest
     text = console.export_text()
-    assert "trained parameters:" in text
+    assert "trainable parameters:" in text
     assert re.search(r"step 6/6 \(100%\)  loss [\d.]+  lr [\d.e-]+  [\d,]+ tokens/s  0:00 left", text)
     assert result.selftest is not None
     assert (result.selftest.question, result.selftest.logit_change > 0) == ("第0个问题？", True)
@@ -140,10 +140,10 @@ def test_resuming_what_is_finished_or_changed_or_not_there(run: Run, data_file: 
     run("train.max_steps=3", "train.optim=sgd", name="other")
     with pytest.raises(TrainingError, match=r"train\.optim was 'sgd' and is 'adamw_torch_fused' now"):
         run("train.max_steps=6", "train.resume_from_checkpoint=true", name="other")
-    with pytest.raises(TrainingError, match=r"2 faults(.|\n)*prompt\.system was None(.|\n)*lora\.r was 8 and is 4 now"):
+    with pytest.raises(TrainingError, match=r"2 errors(.|\n)*prompt\.system was None(.|\n)*lora\.r was 8 and is 4 now"):
         run("train.max_steps=6", "train.resume_from_checkpoint=true", "lora.r=4", "prompt.system=x")
     data_file.write_text(data_file.read_text(encoding="utf-8").replace("没有别的", "还有别的"), encoding="utf-8")
-    with pytest.raises(TrainingError, match="the data are others now"):
+    with pytest.raises(TrainingError, match="the data have changed"):
         run("train.max_steps=6", "train.resume_from_checkpoint=true")
 
 
@@ -152,7 +152,7 @@ def test_a_run_does_not_go_on_with_another_base_in_the_old_place(run: Run, tiny_
     run("train.max_steps=3", f"model.path={base}")
     weights = load_file(base / "model.safetensors")
     save_file({name: weight * 1.01 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(TrainingError, match="the base's weights are others now"):
+    with pytest.raises(TrainingError, match="the base's weights are not those"):
         run("train.max_steps=6", f"model.path={base}", "train.resume_from_checkpoint=true")
 
 
