@@ -1,6 +1,6 @@
 """The private parts of other libraries that are used here, and nowhere else in the package.
 
-Each function says which public thing is missing; its canary in tests/unit/test_compat.py names the version that the
+Each function says which public thing is missing; its canary in tests/unit/compat names the version that the
 private part was last seen on, and fails when it is gone or does something else. Whatever a function needs is imported
 within it, so that importing this module takes nothing.
 
