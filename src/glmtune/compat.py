@@ -1,6 +1,6 @@
 """Private APIs of other libraries, which nothing else in the package uses.
 
-Each function says which public API is missing; its canary in tests/unit/test_compat.py names the version in which the
+Each function says which public API is missing; its canary in tests/unit/compat names the version in which the
 private API was last checked, and fails when it is gone or behaves differently. Each function imports what it needs, so
 that importing this module costs nothing.
 
