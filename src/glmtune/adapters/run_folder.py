@@ -133,6 +133,11 @@ def is_checkpoint(folder: Path) -> bool:
     return re.fullmatch(r"checkpoint-\d+", folder.name) is not None
 
 
+def step_of(checkpoint: Path) -> int:
+    """N of a folder called `checkpoint-N`."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def has_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter."""
     return (folder / "adapter_config.json").is_file() and any((folder / name).is_file() for name in _ADAPTER_NAMES)
@@ -144,7 +149,7 @@ def checkpoint_folders(run: str | Path) -> list[Path]:
     if not run.is_dir():
         return []
     found = [folder for folder in run.iterdir() if is_checkpoint(folder) and folder.is_dir()]
-    return sorted(found, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    return sorted(found, key=step_of)
 
 
 def checkpoints(run: str | Path) -> list[Path]:

@@ -175,7 +175,8 @@ def _take_steps(trainer: LoraTrainer, inputs: RunInputs, console: Console) -> di
 
 
 def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
-    state, saved = trainer.state, checkpoints(trainer.args.output_dir)[-1]
+    state = trainer.state
+    saved = Path(trainer.args.output_dir) / f"checkpoint-{state.global_step}"
     return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\nTo go on:\n  {command}"
 
 

@@ -217,7 +217,8 @@ def test_accidents_cost_no_checkpoint_that_can_be_gone_on_from(run: Run, tmp_pat
     (folder / "checkpoint-6").mkdir()  # of a program that was killed
     (folder / ".unfinished" / "checkpoint-2.old").mkdir(parents=True)
     run("train.max_steps=5", "train.save_steps=5", "train.save_total_limit=2", AGAIN)
-    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+    assert (folder / "_superseded-1" / "checkpoint-6").is_dir()
     assert not (folder / ".unfinished").exists()
 
 
