@@ -21,7 +21,10 @@ from transformers import TrainerState
 
 from glmtune.adapters.adapter_files import WEIGHTS_NAME
 from glmtune.adapters.run_folder import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_NAMES,
     MANIFEST_NAME,
+    RESULTS_NAME,
     STATE_NAME,
     RunManifest,
     checkpoint_folders,
@@ -107,16 +110,22 @@ def publish(run: str | Path, name: str) -> None:
 
 
 def supersede(run: str | Path, step: int) -> None:
-    """Sets aside what a run has beyond the step that it is resumed from, so that the newest is what it trains now.
+    """Sets aside what a run has beyond the step that it is resumed from, so that it stands for what it trains now.
 
-    Nothing is deleted. To be called when the resumed run has its first checkpoint to publish: until then it may fail,
-    and the folder should be as it was.
+    That is later checkpoints, and the adapter and results of a run that had finished. Nothing is deleted.
+    To be called when the resumed run has its first checkpoint to publish: until then it may fail, and the folder should
+    be as it was.
 
     Args:
         run: The run folder.
         step: The step that the run is resumed from; 0 for a new run.
     """
-    moved = [folder for folder in checkpoint_folders(run) if step_of(folder) > step]
+    # The adapter comes first: should the process be killed in between, the run counts as interrupted.
+    moved = [Path(run) / name for name in (ADAPTER_CONFIG_NAME, *ADAPTER_NAMES, RESULTS_NAME)]
+    moved = [file for file in moved if file.exists()]
+    if moved:
+        moved += [Path(run) / name for name in (MANIFEST_NAME, STATE_NAME) if (Path(run) / name).exists()]
+    moved += [folder for folder in checkpoint_folders(run) if step_of(folder) > step]
     if not moved:
         return
     numbered = (Path(run) / f"{_SUPERSEDED_NAME}-{number}" for number in count(1))

@@ -24,7 +24,8 @@ from glmtune.prompts import Template
 MANIFEST_NAME = "glmtune.json"
 STATE_NAME = "trainer_state.json"
 RESULTS_NAME = "all_results.json"
-_ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 # Settings of a run that are read again: for prompts as in training, and for resuming with the same plan.
 _CONFIG_TYPES: Mapping[tuple[str, str], tuple[type, ...]] = MappingProxyType(
     {
@@ -140,7 +141,7 @@ def step_of(checkpoint: Path) -> int:
 
 def has_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter."""
-    return (folder / "adapter_config.json").is_file() and any((folder / name).is_file() for name in _ADAPTER_NAMES)
+    return (folder / ADAPTER_CONFIG_NAME).is_file() and any((folder / name).is_file() for name in ADAPTER_NAMES)
 
 
 def checkpoint_folders(run: str | Path) -> list[Path]:
@@ -164,7 +165,8 @@ def find_adapter(path: str | Path) -> Path | None:
         path: A run folder, a `checkpoint-N`, an adapter folder, a base folder, or the hub id of a base.
 
     Returns:
-        The folder with the adapter; None for a base. A run that was interrupted stands for its newest checkpoint.
+        The folder with the adapter; None for a base. A run that was interrupted stands for its newest checkpoint; also
+        one that had finished and was resumed, once it has another checkpoint.
 
     Raises:
         ModelError: The path does not exist, or is nothing of the kind; says what was found there.
@@ -182,8 +184,8 @@ def find_adapter(path: str | Path) -> Path | None:
     if saved := checkpoints(folder):
         _logger.warning("%s was interrupted before it ended; using its newest checkpoint, %s", path, saved[-1].name)
         return saved[-1]
-    is_half_a_run = (folder / "adapter_config.json").is_file() or (folder / MANIFEST_NAME).is_file()
-    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+    is_half_a_run = (folder / ADAPTER_CONFIG_NAME).is_file() or (folder / MANIFEST_NAME).is_file()
+    if (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG_NAME).is_file():
         return None  # a merged folder is a base that has a manifest too
     found = sorted(entry.name for entry in folder.iterdir())
     listing = ", ".join(found[:12]) + (", ..." if len(found) > 12 else "") if found else "nothing"

@@ -286,6 +286,7 @@ class LoraTrainer(Trainer):
         self.state.save_to_json(str(aside(run) / name / STATE_NAME))
         if not self._has_published:
             supersede(run, self._resumed_step)
+            self._manifest.write(run)
         publish(run, name)
         self._has_published = True
         rotate(run, name, self.args.save_total_limit, self.state.best_model_checkpoint)

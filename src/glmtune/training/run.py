@@ -157,7 +157,7 @@ def _make_trainer(
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
     PartialState().wait_for_everyone()  # all have checked that the folder is free
-    if arguments.should_save:
+    if arguments.should_save and inputs.earlier is None:  # until its first checkpoint, a resumed run's is as it was
         manifest.write(arguments.output_dir)
     return trainer
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.errors import TrainingError
 from glmtune.planning.resume import find_checkpoint
 from glmtune.training.run import TrainingInterrupted, TrainResult
@@ -61,3 +62,24 @@ def test_a_resumed_run_that_fails_before_its_first_checkpoint_leaves_all_where_i
         run("train.max_steps=8", f"train.resume_from_checkpoint={unfinished / 'checkpoint-4'}")
     assert names(unfinished) == before
     assert not (unfinished / "_superseded-1").exists()
+
+
+def test_a_lengthened_run_that_was_interrupted_is_not_taken_for_the_finished_one(
+    run: Run, at_step: Any, tmp_path: Path
+) -> None:
+    run("train.max_steps=2", "train.save_steps=2")
+    folder = tmp_path / "run"
+    seen = []
+    at_step(3, lambda: seen.append((find_adapter(folder), RunManifest.read(folder))))
+    finished = RunManifest.read(folder)
+    run("train.max_steps=3", "train.save_steps=2", AGAIN)
+    assert seen == [(folder, finished)]  # not before there is something in its place
+    at_step(5, stop)
+    with pytest.raises(TrainingInterrupted):
+        run("train.max_steps=8", "train.save_steps=8", AGAIN)
+    assert find_adapter(folder) == folder / "checkpoint-5"
+    assert find_adapter(folder / "_superseded-2") == folder / "_superseded-2"
+    lengths = [RunManifest.read(place).config["train"]["max_steps"] for place in (folder, folder / "_superseded-2")]  # type: ignore[union-attr]
+    assert lengths == [8, 3]
+    assert run("train.max_steps=8", "train.save_steps=8", AGAIN).num_steps == 8
+    assert find_adapter(folder) == folder
