@@ -33,6 +33,7 @@ from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
 from glmtune.training.packed_model import PackedModel
+from glmtune.training.resumed_state import find_best_again
 
 
 class LoraTrainer(Trainer):
@@ -353,9 +354,9 @@ class LoraTrainer(Trainer):
             checkpoint: The checkpoint.
         """
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_NAME))
+        find_best_again(self.state, self.args.output_dir)
         self._load_from_checkpoint(str(checkpoint))
-        best = self.state.best_model_checkpoint
-        if self.args.load_best_model_at_end and best and Path(best).is_dir():
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self._load_best_model()
         elif self.args.eval_strategy != "no" and not any(
             "eval_loss" in entry and entry["step"] == self.state.global_step for entry in self.state.log_history
