@@ -83,3 +83,13 @@ def test_a_lengthened_run_that_was_interrupted_is_not_taken_for_the_finished_one
     assert lengths == [8, 3]
     assert run("train.max_steps=8", "train.save_steps=8", AGAIN).num_steps == 8
     assert find_adapter(folder) == folder
+
+
+def test_a_finished_run_says_how_to_train_again_from_an_earlier_checkpoint(run: Run, tmp_path: Path) -> None:
+    run("train.max_steps=4", "train.save_steps=2")
+    settings = ("train.max_steps=4", f"train.resume_from_checkpoint={tmp_path / 'run' / 'checkpoint-2'}")
+    with pytest.raises(
+        TrainingError, match=r"is finished \(4 of 4 steps\)(.|\n)*from checkpoint-2, set train\.output_dir"
+    ):
+        run(*settings)
+    assert run(*settings, name="again").num_steps == 4
