@@ -54,6 +54,8 @@ class RunManifest:
         config: The resolved configuration, a dictionary for each section.
         versions: Versions of the packages that matter, and of Python.
         base_fingerprint: Tells whether the base's weights are still the same; empty in older runs.
+        eval_fingerprint: Tells whether evaluation data of their own are still the same; empty in older runs, and where
+            there have never been any.
     """
 
     base_path: str | None
@@ -63,6 +65,7 @@ class RunManifest:
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     base_fingerprint: str = ""
+    eval_fingerprint: str = ""
 
     def write(self, folder: str | Path) -> None:
         """Writes `glmtune.json` into a folder."""
@@ -87,7 +90,7 @@ class RunManifest:
         if file is None:
             return None
         try:
-            values = {"base_fingerprint": ""} | json.loads(file.read_text(encoding="utf-8"))
+            values = {"base_fingerprint": "", "eval_fingerprint": ""} | json.loads(file.read_text(encoding="utf-8"))
             manifest = cls(**{each.name: values[each.name] for each in fields(cls)})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdapterError(f"{file} is damaged: {error!r}. Delete it to load the adapter without it") from error
@@ -103,7 +106,7 @@ def _type_faults(values: Mapping[str, Any]) -> Iterator[str]:
     for name in ("base_path", "system"):
         if not isinstance(values[name], str | None):
             yield f"{name}: expected text or null; found {values[name]!r:.80}"
-    for name in ("data_fingerprint", "base_fingerprint"):
+    for name in ("data_fingerprint", "base_fingerprint", "eval_fingerprint"):
         if not isinstance(values[name], str):
             yield f"{name}: expected text; found {values[name]!r:.80}"
     sections = values["config"]

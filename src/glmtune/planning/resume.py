@@ -176,6 +176,9 @@ def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_ste
         faults.append("the data are others now, or are rendered in another way (was glmtune updated?)")
     if before.base_fingerprint not in ("", manifest.base_fingerprint):
         faults.append("the base's weights are others now than those that it was trained on")
+    state = read_state(checkpoint)
+    if state["best_metric"] is not None and before.eval_fingerprint not in ("", manifest.eval_fingerprint):
+        faults.append("the evaluation data are others now than those that the best checkpoint was found with")
     faults += _process_faults(checkpoint, num_processes)
     if faults:
         heading = f"{checkpoint} cannot be resumed, the run would not be the same"
@@ -184,7 +187,6 @@ def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_ste
             "Set it back; or start a new run from this adapter, with an optimiser and a schedule of its own: "
             f"model.adapter_path={checkpoint} train.output_dir=ANOTHER_FOLDER"
         )
-    state = read_state(checkpoint)
     if state["global_step"] > num_steps and _is_longer(before, manifest):
         raise TrainingError(
             f"{checkpoint.name} has {state['global_step']} steps already, and {num_steps} are asked for. Raise "
