@@ -176,6 +176,9 @@ def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_ste
         faults.append("the data have changed, or are rendered differently (was glmtune updated?)")
     if before.base_fingerprint not in ("", manifest.base_fingerprint):
         faults.append("the base's weights are not those that it was trained on")
+    state = read_state(checkpoint)
+    if state["best_metric"] is not None and before.eval_fingerprint not in ("", manifest.eval_fingerprint):
+        faults.append("the evaluation data are not those that the best checkpoint was chosen by")
     faults += _process_faults(checkpoint, num_processes)
     if faults:
         heading = f"{checkpoint} cannot be resumed: it would not be the same run"
@@ -184,17 +187,20 @@ def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_ste
             "Undo the change, or start a new run from this adapter, with a fresh optimiser and schedule: "
             f"model.adapter_path={checkpoint} train.output_dir=ANOTHER_FOLDER"
         )
-    state = read_state(checkpoint)
     if state["global_step"] > num_steps and _is_longer(before, manifest):
         raise TrainingError(
             f"{checkpoint.name} has {state['global_step']} steps already, and {num_steps} were requested. Raise "
             "train.max_steps or train.num_train_epochs, or resume from an earlier checkpoint"
         )
-    if not _is_longer(before, manifest) and is_finished(run, state["global_step"]):
-        raise TrainingError(
-            f"{run} is finished ({state['global_step']} of {state['max_steps']} steps), there is nothing to resume. "
+    num_finished = finished_steps(run)
+    if not _is_longer(before, manifest) and num_finished is not None and num_finished >= state["global_step"]:
+        message = (
+            f"{run} is finished ({num_finished} of {state['max_steps']} steps), there is nothing to resume. "
             "To train longer, raise train.num_train_epochs or train.max_steps"
         )
+        if num_finished > state["global_step"]:
+            message += f"\nTo train again from {checkpoint.name}, set train.output_dir to another folder"
+        raise TrainingError(message)
 
 
 def _process_faults(checkpoint: Path, num_processes: int) -> Iterator[str]:
@@ -209,18 +215,17 @@ def _process_faults(checkpoint: Path, num_processes: int) -> Iterator[str]:
         yield f"it began with {before} process{'es' * (before != 1)}, and continues with {num_processes}"
 
 
-def is_finished(run: Path, step: int) -> bool:
-    """Whether a run has its final file, and not that of a shorter run that it was resumed from.
+def finished_steps(run: Path) -> int | None:
+    """The number of steps of a finished run, which has an adapter and its final file; None for another.
 
     Args:
         run: The run folder.
-        step: The step of the checkpoint that it would resume from.
     """
     try:
         num_steps = read_json_object(run / RESULTS_NAME, TrainingError).get("num_steps")
     except TrainingError:  # missing, or cut short
-        return False
-    return has_adapter(run) and isinstance(num_steps, int) and num_steps >= step
+        return None
+    return num_steps if has_adapter(run) and isinstance(num_steps, int) else None
 
 
 def has_all_steps(earlier: EarlierRun, manifest: RunManifest, num_steps: int) -> bool:

@@ -8,6 +8,7 @@ import torch
 from glmtune.config import RunConfig
 from glmtune.data.packing import MOST_GRAPHED_TOKENS, PackingCollator, TokenizedSample, padded_sizes, shared_prefixes
 from glmtune.data.samples import SampleDataset
+from glmtune.errors import ConfigError
 from glmtune.planning.memory import Pass
 from glmtune.planning.planner import StepShape
 
@@ -53,11 +54,22 @@ def num_optimizer_steps(config: RunConfig, num_samples: int, num_processes: int)
         config: The configuration.
         num_samples: Samples to train on.
         num_processes: Devices that share the samples of an epoch.
+
+    Raises:
+        ConfigError: An epoch has no step, since `train.dataloader_drop_last` drops all samples.
     """
+    samples_a_step = _num_samples(config) * num_processes
+    drops_last = bool(config.train.get("dataloader_drop_last"))
+    if drops_last and num_samples < samples_a_step:
+        raise ConfigError(
+            f"train.dataloader_drop_last=true leaves nothing to train on: a step takes {samples_a_step} samples "
+            f"(per_device_train_batch_size x gradient_accumulation_steps x processes), and there are {num_samples}. "
+            "Leave it out, or lower the batch size"
+        )
     max_steps = int(config.train.get("max_steps", -1))
     if max_steps > 0:
         return max_steps
-    steps_an_epoch = math.ceil(num_samples / (_num_samples(config) * num_processes))
+    steps_an_epoch = num_samples // samples_a_step if drops_last else math.ceil(num_samples / samples_a_step)
     return math.ceil(steps_an_epoch * float(config.train["num_train_epochs"]))
 
 

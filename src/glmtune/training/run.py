@@ -157,7 +157,7 @@ def _make_trainer(
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
     PartialState().wait_for_everyone()  # all have checked that the folder is free
-    if arguments.should_save:
+    if arguments.should_save and inputs.earlier is None:  # until its first checkpoint, a resumed run's is as it was
         manifest.write(arguments.output_dir)
     return trainer
 
@@ -175,7 +175,8 @@ def _take_steps(trainer: LoraTrainer, inputs: RunInputs, console: Console) -> di
 
 
 def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
-    state, saved = trainer.state, checkpoints(trainer.args.output_dir)[-1]
+    state = trainer.state
+    saved = Path(trainer.args.output_dir) / f"checkpoint-{state.global_step}"
     return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\nTo continue:\n  {command}"
 
 

@@ -86,21 +86,26 @@ def test_changed_settings_of_the_optimiser_are_applied(run: Run, earlier_run: Ea
         assert all(torch.equal(resumed[key], whole[key]) for key in whole) == (name == "same"), name
 
 
-def test_a_run_whose_last_save_is_missing_is_finished(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["run", "moved"])
+def test_a_run_whose_last_save_is_missing_is_finished(run: Run, tmp_path: Path, name: str) -> None:
     settings = ("data.eval_fraction=0.25", "train.load_best_model_at_end=true", "train.metric_for_best_model=loss")
-    settings = (*settings, "train.save_steps=1", "train.max_steps=4", "train.learning_rate=1")
+    # What is called best here is an early checkpoint, not the last.
+    settings = (*settings, "train.greater_is_better=true", "train.save_steps=1", "train.max_steps=4")
     before = run(*settings)
+    assert before.best_checkpoint is not None
+    assert before.best_checkpoint.name != "checkpoint-4"
     adapter = load_file(tmp_path / "run" / "adapter_model.safetensors")
     cut_off_the_end(tmp_path / "run")
-    after = run(*settings, AGAIN)
-    finished = load_file(tmp_path / "run" / "adapter_model.safetensors")
-    assert all(torch.equal(finished[name], adapter[name]) for name in adapter)
-    assert (after.num_steps, after.best_checkpoint) == (before.num_steps, before.best_checkpoint)
+    (tmp_path / "run").rename(tmp_path / name)
+    after = run(*settings, AGAIN, name=name)
+    finished = load_file(tmp_path / name / "adapter_model.safetensors")
+    assert all(torch.equal(finished[key], adapter[key]) for key in adapter)
+    assert (after.num_steps, after.best_checkpoint) == (4, tmp_path / name / before.best_checkpoint.name)
     assert after.metrics["best_eval_loss"] == before.metrics["best_eval_loss"]
     assert after.selftest is not None
-    assert (tmp_path / "run" / "training_loss.png").is_file()
+    assert (tmp_path / name / "training_loss.png").is_file()
     with pytest.raises(TrainingError, match=r"is finished \(4 of 4 steps\)"):
-        run(*settings, AGAIN)
+        run(*settings, AGAIN, name=name)
 
 
 def test_a_picture_that_cannot_be_drawn_costs_nothing_else(
@@ -211,7 +216,8 @@ def test_accidents_cost_no_checkpoint_that_can_be_gone_on_from(
     (folder / "checkpoint-6").mkdir()  # of a program that was killed
     (folder / ".unfinished" / "checkpoint-2.old").mkdir(parents=True)
     run("train.max_steps=5", "train.save_steps=5", "train.save_total_limit=2", AGAIN)
-    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+    assert (folder / "_superseded-1" / "checkpoint-6").is_dir()
     assert not (folder / ".unfinished").exists()
 
 

@@ -254,3 +254,26 @@ def test_a_rank_that_was_asked_for_is_not_replaced_silently(run: Run, tmp_path: 
     run("train.max_steps=1", "lora.r=3", name="first")
     with pytest.raises(ConfigError, match=r"lora\.r=8 was requested, but the adapter in .* has 3"):
         run(f"model.adapter_path={tmp_path / 'first'}", "lora.r=8", "train.max_steps=1")
+
+
+def test_the_best_is_not_looked_for_on_two_sets_of_data(run: Run, tmp_path: Path) -> None:
+    def evaluated_on(name: str) -> tuple[str, ...]:
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps([{"instruction": name, "output": name}]), encoding="utf-8")
+        return (f"data.eval_path={file}", "train.load_best_model_at_end=true")
+
+    run(*evaluated_on("one"), "train.max_steps=3")
+    with pytest.raises(TrainingError, match="the evaluation data are not those that the best"):
+        run(*evaluated_on("two"), "train.max_steps=4", AGAIN)
+    run("train.max_steps=4", AGAIN)
+    with pytest.raises(TrainingError, match="the evaluation data are not those that the best"):
+        run(*evaluated_on("two"), "train.max_steps=5", AGAIN)
+    assert run(*evaluated_on("one"), "train.max_steps=5", AGAIN).num_steps == 5
+
+
+def test_evaluation_data_by_which_nothing_was_chosen_may_change(run: Run, tmp_path: Path) -> None:
+    for name, num_steps in (("one", 3), ("two", 4)):
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps([{"instruction": name, "output": name}]), encoding="utf-8")
+        again = [AGAIN] if name == "two" else []
+        assert run(f"data.eval_path={file}", f"train.max_steps={num_steps}", *again).num_steps == num_steps
