@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import glmtune
 import processes
+from glmtune.errors import TrainingError
 
 SETTINGS = [
     "train.use_cpu=true",
@@ -27,12 +29,8 @@ GLMTUNE = str(Path(sys.executable).with_name("glmtune"))
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
 
 
-def train(folder: Path, launcher: list[str], *settings: str) -> tuple[list[tuple[float, float]], list[float]]:
+def logged(folder: Path) -> tuple[list[tuple[float, float]], list[float]]:
     """Losses and gradient norms of a run, and its evaluation losses."""
-    command = [*launcher, GLMTUNE, "train", *SETTINGS, *settings]
-    done = processes.run(*command, f"train.output_dir={folder}", env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("Done") == 1  # said once, however many processes there are
     entries = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
     return (
         [(entry["loss"], entry["grad_norm"]) for entry in entries if "loss" in entry],
@@ -49,8 +47,13 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     # Two accumulated batches of two on each process, in several forward passes, against eight at once.
     spread = ("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
     at_once = ("train.per_device_train_batch_size=8", "train.gradient_accumulation_steps=1")
-    two, two_evaluated = train(tmp_path / "two", TORCHRUN, *spread, *evaluating, "train.max_tokens_per_device=60")
-    one, one_evaluated = train(tmp_path / "one", [], *at_once, *evaluating)
+    settings = (*SETTINGS, *spread, *evaluating, "train.max_tokens_per_device=60")
+    command = [*TORCHRUN, GLMTUNE, "train", *settings, f"train.output_dir={tmp_path / 'two'}"]
+    done = processes.run(*command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Done") == 1  # said once, however many processes there are
+    glmtune.train(None, *SETTINGS, *at_once, *evaluating, f"train.output_dir={tmp_path / 'one'}")
+    (two, two_evaluated), (one, one_evaluated) = logged(tmp_path / "two"), logged(tmp_path / "one")
     assert (len(one), len(one_evaluated)) == (4, 2)
     for pair, expected in zip(two, one, strict=True):
         assert pair == pytest.approx(expected, rel=1e-4)
@@ -84,7 +87,6 @@ def test_two_nodes_that_share_a_disk_leave_one_whole_checkpoint(tmp_path: Path) 
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
     files = {path.name for path in (tmp_path / "run" / "checkpoint-4").iterdir()}
     assert {"adapter_model.safetensors", "checksums.json", "rng_state_0.pth", "rng_state_1.pth"} <= files
-    again = [GLMTUNE, "train", *SETTINGS, f"train.output_dir={tmp_path / 'run'}", "train.resume_from_checkpoint=true"]
-    done = processes.run(*again, "train.max_steps=6")
-    assert done.returncode == 1
-    assert "it began with 2 processes, and continues with 1" in done.stderr
+    again = (*SETTINGS, f"train.output_dir={tmp_path / 'run'}", "train.resume_from_checkpoint=true")
+    with pytest.raises(TrainingError, match="it began with 2 processes, and continues with 1"):
+        glmtune.train(None, *again, "train.max_steps=6")
