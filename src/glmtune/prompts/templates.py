@@ -64,6 +64,7 @@ def _chatglm2_pieces(
     messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
 ) -> list[Piece]:
     """ChatGLM2's pieces: as in the official code, everything before the last answer is encoded as one text."""
+    _refuse_tools(messages)
     *context, last = messages if for_training else [*messages, Message("assistant", "")]
     head, question, marker = _chatglm2_text(context)
     ids = encode(head + question + marker)
@@ -79,8 +80,6 @@ def _chatglm2_pieces(
 
 def _chatglm2_text(context: Sequence[Message]) -> tuple[str, str, str]:
     """The text before the last answer, in three parts: before the last question, the question, and after it."""
-    if any(message.role == "observation" or message.metadata or message.tools for message in context):
-        raise DataError("the chatglm2 template has no tools; ChatGLM3 has")
     head = question = ""
     number = 0
     for message in context:
@@ -92,6 +91,12 @@ def _chatglm2_text(context: Sequence[Message]) -> tuple[str, str, str]:
         else:
             head = f"{head}{question}\n\n答：{message.content}\n\n"
     return head, question, "\n\n答："
+
+
+def _refuse_tools(messages: Sequence[Message]) -> None:
+    """Raises a DataError for what ChatGLM2's prompt has no place for."""
+    if any(message.role == "observation" or message.metadata or message.tools for message in messages):
+        raise DataError("the chatglm2 template has no tools; ChatGLM3 has")
 
 
 TEMPLATE_PIECES = {"chatglm3": _chatglm3_pieces, "chatglm2": _chatglm2_pieces, "tutorial": _tutorial_pieces}
@@ -110,6 +115,7 @@ def render_text(conversation: Conversation, template: Template, *, for_generatio
     """
     messages = conversation.messages
     if template == "chatglm2":
+        _refuse_tools(messages)
         is_answered = messages[-1].role == "assistant"
         text = "".join(_chatglm2_text(messages[:-1] if is_answered else messages))
         return f"[gMASK]sop{text}{messages[-1].content if is_answered else ''}"

@@ -14,7 +14,7 @@ from glmtune.export.merge import merge
 from glmtune.inference.chat import Chat
 from glmtune.loading.runs import load
 from glmtune.models.chatglm import ChatGLMTokenizer, register_auto_classes
-from glmtune.prompts import Conversation, Message, parse_reply, render, render_prompt
+from glmtune.prompts import Conversation, Message, parse_reply, render, render_prompt, render_text
 
 CONVERSATION = Conversation(
     (
@@ -94,6 +94,14 @@ def test_a_system_prompt_stands_before_the_first_round_and_tools_have_no_place(t
         render_prompt(called, tokenizer, "chatglm2")
     with pytest.raises(ModelError, match="is no special token"):
         tokenizer.get_command("<|user|>")
+
+
+def test_the_tool_of_a_last_answer_is_refused_and_not_left_out(tokenizer: ChatGLMTokenizer) -> None:
+    called = Conversation((Message("user", "天气"), Message("assistant", "tool_call(a=1)", metadata="get_weather")))
+    with pytest.raises(DataError, match="the chatglm2 template has no tools"):
+        render(called, tokenizer, "chatglm2")
+    with pytest.raises(DataError, match="the chatglm2 template has no tools"):
+        render_text(called, "chatglm2", for_generation=False)
 
 
 @pytest.mark.parametrize("max_length", [24, 30, 40, 60])
