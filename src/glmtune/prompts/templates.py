@@ -66,6 +66,11 @@ def _chatglm2_pieces(
     """ChatGLM2's pieces: as in the official code, everything before the last answer is encoded as one text."""
     _refuse_tools(messages)
     *context, last = messages if for_training else [*messages, Message("assistant", "")]
+    if not last.is_learnt:
+        raise DataError(
+            "there is nothing to learn from: the chatglm2 template teaches the last answer alone, "
+            "and this one is marked as not to be learnt"
+        )
     head, question, marker = _chatglm2_text(context)
     ids = encode(head + question + marker)
     start = _common_prefix(ids, encode(head))
@@ -73,8 +78,8 @@ def _chatglm2_pieces(
     pieces = [Piece(tokenizer.prefix_token_ids)]
     pieces += [Piece(ids[:start]), Piece(ids[start:stop], is_content=True), Piece(ids[stop:])]
     if for_training:
-        pieces.append(Piece(encode(last.content), last.is_learnt, is_content=True))
-        pieces.append(Piece([tokenizer.eos_token_id], last.is_learnt))
+        pieces.append(Piece(encode(last.content), is_supervised=True, is_content=True))
+        pieces.append(Piece([tokenizer.eos_token_id], is_supervised=True))
     return pieces
 
 
