@@ -213,7 +213,8 @@ def flush(path: Path) -> None:
     """Waits until what has been written to a file or folder lies on the disk."""
     if os.name != "posix" and path.is_dir():
         return  # which cannot be opened there
-    descriptor = os.open(path, os.O_RDONLY)
+    # A file is opened for writing: elsewhere than on POSIX systems, no other is flushed.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

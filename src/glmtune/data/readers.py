@@ -9,7 +9,6 @@ import io
 import json
 import re
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from glmtune.files import say_os_error
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 TEXT_SUFFIX = ".txt"
+_MOST_LETTERS_A_CELL = 2**31 - 1  # the largest long of C on every system
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _read_parquet(file: Path, name: str) -> list[dict[str, Any]]:
 def _read_csv(text: str, path: str) -> tuple[list[Row], list[str]]:
     """Rows of a CSV file with a header; every cell stays a string."""
     name = show_text(path)
-    csv.field_size_limit(sys.maxsize)  # the default refuses texts beyond 128 KiB
+    csv.field_size_limit(_MOST_LETTERS_A_CELL)  # the default refuses texts beyond 128 KiB
     records = _csv_records(text, name)
     line, columns = next(records)
     if repeated := _repeated(columns):

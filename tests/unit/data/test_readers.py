@@ -1,5 +1,6 @@
 """Without these, a broken data file would end in a traceback instead of a sentence that names file and row."""
 
+import csv
 import json
 
 import datasets
@@ -50,6 +51,22 @@ def test_sources_have_row_and_line(tmp_path):
     assert [(row.source.row, row.source.line) for row in rows] == [(1, 2), (2, 5)]
     assert str(Source("a.csv", 2, 5)) == "a.csv, row 2 (line 5)"
     assert str(Source("a.json", 2)) == "a.json, row 2"
+
+
+def test_long_cells_of_csv_are_read_where_a_long_has_32_bits(tmp_path, monkeypatch):
+    """As on Windows."""
+    real = csv.field_size_limit
+
+    def limit(size):
+        if size > 2**31 - 1:
+            raise OverflowError("Python int too large to convert to C long")
+        return real(size)
+
+    monkeypatch.setattr(csv, "field_size_limit", limit)
+    path = tmp_path / "long.csv"
+    path.write_text(f"question,answer\nq,{'a' * 200_000}\n", encoding="utf-8")
+    rows, _ = read_rows(path)
+    assert len(rows[0].values["answer"]) == 200_000
 
 
 def test_numbers_in_csv_are_strings(tmp_path):
