@@ -2,7 +2,7 @@
 
     instruction   instruction, input (optional), output
     pairs         question/answer, query/response or prompt/response
-    chat          messages or conversations: see `glmtune/messages.py`
+    chat          messages or conversations: see `glmtune/prompts/messages.py`
 
 Rows of the first two formats may also have `history` ([[question, answer], ...]), `system` and `tools`; rows of the
 last may have `system` and `tools`. Questions are read in the same way as training data, except that the answer may be
