@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from glmtune.errors import ConfigError
+from glmtune.prompts import Template
 
 # Spelt out here, since the modules that define them take seconds to import; a test holds them to those.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 QuantizeName = Literal["auto", "none", "int8", "nf4", "fp8"]
-TemplateName = Literal["chatglm3", "chatglm2", "tutorial"]
 
 
 def not_empty(value: Any) -> Any:
@@ -33,7 +33,7 @@ QuantizeOption = Annotated[
     QuantizeName, typer.Option("--quantize", help="Hold the base in fewer bits; auto for what fits.")
 ]
 SystemOption = Annotated[str | None, typer.Option("--system", help='System prompt instead of the run\'s; "" for none.')]
-TemplateOption = Annotated[TemplateName | None, typer.Option("--template", help="Prompt format instead of the run's.")]
+TemplateOption = Annotated[Template | None, typer.Option("--template", help="Prompt format instead of the run's.")]
 Sampling = Annotated[
     list[str] | None,
     typer.Argument(help="Sampling options by their transformers names, such as do_sample=true temperature=0.8."),

@@ -12,10 +12,9 @@ from typer.testing import CliRunner
 
 import glmtune
 from glmtune.cli.app import app
-from glmtune.cli.options import DtypeName, QuantizeName, TemplateName
+from glmtune.cli.options import DtypeName, QuantizeName
 from glmtune.loading.devices import Dtype
 from glmtune.loading.formats import Quantize
-from glmtune.prompts import TEMPLATES
 
 COMMANDS = ["", "train", "plan", "chat", "generate", "merge", "env", "demo", "data", "data check", "data show"]
 
@@ -73,7 +72,6 @@ def test_another_value_is_refused_with_those_that_there_are(option: str) -> None
 def test_the_values_are_those_of_the_functions_that_they_go_to() -> None:
     assert set(get_args(DtypeName)) == set(get_args(Dtype))
     assert set(get_args(QuantizeName)) == {"auto", *get_args(Quantize)}
-    assert get_args(TemplateName) == TEMPLATES
 
 
 def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

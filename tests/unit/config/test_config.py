@@ -189,13 +189,6 @@ def test_importing_is_cheap() -> None:
     assert processes.run(sys.executable, "-c", code).stdout == "set()\n"
 
 
-def test_templates_are_those_of_the_renderer() -> None:
-    from glmtune.config import PromptSection
-    from glmtune.prompts import TEMPLATES
-
-    assert [PromptSection(template=name).template for name in TEMPLATES] == list(TEMPLATES)
-
-
 @pytest.mark.parametrize(
     ("text", "value"),
     [
