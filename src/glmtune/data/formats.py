@@ -17,7 +17,7 @@ from typing import Any
 from glmtune.data.readers import Row, Source, read_rows
 from glmtune.errors import DataError, show_names, show_text, summarise_faults
 from glmtune.fields import read_list, read_optional_text, read_text, shorten
-from glmtune.prompts import Conversation, Message, check_supervision, check_turns
+from glmtune.prompts import Conversation, Message, check_supervision
 from glmtune.prompts.messages import add_system, read_chat, read_tools, unread_keys
 
 Paths = str | Path | Sequence[str | Path]
@@ -297,10 +297,11 @@ def _read_row(
 ) -> tuple[Conversation, list[str]]:
     """The conversation of a row, and its faults, one sentence each."""
     if form.is_chat:
-        conversation, faults = read_chat(values, form.columns[0])
-        if not needs_answer and conversation.messages:  # the fault may be just the missing answer
+        conversation, faults = read_chat(values, form.columns[0], for_training=needs_answer)
+        if not needs_answer and not faults:
             conversation = _without_answer(conversation)
-            faults = check_turns(conversation, for_training=False)
+            if conversation.messages[-1].role == "user" and not conversation.messages[-1].content.strip():
+                faults = ["the question is empty. Fill it in or remove the row"]
     else:
         conversation, faults = _read_pair(values, form, join, needs_answer=needs_answer)
     if needs_answer and not faults:
