@@ -46,18 +46,23 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return config
 
 
-def validate_names(config: RunConfig) -> None:
+def validate_names(config: RunConfig) -> RunConfig:
     """Checks the keys under `lora` and `train` of a configuration that was not made by `load_config`.
 
     Args:
         config: The configuration.
 
+    Returns:
+        The configuration, with values given as text read as the numbers they stand for.
+
     Raises:
         ConfigError: Unknown or replaced keys, or values of the wrong type; all faults in one message.
     """
-    faults = [fault for name in ("lora", "train") for fault in check_passed_keys(name, config.model_dump()[name])[1]]
-    if faults:
+    lora, lora_faults = check_passed_keys("lora", config.lora)
+    train, train_faults = check_passed_keys("train", config.train)
+    if faults := lora_faults + train_faults:
         raise ConfigError(summarise_faults("configuration", faults))
+    return config.model_copy(update={"lora": lora, "train": train})
 
 
 def _apply_override(values: dict[str, Any], override: str) -> str | None:

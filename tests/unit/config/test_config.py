@@ -150,6 +150,11 @@ def test_validate_names_of_a_config_made_in_python() -> None:
         validate_names(RunConfig(train={"max_step": 3}))
 
 
+def test_text_in_a_config_made_in_python_counts_as_the_number_that_it_stands_for() -> None:
+    config = validate_names(RunConfig(train={"per_device_train_batch_size": "4"}, lora={"r": "16"}))
+    assert (config.train["per_device_train_batch_size"], config.lora["r"]) == (4, 16)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
