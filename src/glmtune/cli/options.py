@@ -64,7 +64,10 @@ def _pairs(arguments: list[str] | None, what: str) -> dict[str, str]:
         name, equals, value = argument.partition("=")
         if not name or not equals:
             raise ConfigError(f"{argument!r} is not {what}")
-        pairs[name.strip()] = value.strip()
+        name, value = name.strip(), value.strip()
+        if name in pairs:
+            raise ConfigError(f"{name} is given twice, as {pairs[name]} and as {value}. Keep one")
+        pairs[name] = value
     return pairs
 
 

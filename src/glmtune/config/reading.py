@@ -22,7 +22,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
     Args:
         path: A YAML file; None for the defaults alone.
-        overrides: `section.key=value`, values in YAML; the last one for a key wins.
+        overrides: `section.key=value`, values in YAML; they go before the file.
 
     Returns:
         The configuration, defaults filled in.
@@ -31,7 +31,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         ConfigError: The file cannot be read, or keys or values are wrong; all faults in one message.
     """
     values = {} if path is None else read_yaml(Path(path))
-    faults = [fault for override in overrides if (fault := _apply_override(values, override))]
+    faults = _repeated(overrides)
+    faults += [fault for override in overrides if (fault := _apply_override(values, override))]
     for section in ("lora", "train"):
         if isinstance(values.get(section), dict):
             values[section], section_faults = check_passed_keys(section, values[section])
@@ -63,6 +64,17 @@ def validate_names(config: RunConfig) -> RunConfig:
     if faults := lora_faults + train_faults:
         raise ConfigError(summarise_faults("configuration", faults))
     return config.model_copy(update={"lora": lora, "train": train})
+
+
+def _repeated(overrides: Sequence[str]) -> list[str]:
+    """A fault for each override that sets what an earlier one has set, as a whole or in part."""
+    faults = []
+    keys = [f"{override.partition('=')[0].strip()}." for override in overrides]
+    for second, key in enumerate(keys):
+        for first, earlier in enumerate(keys[:second]):
+            if key.startswith(earlier) or earlier.startswith(key):
+                faults.append(f"{overrides[first]} and {overrides[second]}: both set the same key. Keep one")
+    return faults
 
 
 def _apply_override(values: dict[str, Any], override: str) -> str | None:

@@ -1,5 +1,6 @@
 """Without these, a misspelt or outdated setting would be ignored, or end in a traceback."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -160,7 +161,9 @@ def test_text_in_a_config_made_in_python_counts_as_the_number_that_it_stands_for
     [
         ("- a\n", "expected sections"),
         ("model: {\n", "not YAML"),
-        ("train: {max_steps: 1, max_steps: 2}\n", '"max_steps" is given twice'),
+        ("train: {max_steps: 1, max_steps: 2}\n", 'run.yaml: "max_steps" is given twice, in line 1 and in line 1'),
+        ("train:\n  max_steps: 1\n  seed: 2\n  max_steps: 2\n", "twice, in line 2 and in line 4"),
+        ("train: {seed: 1}\ndata: {}\ntrain: {seed: 1}\n", '"train" is given twice, in line 1 and in line 3'),
         ("model: base\n", "model: input should be a valid dictionary"),
     ],
 )
@@ -169,6 +172,25 @@ def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.max_steps=1", "train.max_steps=2"],
+        ["data.fields.output=a", "data.fields={instruction: b}"],
+        ["data.fields={output: a}", "data.fields.output=b"],
+    ],
+)
+def test_a_key_given_twice_is_not_settled_in_silence(overrides: list[str]) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{overrides[0]} and {overrides[1]}: both set the same key")):
+        load_config(None, [overrides[0], "train.seed=1", overrides[1]])
+
+
+def test_an_override_goes_before_the_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("train: {max_steps: 1, seed: 3}")
+    train = load_config(tmp_path / "run.yaml", ["train.max_steps=2", "train.max_grad_norm=1"]).train
+    assert (train["max_steps"], train["seed"]) == (2, 3)
 
 
 def test_missing_file(tmp_path: Path) -> None:
