@@ -47,6 +47,23 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return config
 
 
+def load_arguments(arguments: Sequence[str | Path]) -> RunConfig:
+    """Reads a configuration as `glmtune train` takes it.
+
+    Args:
+        arguments: A YAML file, if the first one is a file rather than an override, and overrides as for `load_config`.
+
+    Returns:
+        The configuration, defaults filled in.
+
+    Raises:
+        ConfigError: As for `load_config`.
+    """
+    first = next(iter(arguments), None)
+    has_file = isinstance(first, Path) or (first is not None and "=" not in first)
+    return load_config(first if has_file else None, [str(each) for each in arguments[has_file:]])
+
+
 def validate_names(config: RunConfig) -> RunConfig:
     """Checks the keys under `lora` and `train` of a configuration that was not made by `load_config`.
 

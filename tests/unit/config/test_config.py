@@ -12,6 +12,7 @@ from glmtune.config import (
     TRAIN_DEFAULTS,
     RunConfig,
     describe_keys,
+    load_arguments,
     load_config,
     validate_names,
 )
@@ -191,6 +192,13 @@ def test_an_override_goes_before_the_file(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("train: {max_steps: 1, seed: 3}")
     train = load_config(tmp_path / "run.yaml", ["train.max_steps=2", "train.max_grad_norm=1"]).train
     assert (train["max_steps"], train["seed"]) == (2, 3)
+
+
+def test_python_and_the_command_line_take_an_override_without_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("train: {max_steps: 1}")
+    for arguments in (["train.max_steps=1"], [str(tmp_path / "run.yaml")], [tmp_path / "run.yaml", "train.seed=1"]):
+        assert load_arguments(arguments).train["max_steps"] == 1
+    assert load_arguments([]) == load_config()
 
 
 def test_missing_file(tmp_path: Path) -> None:
