@@ -12,6 +12,7 @@ from transformers.trainer_callback import CallbackHandler
 
 from glmtune.config import load_config
 from glmtune.training.run import TrainResult, train
+from settings import changed
 
 Run = Callable[..., TrainResult]
 AddAction = Callable[[int, Callable[[], None]], None]
@@ -54,7 +55,7 @@ def run(tiny_base: Path, data_file: Path, tmp_path: Path, console: Console) -> R
             "train.save_steps=3",
             "train.learning_rate=0.01",
         ]
-        return train(load_config(None, [*defaults, *overrides]), console)
+        return train(load_config(None, changed(defaults, *overrides)), console)
 
     return run
 
