@@ -58,7 +58,7 @@ def generate(
     options: Sampling = None,
     input_path: Annotated[str, typer.Option("--input", help="Questions: JSON, JSONL, CSV, or text, one a line.")] = "",
     output_path: Annotated[
-        str, typer.Option("--output", help="Replies, JSONL, in input order; continued if begun.")
+        str, typer.Option("--output", help="Replies, .jsonl or .csv, in input order; continued if begun.")
     ] = "",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Questions answered at once.")] = 8,
     model: ModelOption = None,
@@ -73,7 +73,7 @@ def generate(
 ) -> None:
     """Answer a file of questions."""
     if not input_path or not output_path:
-        raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl")
+        raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl (or .csv)")
     from glmtune.inference.batch import check_generation_files, generate_file
 
     outlive_display()
