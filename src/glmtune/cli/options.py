@@ -38,7 +38,9 @@ Sampling = Annotated[
     list[str] | None,
     typer.Argument(help="Sampling options by their transformers names, such as do_sample=true temperature=0.8."),
 ]
-DataFiles = Annotated[list[str], typer.Argument(help="Data files, or a hub data set.")]
+DataFiles = Annotated[
+    list[str], typer.Argument(help="Data files, folders, patterns such as 'data/*.json', or a hub data set.")
+]
 FieldOption = Annotated[
     list[str] | None, typer.Option("--field", help="A column of another name: --field output=answer. Repeatable.")
 ]
@@ -59,7 +61,7 @@ def parse_fields(fields: list[str] | None) -> dict[str, str]:
 
 
 def _pairs(arguments: list[str] | None, what: str) -> dict[str, str]:
-    pairs = {}
+    pairs: dict[str, str] = {}
     for argument in arguments or []:
         name, equals, value = argument.partition("=")
         if not name or not equals:

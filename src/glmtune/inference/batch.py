@@ -23,7 +23,7 @@ from rich.text import Text
 from transformers import PreTrainedModel
 
 from glmtune.data.formats import read_questions
-from glmtune.data.readers import expand_path
+from glmtune.data.readers import expand_path, find_files
 from glmtune.errors import ConfigError, StorageError, show_names, show_text
 from glmtune.files import check_writable_folder, held, storage_faults
 from glmtune.inference.generate import Reply, check_batch_size, fit_prompts, generate_batches, prompt_room, read_reply
@@ -181,7 +181,7 @@ def generate_file(
 
 def _check_output(input_path: str | Path, output_path: str | Path) -> Path:
     """The file to write to, after all checks that are possible without writing."""
-    output, questions = expand_path(output_path), expand_path(input_path)
+    output = expand_path(output_path)
     name = show_text(str(output_path))
     with storage_faults(name):
         if output.is_dir():
@@ -192,7 +192,8 @@ def _check_output(input_path: str | Path, output_path: str | Path) -> Path:
             return output
         if not output.is_file():
             raise ConfigError(f"{name}: expected a file to write replies to, found a device or a pipe")
-        if questions.exists() and output.samefile(questions):
+        inputs = [expand_path(file) for file in find_files(input_path)]
+        if any(file.exists() and output.samefile(file) for file in inputs):
             raise ConfigError(f"{name}: input and output are the same file; choose another --output")
         check_reply_suffix(output)
     with _held(output):

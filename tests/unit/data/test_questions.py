@@ -141,6 +141,16 @@ def test_an_answer_that_is_still_to_be_written_may_be_empty(tmp_path):
     assert read_questions(write(tmp_path, [row]))[0].conversation == user("问")
 
 
+def test_several_files_are_asked_in_order(tmp_path):
+    for name in ("b", "a"):
+        write(tmp_path, [{"question": name}], f"{name}.jsonl")
+    expected = {str(tmp_path): "ab", f"{tmp_path}/b.jsonl,{tmp_path}/a.jsonl": "ba", f"{tmp_path}/*.jsonl": "ab"}
+    for given, order in expected.items():
+        assert "".join(question.values["question"] for question in read_questions(given)) == order
+    with pytest.raises(DataError, match=r"none-\*: no file matches"):
+        read_questions([tmp_path, "none-*"])
+
+
 @pytest.mark.parametrize("data", [b"", b"\n\n", "你好".encode("gbk")])
 def test_bad_text_files(tmp_path, data):
     path = tmp_path / "q.txt"

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from glmtune.data.readers import Source, read_rows
+from glmtune.data.readers import Source, find_files, read_rows
 from glmtune.errors import DataError
 
 ROW = {"instruction": "你好", "input": "", "output": "皇上万福"}
@@ -157,9 +157,35 @@ def test_all_faults_of_rows_are_collected(tmp_path, name, content, faults):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(DataError, match=r"no\.json: there is no such file\. Check the path"):
         read_rows(tmp_path / "no.json")
-    write(tmp_path, "b.json", "[]")
-    with pytest.raises(DataError, match=r"expected a file, found a folder; name files in it: b\.json"):
-        read_rows(tmp_path)
+    with pytest.raises(DataError, match=r"there is no \.json, \.jsonl, \.csv, \.parquet in this folder"):
+        find_files(tmp_path)
+    with pytest.raises(DataError, match=r"\*\.json: no file matches this pattern"):
+        find_files(f"{tmp_path}/*.json")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("b.json,a.csv", ["b.json", "a.csv"]),
+        ("b.json, a.csv,", ["b.json", "a.csv"]),
+        ("one,two.json", ["one,two.json"]),
+        ("[x].json", ["[x].json"]),
+        ("inside", ["inside/c.jsonl", "inside/d.json"]),
+        ("*.json", ["[x].json", "b.json", "one,two.json"]),
+        ("in*/*.json*,b.json", ["inside/c.jsonl", "inside/d.json", "b.json"]),
+        ("**/d.json", ["inside/d.json"]),
+        ("owner/name:train[:100]", ["owner/name:train[:100]"]),
+        ("none.json", ["none.json"]),
+    ],
+)
+def test_a_name_stands_for_files_in_a_fixed_order(tmp_path, monkeypatch, given, found):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inside").mkdir()
+    for name in ("d.json", "c.jsonl", "README.md", "._d.json"):
+        write(tmp_path / "inside", name, "")
+    for name in ("b.json", "a.csv", "one,two.json", "[x].json"):
+        write(tmp_path, name, "")
+    assert find_files(given) == found
 
 
 @pytest.mark.parametrize("name", ["~nosuchuser/x.json", "a" * 300 + ".json"], ids=["user", "long"])
