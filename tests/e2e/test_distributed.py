@@ -12,7 +12,7 @@ import pytest
 
 import glmtune
 import processes
-from glmtune.errors import TrainingError
+from settings import changed
 
 SETTINGS = [
     "train.use_cpu=true",
@@ -78,7 +78,11 @@ def test_two_nodes_that_share_a_disk_leave_one_whole_checkpoint(tmp_path: Path) 
         for rank in range(2):
             launcher = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
             command = [sys.executable, "-m", "torch.distributed.run", *launcher, f"--master_port={port}", "--no-python"]
-            command += [GLMTUNE, "train", *SETTINGS, "train.save_steps=2", f"train.output_dir={tmp_path / 'run'}"]
+            command += [
+                GLMTUNE,
+                "train",
+                *changed(SETTINGS, "train.save_steps=2", f"train.output_dir={tmp_path / 'run'}"),
+            ]
             node = processes.started(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             nodes.append(stack.enter_context(node))
         for node in nodes:
@@ -87,6 +91,7 @@ def test_two_nodes_that_share_a_disk_leave_one_whole_checkpoint(tmp_path: Path) 
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
     files = {path.name for path in (tmp_path / "run" / "checkpoint-4").iterdir()}
     assert {"adapter_model.safetensors", "checksums.json", "rng_state_0.pth", "rng_state_1.pth"} <= files
-    again = (*SETTINGS, f"train.output_dir={tmp_path / 'run'}", "train.resume_from_checkpoint=true")
-    with pytest.raises(TrainingError, match="it began with 2 processes, and continues with 1"):
-        glmtune.train(None, *again, "train.max_steps=6")
+    again = (f"train.output_dir={tmp_path / 'run'}", "train.resume_from_checkpoint=true", "train.max_steps=6")
+    done = processes.run(GLMTUNE, "train", *changed(SETTINGS, *again))
+    assert done.returncode == 1
+    assert "it began with 2 processes, and continues with 1" in done.stderr
