@@ -10,6 +10,7 @@ from glmtune.errors import ConfigError
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 QuantizeName = Literal["auto", "none", "int8", "nf4", "fp8"]
 TemplateName = Literal["chatglm3", "chatglm2", "tutorial"]
+TargetName = Literal["messages", "instruction", "qa"]
 
 
 def not_empty(value: Any) -> Any:

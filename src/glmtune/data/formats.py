@@ -56,6 +56,8 @@ _FORMATS = (
     _Format("query/response", ("query", "response")),
     _Format("prompt/response", ("prompt", "response")),
 )
+PAIR_COLUMNS = tuple((form.columns[0], form.columns[1]) for form in _FORMATS if not form.is_chat)
+CHAT_COLUMNS = tuple(form.columns[0] for form in _FORMATS if form.is_chat)
 _ANSWERS = {form.columns[1] for form in _FORMATS if not form.is_chat}
 _OPTIONAL_COLUMNS = ("input", "history", "system", "tools")
 STANDARD_NAMES = tuple(dict.fromkeys([name for form in _FORMATS for name in form.columns] + [*_OPTIONAL_COLUMNS]))

@@ -1,0 +1,285 @@
+"""The rules for English: what is asked about things."""
+
+from glmtune.data.conversion.rule import Command, Form, Rule
+
+RULES = (
+    Rule(
+        "compare",
+        commands=(
+            Command(
+                verbs=(
+                    r"compare|contrast|distinguish|differentiate|(?:explain|describe|list|outline|state"
+                    r"|discuss|find|identify)(?=.* (?:differ|similarit))"
+                ),
+            ),
+        ),
+        forms=(
+            Form(
+                reads=(
+                    r"(?:what(?: is|'s| are|'re)|(?:can you )?(?:explain|describe|list|outline|discuss|state"
+                    r"|identify|give|highlight|name|summari[sz]e|tell me|show)(?: to me| me)?)"
+                    r"(?: about)?(?: the| some| any)? {aspect} between {xs}",
+                ),
+                task="Explain the {aspect} between the following {things}.",
+                asks="What {be} the {aspect} between {xs}?",
+                object="{xs}",
+            ),
+            Form(
+                reads=(
+                    r"(?:how|in what ways?) (?:do|does) {a} (?:differ|differentiate) from {b}",
+                    r"(?:how|in what ways?) (?:is|are) {a} different (?:from|to|than) {b}",
+                    r"what makes {a} different (?:from|to|than) {b}",
+                    r"how (?:do|can|would) (?:you|i|we) (?:tell|distinguish|differentiate) {a} from {b}",
+                ),
+                task="Explain the difference between the following {things}.",
+                object="{a} and {b}",
+            ),
+            Form(
+                reads=(
+                    r"how (?:do|does) {xs} (?:differ|compare)",
+                    r"how are {xs} different",
+                    r"(?:explain|describe) how {xs} (?:differ|are different)",
+                    r"(?:distinguish|differentiate) between {xs}",
+                    r"{xs}[,:]? what(?: is|'s) the difference",
+                ),
+                task="Explain the difference between the following {things}.",
+                object="{xs}",
+            ),
+            Form(
+                reads=(r"compare(?: and contrast)? {xs} {s}",),
+                task="Compare the following {things} {s}.",
+                asks="Compare {xs} {s}.",
+                object="{xs}",
+                where={
+                    "s": r"(?:in terms of|with respect to|regarding|based on) .{2,40}",
+                },
+            ),
+            Form(
+                reads=(r"compare the {s} of {xs}",),
+                task="Compare the {s} of the following {things}.",
+                asks="Compare the {s} of {xs}.",
+                object="{xs}",
+                where={"s": r"[\w ]{3,30}"},
+            ),
+            Form(
+                reads=(
+                    r"compare(?: and contrast)? {xs}",
+                    r"contrast {xs}",
+                ),
+                task="Compare the following {things}.",
+                asks="Compare {xs}.",
+                object="{xs}",
+            ),
+            Form(
+                reads=(r"compare (?:and contrast )?{a} (?:with|to|against) {b}",),
+                task="Compare the following {things}.",
+                object="{a} and {b}",
+            ),
+            Form(
+                reads=(r"{s}[,:] {xs}",),
+                task="Of the following {things}, {s}?",
+                asks="{s}, {xs}?",
+                object="{xs}",
+                where={
+                    "s": (
+                        r"(?:which|who)(?: one| of (?:these|the two|them))?(?: \w+)? (?:is|are|has|have|do"
+                        r"|does|lives?|runs?|costs?|should i \w+)\b[^,:?]{0,40}"
+                    ),
+                },
+            ),
+        ),
+    ),
+    Rule(
+        "why",
+        commands=(
+            Command(
+                verbs=r"(?:explain|describe|say|state|give)(?=.* (?:why|reason))",
+            ),
+        ),
+        forms=(
+            Form(
+                reads=(
+                    r"(?:explain|describe|tell me|say)(?: to me)? why {s}",
+                    r"why is it that {s}",
+                ),
+                task="Explain why the following is so.",
+                asks="Explain why {s}.",
+                object="{s}",
+            ),
+            Form(
+                reads=(r"why {inverted}",),
+                task="Explain why the following is so.",
+                object="{s}",
+            ),
+        ),
+    ),
+    Rule(
+        "how",
+        commands=(
+            Command(
+                verbs=r"(?:explain|describe|tell|show)(?=.* (?:how|steps|way))",
+            ),
+        ),
+        forms=(
+            Form(
+                reads=(
+                    r"(?:explain |describe |tell me |show me )?how does {x} (?:work|function)s?",
+                    r"{tell} how {x} (?:works|functions)",
+                ),
+                task="Explain how the following works.",
+                asks="How does {x} work?",
+            ),
+            Form(
+                reads=(
+                    r"(?:explain |describe |tell me |show me )?how do {x} (?:work|function)",
+                    r"{tell} how {x} (?:work|function)",
+                ),
+                task="Explain how the following work.",
+                asks="How do {x} work?",
+                where={"x": r"(?!i |you |we )[^?!\n:;]{3,60}"},
+            ),
+            Form(
+                reads=(r"(?:explain |describe |tell me |show me )?how {be} {x} {s}", r"{tell} how {x} {be} {s}"),
+                task="Explain how the following {be} {s}.",
+                asks="How {be} {x} {s}?",
+                where={
+                    "s": r"(?:made|formed|produced|created|built|calculated|measured|spread|transmitted|used|treated"
+                    r"|manufactured|generated|defined|diagnosed|elected|recycled)(?: (?:in|by|from|for"
+                    r"|to) [\w ]{3,30})?"
+                },
+            ),
+            Form(
+                reads=(r"how (?:do|can|should|could|would|might) (?:i|we) {x}",),
+                task="Explain how to do the following.",
+                asks="How do I {x}?",
+                where={"x": r"[^?!\n:;]*\b(?:my|our|i|myself|me)\b[^?!\n:;]*"},
+            ),
+            Form(
+                reads=(
+                    r"how (?:do|can|should|could|would|might|does|may) (?:i|you|we|one|someone|people|a person)"
+                    r"(?: best)? {x}",
+                    r"(?:(?:explain|describe|tell me|show me|teach me|give(?: me)? instructions on)(?: to me)? )?"
+                    r"how to {x}",
+                    r"what(?: is|'s) the best way to {x}",
+                    r"what steps should (?:i|we|one) take to {x}",
+                ),
+                task="Explain how to do the following.",
+                asks="How do you {x}?",
+            ),
+        ),
+    ),
+    Rule(
+        "define",
+        commands=(
+            Command(
+                verbs=r"define|give(?=.* definition)|provide(?=.* definition)|state(?=.* definition)",
+            ),
+        ),
+        forms=(
+            Form(
+                reads=(
+                    r"what does (?:the (?:word|term|phrase|idiom|expression|acronym) )?{x} (?:mean|stand for)",
+                    r"what(?: is|'s) the meaning of (?:the (?:word|term|phrase|idiom|expression|acronym)"
+                    r" )?{x}",
+                    r"(?:explain )?the meaning of (?:the (?:word|term|phrase|idiom|expression) )?{x}",
+                    r"what(?: is|'s) meant by (?:the (?:word|term|phrase|idiom|expression) )?{x}",
+                ),
+                task="Explain what the following {unit} means.",
+                asks='What does "{x}" mean?',
+            ),
+            Form(
+                reads=(
+                    r"define (?:the (?:word|term|concept|phrase)(?: of)? )?{x}",
+                    r"(?:give|provide|state|what(?: is|'s))(?: me)? (?:a|the) definition (?:of|for)"
+                    r" (?:the (?:word|term|concept) )?{x}",
+                ),
+                task="Define the following term.",
+                asks="Define {x}.",
+            ),
+            Form(
+                reads=(r"(?:explain |describe |tell me )?what(?: is|'s) {x}",),
+                task="Explain what the following is.",
+                asks="What is {x}?",
+                where={
+                    "x": r"{term}",
+                },
+            ),
+            Form(
+                reads=(r"(?:explain |describe |tell me )?what are {x}",),
+                task="Explain what the following are.",
+                asks="What are {x}?",
+                where={
+                    "x": r"{term}",
+                },
+            ),
+        ),
+    ),
+    Rule(
+        "attribute",
+        forms=(
+            Form(
+                reads=(
+                    r"(?:what {be}|explain|describe|discuss|outline|summari[sz]e|list|analy[sz]e)"
+                    r"(?: some of)?(?: the| some)? {s} {t} {x}",
+                ),
+                task="Describe the {s} {t} the following.",
+                asks="Describe the {s} {t} {x}.",
+                where={
+                    "be": r"is|are",
+                    "s": (
+                        r"(?:(?:main|key|major|common|primary|health|potential|possible|basic|social"
+                        r"|economic|environmental|general) )?(?:{attrs})"
+                    ),
+                    "t": r"of|for|in|on",
+                },
+            ),
+        ),
+    ),
+    Rule(
+        "analyse",
+        commands=(
+            Command(
+                verbs=(
+                    r"analy[sz]e|evaluate|review|critique|discuss|assess|comment on|interpret|rate|examine"
+                    r"|judge|grade|provide feedback|give(?=.* (?:feedback|opinion))"
+                ),
+            ),
+        ),
+    ),
+    Rule(
+        "explain",
+        commands=(
+            Command(
+                verbs=(
+                    r"explain|describe|clarify|define|interpret|tell|document|annotate|comment|illustrate"
+                    r"|elaborate|walk me through"
+                ),
+            ),
+        ),
+        forms=(
+            Form(
+                reads=(r"(?:explain|describe|define)(?: the (?:concept|idea|notion|term) of)? {x} {s}",),
+                task="Explain the following concept {s}.",
+                asks="Explain {x} {s}.",
+                where={
+                    "s": (
+                        r"(?:in (?:simple|plain|your own|layman's|easy|basic|one|two|a few)[\w ]{3,25}"
+                        r"|to (?:a|an|me like)[\w -]{3,25}|as if [\w' -]{5,30}|like i'm five|briefly"
+                        r"|simply|in detail)"
+                    ),
+                },
+            ),
+            Form(
+                reads=(
+                    r"(?:explain|describe)(?: to me| for me)?(?: the (?:concept|idea|notion|term|theory)"
+                    r" of)? {x}(?: to me| for me)?",
+                    r"(?:tell me|teach me) (?:more |something )?about {x}",
+                    r"give (?:me )?(?:an? )?(?:brief |short |simple )?(?:explanation|overview|introduction"
+                    r"|description) (?:of|to) {x}",
+                ),
+                task="Explain the following.",
+                asks="Explain {x}.",
+            ),
+        ),
+    ),
+)

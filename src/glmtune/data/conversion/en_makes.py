@@ -1,0 +1,124 @@
+"""The rules for English: what is to be written, listed or recommended."""
+
+from glmtune.data.conversion.rule import Command, Form, Rule
+
+_CODE = (
+    r"(?:an?|some|the)(?: [\w#+-]+){0,4} (?:function|program|script|class|method|query|algorithm|code|code snippet"
+    r"|regex"
+    r"|regular expression|command|macro)"
+)
+
+RULES = (
+    Rule(
+        "recommend",
+        commands=(
+            Command(
+                verbs=r"recommend|suggest|give(?=.* (?:advice|recommend|suggest|tips))|advise|propose",
+            ),
+        ),
+        forms=(
+            Form(
+                reads=(
+                    r"(?:recommend|suggest)(?: me| to me| us)? (?P<x>(?:an?|some|\d+|{n}|good|the best)"
+                    r" [^?!\n:]{3,80})",
+                    r"what (?P<x>[^?!\n:]{3,60}) (?:would|do|can) you recommend",
+                    r"(?:any|do you have any) (?:recommendations|suggestions) for {x}",
+                ),
+                task="Recommend something that fits the following.",
+                asks="Recommend {x}.",
+            ),
+        ),
+    ),
+    Rule(
+        "write",
+        commands=(
+            Command(
+                verbs=(
+                    r"write|generate|create|compose|draft|produce|design|craft|make up|develop|invent|tell"
+                    r"|prepare"
+                ),
+            ),
+        ),
+        forms=(
+            Form(
+                reads=(r"(?:{work})(?: me)? {s} (?:that|which) {x}",),
+                task="Write {s} that does the following.",
+                asks="Write {s} that {x}.",
+                where={"s": _CODE},
+            ),
+            Form(
+                reads=(r"(?:{work})(?: me)? {s} to {x}",),
+                task="Write {s} to do the following.",
+                asks="Write {s} to {x}.",
+                where={"s": _CODE},
+            ),
+            Form(
+                reads=(r"(?:{work})(?: me)? {s} {t} {x}",),
+                task="Write {s} {t} the following topic.",
+                asks="Write {s} {t} {x}.",
+                where={
+                    "s": r"(?:an?|\d+|{n}|some)(?: [\w'-]+){1,6}?",
+                    "t": r"about|on|describing|explaining",
+                },
+            ),
+            Form(
+                reads=(r"(?:{work})(?: me)? {s} for {x}",),
+                task="Write {s} for the following.",
+                asks="Write {s} for {x}.",
+                where={
+                    "s": r"(?:an?|\d+|{n}|some)(?: [\w'-]+){1,5}?",
+                },
+            ),
+        ),
+    ),
+    Rule(
+        "list",
+        commands=(
+            Command(
+                verbs=r"list|name|give|provide|enumerate|mention|suggest|brainstorm|propose",
+            ),
+        ),
+        forms=(
+            Form(
+                reads=(
+                    r"(?:{lister})(?: me)?(?: the| some)? ?{n}? ?{s} to {x}",
+                    r"what are(?: the| some)?(?: of the)? ?{n}? ?{s} to {x}",
+                ),
+                task="List {n} {s} to do the following.",
+                asks="List {n} {s} to {x}.",
+                where={
+                    "s": r"(?:(?:good|effective|simple|easy|best|common|different|practical) )?(?:ways|steps|reasons)"
+                },
+            ),
+            Form(
+                reads=(
+                    r"(?:{lister})(?: me)?(?: the| some)? ?{n}? ?{s} {t} {x}",
+                    r"what are(?: some)? ?{n}? ?{s} {t} {x}",
+                ),
+                task="List {n} {s} {t} the following.",
+                asks="List {n} {s} {t} {x}.",
+                where={
+                    "s": (
+                        r"(?:(?:main|key|major|common|top|health|good|effective|simple|easy|possible|interesting"
+                        r"|fun) )?"
+                        r"(?:{attrs}|tips|facts|ideas|reasons|examples|questions|steps|arguments|advantages)"
+                    ),
+                    "t": r"of|for|about|on|why|in",
+                },
+            ),
+            Form(
+                reads=(r"(?:{lister})(?: me)? {n} {x}",),
+                task="List {n} of the following.",
+                asks="List {n} {x}.",
+            ),
+            Form(
+                reads=(
+                    r"(?:list|name|enumerate)(?: me)?(?: some| all)? {x}",
+                    r"what are (?:some|all)(?: of)? {x}",
+                ),
+                task="List some of the following.",
+                asks="List some {x}.",
+            ),
+        ),
+    ),
+)
