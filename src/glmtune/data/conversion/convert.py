@@ -114,7 +114,7 @@ def preview(
         report.add(converted)
         if converted.rule and num_shown < _NUM_SHOWN:
             num_shown += 1
-            _print(console, [f"{row.source} ({localise(converted.rule)})"])
+            (console or Console()).print(Text(f"{localise(str(row.source))} · {localise(converted.rule)}"))
             for sign, texts in (("-", converted.before), ("+", converted.after)):
                 for text in texts:
                     (console or Console()).print(Text(f"  {sign} {show_text(text.replace(chr(10), '⏎'), _MAX_SHOWN)}"))

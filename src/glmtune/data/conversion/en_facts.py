@@ -55,6 +55,12 @@ RULES = (
                 },
             ),
             Form(
+                reads=(r"what do {xs} have in common",),
+                task="Explain what the following {things} have in common.",
+                asks="What do {xs} have in common?",
+                object="{xs}",
+            ),
+            Form(
                 reads=(r"compare the {s} of {xs}",),
                 task="Compare the {s} of the following {things}.",
                 asks="Compare the {s} of {xs}.",
@@ -105,6 +111,17 @@ RULES = (
                 task="Explain why the following is so.",
                 asks="Explain why {s}.",
                 object="{s}",
+            ),
+            Form(
+                reads=(r"(?:explain )?why is it {s} to {x}", r"explain why it is {s} to {x}"),
+                task="Explain why it is {s} to do the following.",
+                asks="Why is it {s} to {x}?",
+                where={"s": r"(?:so |very )?\w+"},
+            ),
+            Form(
+                reads=(r"(?:explain )?what causes {x}",),
+                task="Explain what causes the following.",
+                asks="What causes {x}?",
             ),
             Form(
                 reads=(r"why {inverted}",),
@@ -197,7 +214,10 @@ RULES = (
                 asks="Define {x}.",
             ),
             Form(
-                reads=(r"(?:explain |describe |tell me )?what(?: is|'s) {x}",),
+                reads=(
+                    r"(?:explain |describe |tell me )?what(?: is|'s) {x}",
+                    r"(?:explain|describe|tell me) what {x} is",
+                ),
                 task="Explain what the following is.",
                 asks="What is {x}?",
                 where={
@@ -205,7 +225,10 @@ RULES = (
                 },
             ),
             Form(
-                reads=(r"(?:explain |describe |tell me )?what are {x}",),
+                reads=(
+                    r"(?:explain |describe |tell me )?what are {x}",
+                    r"(?:explain|describe|tell me) what {x} are",
+                ),
                 task="Explain what the following are.",
                 asks="What are {x}?",
                 where={
@@ -270,8 +293,13 @@ RULES = (
                 },
             ),
             Form(
+                reads=(r"describe(?: to me| for me)? {x}",),
+                task="Describe the following.",
+                asks="Describe {x}.",
+            ),
+            Form(
                 reads=(
-                    r"(?:explain|describe)(?: to me| for me)?(?: the (?:concept|idea|notion|term|theory)"
+                    r"explain(?: to me| for me)?(?: the (?:concept|idea|notion|term|theory)"
                     r" of)? {x}(?: to me| for me)?",
                     r"(?:tell me|teach me) (?:more |something )?about {x}",
                     r"give (?:me )?(?:an? )?(?:brief |short |simple )?(?:explanation|overview|introduction"

@@ -19,13 +19,18 @@ RULES = (
         forms=(
             Form(
                 reads=(
-                    r"(?:recommend|suggest)(?: me| to me| us)? (?P<x>(?:an?|some|\d+|{n}|good|the best)"
-                    r" [^?!\n:]{3,80})",
-                    r"what (?P<x>[^?!\n:]{3,60}) (?:would|do|can) you recommend",
+                    r"recommend(?: me| to me| us)? {x}",
+                    r"suggest(?: me| to me| us)? (?P<x>(?:an?|some|\d+|{n}|good|the best) [^?!\n:]{3,80})",
                     r"(?:any|do you have any) (?:recommendations|suggestions) for {x}",
                 ),
                 task="Recommend something that fits the following.",
                 asks="Recommend {x}.",
+            ),
+            Form(
+                reads=(r"what {x} (?:would|do|can) you recommend(?: {s})?",),
+                task="Recommend something that fits the following.",
+                object="{x} {s}",
+                where={"x": r"[\w '-]{3,40}?", "s": r"(?:for|to|in|about) [^?!\n:]{3,50}"},
             ),
         ),
     ),
@@ -112,12 +117,9 @@ RULES = (
                 asks="List {n} {x}.",
             ),
             Form(
-                reads=(
-                    r"(?:list|name|enumerate)(?: me)?(?: some| all)? {x}",
-                    r"what are (?:some|all)(?: of)? {x}",
-                ),
-                task="List some of the following.",
-                asks="List some {x}.",
+                reads=(r"(?:list|name|enumerate)(?: me)? {x}", r"what are (?P<x>(?:some|all) [^?!\n:]{3,60})"),
+                task="List the following.",
+                asks="List {x}.",
             ),
         ),
     ),

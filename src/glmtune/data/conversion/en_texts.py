@@ -182,6 +182,7 @@ RULES = (
                     r"|(?:determine|identify|decide|tell me|put|say)(?=.* (?:categor|type|class|topic|genre"
                     r"|odd|which|part of speech))"
                 ),
+                bare=r"(?:identify|find|pick|choose)(?: the)? odd one out",
             ),
         ),
         forms=(

@@ -95,7 +95,7 @@ ENGLISH = Grammar(
     rules=(*en_texts.RULES, *en_facts.RULES, *en_makes.RULES),
     places={
         "x": rf"\"[^\"]+\"|“[^“”]+”|{_WORDS}{{2,100}}?",
-        "xs": rf"{_WORDS}{{5,100}}?",
+        "xs": r"[^?!\n:;]{5,100}?",
         "a": rf"{_WORDS}{{1,50}}?",
         "b": rf"{_WORDS}{{1,50}}?",
         "s": rf"{_WORDS}{{2,120}}?",
@@ -129,10 +129,10 @@ ENGLISH = Grammar(
         "attrs": _ATTRS,
         "term": (
             r"(?!the\b|a good\b|your\b|my\b|our\b|his\b|their\b|there\b|wrong\b|up\b|going\b|new\b|next\b|it\b"
-            r"|some\b|all\b)"
+            r"|some\b|all\b|another\b)"
             r"(?:an? )?[\w'.+#-]+(?: [\w'.+#-]+){0,4}"
         ),
-        "inverted": rf"(?:is|are|was|were|do|does|can|should|must|will|would|has|have) {_WORDS}{{3,100}}?",
+        "inverted": rf"(?:is|are|was|were|do|does|can|should|must|will|would|has|have)(?:n't|'t)? {_WORDS}{{3,100}}?",
     },
     courtesies=(
         r"(?:hi|hello|hey|good (?:morning|afternoon|evening)|dear \w+)(?: there)?[,.!]+\s*|(?:hi|hello|hey)"

@@ -172,7 +172,7 @@ def straighten(question: str) -> str | None:
     auxiliary = auxiliary.lower()
     if len(words) < 2 or re.fullmatch(r"(?:you|he|she|it|they|there|this|that|these|those)", words[0], re.IGNORECASE):
         return None
-    if auxiliary in ("is", "are", "was", "were"):
+    if auxiliary.removesuffix("n't") in ("is", "are", "was", "were"):
         at = _predicate(words)
         return None if at is None else " ".join([*words[:at], auxiliary, *words[at:]])
     at = _verb(words)

@@ -60,6 +60,12 @@ def join_parts(task: str, object: str) -> tuple[str, str] | None:
     return None
 
 
+def rule_names() -> list[str]:
+    """The names of all rules, each once."""
+    names = (rule.name for grammar in _GRAMMARS.values() for rule in grammar.rules)
+    return list(dict.fromkeys(names))
+
+
 def _plain(task: str) -> str:
     """A task without what makes no difference to it."""
     grammar = _grammar_of(task)
@@ -117,13 +123,15 @@ def _cuts(question: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _leads_to_options(grammar: Grammar, head: str) -> bool:
-    return re.search(rf"(?:{grammar.options})$", head.rstrip(_END)) is not None
+    is_question = head.rstrip()[-1:] in "？?"
+    return not is_question and re.search(rf"(?:{grammar.options})$", head.rstrip(_END), re.IGNORECASE) is not None
 
 
 def _ends_for_sure(grammar: Grammar, head: str, text: str) -> bool:
     """Whether a full stop within a line is where the task ends: the rest is no further sentence of it."""
     return (
-        re.search(grammar.strong_pointer, head) is not None
+        not re.search(r"[：:]", head)
+        and re.search(grammar.strong_pointer, head) is not None
         and re.match(grammar.more_orders, text) is None
         and not text.startswith("\n")
     )
@@ -146,7 +154,7 @@ def _read_command(grammar: Grammar, head: str) -> tuple[str, str] | None:
         return None
     core, was_polite = _without_courtesies(grammar, head)
     first, *_ = re.split(r"(?<=[。！？?!])|(?<=\n)|(?<=[a-z]\.)(?= )", core, maxsplit=1)
-    if re.search(grammar.not_a_task, first):
+    if re.search(grammar.not_a_task, first, re.IGNORECASE):
         return None
     points = re.search(grammar.pointer, first) is not None
     has_text = re.search(grammar.texts, first) is not None and len(first) <= 40
@@ -245,20 +253,21 @@ def _forms(name: str) -> list[_CompiledForm]:
 
 
 def _compile(rule: str, form: Form, places: Mapping[str, str]) -> _CompiledForm:
-    questions = [*form.reads, *([_as_pattern(form.asks)] if form.asks else [])]
+    can_lack_number = any("{n}?" in question for question in form.reads)
+    questions = [*form.reads, *([_as_pattern(form.asks, can_lack_number)] if form.asks else [])]
     return _CompiledForm(
         rule,
         form,
         tuple(re.compile(_filled(question, places), re.IGNORECASE) for question in questions),
-        re.compile(_filled(_as_pattern(form.task), places), re.IGNORECASE),
-        re.compile(_filled(_as_pattern(form.object), places)),
+        re.compile(_filled(_as_pattern(form.task, can_lack_number), places), re.IGNORECASE),
+        re.compile(_filled(_as_pattern(form.object, can_lack_number), places)),
     )
 
 
-def _as_pattern(text: str) -> str:
+def _as_pattern(text: str, can_lack_number: bool) -> str:
     """The regular expression of a text with places; a number may be missing from it."""
     pattern = re.escape(text.rstrip(_END)).replace(r"\{", "{").replace(r"\}", "}")
-    return re.sub(r"\{n\}(\\ )?", r"(?:{n}\1)?", pattern)
+    return re.sub(r"\{n\}(\\ )?", r"(?:{n}\1)?", pattern) if can_lack_number else pattern
 
 
 def _filled(pattern: str, places: Mapping[str, str]) -> str:
@@ -301,7 +310,8 @@ def _values(grammar: Grammar, form: Form, match: re.Match[str]) -> dict[str, str
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
     """A text with its places filled in; a place that stays empty takes the space after it along."""
-    return _PLACE.sub(lambda match: values[match[1]] or "\0", text).replace("\0 ", "").replace("\0", "")
+    filled = _PLACE.sub(lambda match: values[match[1]] or "\0", text)
+    return re.sub("\0 | ?\0", "", filled)
 
 
 # The way back.

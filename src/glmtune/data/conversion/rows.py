@@ -52,11 +52,12 @@ def convert_row(values: Mapping[str, Any], to: Direction, fields: Mapping[str, s
     instruction, more = name(_INSTRUCTION, _INSTRUCTION), name(_INPUT, _INPUT)
     if values.get(instruction) is not None:
         return _convert_instruction(values, to, instruction, more)
-    for question, answer in _QUESTION_COLUMNS:
-        question, answer = name(question, question), name(answer, answer)
-        if values.get(question) is not None:
-            return _convert_question(values, to, question, answer)
-    return ConvertedRow(values, reason="no known columns")
+    pairs = [(name(question, question), name(answer, answer)) for question, answer in _QUESTION_COLUMNS]
+    asking = [pair for pair in pairs if values.get(pair[0]) is not None]
+    if not asking:
+        return ConvertedRow(values, reason="no known columns")
+    question, answer = next((pair for pair in asking if pair[1] in values), asking[0])
+    return _convert_question(values, to, question, answer)
 
 
 def _convert_instruction(values: Mapping[str, Any], to: Direction, instruction: str, more: str) -> ConvertedRow:
