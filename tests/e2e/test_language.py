@@ -18,6 +18,7 @@ CALLS = [
     ["plan", "--help"],
     ["generate", "--help"],
     ["data", "show", "--help"],
+    ["data", "convert", "--help"],
     ["train", "--keys"],
     ["plan", "--gpu-gib", "8"],
     ["env"],
@@ -34,6 +35,8 @@ MISTAKES = [
     ["nonsense"],
     ["generate", "nosuch", "--batch-size", "many"],
     ["data", "check", "broken.json"],
+    ["data", "convert", "broken.json", "--to", "qa"],
+    ["data", "convert", "broken.json", "--to", "qa", "--output", "out.csv"],
 ]
 
 

@@ -179,13 +179,14 @@ ENGLISH = Grammar(
         r"|function|review|tweets?|comment|statements?|emails?|letter|conversation|dialogue|question|equations?"
         r"|expressions?|numbers?"
         r"|items?|list|document|news|headline|quote|data|input|context|essay|speech|recipe|movie review"
-        r"|product review|problem)\b"
+        r"|product review|problem|concept|topic|theme|subject)\b"
     ),
     asking=(
         r"(?:(?:what|which|who|where|when|why|how|is|are|does|do|can|did|was|were|should|would|has)\b[^.\n:]*"
-        r"\b(?:following|below|this (?:sentence|text|passage|paragraph|article|review|statement|word|phrase|code"
+        r"\b(?:following|below|given|this (?:sentence|text|passage|paragraph|article|review|statement|word|phrase|code"
         r"|poem|story|email|tweet)"
-        r"|these (?:sentences|words|numbers|items))\b"
+        r"|these (?:sentences|words|numbers|items)"
+        r"|the (?:sentence|text|passage|paragraph|review|poem|word|statement|article|story|code)(?=\W*$))\b"
         r"|(?:based on|according to|given|in|from) (?:the (?:following|text|passage|article)|this)[^:\n]{0,60}, "
         r"(?:what|which|who|where|when|why|how|is|are|does|do|did|was|were)\b)"
     ),

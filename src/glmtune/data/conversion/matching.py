@@ -16,6 +16,7 @@ _GRAMMARS = {"zh": CHINESE, "en": ENGLISH}
 _PLACE = re.compile(r"\{([a-z]+)\}")
 _END = "。．.？?！!：:，,;； \t\n　"
 _LONGEST_COMMAND = 240  # characters; what is longer is a text itself
+_LONGEST_BARE_COMMAND = 80  # one that points at nothing but names a text
 _LONGEST_QUESTION = 200
 _MOST_CUTS = 12
 _LONGEST_ON_ONE_LINE = 80
@@ -157,7 +158,7 @@ def _read_command(grammar: Grammar, head: str) -> tuple[str, str] | None:
     if re.search(grammar.not_a_task, first, re.IGNORECASE):
         return None
     points = re.search(grammar.pointer, first) is not None
-    has_text = re.search(grammar.texts, first) is not None and len(first) <= 40
+    has_text = re.search(grammar.texts, first) is not None and len(first) <= _LONGEST_BARE_COMMAND
     for rule in grammar.rules:
         for command in rule.commands:
             if _is_command(grammar, command, first, points or has_text):
