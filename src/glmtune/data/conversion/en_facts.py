@@ -28,6 +28,9 @@ RULES = (
                 reads=(
                     r"(?:how|in what ways?) (?:do|does) {a} (?:differ|differentiate) from {b}",
                     r"(?:how|in what ways?) (?:is|are) {a} different (?:from|to|than) {b}",
+                    r"(?:explain|describe) how {a} (?:is|are) different (?:from|to|than) {b}",
+                    r"(?:explain|describe) how {a} differs? from {b}",
+                    r"what distinguishes {a} from {b}",
                     r"what makes {a} different (?:from|to|than) {b}",
                     r"how (?:do|can|would) (?:you|i|we) (?:tell|distinguish|differentiate) {a} from {b}",
                 ),
@@ -107,6 +110,7 @@ RULES = (
                 reads=(
                     r"(?:explain|describe|tell me|say)(?: to me)? why {s}",
                     r"why is it that {s}",
+                    r"how come {s}",
                 ),
                 task="Explain why the following is so.",
                 asks="Explain why {s}.",
@@ -178,10 +182,26 @@ RULES = (
                     r"(?:(?:explain|describe|tell me|show me|teach me|give(?: me)? instructions on)(?: to me)? )?"
                     r"how to {x}",
                     r"what(?: is|'s) the best way to {x}",
+                    r"what should (?:i|you|we|one) do to {x}",
                     r"what steps should (?:i|we|one) take to {x}",
                 ),
                 task="Explain how to do the following.",
                 asks="How do you {x}?",
+            ),
+            Form(
+                reads=(r"how {inverted}", r"{tell} how {s}"),
+                task="Explain how the following happens.",
+                asks="Explain how {s}.",
+                object="{s}",
+                where={
+                    "inverted": r"(?:do|does) [^?!\n:;]{3,100}?",
+                    "s": r"(?!to |i |you |it |he |she |they )[^?!\n:;]{5,100}",
+                },
+            ),
+            Form(
+                reads=(r"what(?: is|'s) your opinion (?:on|of|about) {x}",),
+                task="Give an opinion on the following.",
+                asks="What do you think about {x}?",
             ),
         ),
     ),
@@ -215,7 +235,7 @@ RULES = (
             ),
             Form(
                 reads=(
-                    r"(?:explain |describe |tell me )?what(?: is|'s) {x}",
+                    r"(?:explain |describe |tell me )?what(?: exactly)?(?: is|'s) {x}",
                     r"(?:explain|describe|tell me) what {x} is",
                 ),
                 task="Explain what the following is.",
@@ -235,18 +255,34 @@ RULES = (
                     "x": r"{term}",
                 },
             ),
+            Form(
+                reads=(),
+                task="Say who the following person {be}.",
+                asks="Who {be} {x}?",
+                where={"be": "is|was", "x": r"(?-i:[A-Z][\w.'-]+(?: (?:[A-Z][\w.'-]*|van|von|de|da))+)"},
+            ),
         ),
     ),
     Rule(
         "attribute",
         forms=(
             Form(
-                reads=(
-                    r"(?:what {be}|explain|describe|discuss|outline|summari[sz]e|list|analy[sz]e)"
-                    r"(?: some of)?(?: the| some)? {s} {t} {x}",
-                ),
+                reads=(r"{v}(?: some of)?(?: the| some)? {s} {t} {x}",),
+                task="{v} the {s} {t} the following.",
+                asks="{v} the {s} {t} {x}.",
+                where={
+                    "v": "explain|describe|discuss|outline|summari[sz]e|list|analy[sz]e|evaluate|examine",
+                    "be": r"is|are",
+                    "s": (
+                        r"(?:(?:main|key|major|common|primary|health|potential|possible|basic|social"
+                        r"|economic|environmental|general) )?(?:{attrs})"
+                    ),
+                    "t": r"of|for|in|on",
+                },
+            ),
+            Form(
+                reads=(r"what {be}(?: some of)?(?: the| some)? {s} {t} {x}",),
                 task="Describe the {s} {t} the following.",
-                asks="Describe the {s} {t} {x}.",
                 where={
                     "be": r"is|are",
                     "s": (
@@ -281,7 +317,10 @@ RULES = (
         ),
         forms=(
             Form(
-                reads=(r"(?:explain|describe|define)(?: the (?:concept|idea|notion|term) of)? {x} {s}",),
+                reads=(
+                    r"explain what {x} (?:is|are|means?) {s}",
+                    r"(?:explain|describe|define)(?: the (?:concept|idea|notion|term) of)? {x} {s}",
+                ),
                 task="Explain the following concept {s}.",
                 asks="Explain {x} {s}.",
                 where={
@@ -299,7 +338,7 @@ RULES = (
             ),
             Form(
                 reads=(
-                    r"explain(?: to me| for me)?(?: the (?:concept|idea|notion|term|theory)"
+                    r"explain(?: to me| for me)?(?: the (?:concept|idea|notion|term)"
                     r" of)? {x}(?: to me| for me)?",
                     r"(?:tell me|teach me) (?:more |something )?about {x}",
                     r"give (?:me )?(?:an? )?(?:brief |short |simple )?(?:explanation|overview|introduction"

@@ -3,7 +3,7 @@
 from glmtune.data.conversion.rule import Command, Form, Rule
 
 _CODE = (
-    r"(?:an?|some|the)(?: [\w#+-]+){0,4} (?:function|program|script|class|method|query|algorithm|code|code snippet"
+    r"code|(?:an?|some|the)(?: [\w#+-]+){0,4} (?:function|program|script|class|method|query|algorithm|code|code snippet"
     r"|regex"
     r"|regular expression|command|macro)"
 )
@@ -31,48 +31,6 @@ RULES = (
                 task="Recommend something that fits the following.",
                 object="{x} {s}",
                 where={"x": r"[\w '-]{3,40}?", "s": r"(?:for|to|in|about) [^?!\n:]{3,50}"},
-            ),
-        ),
-    ),
-    Rule(
-        "write",
-        commands=(
-            Command(
-                verbs=(
-                    r"write|generate|create|compose|draft|produce|design|craft|make up|develop|invent|tell"
-                    r"|prepare"
-                ),
-            ),
-        ),
-        forms=(
-            Form(
-                reads=(r"(?:{work})(?: me)? {s} (?:that|which) {x}",),
-                task="Write {s} that does the following.",
-                asks="Write {s} that {x}.",
-                where={"s": _CODE},
-            ),
-            Form(
-                reads=(r"(?:{work})(?: me)? {s} to {x}",),
-                task="Write {s} to do the following.",
-                asks="Write {s} to {x}.",
-                where={"s": _CODE},
-            ),
-            Form(
-                reads=(r"(?:{work})(?: me)? {s} {t} {x}",),
-                task="Write {s} {t} the following topic.",
-                asks="Write {s} {t} {x}.",
-                where={
-                    "s": r"(?:an?|\d+|{n}|some)(?: [\w'-]+){1,6}?",
-                    "t": r"about|on|describing|explaining",
-                },
-            ),
-            Form(
-                reads=(r"(?:{work})(?: me)? {s} for {x}",),
-                task="Write {s} for the following.",
-                asks="Write {s} for {x}.",
-                where={
-                    "s": r"(?:an?|\d+|{n}|some)(?: [\w'-]+){1,5}?",
-                },
             ),
         ),
     ),
@@ -117,9 +75,61 @@ RULES = (
                 asks="List {n} {x}.",
             ),
             Form(
-                reads=(r"(?:list|name|enumerate)(?: me)? {x}", r"what are (?P<x>(?:some|all) [^?!\n:]{3,60})"),
+                reads=(
+                    r"(?:give|write|make|create|provide)(?: me)? a list of {x}",
+                    r"(?:list|name|enumerate)(?: me)? {x}",
+                    r"what are (?P<x>(?:some|all) [^?!\n:]{3,60})",
+                ),
                 task="List the following.",
                 asks="List {x}.",
+            ),
+        ),
+    ),
+    Rule(
+        "write",
+        commands=(
+            Command(
+                verbs=(
+                    r"write|generate|create|compose|draft|produce|design|craft|make up|develop|invent|tell"
+                    r"|prepare"
+                ),
+            ),
+        ),
+        forms=(
+            Form(
+                reads=(r"{work}(?: me)? {s} (?:that|which) {x}",),
+                task="{work} {s} that does the following.",
+                asks="{work} {s} that {x}.",
+                where={"s": _CODE},
+            ),
+            Form(
+                reads=(r"{work}(?: me)? {s} to {x}",),
+                task="{work} {s} to do the following.",
+                asks="{work} {s} to {x}.",
+                where={"s": _CODE},
+            ),
+            Form(
+                reads=(r"{work}(?: me)? {s} {t} {x}",),
+                task="{work} {s} {t} the following.",
+                asks="{work} {s} {t} {x}.",
+                where={"s": r"(?:an?|\d+|{n}|some)(?: [\w'-]+){1,5}?", "t": "between|featuring"},
+            ),
+            Form(
+                reads=(r"{work}(?: me)? {s} {t} {x}",),
+                task="{work} {s} {t} the following topic.",
+                asks="{work} {s} {t} {x}.",
+                where={
+                    "s": r"(?:an?|\d+|{n}|some)(?: [\w'-]+){1,6}?",
+                    "t": r"about|on|describing|explaining",
+                },
+            ),
+            Form(
+                reads=(r"{work}(?: me)? {s} for {x}",),
+                task="{work} {s} for the following.",
+                asks="{work} {s} for {x}.",
+                where={
+                    "s": r"(?:an?|\d+|{n}|some)(?: [\w'-]+){1,5}?",
+                },
             ),
         ),
     ),

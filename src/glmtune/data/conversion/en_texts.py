@@ -58,13 +58,11 @@ RULES = (
         ),
         forms=(
             Form(
-                reads=(
-                    r"(?:give|suggest|write|create|come up with|propose|generate|think of|craft|make)"
-                    r"(?: me)? {s} (?:for|about) {x}",
-                ),
-                task="Suggest {s} for the following.",
-                asks="Suggest {s} for {x}.",
+                reads=(r"{v}(?: me)? {s} (?:for|about) {x}",),
+                task="{v} {s} for the following.",
+                asks="{v} {s} for {x}.",
                 where={
+                    "v": "give|suggest|write|create|come up with|propose|generate|think of|craft|make",
                     "s": (
                         r"(?:an?|\d+|{n})(?: [\w-]+){0,3} (?:titles?|headlines?|names?|slogans?"
                         r"|taglines?)"
@@ -285,13 +283,23 @@ RULES = (
                     ),
                 },
             ),
+            Form(
+                reads=(),
+                task="{s} the following numbers.",
+                asks="{s} {x}.",
+                where={"s": "add|subtract|multiply|divide", "x": r"\d[^?!\n:]{3,60}"},
+            ),
         ),
     ),
     Rule(
         "convert units",
         forms=(
             Form(
-                reads=(r"convert {x} (?:in)?to {s}", r"(?:what(?: is|'s)|how much is) {x} in {s}"),
+                reads=(
+                    r"convert {x} (?:in)?to {s}",
+                    r"how many {s} (?:is|are)(?: there)?(?: in)? {x}",
+                    r"(?:what(?: is|'s)|how much is) {x} in {s}",
+                ),
                 task="Convert the following to {s}.",
                 asks="Convert {x} to {s}.",
                 where={"x": r"-?\d[\d.,]* ?[^\d?!\n:;]{1,30}?", "s": r"[A-Za-z°][\w° ]{0,24}"},

@@ -40,6 +40,8 @@ def _unit(text: str) -> str:
         return "sentence"
     if re.search(r"[.!?]\s+\S", text):
         return "text"
+    if num_words > 1 and re.fullmatch(r"(?:The|A)(?: (?:[A-Z][\w']*|of|the|and|in))+", text):
+        return "work"
     return "sentence" if num_words > 3 or text[-1:] in ".!?" else "word" if num_words == 1 else "phrase"
 
 
@@ -83,9 +85,8 @@ def unquote(text: str) -> str:
 _WORDS = r"[^?!\n:;\"“”]"
 _NUMBER = "two|three|four|five|six|seven|eight|nine|ten|a few|several"
 _ATTRS = (
-    r"benefits?|advantages?|disadvantages?|pros and cons|advantages and disadvantages|causes?|effects?|symptoms?"
-    r"|uses?"
-    r"|functions?|roles?|purpose|importance|significance|features?|characteristics?|properties|types?|kinds?|origins?"
+    r"benefits?|reasons?|advantages?|disadvantages?|pros and cons|advantages and disadvantages|causes?|effects?"
+    r"|symptoms?|uses?|functions?|roles?|purpose|importance|significance|features?|characteristics?|properties|types?|kinds?|origins?"
     r"|history|principles?|risks?|side effects?|consequences?|impacts?|components?|stages?|limitations?|applications?"
     r"|ingredients|structure|process|drawbacks?|steps|causes and effects|benefits and risks|strengths|weaknesses"
 )
@@ -102,7 +103,7 @@ ENGLISH = Grammar(
         "t": r"\w+",
         "n": rf"\d+|{_NUMBER}",
         "be": r"is|are",
-        "unit": r"word|phrase|sentence|text",
+        "unit": r"word|phrase|sentence|text|work",
         "things": rf"(?:two|three|four|five|six|things)(?: (?:{_KINDS}))?",
         "aspect": r"(?:(?:main|key|major|basic|biggest|fundamental|primary|essential|important|real) )?"
         r"(?:differences? and similarit(?:y|ies)|similarities and differences|differences?|similarit(?:y|ies)"
@@ -122,7 +123,7 @@ ENGLISH = Grammar(
             r"|\d+ squared|\d+ cubed|\d+ factorial"
         ),
         "tell": r"(?:explain|describe|tell me|show me)(?: to me)?",
-        "work": r"write|compose|create|generate|draft|make up|make|tell|craft|produce|design",
+        "work": r"write|compose|create|generate|draft|make up|make|craft|produce|design",
         "lister": (
             r"list|name|give|provide|suggest|tell|share|mention|state|write|enumerate|identify|come up with|outline"
         ),
@@ -132,7 +133,10 @@ ENGLISH = Grammar(
             r"|some\b|all\b|another\b)"
             r"(?:an? )?[\w'.+#-]+(?: [\w'.+#-]+){0,4}"
         ),
-        "inverted": rf"(?:is|are|was|were|do|does|can|should|must|will|would|has|have)(?:n't|'t)? {_WORDS}{{3,100}}?",
+        "inverted": (
+            r"(?:is|are|was|were|do|does|did|can|should|must|will|would|has|have)(?:n't|'t)? "
+            rf"{_WORDS}{{3,100}}?"
+        ),
     },
     courtesies=(
         r"(?:hi|hello|hey|good (?:morning|afternoon|evening)|dear \w+)(?: there)?[,.!]+\s*|(?:hi|hello|hey)"
@@ -144,7 +148,7 @@ ENGLISH = Grammar(
         r"(?=wh|how)"
         r"|i wonder (?=wh|how)|do you know (?=wh|how)|can i ask (?=wh|how)|(?:could|can|may) i "
         r"(?:please )?ask you to "
-        r"|would you mind |(?:just )?tell me,? (?=what|why|how|which)|(?:so|ok|okay|now|well|quick question)[,:] "
+        r"|would you mind |(?:so|ok|okay|now|well|quick question)[,:] "
         r"|your task is to "
         r"|i don't understand (?=wh|how)|i'm curious(?: about)?[,:]? (?=wh|how)|any idea (?=wh|how)|let me know "
         r"(?=wh|how)"
@@ -160,6 +164,7 @@ ENGLISH = Grammar(
         r"|evaluate|polish",
         " the following",
     ),
+    verb_end=r"\b",
     lead=(
         r"(?:(?:you are|act as|imagine you are|pretend|as) [^.:\n]{3,60}?[,.] *(?:please )?)?"
         r"(?:(?:given|based on|using|from|in|for|according to|with|considering|read|look at|consider|use"
@@ -179,7 +184,7 @@ ENGLISH = Grammar(
         r"|function|review|tweets?|comment|statements?|emails?|letter|conversation|dialogue|question|equations?"
         r"|expressions?|numbers?"
         r"|items?|list|document|news|headline|quote|data|input|context|essay|speech|recipe|movie review"
-        r"|product review|problem|concept|topic|theme|subject)\b"
+        r"|product review|problem|joke|concept|topic|theme|subject)\b"
     ),
     asking=(
         r"(?:(?:what|which|who|where|when|why|how|is|are|does|do|can|did|was|were|should|would|has)\b[^.\n:]*"

@@ -25,138 +25,36 @@ _AFTER_PREDICATE = re.compile(
 _DETERMINERS = re.compile(r"(?:the|a|an|my|your|our|their|his|her|its|some|many|most|all)")
 # Verbs that are common in questions about causes.
 _VERBS = frozenset(
-    [
-        "appear",
-        "attract",
-        "become",
-        "believe",
-        "bend",
-        "blow",
-        "boil",
-        "bounce",
-        "break",
-        "breathe",
-        "burn",
-        "buy",
-        "call",
-        "cause",
-        "celebrate",
-        "change",
-        "chase",
-        "choose",
-        "collapse",
-        "come",
-        "conduct",
-        "contain",
-        "contract",
-        "cough",
-        "cry",
-        "decay",
-        "decrease",
-        "dissolve",
-        "dream",
-        "drink",
-        "dry",
-        "eat",
-        "emit",
-        "evaporate",
-        "exist",
-        "expand",
-        "explode",
-        "fade",
-        "fail",
-        "fall",
-        "feel",
-        "fight",
-        "float",
-        "flow",
-        "fly",
-        "follow",
-        "form",
-        "freeze",
-        "freeze",
-        "get",
-        "give",
-        "glow",
-        "go",
-        "grow",
-        "happen",
-        "hate",
-        "have",
-        "help",
-        "hibernate",
-        "hurt",
-        "increase",
-        "keep",
-        "lay",
-        "lead",
-        "learn",
-        "leave",
-        "lick",
-        "lie",
-        "like",
-        "live",
-        "look",
-        "lose",
-        "love",
-        "make",
-        "matter",
-        "melt",
-        "migrate",
-        "move",
-        "need",
-        "occur",
-        "orbit",
-        "play",
-        "prefer",
-        "produce",
-        "purr",
-        "quit",
-        "rain",
-        "raise",
-        "react",
-        "reflect",
-        "require",
-        "rise",
-        "rotate",
-        "run",
-        "rust",
-        "save",
-        "see",
-        "shed",
-        "shine",
-        "shrink",
-        "sing",
-        "sink",
-        "sleep",
-        "smell",
-        "sneeze",
-        "snore",
-        "spin",
-        "spread",
-        "start",
-        "stay",
-        "stick",
-        "stop",
-        "study",
-        "sweat",
-        "swim",
-        "take",
-        "tarnish",
-        "taste",
-        "think",
-        "travel",
-        "turn",
-        "twinkle",
-        "use",
-        "vary",
-        "vote",
-        "wag",
-        "want",
-        "work",
-        "yawn",
-    ]
+    re.findall(
+        r"\w+",
+        """
+        appear attract become believe bend blow boil bounce break breathe burn buy call cause
+        celebrate change chase choose collapse come conduct contain contract cough cry decay
+        decrease dissolve dream drink dry eat emit evaporate exist expand explode fade fail fall
+        feel fight float flow fly follow form freeze get give glow go grow happen hate have help
+        hibernate hurt increase keep lay lead learn leave lick lie like live look lose love make
+        matter melt migrate move need occur orbit play prefer produce purr quit rain raise react
+        reflect require rise rotate run rust save see shed shine shrink sing sink sleep smell sneeze
+        snore spin spread start stay stick stop study sweat swim take tarnish taste think travel
+        turn twinkle use vary vote wag want work yawn
+        """,
+    )
 )
+
+
+_PAST = {
+    **{
+        "fall": "fell",
+        "become": "became",
+        "go": "went",
+        "leave": "left",
+        "lose": "lost",
+        "sink": "sank",
+        "rise": "rose",
+    },
+    **{"happen": "happened", "start": "started", "end": "ended", "fail": "failed", "collapse": "collapsed"},
+    **{"change": "changed", "move": "moved", "come": "came", "build": "built", "fight": "fought", "win": "won"},
+}
 
 
 def straighten(question: str) -> str | None:
@@ -178,6 +76,9 @@ def straighten(question: str) -> str | None:
     at = _verb(words)
     if at is None:
         return None
+    if auxiliary == "did":
+        past = _PAST.get(words[at].lower())
+        return " ".join([*words[:at], past, *words[at + 1 :]]) if past else None
     if auxiliary == "do":
         return " ".join(words)
     if auxiliary == "does":

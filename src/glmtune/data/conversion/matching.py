@@ -173,13 +173,13 @@ def _read_command(grammar: Grammar, head: str) -> tuple[str, str] | None:
 def _is_command(grammar: Grammar, command: Command, first: str, points: bool) -> bool:
     if command.bare and re.fullmatch(_filled(command.bare, grammar.places), first.strip(_END), re.IGNORECASE):
         return True
-    begins = _command_pattern(grammar.lead, command.verbs).match(first)
+    begins = _command_pattern(grammar.lead, command.verbs, grammar.verb_end).match(first)
     return points and begins is not None and re.search(command.about, first, re.IGNORECASE) is not None
 
 
 @cache
-def _command_pattern(lead: str, verbs: str) -> re.Pattern[str]:
-    return re.compile(rf"{lead}(?:{verbs})", re.IGNORECASE)
+def _command_pattern(lead: str, verbs: str, end: str) -> re.Pattern[str]:
+    return re.compile(rf"{lead}(?:{verbs}){end}", re.IGNORECASE)
 
 
 def _is_asked(grammar: Grammar, command: Command | None, first: str) -> bool:
@@ -261,7 +261,7 @@ def _compile(rule: str, form: Form, places: Mapping[str, str]) -> _CompiledForm:
         form,
         tuple(re.compile(_filled(question, places), re.IGNORECASE) for question in questions),
         re.compile(_filled(_as_pattern(form.task, can_lack_number), places), re.IGNORECASE),
-        re.compile(_filled(_as_pattern(form.object, can_lack_number), places)),
+        re.compile(_filled(_as_pattern(form.object, can_lack_number), places), re.IGNORECASE),
     )
 
 
@@ -304,7 +304,9 @@ def _values(grammar: Grammar, form: Form, match: re.Match[str]) -> dict[str, str
     """What stands in the places of a form; None if it is not what may stand there."""
     values = {name: (value or "").strip() for name, value in match.groupdict().items()}
     for name in ("x", "xs", "s", "a", "b"):
-        if f"{{{name}}}" in form.object and re.search(grammar.not_an_object, values.get(name, ""), re.IGNORECASE):
+        value = values.get(name, "")
+        is_quoted = value[:1] in tuple('“「『‘"《')  # whatever it says, it is one thing
+        if f"{{{name}}}" in form.object and not is_quoted and re.search(grammar.not_an_object, value, re.IGNORECASE):
             return None
     return grammar.complete(values, form.thing)
 

@@ -83,6 +83,7 @@ class Grammar:
         leave: What makes a courtesy one that asks for leave, and the end of the question that it then is.
         please: The plain text that a task begins with if there was a courtesy.
         lone_verbs: Commands of nothing but a verb, and what the instruction says after it, plain.
+        verb_end: What follows the verb of a command.
         lead: What may stand between the courtesies and the verb of a command.
         pointer: Words that point at a text beside the task.
         strong_pointer: Those that can only mean a text that follows.
@@ -108,6 +109,7 @@ class Grammar:
     leave: tuple[str, str]
     please: str
     lone_verbs: tuple[str, str]
+    verb_end: str
     lead: str
     pointer: str
     strong_pointer: str

@@ -17,7 +17,7 @@ RULES = (
                     r"(?:推荐|安利|介绍)(?:一下|下)?(?:给我)?(?P<x>(?:几|一|两|二|三|四|五|六|七|八|九|十"
                     r"|\d+)(?:些|[本部款个首家种所条门道只支位台类])[^。？！?!\n：:；;]{1,40}?|(?:一些|些)"
                     r"[^。？！?!\n：:；;]{1,40}?)",
-                    r"推荐(?:一下|下)?(?P<x>[^。？！?!\n：:；;信人奖理度一下]{2}[^。？！?!\n：:；;]{0,40}?)",
+                    r"求?推荐(?:一下|下)?(?P<x>[^。？！?!\n：:；;信人奖理度一下]{2}[^。？！?!\n：:；;]{0,40}?)",
                     r"有(?:什么|没有|哪些|啥)(?P<x>[^，。？！\n]{2,30}?)(?:可以|能|值得)?的?推荐(?:的|一下)?吗?",
                     r"(?P<x>[^，。？！\n]{2,30}?)(?:有哪些|有什么|有啥)(?:可以|值得|好的?)?推荐的?吗?",
                     r"求(?:推荐)?(?P<x>[^，。？！\n：:]{2,30}?)推荐",
@@ -48,10 +48,34 @@ RULES = (
         forms=(
             Form(
                 reads=(
+                    r"{work}{count}(?:以)?{x}为题目?的{genre}",
+                    r"(?:以|用){x}为题目?[，,]?{work}{count}{genre}",
+                    r"{work}{count}题[为目](?:是)?{x}的{genre}",
+                ),
+                task="请以下面的内容为题{work}{count}{genre}。",
+                asks="请以“{x}”为题{work}{count}{genre}。",
+            ),
+            Form(
+                reads=(r"{manner}{work}{count}(?:关于|描写|描述|赞美){x}的{genre}",),
+                task="请{manner}{work}{count}关于下面主题的{genre}。",
+                asks="请{manner}{work}{count}关于{x}的{genre}。",
+            ),
+            Form(
+                reads=(r"(?:编写|写|实现)(?:一个|一段|个|段){x}的{genre}{s}",),
+                task="请写一个完成下面功能的{genre}{s}。",
+                asks="请写一个{x}的{genre}{s}。",
+                where={
+                    "genre": r"[A-Za-z+#\d]{1,12}",
+                    "s": r"函数|程序|代码|脚本|算法|类",
+                    "x": r"[^。？！?!\n的关]{3,60}?",
+                },
+            ),
+            Form(
+                reads=(
                     r"{work}{count}(?:关于|有关|描写|描述|介绍|赞美|歌颂|讲述|描绘|以|论述|讨论){x}(?:为主题"
-                    r"|为题目?|为题材|为背景|主题)?的{genre}",
-                    r"{work}{count}以{x}为(?:主题|题|题材|背景|题目)的{genre}",
-                    r"(?:以|用){x}为(?:主题|题|题目|题材|背景)[，,]?{work}{count}{genre}",
+                    r"|为题材|为背景|主题)?的{genre}",
+                    r"{work}{count}以{x}为(?:主题|题材|背景)的{genre}",
+                    r"(?:以|用){x}为(?:主题|题材|背景)[，,]?{work}{count}{genre}",
                     r"(?:围绕|针对|就|关于|根据){x}(?:这[一个]?个?(?:主题|话题))?[，,]?{work}{count}{genre}",
                     r"{work}{count}{genre}[，,](?:主题|题目|内容)(?:是|为|关于){x}",
                 ),
@@ -59,9 +83,15 @@ RULES = (
                 asks="请{work}{count}关于{x}的{genre}。",
             ),
             Form(
-                reads=(r"[给为]{x}{work}{count}{genre}",),
-                task="请为下面的{thing}{work}{count}{genre}。",
-                asks="请为{x}{work}{count}{genre}。",
+                reads=(r"{p}{x}{work}{count}{genre}",),
+                task="请{p}下面的{thing}{work}{count}{genre}。",
+                asks="请{p}{x}{work}{count}{genre}。",
+                thing="对象",
+                where={"p": "给|为"},
+            ),
+            Form(
+                reads=(r"{work}{count}给{x}的{genre}",),
+                task="请给下面的{thing}{work}{count}{genre}。",
                 thing="对象",
             ),
             Form(
