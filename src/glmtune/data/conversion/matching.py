@@ -49,15 +49,12 @@ def join_parts(task: str, object: str) -> tuple[str, str] | None:
         The name of the rule, and the question; `split_question` makes the same parts of it, but for courtesies and the
         sign at the end of the instruction. None if no rule fits.
     """
-    for name, question in _joined(task, object):
-        parts = _split(question)
-        if parts and parts.object == object and _plain(parts.task) == _plain(task):
-            return name, question
-    # A rule that puts the object into the sentence may complete it with a sign at its end.
-    for name, question in _joined(task, object):
-        parts = _split(question)
-        if parts and parts.object.rstrip(_END) == object.rstrip(_END) and _plain(parts.task) == _plain(task):
-            return name, question
+    # A form may complete the object with a sign at its end; what keeps even that comes first.
+    for end in ("", _END):
+        for name, question in _joined(task, object):
+            parts = _split(question)
+            if parts and parts.object.rstrip(end) == object.rstrip(end) and _plain(parts.task) == _plain(task):
+                return name, question
     return None
 
 
@@ -327,19 +324,16 @@ def _joined(task: str, object: str) -> Iterator[tuple[str, str]]:
         if compiled.form.asks and (values := _read_parts(grammar, compiled, task, object)):
             yield compiled.rule, _begin(grammar, _fill(compiled.form.asks, values))
     found = _read_command(grammar, task)
-    if found:
-        name, head = found[0], task.strip()
-        if head[-1] not in "？?！!":
-            head = head.rstrip("。．.：: ")
-            if (
-                not re.search(r"[：:\n]", head + object[:0])
-                and "\n" not in object
-                and len(object) <= _LONGEST_ON_ONE_LINE
-            ):
-                yield name, f"{head}{grammar.colon}{object}"
-            yield name, f"{head}{grammar.colon.rstrip()}\n{object}"
-        yield name, f"{head}\n{object}"
-        yield name, f"{task.strip()}\n{object}"
+    if found is None:
+        return
+    name, head = found[0], task.strip()
+    if head[-1] not in "？?！!":
+        head = head.rstrip("。．.：: ")
+        if not re.search(r"[：:\n]", head) and "\n" not in object and len(object) <= _LONGEST_ON_ONE_LINE:
+            yield name, f"{head}{grammar.colon}{object}"
+        yield name, f"{head}{grammar.colon.rstrip()}\n{object}"
+    yield name, f"{head}\n{object}"
+    yield name, f"{task.strip()}\n{object}"
 
 
 def _read_parts(grammar: Grammar, compiled: _CompiledForm, task: str, object: str) -> dict[str, str] | None:
