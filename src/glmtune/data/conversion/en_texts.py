@@ -160,7 +160,7 @@ RULES = (
         commands=(
             Command(
                 verbs=(
-                    r"extract|find|identify|pull|pick out|locate|highlight|underline|get|name(?= all .*in)"
+                    r"extract|find|identify|pull|pick out|locate|highlight|underline|name(?= all .*in)"
                     r"|list(?= .*(?:in|from|mentioned|of) (?:the following|the given|this|these))"
                     r"|select(?=.* from)"
                 ),
@@ -389,8 +389,8 @@ RULES = (
             Command(
                 verbs=(
                     r"rewrite|rephrase|paraphrase|reword|restate|change|convert|transform|turn|simplify"
-                    r"|shorten|replace|remove|make|modify|edit|express|adapt|combine|join|split|reformat"
-                    r"|format|put|capitali[sz]e|substitute|update|refactor|adjust|revise|swap"
+                    r"|shorten|replace|remove|make(?! sure)|modify|edit|express|adapt|combine|join|split|reformat"
+                    r"|format|put(?=.*(?:tense|voice|words|form))|capitali[sz]e|substitute|update|refactor|adjust|revise|swap"
                     r"|write(?=.*(?:in your own words|differently))"
                 ),
                 bare=(
