@@ -20,6 +20,7 @@ CALLS = [
     ["plan", "--help"],
     ["generate", "--help"],
     ["data", "show", "--help"],
+    ["data", "convert", "--help"],
     ["train", "--keys"],
     ["env"],  # before what imports more than it does
     ["plan", "--gpu-gib", "8"],
@@ -36,6 +37,8 @@ MISTAKES = [
     ["nonsense"],
     ["generate", "nosuch", "--batch-size", "many"],
     ["data", "check", "broken.json"],
+    ["data", "convert", "broken.json", "--to", "qa"],
+    ["data", "convert", "broken.json", "--to", "qa", "--output", "out.csv"],
 ]
 
 

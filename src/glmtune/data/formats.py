@@ -56,6 +56,8 @@ _FORMATS = (
     _Format("query/response", ("query", "response")),
     _Format("prompt/response", ("prompt", "response")),
 )
+PAIR_COLUMNS = tuple((form.columns[0], form.columns[1]) for form in _FORMATS if not form.is_chat)
+CHAT_COLUMNS = tuple(form.columns[0] for form in _FORMATS if form.is_chat)
 _ANSWERS = {form.columns[1] for form in _FORMATS if not form.is_chat}
 _OPTIONAL_COLUMNS = ("input", "history", "system", "tools")
 STANDARD_NAMES = tuple(dict.fromkeys([name for form in _FORMATS for name in form.columns] + [*_OPTIONAL_COLUMNS]))
@@ -232,25 +234,27 @@ def _read_file_rows(
             f"{name}: data.fields.{unused[0]} has no effect: these rows are read as {form.name}, which has no "
             f'"{unused[0]}". Map all columns of one format'
         )
-    needed = form.columns if needs_answer else form.columns[:1]
-    known, left = form.known, set[str]()
+    others, left = dict[str, None](), set[str]()
     for row, values in zip(rows, renamed, strict=True):
-        is_whole = all(column in values for column in needed)
-        if not is_whole and (other := _row_format(values, forms, needs_answer=needs_answer)):
-            content.faults.append(
-                f"{row.source}: this row has {' and '.join(other.columns[: len(needed)])}, but the file began with "
-                f"{' and '.join(needed)}. Keep rows of different formats in separate files"
-            )
-            continue
-        conversation, faults = _read_row(values, form, join, needs_answer=needs_answer)
+        row_form = _form_of(values, form, forms, needs_answer=needs_answer)
+        conversation, faults = _read_row(values, row_form, join, needs_answer=needs_answer)
         content.faults += [f"{row.source}: {fault}" for fault in faults]
         if not faults:
             content.rows.append(row)
             content.items.append(conversation)
-            content.num_joined += "input" in form.optional and bool(read_optional_text(values, "input").strip())
-            left |= values.keys() - known
-            left |= _unread_in_messages(values, form.columns[0]) if form.is_chat else set()
-    content.form = _describe(form, renamed[0], left)
+            content.num_joined += "input" in row_form.optional and bool(read_optional_text(values, "input").strip())
+            others |= {row_form.name: None} if row_form is not form else {}
+            left |= values.keys() - row_form.known
+            left |= _unread_in_messages(values, row_form.columns[0]) if row_form.is_chat else set()
+    content.form = _describe(form, renamed[0], list(others), left)
+
+
+def _form_of(values: Mapping[str, Any], form: _Format, forms: Sequence[_Format], *, needs_answer: bool) -> _Format:
+    """The format of a row: the file's, unless the row lacks a column of that and is complete in another."""
+    needed = form.columns if needs_answer else form.columns[:1]
+    if all(column in values for column in needed):
+        return form
+    return _row_format(values, forms, needs_answer=needs_answer) or form
 
 
 def _check_columns(name: str, rows: Sequence[Row], fields: Mapping[str, str]) -> None:
@@ -301,11 +305,12 @@ def _unread_in_messages(values: Mapping[str, Any], column: str) -> set[str]:
     return {f"{column}[].{key}" for entry in read_list(values, column) for key in unread_keys(entry)}
 
 
-def _describe(form: _Format, values: Mapping[str, Any], left: set[str]) -> str:
+def _describe(form: _Format, values: Mapping[str, Any], others: Sequence[str], left: set[str]) -> str:
     name = form.name
     messages = values.get(form.columns[0])
     if form.is_chat and isinstance(messages, list) and messages and isinstance(messages[0], dict):
         name += f" ({'from/value' if 'from' in messages[0] else 'role/content'})"
+    name = ", ".join([name, *others])
     return f"{name}; not read: {show_names(sorted(left))}" if left else name
 
 
