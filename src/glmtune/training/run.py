@@ -166,7 +166,7 @@ def _take_steps(trainer: LoraTrainer, inputs: RunInputs, console: Console) -> di
     """Takes the remaining steps, possibly none, and returns Trainer's metrics of them."""
     checkpoint = None if inputs.earlier is None else str(inputs.earlier.checkpoint)
     if checkpoint is not None and inputs.is_trained:
-        console.print("all steps are done; what comes after them is made up for", highlight=False)
+        console.print("all steps are done; writing the results", highlight=False)
         trainer.restore(checkpoint)
         return {}
     output = trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=["past_key_values"])

@@ -103,6 +103,20 @@ def test_a_run_whose_last_save_is_missing_is_finished(run: Run, tmp_path: Path, 
         run(*settings, AGAIN, name=name)
 
 
+def test_a_run_that_was_killed_in_its_self_test_is_not_finished(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "run_selftest", die)
+        with pytest.raises(KeyboardInterrupt):
+            run("train.max_steps=2")
+    assert run("train.max_steps=2", AGAIN).selftest is not None
+    assert (tmp_path / "run" / "all_results.json").is_file()
+
+
 def test_a_picture_that_cannot_be_drawn_costs_nothing_else(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
     def fail(*args: Any) -> None:
         raise RuntimeError("no fonts")
