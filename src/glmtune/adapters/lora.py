@@ -32,6 +32,8 @@ _LOST_INITS = {
     "lora_ga": "by gradients of data",
     "loftq": "by quantising them on the machine that it was trained on",
 }
+# Settings that are names of modules, a list of them or one alone.
+_NAMES_KEYS = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
 
 
 class TrainableSummary(NamedTuple):
@@ -211,7 +213,7 @@ def comparable_setting(lora: Mapping[str, Any], key: str) -> Any:
     value = lora[key] if key in lora else vars(LoraConfig()).get(key)
     if key == "init_lora_weights":
         return True if str(value).lower() in _ADDITIVE_INITS else value
-    if isinstance(value, str) and re.fullmatch(r"\w+", value):
+    if key in _NAMES_KEYS and isinstance(value, str) and re.fullmatch(r"\w+", value):
         return [value]
     if isinstance(value, list | tuple | set) and all(isinstance(each, str) for each in value):
         return sorted(value) or None
