@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from glmtune.adapters.adapter_files import WEIGHTS_NAME
 from glmtune.adapters.checkpoints import checkpoint_faults, evaluations_without_gain, newest_whole, read_state
+from glmtune.adapters.lora import comparable_setting
 from glmtune.adapters.run_folder import MANIFEST_NAME, RESULTS_NAME, STATE_NAME, RunManifest, checkpoints, has_adapter
 from glmtune.errors import ConfigError, TrainingError, summarise_faults
 from glmtune.files import read_json_object
@@ -260,7 +261,8 @@ def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]
     ]
     for key, default in (("eval_fraction", None), ("max_length", None), ("loss_weight", "token")):
         compared.append((f"data.{key}", before.config.get("data", {}).get(key, default), now.config["data"][key]))
-    compared += [(f"lora.{key}", lora_before.get(key), lora.get(key)) for key in sorted({*lora, *lora_before})]
+    for key in sorted({*lora, *lora_before}):
+        compared.append((f"lora.{key}", comparable_setting(lora_before, key), comparable_setting(lora, key)))
     kept = set(LASTING_TRAIN_KEYS)
     if _SEEING_SCHEDULES & {_setting(before, "lr_scheduler_type"), _setting(now, "lr_scheduler_type")}:
         kept |= set(_SCHEDULE_KEYS)

@@ -1,20 +1,22 @@
 """The starting point of a run: an existing adapter, if any, and its prompt settings."""
 
 import logging
-import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig
 
 from glmtune.adapters.adapter_files import read_adapter_config
 from glmtune.adapters.inheritance import prompt_record
-from glmtune.adapters.lora import init_for_loading
+from glmtune.adapters.lora import ALL_LINEAR, comparable_setting, init_for_loading, spell_out
 from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.config import LORA_DEFAULTS, RunConfig, embedded_base
 from glmtune.errors import ConfigError, summarise_faults
 from glmtune.loading.base_weights import is_trained_base
+from glmtune.loading.bases import read_base_config
+from glmtune.models.families import family_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.planning.resume import EarlierRun
 from glmtune.planning.settings import SETTINGS, as_before
@@ -79,16 +81,26 @@ def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
 
 def _filled(config: RunConfig, adapter_path: str, own: dict[str, Any]) -> RunConfig:
     """The configuration with an adapter's own settings, after checking that those given agree with them."""
+    asked = dict(config.lora)
+    if asked.get("target_modules") == ALL_LINEAR:  # adapters name their layers
+        asked["target_modules"] = _linear_layers(config.model.path)
     faults = [
-        f"lora.{key}={value!r} was requested, but the adapter in {adapter_path} has {own.get(key)!r}. Leave it out"
+        f"lora.{key}={value!r} was requested, but the adapter in {adapter_path} has {comparable_setting(own, key)!r}. "
+        "Leave it out"
         for key, value in config.lora.items()
-        if key not in _NOT_OF_WEIGHTS and _as_names(value) != _as_names(own.get(key))
+        if key not in _NOT_OF_WEIGHTS and comparable_setting(asked, key) != comparable_setting(own, key)
     ]
     if faults:
         raise ConfigError(summarise_faults("the adapter to start from", faults))
     lora = {**own, "lora_dropout": config.lora["lora_dropout"]}
     model = config.model.model_copy(update={"adapter_path": adapter_path})
     return config.model_copy(update={"model": model, "lora": lora})
+
+
+def _linear_layers(base_path: str | None) -> str | list[str]:
+    base_config = read_base_config(base_path)
+    with torch.device("meta"):
+        return spell_out(family_of(base_config).model_class(base_config), ALL_LINEAR)
 
 
 def _with_prompt(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun | None) -> RunConfig:
@@ -108,10 +120,3 @@ def _with_prompt(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun | 
     return config.model_copy(
         update={"prompt": config.prompt.model_copy(update=prompt), "data": config.data.model_copy(update=data)}
     )
-
-
-def _as_names(value: Any) -> Any:
-    """Names in one order; one name alone, as people write it, is a list of one."""
-    if isinstance(value, str) and re.fullmatch(r"\w+", value):
-        return [value]
-    return sorted(value) if isinstance(value, list) and all(isinstance(each, str) for each in value) else value

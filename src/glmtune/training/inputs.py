@@ -20,7 +20,7 @@ from glmtune.loading.bases import load_tokenizer
 from glmtune.loading.devices import resolve_dtype
 from glmtune.loading.formats import check_quantize
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.planning.resume import EarlierRun, check_resumed, find_earlier_run, has_all_steps
+from glmtune.planning.resume import EarlierRun, check_resumed, find_earlier_run
 from glmtune.planning.start import resolve_start
 from glmtune.planning.steps import num_optimizer_steps
 from glmtune.training.arguments import make_arguments
@@ -31,14 +31,13 @@ class RunInputs:
     """The inputs of a run.
 
     Attributes:
-        config: The configuration; only settings that the plan decides may still be `auto`.
+        config: The configuration, for the plan; settings that the plan decides may still be `auto`.
         arguments: The Trainer's arguments.
         dtype: The compute dtype of the base.
         tokenizer: The base's tokenizer.
         data: The data.
-        manifest: The manifest of the run under this configuration.
+        base_fingerprint: Tells whether the base's weights are still the same.
         earlier: The run to resume, if there is one.
-        is_trained: Whether the resumed run has taken all its steps, so that only the results remain to be written.
     """
 
     config: RunConfig
@@ -46,9 +45,29 @@ class RunInputs:
     dtype: torch.dtype
     tokenizer: Tokenizer
     data: RunData
-    manifest: RunManifest
+    base_fingerprint: str
     earlier: EarlierRun | None
-    is_trained: bool
+
+    def manifest(self, config: RunConfig) -> RunManifest:
+        """The manifest of a run with these inputs.
+
+        Args:
+            config: The configuration to record: that of the plan, once there is one.
+        """
+        path = config.model.path
+        template: Any = config.prompt.template  # `auto` has been resolved
+        before = None if self.earlier is None else self.earlier.manifest
+        return RunManifest(
+            base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
+            template=template,
+            system=config.prompt.system,
+            data_fingerprint=self.data.stats.fingerprint,
+            config=config.model_dump(mode="json"),
+            versions=current_versions(),
+            base_fingerprint=self.base_fingerprint,
+            # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
+            eval_fingerprint=self.data.eval_fingerprint or ("" if before is None else before.eval_fingerprint),
+        )
 
 
 def read_inputs(config: RunConfig, console: Console) -> RunInputs:
@@ -81,14 +100,13 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
         data = load_run_data(config, tokenizer, arguments.seed)
     for line in data.stats.lines():
         _say(console, line)
-    manifest = _make_manifest(config, data, earlier)
-    is_trained = False
+    base_fingerprint = fingerprint_base(config.model.path or embedded_base())
+    inputs = RunInputs(config, arguments, dtype, tokenizer, data, base_fingerprint, earlier)
     if earlier is not None:
         num_steps = num_optimizer_steps(config, len(data.train), arguments.world_size)
-        check_resumed(earlier, Path(arguments.output_dir), manifest, num_steps, arguments.world_size)
+        check_resumed(earlier, Path(arguments.output_dir), inputs.manifest(config), num_steps, arguments.world_size)
         _say(console, f"continuing from {earlier.checkpoint}")
-        is_trained = has_all_steps(earlier, manifest, num_steps)
-    return RunInputs(config, arguments, dtype, tokenizer, data, manifest, earlier, is_trained)
+    return inputs
 
 
 def _writes_here(train: dict[str, Any]) -> bool:
@@ -103,23 +121,6 @@ def _compute_dtype(config: RunConfig) -> torch.dtype:
     if dtype == torch.float16 and (device_map == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("model.dtype=float16 needs a GPU; on the CPU use float32 or bfloat16")
     return dtype
-
-
-def _make_manifest(config: RunConfig, data: RunData, earlier: EarlierRun | None) -> RunManifest:
-    path = config.model.path
-    template: Any = config.prompt.template  # `auto` has been resolved
-    before = None if earlier is None else earlier.manifest
-    return RunManifest(
-        base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
-        template=template,
-        system=config.prompt.system,
-        data_fingerprint=data.stats.fingerprint,
-        config=config.model_dump(mode="json"),
-        versions=current_versions(),
-        base_fingerprint=fingerprint_base(path or embedded_base()),
-        # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
-        eval_fingerprint=data.eval_fingerprint or ("" if before is None else before.eval_fingerprint),
-    )
 
 
 def _say(console: Console, line: str) -> None:

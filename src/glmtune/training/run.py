@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from glmtune.adapters.adapter_files import load_adapter_weights, read_initial_weights
 from glmtune.adapters.lora import attach_lora, changes_base, initial_adapter_weights, trainable_summary
-from glmtune.adapters.run_folder import checkpoints
+from glmtune.adapters.run_folder import RunManifest, checkpoints
 from glmtune.config import RunConfig, validate_names
 from glmtune.data.packing import PackingCollator
 from glmtune.errors import ModelError, TrainingError
@@ -23,6 +22,7 @@ from glmtune.loading.devices import is_out_of_memory
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
+from glmtune.planning.resume import EarlierRun, has_all_steps
 from glmtune.training.arguments import transformers_faults
 from glmtune.training.callbacks import ProgressReport, make_callbacks
 from glmtune.training.checkpointing import checkpoint_layers
@@ -81,8 +81,9 @@ def _plan(inputs: RunInputs, console: Console) -> PlannedRun:
 
 def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainResult:
     """Loads the base, trains, and completes the run folder."""
-    output_dir, command = inputs.arguments.output_dir, inputs.config.command("train.resume_from_checkpoint=true")
+    output_dir, command = inputs.arguments.output_dir, planned.config.command("train.resume_from_checkpoint=true")
     interruption, progress = Interruption(), ProgressReport(console)
+    manifest = inputs.manifest(planned.config)
     with ending_where_it_cannot_write(output_dir, command), _explaining_out_of_memory(planned, output_dir, progress):
         with console.status("loading the base model ..."):
             model, initial_weights = _load_model(inputs, planned)
@@ -91,10 +92,10 @@ def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainRes
         if planned.why_not_fused is None:
             fuse(model)
         checkpoint_layers(model, planned.settings.num_checkpointed, offloads=planned.settings.offloads_checkpoints)
-        trainer = _make_trainer(inputs, planned, model, initial_weights, progress, interruption)
+        trainer = _make_trainer(inputs, planned, manifest, model, initial_weights, progress, interruption)
         with interruption.listening():
             try:
-                metrics = _take_steps(trainer, inputs, console)
+                metrics = _take_steps(trainer, inputs.earlier, manifest, planned.num_steps, console)
             finally:
                 progress.close()
             if interruption.happened:
@@ -126,13 +127,13 @@ def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PackedModel, Ma
 def _make_trainer(
     inputs: RunInputs,
     planned: PlannedRun,
+    manifest: RunManifest,
     model: PackedModel,
     initial_weights: Mapping[str, Tensor],
     progress: ProgressReport,
     interruption: Interruption,
 ) -> LoraTrainer:
     arguments = inputs.arguments
-    manifest = replace(inputs.manifest, config=planned.config.model_dump(mode="json"))
     with transformers_faults():
         trainer = LoraTrainer(
             model=model,
@@ -162,13 +163,15 @@ def _make_trainer(
     return trainer
 
 
-def _take_steps(trainer: LoraTrainer, inputs: RunInputs, console: Console) -> dict[str, Any]:
+def _take_steps(
+    trainer: LoraTrainer, earlier: EarlierRun | None, manifest: RunManifest, num_steps: int, console: Console
+) -> dict[str, Any]:
     """Takes the remaining steps, possibly none, and returns Trainer's metrics of them."""
-    checkpoint = None if inputs.earlier is None else str(inputs.earlier.checkpoint)
-    if checkpoint is not None and inputs.is_trained:
-        console.print("all steps are done; completing what should have followed them", highlight=False)
-        trainer.restore(checkpoint)
+    if earlier is not None and has_all_steps(earlier, manifest, num_steps):
+        console.print("all steps are done; writing the results", highlight=False)
+        trainer.restore(earlier.checkpoint)
         return {}
+    checkpoint = None if earlier is None else str(earlier.checkpoint)
     output = trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=["past_key_values"])
     metrics: dict[str, Any] = output.metrics
     return metrics
