@@ -91,7 +91,12 @@ def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainRes
         console.print(str(trainable), highlight=False)
         if planned.why_not_fused is None:
             fuse(model)
-        checkpoint_layers(model, planned.settings.num_checkpointed, offloads=planned.settings.offloads_checkpoints)
+        checkpoint_layers(
+            model,
+            planned.settings.num_checkpointed,
+            offloads=planned.settings.offloads_checkpoints,
+            options=planned.config.train.get("gradient_checkpointing_kwargs"),
+        )
         trainer = _make_trainer(inputs, planned, manifest, model, initial_weights, progress, interruption)
         with interruption.listening():
             try:
