@@ -57,6 +57,37 @@ def load_base(
     if Path(path).is_dir():
         require_files(Path(path), CONFIG_NAME, *family_at(path).tokenizer_files)
     tokenizer = load_tokenizer(path)
+    model = load_model(path, tokenizer, dtype, device_map, quantize=quantize, offloads_embedding=offloads_embedding)
+    return model, tokenizer
+
+
+def load_model(
+    path: str | Path | None,
+    tokenizer: Tokenizer,
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    *,
+    quantize: Quantize = "none",
+    offloads_embedding: bool = False,
+) -> PreTrainedModel:
+    """Loads a base model whose tokenizer has been loaded.
+
+    Args:
+        path: As for `load_base`.
+        tokenizer: The base's tokenizer, which knows the tokens that end a turn.
+        dtype: As for `load_base`.
+        device_map: As for `load_base`.
+        quantize: As for `load_base`.
+        offloads_embedding: As for `load_base`.
+
+    Returns:
+        The model, which stops at the end of a turn.
+
+    Raises:
+        ModelError: As for `load_base`.
+        ConfigError: As for `load_base`.
+    """
+    path = embedded_base() if path is None else path
     torch_dtype = resolve_dtype(dtype, device_map)
     with model_errors(path):
         device = one_device(device_map)
@@ -75,7 +106,7 @@ def load_base(
     # Official folders name </s> alone; a model that ends its turn with a role token would then talk on.
     model.generation_config.eos_token_id = tokenizer.stop_token_ids
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer
+    return model
 
 
 def load_by_weight(

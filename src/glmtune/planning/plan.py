@@ -1,7 +1,7 @@
 """Plans a run from its configuration, base, data, device and earlier run, without loading weights."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -29,7 +29,8 @@ from glmtune.planning.device import KnownDevice
 from glmtune.planning.optimizers import is_elementwise, state_bytes
 from glmtune.planning.planned import PlannedRun
 from glmtune.planning.planner import Planner, SearchSpace
-from glmtune.planning.settings import SETTINGS, as_before, decide, with_settings
+from glmtune.planning.resume import EarlierRun
+from glmtune.planning.settings import FORMAT, as_before, decide, with_settings
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.steps import num_optimizer_steps, prefix_note, shares_prefix, size_step
 
@@ -38,15 +39,15 @@ _CARD = torch.device("cuda")
 
 
 def plan_run(
-    config: RunConfig, train: SampleDataset, known: KnownDevice, earlier: Mapping[str, Any] | None = None
+    config: RunConfig, train: SampleDataset, known: KnownDevice, earlier: EarlierRun | None = None
 ) -> PlannedRun:
-    """Plans a run. A resumed run keeps its earlier settings if they are possible and fit.
+    """Plans a run. A resumed run keeps its format, and its other earlier settings if they are possible and fit.
 
     Args:
         config: The configuration; settings that it leaves open are chosen.
         train: The samples.
         known: The device.
-        earlier: The configuration in the manifest of the run that is resumed; None for a new run.
+        earlier: The run that is resumed; None for a new one.
 
     Returns:
         The plan, which may not fit.
@@ -56,12 +57,14 @@ def plan_run(
         ModelError: The base's configuration cannot be read.
         AdapterError: The adapter does not fit the base.
     """
-    if earlier is not None:
-        with suppress(ConfigError):
-            planned = _plan(as_before(config, earlier), train, known, keeps_format=True)
-            if planned.fits:
-                return planned
-    return _plan(config, train, known, keeps_format=earlier is not None)
+    if earlier is None:
+        return _plan(config, train, known, keeps_format=False)
+    config = as_before(config, earlier.config, (FORMAT,))
+    with suppress(ConfigError):
+        planned = _plan(as_before(config, earlier.config), train, known, keeps_format=True)
+        if planned.fits:
+            return planned
+    return _plan(config, train, known, keeps_format=True)
 
 
 def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_format: bool) -> PlannedRun:
@@ -87,7 +90,7 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
     limit = math.inf if known.free_bytes is None else known.free_bytes
     if is_on_cpu:
         chosen = planner.plainest(space)
-        filled = with_settings(config, chosen, SETTINGS[:1])
+        filled = with_settings(config, chosen, (FORMAT,))
     else:
         chosen = planner.choose(space, limit) or planner.smallest(space)
         filled = with_settings(config, chosen)

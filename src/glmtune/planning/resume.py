@@ -60,7 +60,7 @@ APPLIED_TRAIN_KEYS = _names(
 # Schedules that depend on the course of the run cannot be set to a given step.
 _SEEING_SCHEDULES = {"reduce_lr_on_plateau", "greedy"}
 _SCHEDULE_KEYS = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs")
-_LENGTH_KEYS = ("num_train_epochs", "max_steps", "early_stopping_patience")
+_END_KEYS = ("num_train_epochs", "max_steps", "early_stopping_patience")
 
 
 @dataclass(frozen=True)
@@ -188,13 +188,13 @@ def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_ste
             "Undo the change, or start a new run from this adapter, with a fresh optimiser and schedule: "
             f"model.adapter_path={checkpoint} train.output_dir=ANOTHER_FOLDER"
         )
-    if state["global_step"] > num_steps and _is_longer(before, manifest):
+    if state["global_step"] > num_steps and _has_other_end(before, manifest):
         raise TrainingError(
             f"{checkpoint.name} has {state['global_step']} steps already, and {num_steps} were requested. Raise "
             "train.max_steps or train.num_train_epochs, or resume from an earlier checkpoint"
         )
     num_finished = finished_steps(run)
-    if not _is_longer(before, manifest) and num_finished is not None and num_finished >= state["global_step"]:
+    if not _has_other_end(before, manifest) and num_finished is not None and num_finished >= state["global_step"]:
         message = (
             f"{run} is finished ({num_finished} of {state['max_steps']} steps), there is nothing to resume. "
             "To train longer, raise train.num_train_epochs or train.max_steps"
@@ -238,15 +238,16 @@ def has_all_steps(earlier: EarlierRun, manifest: RunManifest, num_steps: int) ->
         num_steps: Optimiser steps of the whole run by its current settings.
     """
     before, state = earlier.manifest, read_state(earlier.checkpoint)
-    is_same = before is not None and not _is_longer(before, manifest)
+    is_same = before is not None and not _has_other_end(before, manifest)
     patience = _train(manifest).get("early_stopping_patience")
     if patience is not None and evaluations_without_gain(state["stateful_callbacks"]) >= patience:
         return True
     return bool(state["global_step"] >= (state["max_steps"] if is_same else num_steps))
 
 
-def _is_longer(before: RunManifest, now: RunManifest) -> bool:
-    return any(_train(before).get(key) != _train(now).get(key) for key in _LENGTH_KEYS)
+def _has_other_end(before: RunManifest, now: RunManifest) -> bool:
+    """Whether a run is to end elsewhere than before: after other steps, or with another patience."""
+    return any(_train(before).get(key) != _train(now).get(key) for key in _END_KEYS)
 
 
 def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]]:

@@ -44,8 +44,9 @@ class Setting(NamedTuple):
         return f"{self.key}={str(value).lower()}"
 
 
+FORMAT = Setting("model.quantize", "quantize")
 SETTINGS = (
-    Setting("model.quantize", "quantize"),
+    FORMAT,
     Setting(
         "model.offload_embedding",
         "offloads_embedding",

@@ -1,7 +1,7 @@
 """The starting point of a run: an existing adapter, if any, and its prompt settings."""
 
 import logging
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.config import LORA_DEFAULTS, RunConfig, embedded_base
 from glmtune.errors import ConfigError, summarise_faults
 from glmtune.loading.base_weights import is_trained_base
-from glmtune.loading.bases import read_base_config
+from glmtune.loading.bases import load_tokenizer, read_base_config
 from glmtune.models.families import family_of
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.planning.resume import EarlierRun
-from glmtune.planning.settings import SETTINGS, as_before
+from glmtune.planning.resume import EarlierRun, find_earlier_run
 
 # Keys of an adapter's configuration that do not concern its weights.
 _NOT_OF_WEIGHTS = {
@@ -29,22 +28,39 @@ _NOT_OF_WEIGHTS = {
 _logger = logging.getLogger(__name__)
 
 
-def resolve_start(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun | None) -> RunConfig:
-    """Fills in what a run takes over from what it starts from: adapter, prompt, format of an earlier run's base.
+@dataclass(frozen=True)
+class Start:
+    """The starting point of a run.
+
+    Attributes:
+        config: The configuration, with adapter and prompt filled in; settings that the plan decides may still be open.
+        tokenizer: The base's tokenizer.
+        earlier: The run that is resumed; None for a new one.
+    """
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    earlier: EarlierRun | None
+
+
+def read_start(config: RunConfig, *, may_overwrite: bool = False) -> Start:
+    """Reads what a run starts from, and fills in what it takes over from it: the adapter's settings and the prompt.
 
     Args:
         config: The configuration.
-        tokenizer: The base's tokenizer.
-        earlier: The run that is resumed; None for a new one.
+        may_overwrite: Whether a new run may be meant for a folder that holds one already, since it is only planned.
 
     Raises:
-        ConfigError: `model.adapter_path` is a base, or keys under `lora` ask for another adapter than that one.
+        ConfigError: `model.adapter_path` is a base, keys under `lora` ask for another adapter than that one, or the run
+            folder holds a run already.
+        TrainingError: There is no complete checkpoint to resume from.
+        ModelError: The base's tokenizer is missing or damaged.
         AdapterError: The adapter is damaged, its start cannot be brought back, or a record of the prompt is damaged.
     """
-    config = _with_prompt(_from_adapter(config, earlier), tokenizer, earlier)
-    if earlier is not None:
-        config = as_before(config, earlier.config, [setting for setting in SETTINGS if setting.name == "quantize"])
-    return config
+    is_new = config.train.get("resume_from_checkpoint") in (None, False)
+    earlier = None if is_new and may_overwrite else find_earlier_run(config.train)
+    tokenizer = load_tokenizer(config.model.path or embedded_base())
+    return Start(_with_prompt(_from_adapter(config, earlier), tokenizer, earlier), tokenizer, earlier)
 
 
 def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:

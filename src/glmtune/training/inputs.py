@@ -16,13 +16,12 @@ from glmtune.config import RunConfig, embedded_base, say_base
 from glmtune.data.run_data import RunData, load_run_data
 from glmtune.errors import ConfigError
 from glmtune.loading.base_weights import fingerprint_base
-from glmtune.loading.bases import load_tokenizer
 from glmtune.loading.devices import resolve_dtype
 from glmtune.loading.formats import check_quantize
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.planning.resume import EarlierRun, check_resumed, find_earlier_run
-from glmtune.planning.start import resolve_start
-from glmtune.planning.steps import num_optimizer_steps
+from glmtune.planning.planned import PlannedRun
+from glmtune.planning.resume import EarlierRun
+from glmtune.planning.start import read_start
 from glmtune.training.arguments import make_arguments
 
 
@@ -48,12 +47,9 @@ class RunInputs:
     base_fingerprint: str
     earlier: EarlierRun | None
 
-    def manifest(self, config: RunConfig) -> RunManifest:
-        """The manifest of a run with these inputs.
-
-        Args:
-            config: The configuration to record: that of the plan, once there is one.
-        """
+    def manifest(self, planned: PlannedRun) -> RunManifest:
+        """The record of a run that was planned for these inputs."""
+        config = planned.config
         path = config.model.path
         template: Any = config.prompt.template  # `auto` has been resolved
         before = None if self.earlier is None else self.earlier.manifest
@@ -78,14 +74,13 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
         console: Where a summary is shown.
 
     Raises:
-        GlmtuneError: Configuration, data, tokenizer or adapter are invalid, or the run cannot be resumed with them.
+        GlmtuneError: Configuration, data, tokenizer or adapter are invalid.
     """
     if _writes_here(config.train):
         sweep(Path(str(config.train["output_dir"])).expanduser())
-    earlier = find_earlier_run(config.train)
     _say(console, say_base(config.model.path))
-    tokenizer = load_tokenizer(config.model.path or embedded_base())
-    config = resolve_start(config, tokenizer, earlier)
+    start = read_start(config)
+    config = start.config
     if config.model.quantize != "auto":
         check_quantize(config.model.quantize, config.lora)
     dtype = _compute_dtype(config)
@@ -97,16 +92,11 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
     )
     use_one_gpu(arguments)  # several GPUs are used through torchrun, not DataParallel
     with arguments.main_process_first(desc="reading the data"):
-        data = load_run_data(config, tokenizer, arguments.seed)
+        data = load_run_data(config, start.tokenizer, arguments.seed)
     for line in data.stats.lines():
         _say(console, line)
     base_fingerprint = fingerprint_base(config.model.path or embedded_base())
-    inputs = RunInputs(config, arguments, dtype, tokenizer, data, base_fingerprint, earlier)
-    if earlier is not None:
-        num_steps = num_optimizer_steps(config, len(data.train), arguments.world_size)
-        check_resumed(earlier, Path(arguments.output_dir), inputs.manifest(config), num_steps, arguments.world_size)
-        _say(console, f"continuing from {earlier.checkpoint}")
-    return inputs
+    return RunInputs(config, arguments, dtype, start.tokenizer, data, base_fingerprint, start.earlier)
 
 
 def _writes_here(train: dict[str, Any]) -> bool:

@@ -17,12 +17,12 @@ from glmtune.adapters.run_folder import RunManifest, checkpoints
 from glmtune.config import RunConfig, validate_names
 from glmtune.data.packing import PackingCollator
 from glmtune.errors import ModelError, TrainingError
-from glmtune.loading.bases import load_base
+from glmtune.loading.bases import load_model
 from glmtune.loading.devices import is_out_of_memory
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
-from glmtune.planning.resume import EarlierRun, has_all_steps
+from glmtune.planning.resume import EarlierRun, check_resumed, has_all_steps
 from glmtune.training.arguments import transformers_faults
 from glmtune.training.callbacks import ProgressReport, make_callbacks
 from glmtune.training.checkpointing import checkpoint_layers
@@ -62,28 +62,30 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     folder = Path(str(config.train["output_dir"])).expanduser()
     with ending_with_the_others(), run_folder_held(folder) if is_main else nullcontext():
         inputs = read_inputs(config, console)
-        planned = _plan(inputs, console)
-        return _train(inputs, planned, console)
+        planned, manifest = _plan(inputs, console)
+        return _train(inputs, planned, manifest, console)
 
 
-def _plan(inputs: RunInputs, console: Console) -> PlannedRun:
-    """Decides the settings that the configuration leaves open."""
-    arguments = inputs.arguments
+def _plan(inputs: RunInputs, console: Console) -> tuple[PlannedRun, RunManifest]:
+    """Decides the settings that the configuration leaves open, and whether an earlier run may be resumed with them."""
+    arguments, earlier = inputs.arguments, inputs.earlier
     known = KnownDevice.measure(arguments.device, inputs.dtype, arguments.world_size)
-    earlier = None if inputs.earlier is None else inputs.earlier.config
     planned = plan_run(inputs.config, inputs.data.train, known, earlier)
+    manifest = inputs.manifest(planned)
+    if earlier is not None:
+        check_resumed(earlier, Path(arguments.output_dir), manifest, planned.num_steps, known.num_processes)
+        console.print(f"continuing from {earlier.checkpoint}", markup=False, highlight=False, soft_wrap=True)
     planned.check()
     lines = [planned.summary()] if arguments.device.type == "cuda" else []
     for line in (*lines, *planned.notes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return planned
+    return planned, manifest
 
 
-def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainResult:
+def _train(inputs: RunInputs, planned: PlannedRun, manifest: RunManifest, console: Console) -> TrainResult:
     """Loads the base, trains, and completes the run folder."""
     output_dir, command = inputs.arguments.output_dir, planned.config.command("train.resume_from_checkpoint=true")
     interruption, progress = Interruption(), ProgressReport(console)
-    manifest = inputs.manifest(planned.config)
     with ending_where_it_cannot_write(output_dir, command), _explaining_out_of_memory(planned, output_dir, progress):
         with console.status("loading the base model ..."):
             model, initial_weights = _load_model(inputs, planned)
@@ -111,8 +113,9 @@ def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainRes
 def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PackedModel, Mapping[str, Tensor]]:
     """The base with its adapter, and the adapter's initial weights."""
     config, earlier = planned.config, inputs.earlier
-    model, _ = load_base(
+    model = load_model(
         config.model.path,
+        inputs.tokenizer,
         config.model.dtype,
         "cpu" if inputs.arguments.device.type == "cpu" else None,
         quantize=planned.settings.quantize,
