@@ -22,7 +22,7 @@ from glmtune.files import read_json_object
 from glmtune.hub import is_hub_id, reach_hub
 from glmtune.loading.base_weights import check_finite
 from glmtune.loading.devices import DeviceMap, Dtype, one_device, resolve_dtype
-from glmtune.loading.formats import Quantize, Quantizer, check_format
+from glmtune.loading.formats import Quantize, Quantizer, check_format, linear_sizes
 from glmtune.models.base_folder import TOKENIZER_JSON, check_json_files, require_files
 from glmtune.models.families import family_at, family_of
 from glmtune.models.host_embedding import HostEmbedding
@@ -137,9 +137,9 @@ def load_by_weight(
             "model.offload_embedding: this base's output layer shares its embedding, which therefore has to stay "
             "on the device"
         )
-    check_format(quantize, config, dtype, device)
     with torch.device("meta"):
         model = family.model_class(config).to(dtype)
+    check_format(quantize, linear_sizes(model), dtype, device)
     quantizer = Quantizer(model, quantize)
     on_host = family.embedding_weight if offloads_embedding else None
     names = set()

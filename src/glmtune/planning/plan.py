@@ -71,8 +71,8 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
     base_config = read_base_config(config.model.path)
     base, adapter = _shapes(config, base_config, known.dtype)
     optim = str(config.train.get("optim", "adamw_torch"))
-    whole = _whole_freedom(config, base_config, adapter, sorted(train.lengths), known)
-    space = decide(whole, config, base_config.num_layers, adapter.why_not_fused)
+    whole = _whole_freedom(config, base, adapter, sorted(train.lengths), known)
+    space = decide(whole, config, base.shape.num_layers, adapter.why_not_fused)
     if config.model.quantize == "auto":
         names = [each.name for each in automatic_formats(config.lora) if not _lacks_package(each)]
         space = replace(space, quantize=[name for name in whole.quantize if name in names])
@@ -131,19 +131,19 @@ def _shapes(config: RunConfig, base_config: Any, dtype: torch.dtype) -> tuple[Ba
 
 
 def _whole_freedom(
-    config: RunConfig, base_config: Any, adapter: AdapterShape, lengths: list[int], known: KnownDevice
+    config: RunConfig, base: BaseShape, adapter: AdapterShape, lengths: list[int], known: KnownDevice
 ) -> SearchSpace:
     """All choices that a run has, without the user's settings."""
     is_fused = adapter.why_not_fused is None
     can_graph = (
         is_fused
         and is_elementwise(str(config.train.get("optim", "adamw_torch")))
-        and takes_flash_kernel(known.device or _CARD, known.dtype, base_config.kv_channels)
+        and takes_flash_kernel(known.device or _CARD, known.dtype, base.shape.head_dim)
     )
     formats = [
         each.name
         for each in FORMATS.values()
-        if each.name == "none" or (not unquantizable(config.lora) and _is_possible(each, base_config, known))
+        if each.name == "none" or (not unquantizable(config.lora) and _is_possible(each, base, known))
     ]
     longest = lengths[-1]
     limits = [config.train["per_device_train_batch_size"] * longest]
@@ -151,19 +151,19 @@ def _whole_freedom(
         limits.append(max(limits[-1] // 2, longest))
     return SearchSpace(
         quantize=formats,
-        offloads_embedding=(False, True) if is_fused and not base_config.tie_word_embeddings else (False,),
-        num_checkpointed=range(base_config.num_layers + 1),
+        offloads_embedding=(False, True) if is_fused and not base.shape.is_tied else (False,),
+        num_checkpointed=range(base.shape.num_layers + 1),
         offloads_checkpoints=(False, True) if is_fused else (False,),
         uses_graphs=(True, False) if can_graph else (False,),
         max_tokens=limits,
     )
 
 
-def _is_possible(weight_format: WeightFormat, base_config: Any, known: KnownDevice) -> bool:
+def _is_possible(weight_format: WeightFormat, base: BaseShape, known: KnownDevice) -> bool:
     if known.device is None and not weight_format.is_automatic:
         return False  # unknown whether that card supports fp8 products
     try:
-        check_format(weight_format.name, base_config, known.dtype, known.device or torch.device("meta"))
+        check_format(weight_format.name, base.linears, known.dtype, known.device or torch.device("meta"))
     except GlmtuneError:
         return False
     return True
