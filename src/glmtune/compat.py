@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from torch.optim.lr_scheduler import LambdaLR
-    from transformers import PretrainedConfig, TrainingArguments
+    from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
 
     Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -165,6 +165,20 @@ def attention_implementation(config: "PretrainedConfig") -> str:
     Missing: a getter to go with `set_attn_implementation`.
     """
     return str(config._attn_implementation)
+
+
+def enable_checkpointing(model: "PreTrainedModel", options: Mapping[str, Any]) -> None:
+    """Switches activation checkpointing on for all layers of a model.
+
+    Missing: a name that all supported versions have; newer ones rename the method and warn about its old name.
+
+    Args:
+        model: A transformers model.
+        options: Keyword arguments of `torch.utils.checkpoint.checkpoint`.
+    """
+    new_name = "activation_checkpointing_enable"
+    enable = getattr(model, new_name if hasattr(model, new_name) else "gradient_checkpointing_enable")
+    enable(dict(options))
 
 
 def use_one_gpu(arguments: "TrainingArguments") -> None:

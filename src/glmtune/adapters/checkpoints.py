@@ -113,8 +113,8 @@ def supersede(run: str | Path, step: int) -> None:
     """Sets aside what a run has beyond the step that it is resumed from, so that it stands for what it trains now.
 
     That is later checkpoints, and the adapter and results of a run that had finished. Nothing is deleted.
-    To be called when the resumed run has its first checkpoint to publish: until then it may fail, and the folder should
-    be as it was.
+    To be called when the resumed run has its first checkpoint or its adapter to save: until then it may fail, and the
+    folder should be as it was.
 
     Args:
         run: The run folder.

@@ -32,6 +32,8 @@ _LOST_INITS = {
     "lora_ga": "by gradients of data",
     "loftq": "by quantising them on the machine that it was trained on",
 }
+# Settings that are names of modules, a list of them or one alone.
+_NAMES_KEYS = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
 
 
 class TrainableSummary(NamedTuple):
@@ -97,7 +99,7 @@ def make_lora_config(model: nn.Module, lora: Mapping[str, Any]) -> LoraConfig:
         AdapterError: As for `attach_lora`.
     """
     settings = {"task_type": "CAUSAL_LM", "inference_mode": False, **copy.deepcopy(dict(lora))}
-    targets = settings["target_modules"] = _spell_out(model, settings.get("target_modules"))
+    targets = settings["target_modules"] = spell_out(model, settings.get("target_modules"))
     saved = settings.get("modules_to_save") or []
     if isinstance(saved, str) or not isinstance(saved, Iterable):
         raise AdapterError(f"lora.modules_to_save: expected a list of names; found {saved!r}")
@@ -198,6 +200,26 @@ def init_for_loading(init_lora_weights: Any) -> bool | str:
     )
 
 
+def comparable_setting(lora: Mapping[str, Any], key: str) -> Any:
+    """A setting of an adapter, or PEFT's default for it, in one form for all that mean the same.
+
+    Names are a sorted list, one name alone a list of one. An initialisation that leaves the base alone is True: the
+    adapter's weights are known.
+
+    Args:
+        lora: Arguments of `peft.LoraConfig`.
+        key: The name of one of them.
+    """
+    value = lora[key] if key in lora else vars(LoraConfig()).get(key)
+    if key == "init_lora_weights":
+        return True if str(value).lower() in _ADDITIVE_INITS else value
+    if key in _NAMES_KEYS and isinstance(value, str) and re.fullmatch(r"\w+", value):
+        return [value]
+    if isinstance(value, list | tuple | set) and all(isinstance(each, str) for each in value):
+        return sorted(value) or None
+    return value
+
+
 def changes_base(init_lora_weights: Any) -> bool:
     """Whether an initialisation moves part of the base's weights into the adapter."""
     return str(init_lora_weights).lower().startswith(("pissa", "olora"))
@@ -222,7 +244,7 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
-def _spell_out(model: nn.Module, targets: Any) -> str | list[str]:
+def spell_out(model: nn.Module, targets: Any) -> str | list[str]:
     """Targets as PEFT takes them: a list of names, or a regular expression over full names."""
     if targets == ALL_LINEAR:
         return _linear_names(model)

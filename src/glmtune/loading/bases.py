@@ -22,7 +22,7 @@ from glmtune.files import read_json_object
 from glmtune.hub import is_hub_id, reach_hub
 from glmtune.loading.base_weights import check_finite
 from glmtune.loading.devices import DeviceMap, Dtype, one_device, resolve_dtype
-from glmtune.loading.formats import Quantize, Quantizer, check_format
+from glmtune.loading.formats import Quantize, Quantizer, check_format, linear_sizes
 from glmtune.models.base_folder import TOKENIZER_JSON, check_json_files, require_files
 from glmtune.models.families import family_at, family_of
 from glmtune.models.host_embedding import HostEmbedding
@@ -57,6 +57,37 @@ def load_base(
     if Path(path).is_dir():
         require_files(Path(path), CONFIG_NAME, *family_at(path).tokenizer_files)
     tokenizer = load_tokenizer(path)
+    model = load_model(path, tokenizer, dtype, device_map, quantize=quantize, offloads_embedding=offloads_embedding)
+    return model, tokenizer
+
+
+def load_model(
+    path: str | Path | None,
+    tokenizer: Tokenizer,
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    *,
+    quantize: Quantize = "none",
+    offloads_embedding: bool = False,
+) -> PreTrainedModel:
+    """Loads a base model whose tokenizer has been loaded.
+
+    Args:
+        path: As for `load_base`.
+        tokenizer: The base's tokenizer, which knows the tokens that end a turn.
+        dtype: As for `load_base`.
+        device_map: As for `load_base`.
+        quantize: As for `load_base`.
+        offloads_embedding: As for `load_base`.
+
+    Returns:
+        The model, which stops at the end of a turn.
+
+    Raises:
+        ModelError: As for `load_base`.
+        ConfigError: As for `load_base`.
+    """
+    path = embedded_base() if path is None else path
     torch_dtype = resolve_dtype(dtype, device_map)
     with model_errors(path):
         device = one_device(device_map)
@@ -75,7 +106,7 @@ def load_base(
     # Official folders name </s> alone; a model that ends its turn with a role token would then talk on.
     model.generation_config.eos_token_id = tokenizer.stop_token_ids
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer
+    return model
 
 
 def load_by_weight(
@@ -106,9 +137,9 @@ def load_by_weight(
             "model.offload_embedding: this base's output layer shares its embedding, which therefore has to stay "
             "on the device"
         )
-    check_format(quantize, config, dtype, device)
     with torch.device("meta"):
         model = family.model_class(config).to(dtype)
+    check_format(quantize, linear_sizes(model), dtype, device)
     quantizer = Quantizer(model, quantize)
     on_host = family.embedding_weight if offloads_embedding else None
     names = set()

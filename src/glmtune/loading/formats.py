@@ -33,6 +33,8 @@ from glmtune.models.families import family_of
 from glmtune.ops import Scratch
 
 Quantize = Literal["none", "int8", "nf4", "fp8"]
+# Rows and columns of linear layers' weights, [N, K] each, by name.
+LinearSizes = Mapping[str, tuple[int, int]]
 
 
 class WeightFormat:
@@ -64,11 +66,11 @@ class WeightFormat:
         """Bytes that a product reads and writes for each weight before it can multiply."""
         return 0.0
 
-    def check(self, linears: Mapping[str, nn.Linear], dtype: torch.dtype, device: torch.device) -> None:
+    def check(self, linears: LinearSizes, dtype: torch.dtype, device: torch.device) -> None:
         """Checks that a device can compute with a base in this format.
 
         Args:
-            linears: The linear layers of the base's blocks, by name.
+            linears: The sizes of the linear layers of the base's blocks, by name.
             dtype: The compute dtype.
             device: The device.
 
@@ -117,10 +119,11 @@ class _Nf4(WeightFormat):
     def traffic_bytes(self, dtype: torch.dtype) -> float:
         return 0.52 + dtype.itemsize
 
-    def check(self, linears: Mapping[str, nn.Linear], dtype: torch.dtype, device: torch.device) -> None:
-        for name, linear in linears.items():
-            if linear.in_features * linear.out_features % NF4_BLOCK:
-                raise ModelError(f"model.quantize=nf4 needs weights in multiples of {NF4_BLOCK}; {_size(name, linear)}")
+    def check(self, linears: LinearSizes, dtype: torch.dtype, device: torch.device) -> None:
+        for name, (rows, columns) in linears.items():
+            if rows * columns % NF4_BLOCK:
+                size = _size(name, rows, columns)
+                raise ModelError(f"model.quantize=nf4 needs weights in multiples of {NF4_BLOCK}; {size}")
 
     def make(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> QuantizedLinear:
         return Nf4Weights(linear, weight, scratch)
@@ -138,16 +141,17 @@ class _Fp8(WeightFormat):
     def traffic_bytes(self, dtype: torch.dtype) -> float:
         return 1.0
 
-    def check(self, linears: Mapping[str, nn.Linear], dtype: torch.dtype, device: torch.device) -> None:
+    def check(self, linears: LinearSizes, dtype: torch.dtype, device: torch.device) -> None:
         if device.type == "cuda":
             if torch.cuda.get_device_capability(device) < (9, 0):
                 name = torch.cuda.get_device_name(device)
                 raise ConfigError(f"model.quantize=fp8 needs a Hopper or newer GPU; this is a {name}")
             if dtype != torch.bfloat16:
                 raise ConfigError("model.quantize=fp8 computes in bfloat16; leave model.dtype=auto")
-        for name, linear in linears.items():
-            if linear.in_features % 16 or linear.out_features % 16:
-                raise ModelError(f"model.quantize=fp8 needs widths that are multiples of 16; {_size(name, linear)}")
+        for name, (rows, columns) in linears.items():
+            if rows % 16 or columns % 16:
+                size = _size(name, rows, columns)
+                raise ModelError(f"model.quantize=fp8 needs widths that are multiples of 16; {size}")
 
     def make(self, linear: nn.Linear, weight: Tensor, scratch: Scratch) -> QuantizedLinear:
         return Fp8Weights(linear, weight)
@@ -226,12 +230,12 @@ def has_bitsandbytes() -> bool:
     return util.find_spec("bitsandbytes") is not None
 
 
-def check_format(quantize: Quantize, config: Any, dtype: torch.dtype, device: torch.device) -> None:
+def check_format(quantize: Quantize, linears: LinearSizes, dtype: torch.dtype, device: torch.device) -> None:
     """Checks that a device can compute with a base in a format.
 
     Args:
         quantize: The format.
-        config: The base's configuration.
+        linears: The sizes of the linear layers of the base's blocks, by name.
         dtype: The compute dtype.
         device: The device.
 
@@ -239,8 +243,6 @@ def check_format(quantize: Quantize, config: Any, dtype: torch.dtype, device: to
         ConfigError: There is no such format, or the device cannot multiply in it.
         ModelError: A width of the model does not fit the format.
     """
-    with torch.device("meta"):
-        linears = block_linears(family_of(config).model_class(config))
     weight_format(quantize).check(linears, dtype, device)
 
 
@@ -290,7 +292,7 @@ def quantize_layers(model: PreTrainedModel, quantize: Quantize) -> None:
         ConfigError: The device cannot multiply in this format, or the package for it is not installed.
         ModelError: A width of the model does not fit the format.
     """
-    check_format(quantize, model.config, model.dtype, model.device)
+    check_format(quantize, linear_sizes(model), model.dtype, model.device)
     quantizer = Quantizer(model, quantize)
     for name, parameter in list(model.named_parameters()):
         if quantizer.wants(name):
@@ -307,5 +309,10 @@ def block_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
     }
 
 
-def _size(name: str, linear: nn.Linear) -> str:
-    return f"{name.rpartition('.')[2]} is {linear.in_features} x {linear.out_features}"
+def linear_sizes(model: PreTrainedModel) -> LinearSizes:
+    """The sizes [N, K] of the linear layers of all blocks by their full names; the model may be on the meta device."""
+    return {name: (linear.out_features, linear.in_features) for name, linear in block_linears(model).items()}
+
+
+def _size(name: str, rows: int, columns: int) -> str:
+    return f"{name.rpartition('.')[2]} is {columns} x {rows}"

@@ -2,17 +2,15 @@
 
 import torch
 
-from glmtune.config import RunConfig, embedded_base, validate_names
+from glmtune.config import RunConfig, validate_names
 from glmtune.data.run_data import load_run_data
 from glmtune.data.stats import DataStats
-from glmtune.loading.bases import load_tokenizer
 from glmtune.loading.devices import GIB, default_device, free_device_bytes, resolve_dtype
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import CONTEXT_GIB, PlannedRun
-from glmtune.planning.resume import find_earlier_run
 from glmtune.planning.speed import DeviceSpeed
-from glmtune.planning.start import resolve_start
+from glmtune.planning.start import read_start
 
 
 def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None) -> tuple[DataStats, PlannedRun]:
@@ -29,14 +27,10 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
     Raises:
         GlmtuneError: Configuration, data or base are wrong.
     """
-    config = validate_names(config)
-    is_resumed = config.train.get("resume_from_checkpoint") not in (None, False)
-    earlier = find_earlier_run(config.train) if is_resumed else None  # a new run ignores what is in its folder
-    tokenizer = load_tokenizer(config.model.path or embedded_base())
-    config = resolve_start(config, tokenizer, earlier)
-    data = load_run_data(config, tokenizer, int(config.train.get("seed", 42)))
-    known = _known_device(config, gpu_gib, tflops)
-    return data.stats, plan_run(config, data.train, known, None if earlier is None else earlier.config)
+    start = read_start(validate_names(config), may_overwrite=True)
+    data = load_run_data(start.config, start.tokenizer, int(start.config.train.get("seed", 42)))
+    known = _known_device(start.config, gpu_gib, tflops)
+    return data.stats, plan_run(start.config, data.train, known, start.earlier)
 
 
 def _known_device(config: RunConfig, gpu_gib: float | None, tflops: float | None) -> KnownDevice:

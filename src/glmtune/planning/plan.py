@@ -1,7 +1,7 @@
 """Plans a run from its configuration, base, data, device and earlier run, without loading weights."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -29,7 +29,8 @@ from glmtune.planning.device import KnownDevice
 from glmtune.planning.optimizers import is_elementwise, state_bytes
 from glmtune.planning.planned import PlannedRun
 from glmtune.planning.planner import Planner, SearchSpace
-from glmtune.planning.settings import SETTINGS, as_before, decide, with_settings
+from glmtune.planning.resume import EarlierRun
+from glmtune.planning.settings import FORMAT, as_before, decide, with_settings
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.steps import num_optimizer_steps, prefix_note, shares_prefix, size_step
 
@@ -38,15 +39,15 @@ _CARD = torch.device("cuda")
 
 
 def plan_run(
-    config: RunConfig, train: SampleDataset, known: KnownDevice, earlier: Mapping[str, Any] | None = None
+    config: RunConfig, train: SampleDataset, known: KnownDevice, earlier: EarlierRun | None = None
 ) -> PlannedRun:
-    """Plans a run. A resumed run keeps its earlier settings if they are possible and fit.
+    """Plans a run. A resumed run keeps its format, and its other earlier settings if they are possible and fit.
 
     Args:
         config: The configuration; settings that it leaves open are chosen.
         train: The samples.
         known: The device.
-        earlier: The configuration in the manifest of the run that is resumed; None for a new run.
+        earlier: The run that is resumed; None for a new one.
 
     Returns:
         The plan, which may not fit.
@@ -56,20 +57,22 @@ def plan_run(
         ModelError: The base's configuration cannot be read.
         AdapterError: The adapter does not fit the base.
     """
-    if earlier is not None:
-        with suppress(ConfigError):
-            planned = _plan(as_before(config, earlier), train, known, keeps_format=True)
-            if planned.fits:
-                return planned
-    return _plan(config, train, known, keeps_format=earlier is not None)
+    if earlier is None:
+        return _plan(config, train, known, keeps_format=False)
+    config = as_before(config, earlier.config, (FORMAT,))
+    with suppress(ConfigError):
+        planned = _plan(as_before(config, earlier.config), train, known, keeps_format=True)
+        if planned.fits:
+            return planned
+    return _plan(config, train, known, keeps_format=True)
 
 
 def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_format: bool) -> PlannedRun:
     base_config = read_base_config(config.model.path)
     base, adapter = _shapes(config, base_config, known.dtype)
     optim = str(config.train.get("optim", "adamw_torch"))
-    whole = _whole_freedom(config, base_config, adapter, sorted(train.lengths), known)
-    space = decide(whole, config, base_config.num_layers, adapter.why_not_fused)
+    whole = _whole_freedom(config, base, adapter, sorted(train.lengths), known)
+    space = decide(whole, config, base.shape.num_layers, adapter.why_not_fused)
     if config.model.quantize == "auto":
         names = [each.name for each in automatic_formats(config.lora) if not _lacks_package(each)]
         space = replace(space, quantize=[name for name in whole.quantize if name in names])
@@ -87,7 +90,7 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
     limit = math.inf if known.free_bytes is None else known.free_bytes
     if is_on_cpu:
         chosen = planner.plainest(space)
-        filled = with_settings(config, chosen, SETTINGS[:1])
+        filled = with_settings(config, chosen, (FORMAT,))
     else:
         chosen = planner.choose(space, limit) or planner.smallest(space)
         filled = with_settings(config, chosen)
@@ -128,19 +131,19 @@ def _shapes(config: RunConfig, base_config: Any, dtype: torch.dtype) -> tuple[Ba
 
 
 def _whole_freedom(
-    config: RunConfig, base_config: Any, adapter: AdapterShape, lengths: list[int], known: KnownDevice
+    config: RunConfig, base: BaseShape, adapter: AdapterShape, lengths: list[int], known: KnownDevice
 ) -> SearchSpace:
     """All choices that a run has, without the user's settings."""
     is_fused = adapter.why_not_fused is None
     can_graph = (
         is_fused
         and is_elementwise(str(config.train.get("optim", "adamw_torch")))
-        and takes_flash_kernel(known.device or _CARD, known.dtype, base_config.kv_channels)
+        and takes_flash_kernel(known.device or _CARD, known.dtype, base.shape.head_dim)
     )
     formats = [
         each.name
         for each in FORMATS.values()
-        if each.name == "none" or (not unquantizable(config.lora) and _is_possible(each, base_config, known))
+        if each.name == "none" or (not unquantizable(config.lora) and _is_possible(each, base, known))
     ]
     longest = lengths[-1]
     limits = [config.train["per_device_train_batch_size"] * longest]
@@ -148,19 +151,19 @@ def _whole_freedom(
         limits.append(max(limits[-1] // 2, longest))
     return SearchSpace(
         quantize=formats,
-        offloads_embedding=(False, True) if is_fused and not base_config.tie_word_embeddings else (False,),
-        num_checkpointed=range(base_config.num_layers + 1),
+        offloads_embedding=(False, True) if is_fused and not base.shape.is_tied else (False,),
+        num_checkpointed=range(base.shape.num_layers + 1),
         offloads_checkpoints=(False, True) if is_fused else (False,),
         uses_graphs=(True, False) if can_graph else (False,),
         max_tokens=limits,
     )
 
 
-def _is_possible(weight_format: WeightFormat, base_config: Any, known: KnownDevice) -> bool:
+def _is_possible(weight_format: WeightFormat, base: BaseShape, known: KnownDevice) -> bool:
     if known.device is None and not weight_format.is_automatic:
         return False  # unknown whether that card supports fp8 products
     try:
-        check_format(weight_format.name, base_config, known.dtype, known.device or torch.device("meta"))
+        check_format(weight_format.name, base.linears, known.dtype, known.device or torch.device("meta"))
     except GlmtuneError:
         return False
     return True

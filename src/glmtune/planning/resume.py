@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from glmtune.adapters.adapter_files import WEIGHTS_NAME
 from glmtune.adapters.checkpoints import checkpoint_faults, evaluations_without_gain, newest_whole, read_state
+from glmtune.adapters.lora import comparable_setting
 from glmtune.adapters.run_folder import MANIFEST_NAME, RESULTS_NAME, STATE_NAME, RunManifest, checkpoints, has_adapter
 from glmtune.errors import ConfigError, TrainingError, summarise_faults
 from glmtune.files import read_json_object
@@ -59,7 +60,7 @@ APPLIED_TRAIN_KEYS = _names(
 # Schedules that depend on the course of the run cannot be set to a given step.
 _SEEING_SCHEDULES = {"reduce_lr_on_plateau", "greedy"}
 _SCHEDULE_KEYS = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs")
-_LENGTH_KEYS = ("num_train_epochs", "max_steps", "early_stopping_patience")
+_END_KEYS = ("num_train_epochs", "max_steps", "early_stopping_patience")
 
 
 @dataclass(frozen=True)
@@ -187,13 +188,13 @@ def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_ste
             "Undo the change, or start a new run from this adapter, with a fresh optimiser and schedule: "
             f"model.adapter_path={checkpoint} train.output_dir=ANOTHER_FOLDER"
         )
-    if state["global_step"] > num_steps and _is_longer(before, manifest):
+    if state["global_step"] > num_steps and _has_other_end(before, manifest):
         raise TrainingError(
             f"{checkpoint.name} has {state['global_step']} steps already, and {num_steps} were requested. Raise "
             "train.max_steps or train.num_train_epochs, or resume from an earlier checkpoint"
         )
     num_finished = finished_steps(run)
-    if not _is_longer(before, manifest) and num_finished is not None and num_finished >= state["global_step"]:
+    if not _has_other_end(before, manifest) and num_finished is not None and num_finished >= state["global_step"]:
         message = (
             f"{run} is finished ({num_finished} of {state['max_steps']} steps), there is nothing to resume. "
             "To train longer, raise train.num_train_epochs or train.max_steps"
@@ -237,15 +238,16 @@ def has_all_steps(earlier: EarlierRun, manifest: RunManifest, num_steps: int) ->
         num_steps: Optimiser steps of the whole run by its current settings.
     """
     before, state = earlier.manifest, read_state(earlier.checkpoint)
-    is_same = before is not None and not _is_longer(before, manifest)
+    is_same = before is not None and not _has_other_end(before, manifest)
     patience = _train(manifest).get("early_stopping_patience")
     if patience is not None and evaluations_without_gain(state["stateful_callbacks"]) >= patience:
         return True
     return bool(state["global_step"] >= (state["max_steps"] if is_same else num_steps))
 
 
-def _is_longer(before: RunManifest, now: RunManifest) -> bool:
-    return any(_train(before).get(key) != _train(now).get(key) for key in _LENGTH_KEYS)
+def _has_other_end(before: RunManifest, now: RunManifest) -> bool:
+    """Whether a run is to end elsewhere than before: after other steps, or with another patience."""
+    return any(_train(before).get(key) != _train(now).get(key) for key in _END_KEYS)
 
 
 def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]]:
@@ -260,7 +262,8 @@ def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]
     ]
     for key, default in (("eval_fraction", None), ("max_length", None), ("loss_weight", "token")):
         compared.append((f"data.{key}", before.config.get("data", {}).get(key, default), now.config["data"][key]))
-    compared += [(f"lora.{key}", lora_before.get(key), lora.get(key)) for key in sorted({*lora, *lora_before})]
+    for key in sorted({*lora, *lora_before}):
+        compared.append((f"lora.{key}", comparable_setting(lora_before, key), comparable_setting(lora, key)))
     kept = set(LASTING_TRAIN_KEYS)
     if _SEEING_SCHEDULES & {_setting(before, "lr_scheduler_type"), _setting(now, "lr_scheduler_type")}:
         kept |= set(_SCHEDULE_KEYS)

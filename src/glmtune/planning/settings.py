@@ -44,8 +44,9 @@ class Setting(NamedTuple):
         return f"{self.key}={str(value).lower()}"
 
 
+FORMAT = Setting("model.quantize", "quantize")
 SETTINGS = (
-    Setting("model.quantize", "quantize"),
+    FORMAT,
     Setting(
         "model.offload_embedding",
         "offloads_embedding",
@@ -81,7 +82,7 @@ def decide(whole: SearchSpace, config: RunConfig, num_layers: int, why_not_fused
             continue
         if setting.needs and value not in vars(whole)[setting.name]:
             why = f"; here, {why_not_fused}" if why_not_fused else ""
-            raise ConfigError(f"{setting.key}=true is not possible: it requires {setting.needs}{why}")
+            raise ConfigError(f"{setting.spell(value)} is not possible: it requires {setting.needs}{why}")
         decided[setting.name] = (value,)
     if "quantize" in decided:
         check_adapter(decided["quantize"][0], config.lora)

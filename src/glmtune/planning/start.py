@@ -1,23 +1,24 @@
 """The starting point of a run: an existing adapter, if any, and its prompt settings."""
 
 import logging
-import re
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig
 
 from glmtune.adapters.adapter_files import read_adapter_config
 from glmtune.adapters.inheritance import prompt_record
-from glmtune.adapters.lora import init_for_loading
+from glmtune.adapters.lora import ALL_LINEAR, comparable_setting, init_for_loading, spell_out
 from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.config import LORA_DEFAULTS, RunConfig, embedded_base
 from glmtune.errors import ConfigError, summarise_faults
 from glmtune.loading.base_weights import is_trained_base
+from glmtune.loading.bases import load_tokenizer, read_base_config
+from glmtune.models.families import family_of
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.planning.resume import EarlierRun
-from glmtune.planning.settings import SETTINGS, as_before
+from glmtune.planning.resume import EarlierRun, find_earlier_run
 
 # Keys of an adapter's configuration that do not concern its weights.
 _NOT_OF_WEIGHTS = {
@@ -27,22 +28,39 @@ _NOT_OF_WEIGHTS = {
 _logger = logging.getLogger(__name__)
 
 
-def resolve_start(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun | None) -> RunConfig:
-    """Fills in what a run takes over from what it starts from: adapter, prompt, format of an earlier run's base.
+@dataclass(frozen=True)
+class Start:
+    """The starting point of a run.
+
+    Attributes:
+        config: The configuration, with adapter and prompt filled in; settings that the plan decides may still be open.
+        tokenizer: The base's tokenizer.
+        earlier: The run that is resumed; None for a new one.
+    """
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    earlier: EarlierRun | None
+
+
+def read_start(config: RunConfig, *, may_overwrite: bool = False) -> Start:
+    """Reads what a run starts from, and fills in what it takes over from it: the adapter's settings and the prompt.
 
     Args:
         config: The configuration.
-        tokenizer: The base's tokenizer.
-        earlier: The run that is resumed; None for a new one.
+        may_overwrite: Whether a new run may be meant for a folder that holds one already, since it is only planned.
 
     Raises:
-        ConfigError: `model.adapter_path` is a base, or keys under `lora` ask for another adapter than that one.
+        ConfigError: `model.adapter_path` is a base, keys under `lora` ask for another adapter than that one, or the run
+            folder holds a run already.
+        TrainingError: There is no complete checkpoint to resume from.
+        ModelError: The base's tokenizer is missing or damaged.
         AdapterError: The adapter is damaged, its start cannot be brought back, or a record of the prompt is damaged.
     """
-    config = _with_prompt(_from_adapter(config, earlier), tokenizer, earlier)
-    if earlier is not None:
-        config = as_before(config, earlier.config, [setting for setting in SETTINGS if setting.name == "quantize"])
-    return config
+    is_new = config.train.get("resume_from_checkpoint") in (None, False)
+    earlier = None if is_new and may_overwrite else find_earlier_run(config.train)
+    tokenizer = load_tokenizer(config.model.path or embedded_base())
+    return Start(_with_prompt(_from_adapter(config, earlier), tokenizer, earlier), tokenizer, earlier)
 
 
 def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
@@ -79,16 +97,26 @@ def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
 
 def _filled(config: RunConfig, adapter_path: str, own: dict[str, Any]) -> RunConfig:
     """The configuration with an adapter's own settings, after checking that those given agree with them."""
+    asked = dict(config.lora)
+    if asked.get("target_modules") == ALL_LINEAR:  # adapters name their layers
+        asked["target_modules"] = _linear_layers(config.model.path)
     faults = [
-        f"lora.{key}={value!r} was requested, but the adapter in {adapter_path} has {own.get(key)!r}. Leave it out"
+        f"lora.{key}={value!r} was requested, but the adapter in {adapter_path} has {comparable_setting(own, key)!r}. "
+        "Leave it out"
         for key, value in config.lora.items()
-        if key not in _NOT_OF_WEIGHTS and _as_names(value) != _as_names(own.get(key))
+        if key not in _NOT_OF_WEIGHTS and comparable_setting(asked, key) != comparable_setting(own, key)
     ]
     if faults:
         raise ConfigError(summarise_faults("the adapter to start from", faults))
     lora = {**own, "lora_dropout": config.lora["lora_dropout"]}
     model = config.model.model_copy(update={"adapter_path": adapter_path})
     return config.model_copy(update={"model": model, "lora": lora})
+
+
+def _linear_layers(base_path: str | None) -> str | list[str]:
+    base_config = read_base_config(base_path)
+    with torch.device("meta"):
+        return spell_out(family_of(base_config).model_class(base_config), ALL_LINEAR)
 
 
 def _with_prompt(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun | None) -> RunConfig:
@@ -108,10 +136,3 @@ def _with_prompt(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun | 
     return config.model_copy(
         update={"prompt": config.prompt.model_copy(update=prompt), "data": config.data.model_copy(update=data)}
     )
-
-
-def _as_names(value: Any) -> Any:
-    """Names in one order; one name alone, as people write it, is a list of one."""
-    if isinstance(value, str) and re.fullmatch(r"\w+", value):
-        return [value]
-    return sorted(value) if isinstance(value, list) and all(isinstance(each, str) for each in value) else value

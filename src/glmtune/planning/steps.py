@@ -110,13 +110,14 @@ def size_step(config: RunConfig, train: SampleDataset, max_tokens: int, uses_gra
 
 
 def _most_labels(train: SampleDataset, num_samples: int, max_tokens: int) -> int:
-    """An upper bound on the labels within the limits, taking samples with the most labels per token first."""
+    """An upper bound on the labels of a pass.
+
+    As many as `num_samples` samples can have, and as `max_tokens` tokens can have where the samples with the most
+    labels per token come first and only a part of the last one counts.
+    """
     lengths, labels = numpy.asarray(train.lengths), train.num_labels
-    by_share = numpy.argsort(-labels / lengths, kind="stable")[:num_samples]
+    by_share = numpy.argsort(-labels / lengths, kind="stable")
     tokens, total = numpy.cumsum(lengths[by_share]), numpy.cumsum(labels[by_share])
-    within = int(numpy.searchsorted(tokens, max_tokens, side="right"))
-    # One sample more, as far as there is room for it.
-    tokens_left = max_tokens - (int(tokens[within - 1]) if within else 0)
-    rest = min(tokens_left, int(labels[by_share[within]])) if within < len(by_share) else 0
-    in_tokens = (int(total[within - 1]) if within else 0) + rest
-    return max(min(in_tokens, int(numpy.sort(labels)[-num_samples:].sum())), 1)
+    in_tokens = math.ceil(numpy.interp(max_tokens, [0, *tokens], [0, *total]))
+    in_samples = int(numpy.sort(labels)[-num_samples:].sum())
+    return max(min(in_tokens, in_samples), 1)

@@ -58,7 +58,9 @@ def make_arguments(
         _follow_saving(values, train.get("early_stopping_patience") is not None)
     # For Trainer a batch is a whole optimiser step; its tokens decide into how many passes it is split.
     values["per_device_train_batch_size"] *= values.pop("gradient_accumulation_steps")
-    _name_checkpointing(values)
+    # The layers that the plan says are checkpointed; Trainer knows all or none.
+    for key in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+        values.pop(key, None)
     with transformers_faults():
         arguments = TrainingArguments(**values)
         _try_schedule(arguments)
@@ -107,18 +109,6 @@ def _follow_saving(values: dict[str, Any], stops_early: bool) -> None:
     if stops_early:
         values.setdefault("load_best_model_at_end", True)
         values.setdefault("metric_for_best_model", "loss")
-
-
-def _name_checkpointing(values: dict[str, Any]) -> None:
-    """Renames `gradient_checkpointing` to the key of the installed transformers version."""
-    is_on = values.pop("gradient_checkpointing", "auto") is True  # `auto` is decided once the model is loaded
-    kwargs = {"use_reentrant": False, **(values.pop("gradient_checkpointing_kwargs", None) or {})}
-    name = "gradient_checkpointing"
-    if "activation_checkpointing" in TrainingArguments.__dataclass_fields__:
-        name = "activation_checkpointing"
-    values[name] = is_on
-    if is_on:
-        values[f"{name}_kwargs"] = kwargs
 
 
 def _evaluation_faults(train: Mapping[str, Any], has_eval: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""The end of a run: writes adapter, plot and results, and runs the self-test on them."""
+"""The end of a run: writes adapter and plot, runs the self-test on what was written, then writes the results."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ class TrainResult:
 def finish_run(
     trainer: LoraTrainer, inputs: RunInputs, trainable: TrainableSummary, metrics: Mapping[str, Any]
 ) -> TrainResult:
-    """Saves the adapter and the reports, and runs the self-test.
+    """Saves the adapter, runs the self-test, and writes the results.
 
     Args:
         trainer: The trainer, after its last step.
@@ -76,11 +76,11 @@ def finish_run(
     if arguments.should_save:
         trainer.save_state()
         _draw(state.log_history, run / PICTURE_NAME)
-        write_results(results, run / RESULTS_NAME)  # their presence marks the run as finished
         with trainer.accelerator.autocast():
             selftest = run_selftest(
                 trainer.adapted_model(), inputs.tokenizer, run, inputs.data.sample, trainer.initial_weights
             )
+        write_results(results, run / RESULTS_NAME)  # last: their presence marks the run as finished
     best = state.best_model_checkpoint
     return TrainResult(
         output_dir=run,

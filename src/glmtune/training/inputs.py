@@ -16,13 +16,12 @@ from glmtune.config import RunConfig, embedded_base, say_base
 from glmtune.data.run_data import RunData, load_run_data
 from glmtune.errors import ConfigError
 from glmtune.loading.base_weights import fingerprint_base
-from glmtune.loading.bases import load_tokenizer
 from glmtune.loading.devices import resolve_dtype
 from glmtune.loading.formats import check_quantize
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.planning.resume import EarlierRun, check_resumed, find_earlier_run, has_all_steps
-from glmtune.planning.start import resolve_start
-from glmtune.planning.steps import num_optimizer_steps
+from glmtune.planning.planned import PlannedRun
+from glmtune.planning.resume import EarlierRun
+from glmtune.planning.start import read_start
 from glmtune.training.arguments import make_arguments
 
 
@@ -31,14 +30,13 @@ class RunInputs:
     """The inputs of a run.
 
     Attributes:
-        config: The configuration; only settings that the plan decides may still be `auto`.
+        config: The configuration, for the plan; settings that the plan decides may still be `auto`.
         arguments: The Trainer's arguments.
         dtype: The compute dtype of the base.
         tokenizer: The base's tokenizer.
         data: The data.
-        manifest: The manifest of the run under this configuration.
+        base_fingerprint: Tells whether the base's weights are still the same.
         earlier: The run to resume, if there is one.
-        is_trained: Whether the resumed run has taken all its steps, so that only the results remain to be written.
     """
 
     config: RunConfig
@@ -46,9 +44,26 @@ class RunInputs:
     dtype: torch.dtype
     tokenizer: Tokenizer
     data: RunData
-    manifest: RunManifest
+    base_fingerprint: str
     earlier: EarlierRun | None
-    is_trained: bool
+
+    def manifest(self, planned: PlannedRun) -> RunManifest:
+        """The record of a run that was planned for these inputs."""
+        config = planned.config
+        path = config.model.path
+        template: Any = config.prompt.template  # `auto` has been resolved
+        before = None if self.earlier is None else self.earlier.manifest
+        return RunManifest(
+            base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
+            template=template,
+            system=config.prompt.system,
+            data_fingerprint=self.data.stats.fingerprint,
+            config=config.model_dump(mode="json"),
+            versions=current_versions(),
+            base_fingerprint=self.base_fingerprint,
+            # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
+            eval_fingerprint=self.data.eval_fingerprint or ("" if before is None else before.eval_fingerprint),
+        )
 
 
 def read_inputs(config: RunConfig, console: Console) -> RunInputs:
@@ -59,14 +74,13 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
         console: Where a summary is shown.
 
     Raises:
-        GlmtuneError: Configuration, data, tokenizer or adapter are invalid, or the run cannot be resumed with them.
+        GlmtuneError: Configuration, data, tokenizer or adapter are invalid.
     """
     if _writes_here(config.train):
         sweep(Path(str(config.train["output_dir"])).expanduser())
-    earlier = find_earlier_run(config.train)
     _say(console, say_base(config.model.path))
-    tokenizer = load_tokenizer(config.model.path or embedded_base())
-    config = resolve_start(config, tokenizer, earlier)
+    start = read_start(config)
+    config = start.config
     if config.model.quantize != "auto":
         check_quantize(config.model.quantize, config.lora)
     dtype = _compute_dtype(config)
@@ -78,17 +92,11 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
     )
     use_one_gpu(arguments)  # several GPUs are used through torchrun, not DataParallel
     with arguments.main_process_first(desc="reading the data"):
-        data = load_run_data(config, tokenizer, arguments.seed)
+        data = load_run_data(config, start.tokenizer, arguments.seed)
     for line in data.stats.lines():
         _say(console, line)
-    manifest = _make_manifest(config, data, earlier)
-    is_trained = False
-    if earlier is not None:
-        num_steps = num_optimizer_steps(config, len(data.train), arguments.world_size)
-        check_resumed(earlier, Path(arguments.output_dir), manifest, num_steps, arguments.world_size)
-        _say(console, f"continuing from {earlier.checkpoint}")
-        is_trained = has_all_steps(earlier, manifest, num_steps)
-    return RunInputs(config, arguments, dtype, tokenizer, data, manifest, earlier, is_trained)
+    base_fingerprint = fingerprint_base(config.model.path or embedded_base())
+    return RunInputs(config, arguments, dtype, start.tokenizer, data, base_fingerprint, start.earlier)
 
 
 def _writes_here(train: dict[str, Any]) -> bool:
@@ -103,23 +111,6 @@ def _compute_dtype(config: RunConfig) -> torch.dtype:
     if dtype == torch.float16 and (device_map == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("model.dtype=float16 needs a GPU; on the CPU use float32 or bfloat16")
     return dtype
-
-
-def _make_manifest(config: RunConfig, data: RunData, earlier: EarlierRun | None) -> RunManifest:
-    path = config.model.path
-    template: Any = config.prompt.template  # `auto` has been resolved
-    before = None if earlier is None else earlier.manifest
-    return RunManifest(
-        base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
-        template=template,
-        system=config.prompt.system,
-        data_fingerprint=data.stats.fingerprint,
-        config=config.model_dump(mode="json"),
-        versions=current_versions(),
-        base_fingerprint=fingerprint_base(path or embedded_base()),
-        # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
-        eval_fingerprint=data.eval_fingerprint or ("" if before is None else before.eval_fingerprint),
-    )
 
 
 def _say(console: Console, line: str) -> None:

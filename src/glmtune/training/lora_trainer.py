@@ -83,7 +83,7 @@ class LoraTrainer(Trainer):
         self._eval_losses: list[Tensor] = []
         self._eval_weight = 0.0
         self._resumed_step = 0
-        self._has_published = False
+        self._has_saved = False
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in Trainer; parameters are flattened if the optimiser is elementwise."""
@@ -279,18 +279,22 @@ class LoraTrainer(Trainer):
             # A checkpoint still aside is on this node's local disk; on a shared disk it has been published already.
             if self.args.should_save and (aside(run) / name).is_dir():
                 self._publish(run, name)
+            self._has_saved = True
             self.accelerator.wait_for_everyone()
             if self.args.push_to_hub:
                 super()._push_from_checkpoint(str(run / name))
 
     def _publish(self, run: Path, name: str) -> None:
         self.state.save_to_json(str(aside(run) / name / STATE_NAME))
-        if not self._has_published:
-            supersede(run, self._resumed_step)
-            self._manifest.write(run)
+        self._leave_behind()
         publish(run, name)
-        self._has_published = True
         rotate(run, name, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _leave_behind(self) -> None:
+        """Sets aside what the run had beyond the step it was resumed from, before it first saves steps of its own."""
+        if not self._has_saved and self.state.global_step > self._resumed_step:
+            supersede(self.args.output_dir, self._resumed_step)
+            self._manifest.write(self.args.output_dir)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: Trainer would upload a checkpoint before it is published."""
@@ -316,6 +320,8 @@ class LoraTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
+            if folder == self.args.output_dir and self.is_world_process_zero():
+                self._leave_behind()
             save_adapter(self.adapted_model(), folder, self.initial_weights)
             self._manifest.write(folder)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,16 @@ from transformers import PrinterCallback, ProgressCallback
 
 from glmtune.adapters.adapter_files import load_adapter_weights, read_initial_weights
 from glmtune.adapters.lora import attach_lora, changes_base, initial_adapter_weights, trainable_summary
-from glmtune.adapters.run_folder import checkpoints
+from glmtune.adapters.run_folder import RunManifest, checkpoints
 from glmtune.config import RunConfig, validate_names
 from glmtune.data.packing import PackingCollator
 from glmtune.errors import ModelError, TrainingError
-from glmtune.loading.bases import load_base
+from glmtune.loading.bases import load_model
 from glmtune.loading.devices import is_out_of_memory
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
+from glmtune.planning.resume import EarlierRun, check_resumed, has_all_steps
 from glmtune.training.arguments import transformers_faults
 from glmtune.training.callbacks import ProgressReport, make_callbacks
 from glmtune.training.checkpointing import checkpoint_layers
@@ -62,26 +62,29 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
     folder = Path(str(config.train["output_dir"])).expanduser()
     with ending_with_the_others(), run_folder_held(folder) if is_main else nullcontext():
         inputs = read_inputs(config, console)
-        planned = _plan(inputs, console)
-        return _train(inputs, planned, console)
+        planned, manifest = _plan(inputs, console)
+        return _train(inputs, planned, manifest, console)
 
 
-def _plan(inputs: RunInputs, console: Console) -> PlannedRun:
-    """Decides the settings that the configuration leaves open."""
-    arguments = inputs.arguments
+def _plan(inputs: RunInputs, console: Console) -> tuple[PlannedRun, RunManifest]:
+    """Decides the settings that the configuration leaves open, and whether an earlier run may be resumed with them."""
+    arguments, earlier = inputs.arguments, inputs.earlier
     known = KnownDevice.measure(arguments.device, inputs.dtype, arguments.world_size)
-    earlier = None if inputs.earlier is None else inputs.earlier.config
     planned = plan_run(inputs.config, inputs.data.train, known, earlier)
+    manifest = inputs.manifest(planned)
+    if earlier is not None:
+        check_resumed(earlier, Path(arguments.output_dir), manifest, planned.num_steps, known.num_processes)
+        console.print(f"continuing from {earlier.checkpoint}", markup=False, highlight=False, soft_wrap=True)
     planned.check()
     lines = [planned.summary()] if arguments.device.type == "cuda" else []
     for line in (*lines, *planned.notes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return planned
+    return planned, manifest
 
 
-def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainResult:
+def _train(inputs: RunInputs, planned: PlannedRun, manifest: RunManifest, console: Console) -> TrainResult:
     """Loads the base, trains, and completes the run folder."""
-    output_dir, command = inputs.arguments.output_dir, inputs.config.command("train.resume_from_checkpoint=true")
+    output_dir, command = inputs.arguments.output_dir, planned.config.command("train.resume_from_checkpoint=true")
     interruption, progress = Interruption(), ProgressReport(console)
     with ending_where_it_cannot_write(output_dir, command), _explaining_out_of_memory(planned, output_dir, progress):
         with console.status("loading the base model ..."):
@@ -90,11 +93,16 @@ def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainRes
         console.print(str(trainable), highlight=False)
         if planned.why_not_fused is None:
             fuse(model)
-        checkpoint_layers(model, planned.settings.num_checkpointed, offloads=planned.settings.offloads_checkpoints)
-        trainer = _make_trainer(inputs, planned, model, initial_weights, progress, interruption)
+        checkpoint_layers(
+            model,
+            planned.settings.num_checkpointed,
+            offloads=planned.settings.offloads_checkpoints,
+            options=planned.config.train.get("gradient_checkpointing_kwargs"),
+        )
+        trainer = _make_trainer(inputs, planned, manifest, model, initial_weights, progress, interruption)
         with interruption.listening():
             try:
-                metrics = _take_steps(trainer, inputs, console)
+                metrics = _take_steps(trainer, inputs.earlier, manifest, planned.num_steps, console)
             finally:
                 progress.close()
             if interruption.happened:
@@ -105,8 +113,9 @@ def _train(inputs: RunInputs, planned: PlannedRun, console: Console) -> TrainRes
 def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PackedModel, Mapping[str, Tensor]]:
     """The base with its adapter, and the adapter's initial weights."""
     config, earlier = planned.config, inputs.earlier
-    model, _ = load_base(
+    model = load_model(
         config.model.path,
+        inputs.tokenizer,
         config.model.dtype,
         "cpu" if inputs.arguments.device.type == "cpu" else None,
         quantize=planned.settings.quantize,
@@ -126,13 +135,13 @@ def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PackedModel, Ma
 def _make_trainer(
     inputs: RunInputs,
     planned: PlannedRun,
+    manifest: RunManifest,
     model: PackedModel,
     initial_weights: Mapping[str, Tensor],
     progress: ProgressReport,
     interruption: Interruption,
 ) -> LoraTrainer:
     arguments = inputs.arguments
-    manifest = replace(inputs.manifest, config=planned.config.model_dump(mode="json"))
     with transformers_faults():
         trainer = LoraTrainer(
             model=model,
@@ -162,13 +171,15 @@ def _make_trainer(
     return trainer
 
 
-def _take_steps(trainer: LoraTrainer, inputs: RunInputs, console: Console) -> dict[str, Any]:
+def _take_steps(
+    trainer: LoraTrainer, earlier: EarlierRun | None, manifest: RunManifest, num_steps: int, console: Console
+) -> dict[str, Any]:
     """Takes the remaining steps, possibly none, and returns Trainer's metrics of them."""
-    checkpoint = None if inputs.earlier is None else str(inputs.earlier.checkpoint)
-    if checkpoint is not None and inputs.is_trained:
-        console.print("all steps are done; completing what should have followed them", highlight=False)
-        trainer.restore(checkpoint)
+    if earlier is not None and has_all_steps(earlier, manifest, num_steps):
+        console.print("all steps are done; writing the results", highlight=False)
+        trainer.restore(earlier.checkpoint)
         return {}
+    checkpoint = None if earlier is None else str(earlier.checkpoint)
     output = trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=["past_key_values"])
     metrics: dict[str, Any] = output.metrics
     return metrics

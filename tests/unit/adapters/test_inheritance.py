@@ -41,12 +41,10 @@ def test_a_prompt_is_not_lost_on_merging_twice(merged: Path, tmp_path: Path) -> 
 
 
 def test_training_goes_by_the_same_rule(merged: Path) -> None:
-    from glmtune.planning.start import resolve_start
-
-    tokenizer = load_tokenizer(merged)
+    from glmtune.planning.start import read_start
 
     def resolved(*overrides: str) -> tuple[str, str | None, str]:
-        config = resolve_start(load_config(None, [f"model.path={merged}", *overrides]), tokenizer, None)
+        config = read_start(load_config(None, [f"model.path={merged}", *overrides]), may_overwrite=True).config
         return config.prompt.template, config.prompt.system, config.data.join
 
     assert resolved() == ("tutorial", "你是猫", "")

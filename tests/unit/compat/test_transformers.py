@@ -18,6 +18,7 @@ from glmtune.config import embedded_base
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.models.chatglm.modeling import ChatGLMPreTrainedModel
 from glmtune.training.lora_trainer import LoraTrainer
+from glmtune.training.packed_model import PackedModel
 
 TRANSFORMERS = "transformers 5.23"
 
@@ -39,6 +40,17 @@ def test_the_attention_of_a_configuration_can_be_read() -> None:
     assert compat.attention_implementation(config) == "eager", changed(
         TRANSFORMERS, "PretrainedConfig._attn_implementation is not the attention that was asked for"
     )
+
+
+def test_layers_are_checkpointed_by_a_flag_of_their_own(
+    make_adapted: Callable[..., PackedModel], recwarn: pytest.WarningsRecorder
+) -> None:
+    base = make_adapted().get_base_model()
+    compat.enable_checkpointing(base, {"use_reentrant": False})
+    flags = [layer.gradient_checkpointing for layer in base.transformer.encoder.layers]
+    assert flags == [True] * 3, changed(TRANSFORMERS, "layers are told otherwise than by gradient_checkpointing")
+    deprecated = [str(warning.message) for warning in recwarn if issubclass(warning.category, FutureWarning)]
+    assert not deprecated, changed(TRANSFORMERS, f"checkpointing is switched on by another name: {deprecated}")
 
 
 def test_several_gpus_can_be_kept_from_data_parallel(tmp_path: Path) -> None:

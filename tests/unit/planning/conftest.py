@@ -15,6 +15,7 @@ from glmtune.planning.card import plan_for_card
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
+from glmtune.planning.resume import EarlierRun
 from glmtune.planning.speed import DeviceSpeed
 
 Configure = Callable[..., RunConfig]
@@ -64,7 +65,8 @@ def decide(configure: Configure) -> Callable[..., PlannedRun]:
     def decide(*overrides: str, gib: float, before: RunManifest | None = None) -> PlannedRun:
         config = configure(*overrides)
         data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
-        planned = plan_run(config, data.train, make_card(gib), None if before is None else before.config)
+        earlier = None if before is None else EarlierRun(Path("checkpoint-1"), before)
+        planned = plan_run(config, data.train, make_card(gib), earlier)
         planned.check()
         return planned
 

@@ -76,7 +76,7 @@ def test_chatglm3_6b(base: BaseShape) -> None:
 def test_bits_of_the_formats(base: BaseShape) -> None:
     bits = {
         quantize: 8
-        * sum(FORMATS[quantize].weight_bytes(n * k, n, torch.bfloat16) for n, k in base.linears)
+        * sum(FORMATS[quantize].weight_bytes(n * k, n, torch.bfloat16) for n, k in base.linears.values())
         / base.in_blocks
         for quantize in ("none", "fp8", "int8", "nf4")
     }
@@ -91,7 +91,7 @@ def test_quantised_layers_take_as_many_bytes_as_counted(quantize: Any) -> None:
     model = ChatGLMForConditionalGeneration(model.config)
     shape = BaseShape.of(model, torch.float32)
     quantize_layers(model, quantize)
-    counted = sum(FORMATS[quantize].weight_bytes(n * k, n, torch.float32) for n, k in shape.linears)
+    counted = sum(FORMATS[quantize].weight_bytes(n * k, n, torch.float32) for n, k in shape.linears.values())
     assert sum(map(_bytes_of, model.transformer.encoder.layers.modules())) == counted
 
 

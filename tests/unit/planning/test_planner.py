@@ -65,13 +65,16 @@ def test_with_no_memory_nothing_fits(planner: Planner) -> None:
     assert 3.5 * GIB < smallest.memory.needed < 5 * GIB
 
 
-def test_less_memory_never_means_a_faster_run(planner: Planner) -> None:
-    plans = [planner.choose(FREEDOM, gib * GIB) for gib in (5, 5.5, 6, 8, 10, 12, 14, 15, 16, 20, 24, 40)]
-    assert all(plans)
-    for quantize in ("nf4", "int8", "none"):
-        seconds = [plan.seconds_per_step for plan in plans if plan and plan.settings.quantize == quantize]
-        assert len(seconds) > 1
-        assert all(after <= 1.05 * before for before, after in itertools.pairwise(seconds))
+@pytest.mark.parametrize("quantize", ["nf4", "int8", "none"])
+def test_more_memory_never_means_a_slower_run_in_the_same_format(planner: Planner, quantize: Any) -> None:
+    """But for the 1 % by which each departure from the plainest settings must pay."""
+    space = FREEDOM.with_format(quantize)
+    sizes = (5, 5.5, 6, 8, 10, 12, 13, 14, 15, 16, 20, 24, 40)
+    plans = [plan for gib in sizes if (plan := planner.choose(space, gib * GIB))]
+    seconds = [plan.seconds_per_step for plan in plans]
+    assert len(seconds) > 4
+    assert all(after <= 1.03 * before for before, after in itertools.pairwise(seconds))
+    assert seconds[-1] < 0.9 * seconds[0]
 
 
 def test_the_most_exact_format_that_fits_is_taken(planner: Planner) -> None:
@@ -94,20 +97,17 @@ def test_a_less_exact_format_is_taken_only_where_nothing_else_fits(planner: Plan
 
 
 def test_a_much_faster_format_is_suggested(planner: Planner) -> None:
-    """Where the base fits only with every layer checkpointed, and in 8 bits with none."""
+    """7 GiB hold this base in 8 bits with most layers checkpointed, in 4 bits with none; 24 GiB hold it as it is."""
     space = dataclasses.replace(FREEDOM, max_tokens=(512,))
-    for gib in (6.6, 13.0, 13.5, 24.0):
-        plan = planner.choose(space, gib * GIB)
-        assert plan is not None
-        others = [
-            other.seconds_per_step
-            for quantize in space.quantize
-            if (other := planner.choose(space.with_format(quantize), gib * GIB))
-        ]
-        faster = planner.faster_format(plan, space, gib * GIB)
-        assert (faster is not None) == (plan.seconds_per_step > 1.3 * min(others)), gib
-        if faster is not None:
-            assert faster.slowdown == pytest.approx(min(others) / plan.seconds_per_step - 1)
+    tight, roomy = (planner.choose(space, gib * GIB) for gib in (7, 24))
+    assert tight is not None
+    assert roomy is not None
+    suggested = planner.faster_format(tight, space, 7 * GIB)
+    assert suggested is not None
+    assert tight.settings.quantize == "int8"
+    assert suggested.setting == "model.quantize=nf4"
+    assert suggested.slowdown <= -0.2
+    assert planner.faster_format(roomy, space, 24 * GIB) is None
 
 
 @pytest.mark.parametrize(

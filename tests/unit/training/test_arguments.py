@@ -20,12 +20,12 @@ def test_the_nan_filter_is_off_and_nothing_is_reported() -> None:
 
 
 @pytest.mark.filterwarnings("error::FutureWarning")
-@pytest.mark.parametrize("is_on", [True, False])
-def test_gradient_checkpointing_by_any_name(is_on: bool) -> None:
-    arguments = make_arguments({**TRAIN, "gradient_checkpointing": is_on}, has_eval=False, dtype=torch.float32)
-    assert arguments.gradient_checkpointing is is_on
-    if is_on:
-        assert arguments.gradient_checkpointing_kwargs == {"use_reentrant": False}
+@pytest.mark.parametrize("setting", [True, False, 2, "auto"])
+def test_trainer_does_not_checkpoint_layers_beside_the_plan(setting: Any) -> None:
+    train = {**TRAIN, "gradient_checkpointing": setting, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    arguments = make_arguments(train, has_eval=False, dtype=torch.float32)
+    assert arguments.gradient_checkpointing is False
+    assert arguments.gradient_checkpointing_kwargs is None
 
 
 def test_evaluation_goes_along_with_saving() -> None:

@@ -30,7 +30,7 @@ def test_a_run_that_does_not_fit_stops_before_loading(
     with pytest.raises(ModelError, match="NaN"):
         run(f"model.path={base}")
     full = KnownDevice(None, torch.bfloat16, 0.001 * 2**30, DeviceSpeed.assumed())
-    monkeypatch.setattr(KnownDevice, "look", lambda *_: full)
+    monkeypatch.setattr(KnownDevice, "measure", lambda *_: full)
     with pytest.raises(TrainingError, match=r"does not fit.*smallest card that would do"):
         run(f"model.path={base}", name="planned")
 

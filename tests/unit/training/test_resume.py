@@ -16,7 +16,7 @@ from glmtune.adapters.checkpoints import CHECKSUMS_NAME
 from glmtune.config import OWN_TRAIN_KEYS, embedded_base
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.planning.resume import APPLIED_TRAIN_KEYS, LASTING_TRAIN_KEYS, find_checkpoint
-from glmtune.training import lora_trainer
+from glmtune.training import finish, lora_trainer
 from glmtune.training.run import TrainResult
 
 Run = Callable[..., TrainResult]
@@ -106,6 +106,20 @@ def test_a_run_whose_last_save_is_missing_is_finished(run: Run, tmp_path: Path, 
     assert (tmp_path / name / "training_loss.png").is_file()
     with pytest.raises(TrainingError, match=r"is finished \(4 of 4 steps\)"):
         run(*settings, AGAIN, name=name)
+
+
+def test_a_run_that_was_killed_in_its_self_test_is_not_finished(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "run_selftest", die)
+        with pytest.raises(KeyboardInterrupt):
+            run("train.max_steps=2")
+    assert run("train.max_steps=2", AGAIN).selftest is not None
+    assert (tmp_path / "run" / "all_results.json").is_file()
 
 
 def test_a_picture_that_cannot_be_drawn_costs_nothing_else(

@@ -93,3 +93,14 @@ def test_a_finished_run_says_how_to_train_again_from_an_earlier_checkpoint(run: 
     ):
         run(*settings)
     assert run(*settings, name="again").num_steps == 4
+
+
+def test_a_resumed_run_without_checkpoints_of_its_own_leaves_the_old_ones_too(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run("train.max_steps=4", "train.save_steps=2")
+    settings = ("train.max_steps=3", "train.save_strategy=no")
+    run(*settings, f"train.resume_from_checkpoint={folder / 'checkpoint-2'}")
+    assert find_checkpoint(folder, True) == folder / "checkpoint-2"
+    assert names(folder / "_superseded-1") == ["checkpoint-4"]
+    assert find_adapter(folder / "_superseded-1") == folder / "_superseded-1"
+    assert find_adapter(folder) == folder
