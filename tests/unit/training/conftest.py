@@ -60,7 +60,7 @@ def train_once(
     @cache
     def train_once(*overrides: str) -> Path:
         folder = tmp_path_factory.mktemp("once") / "run"
-        train(load_config(None, [*settings(tiny_base, data, folder), *overrides]), Console(quiet=True))
+        train(load_config(None, changed(settings(tiny_base, data, folder), *overrides)), Console(quiet=True))
         return folder
 
     return train_once
