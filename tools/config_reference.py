@@ -20,8 +20,9 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from glmtune.config import RunConfig, describe_keys
+from glmtune.config.other_names import NO_SUCH_SETTING, OTHER_NAMES, OTHER_SECTIONS
 from glmtune.config.refused_keys import REFUSED_KEYS
-from glmtune.config.replaced_keys import REPLACED_LORA_KEYS, REPLACED_TRAIN_KEYS
+from glmtune.config.replaced_keys import REPLACED_KEYS
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"zh": "docs/reference/configuration.md", "en": "docs/reference/configuration.en.md"}
@@ -85,6 +86,10 @@ SECTIONS = {
 }
 REFUSED = "Some settings would not do here what they say. Giving one a value is an error:"
 REPLACED = "These are names from older versions of transformers, or from other tools. The error says what to write:"
+ELSEWHERE = (
+    "Names from LLaMA-Factory, ms-swift, Axolotl, alpaca-lora and the official demos, in whichever section they are "
+    "written:"
+)
 OPTIM = "schedule_free, lomo and adalomo need a training loop of their own."
 
 
@@ -196,12 +201,24 @@ def write_page(intro: str, translate: Callable[[str], str]) -> str:
     page.append(table([translate("key"), translate("why")], refused))
     replaced = [
         [f"`{section}.{key}`", as_code(translate(text))]
-        for section, keys in (("lora", REPLACED_LORA_KEYS), ("train", REPLACED_TRAIN_KEYS))
+        for section, keys in REPLACED_KEYS.items()
         for key, text in keys.items()
     ]
     page += [f"## {translate('Names from elsewhere')}", translate(REPLACED)]
     page.append(table([translate("not"), translate("but")], replaced))
+    page += [translate(ELSEWHERE), table([translate("not"), translate("but")], write_other_names(translate))]
     return "\n\n".join(page) + "\n"
+
+
+def write_other_names(translate: Callable[[str], str]) -> list[list[str]]:
+    """Rows for the names of other tools, those with the same counterpart in one row."""
+    by_advice: dict[str, list[str]] = {}
+    for names in (OTHER_SECTIONS, OTHER_NAMES):
+        for name, ours in names.items():
+            by_advice.setdefault(f"`{ours}`", []).append(f"`{name}`")
+    for name, advice in NO_SUCH_SETTING.items():
+        by_advice.setdefault(as_code(translate(advice)), []).append(f"`{name}`")
+    return [[", ".join(names), advice] for advice, names in by_advice.items()]
 
 
 def show_type(text: str, translate: Callable[[str], str]) -> str:

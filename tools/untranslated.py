@@ -138,7 +138,8 @@ def _text_of(node: ast.AST) -> str | None:
         return re.sub(r"\{:[^{}]*\}", "{0}", node.value)
     if isinstance(node, ast.JoinedStr):
         return "".join(
-            str(part.value) if isinstance(part, ast.Constant) else _constant(part) or "{0}" for part in node.values
+            str(part.value) if isinstance(part, ast.Constant) else _constant(part) or _counted(part) or "{0}"
+            for part in node.values
         )
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         left, right = _text_of(node.left), _text_of(node.right)
@@ -156,6 +157,15 @@ def _text_of(node: ast.AST) -> str | None:
 def _constant(part: ast.AST) -> str | None:
     """What stands in the place of an f-string that is filled with a literal."""
     return part.value.value if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Constant) else None
+
+
+def _counted(part: ast.AST) -> str | None:
+    """What stands in the place of an f-string that is filled with a number of things: `count(number, "rows")`."""
+    call = part.value if isinstance(part, ast.FormattedValue) else None
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "count":
+        noun = call.args[1]
+        return f"{{0}} {noun.value}" if isinstance(noun, ast.Constant) else None
+    return None
 
 
 def _values_in(node: ast.AST) -> Iterator[ast.AST]:

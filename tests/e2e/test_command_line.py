@@ -189,6 +189,38 @@ def test_help_imports_nothing_heavy() -> None:
     assert processes.run(sys.executable, "-c", probe).returncode == 0, "the command line imports torch for its help"
 
 
+def test_a_run_says_what_it_uses_and_how_it_ended(workplace: Path) -> None:
+    data, folder = workplace / "mine.json", workplace / "my run"
+    rows = [{"instruction": f"问题{number}？", "output": f"回答{number}。"} for number in range(10)]
+    data.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    settings = [f"data.path={data}", "data.eval_fraction=0.1", "prompt.system=你是一只猫", f"train.output_dir={folder}"]
+    printed = run_glmtune(
+        "train",
+        *settings,
+        *SETTINGS,
+        "train.max_steps=2",
+        "train.eval_steps=1",
+        "train.early_stopping_patience=1",
+        "train.save_steps=1",
+    )
+    for said in (
+        "only for trying things out; to train ChatGLM3-6B, add model.path=FOLDER",
+        "mine.json: instruction/output",
+        "for training: 9 samples; for evaluation: 1 sample\n",
+        "prompt: chatglm3; system prompt: 你是一只猫",
+        "settings: 2 steps of up to 8 samples, learning rate 0.002, LoRA r=8 alpha=32 on query_key_value, float32",
+        "trained: 2 steps in 0:00:",
+        "the run folder holds the best adapter, that of step ",
+        f"loss curve: {folder / 'training_loss.png'}",
+        f"  glmtune chat '{folder}'",
+        f"  glmtune generate '{folder}' --input questions.json --output replies.jsonl",
+        f"  glmtune merge '{folder}' --output '{folder}-merged'",
+    ):
+        assert said in printed
+    assert "instruction and input are joined" not in printed  # no row has both
+    assert "System prompt: 你是一只猫" in run_glmtune("chat", str(folder), text="/exit\n")
+
+
 def test_plan(call_glmtune: Callable[..., str]) -> None:
     """For a card that is not here; a plan that does not fit is an error."""
     text = run_glmtune("plan", "--gpu-gib", "24")

@@ -35,7 +35,7 @@ def hide_loading_bars() -> None:
     logging.disable_progress_bar()
 
 
-def load_run(run: str, model: str | None, dtype: DtypeName, quantize: QuantizeName) -> "Loaded":
+def load_run(run: str, model: str | None, dtype: DtypeName, quantize: QuantizeName, system: str | None) -> "Loaded":
     """Loads a run or base to chat with, and prints what was loaded."""
     from glmtune.loading.runs import load
 
@@ -43,6 +43,8 @@ def load_run(run: str, model: str | None, dtype: DtypeName, quantize: QuantizeNa
     with TerminalConsole(stderr=True).status("Loading the model ..."):
         loaded = load(run, model_path=model, dtype=dtype, quantize=quantize)
     typer.echo(localise(f"base: {loaded.base_path}; adapter: {loaded.adapter_path or 'none'}"), err=True)
+    used = loaded.system if system is None else system
+    typer.echo(localise(f"System prompt: {used}" if used else "There is no system prompt."), err=True)
     return loaded
 
 

@@ -1,6 +1,5 @@
 """train and plan."""
 
-import shlex
 from typing import Annotated
 
 import typer
@@ -39,11 +38,11 @@ def train(
     from glmtune.training.processes import is_first_process, leave_processes
     from glmtune.training.run import TrainingInterrupted
     from glmtune.training.run import train as run_training
+    from glmtune.training.summary import closing_lines
 
     hide_loading_bars()
     try:
-        folder = run_training(config).output_dir
-        message, code = f"Done: {folder}\n  glmtune chat {shlex.quote(str(folder))}", 0
+        message, code = "\n".join(closing_lines(run_training(config))), 0
     except TrainingInterrupted as interruption:
         message, code = str(interruption), 130
     finally:

@@ -41,7 +41,7 @@ def chat(
     from glmtune.inference.chat import Chat
     from glmtune.inference.terminal import run_terminal_chat
 
-    loaded = load_run(run, model, dtype, quantize)
+    loaded = load_run(run, model, dtype, quantize, system)
     conversation = Chat(
         loaded.model,
         loaded.tokenizer,
@@ -83,7 +83,7 @@ def generate(
 
     outlive_display()
     check_generation_files(input_path, output_path, parse_fields(field))
-    loaded = load_run(run, model, dtype, quantize)
+    loaded = load_run(run, model, dtype, quantize, system)
     try:
         report = generate_file(
             loaded.model,

@@ -10,7 +10,7 @@ Importing this package is cheap; checking the names under `lora` and `train` imp
 needs anyway.
 """
 
-from glmtune.config.embedded import embedded_base, embedded_data, say_base
+from glmtune.config.embedded import embedded_base, embedded_data, say_base, say_data
 from glmtune.config.keys import LORA_DEFAULTS, OWN_TRAIN_KEYS, TRAIN_DEFAULTS
 from glmtune.config.reading import load_arguments, load_config, validate_names
 from glmtune.config.refused_keys import WHY_NOT_SHARDED
@@ -39,5 +39,6 @@ __all__ = [
     "load_arguments",
     "load_config",
     "say_base",
+    "say_data",
     "validate_names",
 ]

@@ -13,7 +13,15 @@ def say_base(path: str | None) -> str:
     """A line that says which base is used; explicit if it is the built-in one."""
     if path is not None:
         return f"base: {path}"
-    return "base: the tiny built-in one, only for trying things out (model.path is not set)"
+    return (
+        "base: the tiny built-in toy model, only for trying things out; to train ChatGLM3-6B, add "
+        "model.path=FOLDER, the folder of its weights"
+    )
+
+
+def say_data(path: str | list[str] | None) -> list[str]:
+    """A line that says that the built-in data are used; none for other files, which are listed as they are read."""
+    return ["data: the built-in example persona (data.path is not set)"] if path is None else []
 
 
 def embedded_data() -> Path:

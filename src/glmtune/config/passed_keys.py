@@ -1,24 +1,14 @@
 """Checks the keys under `lora` and `train`, which are passed on to PEFT and transformers."""
 
-import difflib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from glmtune.config.key_checks import check_value, path_fault
 from glmtune.config.keys import OWN_TRAIN_HINTS, OWN_TRAIN_KEYS
 from glmtune.config.refused_keys import REFUSED_KEYS
-from glmtune.config.replaced_keys import REPLACED_LORA_KEYS, REPLACED_TRAIN_KEYS
-
-
-def unknown_key_fault(prefix: str, key: str, known: Iterable[str]) -> str:
-    """The error for an unknown key, with the nearest known one."""
-    known = sorted(known)
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if nearest:
-        return f"unknown key {prefix}{key}; did you mean {prefix}{nearest[0]}?"
-    listing = f"; known keys: {', '.join(known)}" if len(known) < 20 else ""
-    return f"unknown key {prefix}{key}{listing}"
+from glmtune.config.replaced_keys import REPLACED_KEYS
+from glmtune.config.unknown_keys import unknown_key_fault
 
 
 def check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -33,7 +23,7 @@ def check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[str
     else:
         from transformers import TrainingArguments as Target
 
-    replaced = {"lora": REPLACED_LORA_KEYS, "train": REPLACED_TRAIN_KEYS}[section]
+    replaced = REPLACED_KEYS[section]
     own: Mapping[str, str] = OWN_TRAIN_KEYS if section == "train" else {}
     hints = typing.get_type_hints(Target)
     known = {name: hints[name] for name in Target.__dataclass_fields__}
@@ -46,7 +36,7 @@ def check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[str
         elif key not in known and key not in own:
             # TrainingArguments will drop gradient_checkpointing one day; it remains a key here.
             if key not in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
-                faults.append(unknown_key_fault(f"{section}.", key, [*known.keys() - replaced.keys(), *own]))
+                faults.append(unknown_key_fault(section, key))
         elif name in REFUSED_KEYS and value:
             faults.append(f"{name} {REFUSED_KEYS[name]}. Leave it out")
         else:

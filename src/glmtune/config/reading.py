@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from glmtune.config.passed_keys import check_passed_keys, unknown_key_fault
-from glmtune.config.sections import DataSection, ModelSection, PromptSection, RunConfig
+from glmtune.config.passed_keys import check_passed_keys
+from glmtune.config.sections import RunConfig
+from glmtune.config.unknown_keys import sectionless_key_fault, unknown_key_fault
 from glmtune.config.yaml_text import parse_value, read_yaml
 from glmtune.errors import ConfigError, summarise_faults
 
@@ -101,6 +102,8 @@ def _apply_override(values: dict[str, Any], override: str) -> str | None:
         return f"{override!r} has bytes that are not UTF-8; set the terminal to UTF-8, or use a YAML file"
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
+    if equals and len(parts) == 1 and (fault := sectionless_key_fault(key.strip())):
+        return fault
     if not equals or len(parts) < 2 or not all(parts):
         return f"{override!r} is not an override; write section.key=value, such as train.max_steps=10"
     if not text.strip() and key.strip() not in _MAY_BE_EMPTY:
@@ -128,6 +131,5 @@ def _say(fault: Mapping[str, Any]) -> str:
     if fault["type"] != "extra_forbidden":
         return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}; found {fault['input']!r}"
     if len(location) == 1:
-        return unknown_key_fault("", location[0], RunConfig.model_fields)
-    sections: dict[str, type[BaseModel]] = {"model": ModelSection, "data": DataSection, "prompt": PromptSection}
-    return unknown_key_fault(f"{location[0]}.", location[1], sections[location[0]].model_fields)
+        return sectionless_key_fault(key) or f"unknown key {key}; known keys: {', '.join(RunConfig.model_fields)}"
+    return unknown_key_fault(location[0], location[1])

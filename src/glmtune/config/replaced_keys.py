@@ -59,3 +59,7 @@ REPLACED_TRAIN_KEYS: Mapping[str, str] = MappingProxyType(
         "xpu_backend": "use train.ddp_backend",
     }
 )
+
+REPLACED_KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {"lora": REPLACED_LORA_KEYS, "train": REPLACED_TRAIN_KEYS}
+)

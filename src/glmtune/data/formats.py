@@ -297,7 +297,7 @@ def _find_format(
     known = "; ".join(" and ".join(form.columns) for form in _FORMATS)
     raise DataError(
         f"{name}: no known columns; found: {show_names(rows[0]) or 'none'}; expected: {known}. "
-        "Map other names with data.fields (or --field), for example data.fields.output=COLUMN"
+        "Name the columns: data.fields.output=COLUMN (train, plan) or --field output=COLUMN (data, generate)"
     )
 
 
@@ -346,7 +346,10 @@ def _read_pair(
     faults: list[str] = []
     for column in form.columns if needs_answer else form.columns[:1]:
         try:
-            advice = f"Add it, or map another field with data.fields.{column}"
+            advice = (
+                f"Add it, or name its column: data.fields.{column}=COLUMN (train, plan) or "
+                f"--field {column}=COLUMN (data, generate)"
+            )
             texts.append(read_text(values, column, advice=advice))
         except DataError as error:
             faults.append(str(error))

@@ -15,9 +15,10 @@ from rich.text import Text
 from glmtune.data.convert import write_messages
 from glmtune.data.dataset import load_dataset
 from glmtune.data.formats import Conversations, Paths, read_conversations, scan
-from glmtune.data.stats import DataStats, join_line, percentiles
+from glmtune.data.stats import DataStats, join_lines, percentiles
 from glmtune.errors import DataError, show_text, summarise_faults
 from glmtune.language import localise
+from glmtune.language.plurals import count
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Rendered, Template, render
 
@@ -49,7 +50,7 @@ def check(
     if faults:
         raise DataError(summarise_faults("the data cannot be used", faults, limit=len(faults)))
     lines = found.format_lines()
-    lines += [f"{len(found):,} rows, no errors", join_line(join, found.num_joined)]
+    lines += [f"{count(len(found), 'rows')}, no errors", *join_lines(join, found.num_joined)]
     lines += ["", f"the first sample ({found.sources[0]}):"]
     console = console or Console()
     _print(console, lines)
@@ -164,7 +165,7 @@ def convert(
     """
     found = read_conversations(paths, fields, join)
     write_messages(found.items, output)
-    _print(console or Console(), [f"{len(found):,} conversations written to {show_text(str(output))}"])
+    _print(console or Console(), [f"{count(len(found), 'conversations')} written to {show_text(str(output))}"])
 
 
 def _print(console: Console, lines: Iterable[str]) -> None:
@@ -173,9 +174,12 @@ def _print(console: Console, lines: Iterable[str]) -> None:
 
 
 def _summary(rendered: Rendered) -> str:
-    summary = f"{len(rendered.input_ids)} tokens, {sum(rendered.loss_mask)} learnt"
+    summary = f"{count(len(rendered.input_ids), 'tokens')}, {sum(rendered.loss_mask)} learnt"
     if rendered.num_cut_tokens or rendered.num_dropped_messages:
-        summary += f"; cut: {rendered.num_cut_tokens} tokens, dropped: {rendered.num_dropped_messages} messages"
+        summary += (
+            f"; cut: {count(rendered.num_cut_tokens, 'tokens')}, "
+            f"dropped: {count(rendered.num_dropped_messages, 'messages')}"
+        )
     return summary
 
 
@@ -213,9 +217,9 @@ def _character_lines(found: Conversations, width: int) -> list[str]:
     num_messages = sum(len(item.messages) for item in found.items)
     return [
         *found.format_lines(),
-        f"{len(found):,} rows, {num_messages:,} messages, {int(lengths.sum()):,} characters",
+        f"{count(len(found), 'rows')}, {count(num_messages, 'messages')}, {count(int(lengths.sum()), 'characters')}",
         f"characters per row: {spread}",
-        join_line(found.join, found.num_joined),
+        *join_lines(found.join, found.num_joined),
         "",
         *_histogram(lengths, "characters", width),
     ]
@@ -231,9 +235,9 @@ def _histogram(lengths: numpy.ndarray, unit: str, width: int) -> list[str]:
     label = max(cell_len(localise(unit)), *map(len, ranges))
     bar_width = max(width - label - 12, 10)
     lines = [f"{_right(localise(unit), label)}  {_right(localise('samples'), 8)}"]
-    for name, count in zip(ranges, counts, strict=True):
-        bar = "#" * max(round(bar_width * count / max(counts)), min(count, 1))
-        lines.append(f"{name:>{label}}  {count:>8,} {bar}".rstrip())
+    for name, number in zip(ranges, counts, strict=True):
+        bar = "#" * max(round(bar_width * number / max(counts)), min(number, 1))
+        lines.append(f"{name:>{label}}  {number:>8,} {bar}".rstrip())
     return lines
 
 

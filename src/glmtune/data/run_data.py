@@ -13,6 +13,7 @@ from glmtune.data.formats import Conversations, read_conversations
 from glmtune.data.samples import SampleDataset
 from glmtune.data.stats import DataStats
 from glmtune.errors import ConfigError
+from glmtune.language.plurals import count
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation
 
@@ -50,6 +51,15 @@ class RunData:
     sample: SelfTestSample
     eval_fingerprint: str = ""
 
+    def split_line(self) -> str:
+        """Says how many samples are for training, and how many for evaluation."""
+        if self.eval is None:
+            return (
+                f"for training: {count(len(self.train), 'samples')}; for evaluation: none "
+                "(data.eval_fraction=0.05 sets some aside)"
+            )
+        return f"for training: {count(len(self.train), 'samples')}; for evaluation: {count(len(self.eval), 'samples')}"
+
 
 def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData:
     """Reads the data that a configuration names.
@@ -76,7 +86,7 @@ def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData
         random.Random(seed).shuffle(chosen)
         num_held_out = max(1, round(data.eval_fraction * len(dataset)))
         if num_held_out == len(dataset):
-            raise ConfigError(f"data.eval_fraction leaves nothing to train on: there are {len(dataset)} samples")
+            raise ConfigError(f"data.eval_fraction leaves nothing to train on, of {count(len(dataset), 'samples')}")
         evaluated = dataset.select(sorted(chosen[:num_held_out]))
         chosen = sorted(chosen[num_held_out:])
     first = chosen[0]

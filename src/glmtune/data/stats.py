@@ -6,6 +6,8 @@ from typing import Any
 import numpy
 from datasets import Dataset
 
+from glmtune.language.plurals import count
+
 
 @dataclass(frozen=True)
 class DataStats:
@@ -70,16 +72,16 @@ class DataStats:
         spread = ", ".join(f"{name} {value:,}" for name, value in self.length_percentiles.items())
         lines = [
             *self.formats,
-            f"{self.num_samples:,} samples, {self.num_tokens:,} tokens, "
+            f"{count(self.num_samples, 'samples')}, {count(self.num_tokens, 'tokens')}, "
             f"{self.num_supervised_tokens:,} of them learnt ({share:.0f} %)",
             f"tokens per sample: {spread}",
         ]
         if self.num_cut_samples:
             lines.append(
-                f"truncation shortened {self.num_cut_samples:,} samples: {self.num_cut_tokens:,} tokens cut, "
-                f"{self.num_dropped_messages:,} messages dropped"
+                f"truncation shortened {count(self.num_cut_samples, 'samples')}: "
+                f"{count(self.num_cut_tokens, 'tokens')} cut, {count(self.num_dropped_messages, 'messages')} dropped"
             )
-        return [*lines, join_line(self.join, self.num_joined)]
+        return [*lines, *join_lines(self.join, self.num_joined)]
 
 
 def percentiles(lengths: numpy.ndarray) -> dict[str, int]:
@@ -89,7 +91,9 @@ def percentiles(lengths: numpy.ndarray) -> dict[str, int]:
     return {name: round(float(value)) for name, value in values.items()}
 
 
-def join_line(join: str, num_joined: int) -> str:
-    """Says how `instruction` and `input` were joined, and in how many rows."""
+def join_lines(join: str, num_joined: int) -> list[str]:
+    """A line on how `instruction` and `input` were joined, and in how many rows; none if no row has both."""
+    if not num_joined:
+        return []
     name = {"": "nothing", "\n": "a newline"}.get(join, repr(join))
-    return f"{num_joined:,} rows have instruction and input; they are joined with {name} (data.join)"
+    return [f"in {count(num_joined, 'rows')}, instruction and input are joined with {name} (data.join)"]

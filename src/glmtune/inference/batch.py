@@ -37,6 +37,7 @@ from glmtune.inference.generate import (
 from glmtune.inference.options import build_generation_config, remembered_prompt
 from glmtune.inference.reply_files import ReplyFile, check_reply_suffix
 from glmtune.language import localise
+from glmtune.language.plurals import count
 from glmtune.language.terminal import TerminalConsole
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
@@ -66,10 +67,12 @@ class GenerationReport:
         """The result in one line."""
         new = self.num_rows - self.num_resumed
         line = (
-            f"{show_text(str(self.output_path))}: {self.num_rows} replies, {new} of them new, in {self.seconds:.1f} s"
+            f"{show_text(str(self.output_path))}: {count(self.num_rows, 'replies')}, {new} of them new, "
+            f"in {self.seconds:.1f} s"
         )
-        line += f"; {self.num_cut} prompts were shortened" if self.num_cut else ""
-        return line + (f"; {self.num_unfinished} replies were cut at max_new_tokens" if self.num_unfinished else "")
+        line += f"; shortened: {count(self.num_cut, 'prompts')}" if self.num_cut else ""
+        line += f"; cut at max_new_tokens: {count(self.num_unfinished, 'replies')}" if self.num_unfinished else ""
+        return line
 
 
 def check_generation_files(
@@ -150,7 +153,7 @@ def generate_file(
             console.print(line, markup=False, highlight=False)
         if num_done:
             console.print(
-                f"{show_text(str(output))}: {num_done} replies are there already and are kept; for another "
+                f"{show_text(str(output))}: {count(num_done, 'replies')} kept from before; for another "
                 "model or other options, choose another file.",
                 markup=False,
                 highlight=False,

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from glmtune.language.plurals import in_plural
+
 _PLACE = re.compile(r"\{(\d+)(!?(?:\|[^|={}]+=[^|{}]*)*)\}")
 _SEPARATOR = re.compile(r"(?<=\S)(?:: |; |, |\. )")
 _FULL_WIDTH = {": ": "：", "; ": "；", ", ": "，", ". ": "。"}
@@ -118,7 +120,8 @@ def chinese(text: str) -> str:
     Returns:
         The Chinese message; the text itself if nothing in it is known.
     """
-    return read(text, is_whole=True).text
+    written, in_plurals = read(text, is_whole=True), read(in_plural(text), is_whole=True)
+    return (in_plurals if in_plurals.num_known > written.num_known else written).text
 
 
 @lru_cache(maxsize=4096)

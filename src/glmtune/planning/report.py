@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from glmtune.language import localise
+from glmtune.language.plurals import count
 from glmtune.loading.devices import GIB
 from glmtune.planning.planned import PlannedRun
 from glmtune.planning.settings import spell
@@ -26,7 +27,8 @@ def print_plan(planned: PlannedRun, console: Console) -> None:
         highlight=False,
     )
     seconds = planned.num_steps * planned.chosen.seconds_per_step
-    console.print(f"expected: {planned.num_steps:,} steps, {_duration(seconds)} on {planned.device}", highlight=False)
+    expected = f"expected: {count(planned.num_steps, 'steps')}, {_duration(seconds)} on {planned.device}"
+    console.print(expected, highlight=False)
     console.print(f"settings: {' '.join(spell(planned.chosen))}", highlight=False, soft_wrap=True)
     console.print("(leave these out to let train choose by the card that it finds)")
     if planned.free_bytes is None:

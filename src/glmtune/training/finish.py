@@ -28,6 +28,8 @@ class TrainResult:
         metrics: The contents of `all_results.json`.
         trainable: How many parameters were trained.
         best_checkpoint: The checkpoint with the best evaluation, if it was tracked.
+        max_steps: Steps that the run was to have; more than `num_steps` where it stopped early.
+        best_step: The step whose adapter the run folder holds, where that is the best rather than the last.
         selftest: The report of the self-test; None on processes other than the first.
     """
 
@@ -39,6 +41,8 @@ class TrainResult:
     trainable: TrainableSummary
     best_checkpoint: Path | None
     selftest: SelfTestReport | None
+    max_steps: int
+    best_step: int | None
 
 
 def finish_run(
@@ -91,6 +95,8 @@ def finish_run(
         trainable=trainable,
         best_checkpoint=Path(best) if best else None,
         selftest=selftest,
+        max_steps=state.max_steps,
+        best_step=state.best_global_step if best and arguments.load_best_model_at_end else None,
     )
 
 

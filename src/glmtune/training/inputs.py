@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from glmtune.adapters.checkpoints import sweep
 from glmtune.adapters.run_folder import RunManifest, current_versions
 from glmtune.compat import use_one_gpu
-from glmtune.config import RunConfig, embedded_base, say_base
+from glmtune.config import RunConfig, embedded_base, say_base, say_data
 from glmtune.data.run_data import RunData, load_run_data
 from glmtune.errors import ConfigError
 from glmtune.loading.base_weights import fingerprint_base
@@ -93,7 +93,7 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
     use_one_gpu(arguments)  # several GPUs are used through torchrun, not DataParallel
     with arguments.main_process_first(desc="reading the data"):
         data = load_run_data(config, start.tokenizer, arguments.seed)
-    for line in data.stats.lines():
+    for line in (*say_data(config.data.path), *data.stats.lines(), data.split_line()):
         _say(console, line)
     base_fingerprint = fingerprint_base(config.model.path or embedded_base())
     return RunInputs(config, arguments, dtype, start.tokenizer, data, base_fingerprint, start.earlier)

@@ -34,6 +34,7 @@ from glmtune.training.lora_trainer import LoraTrainer, last_good
 from glmtune.training.packed_model import PackedModel, fuse
 from glmtune.training.processes import ending_with_the_others, join_processes
 from glmtune.training.storage import ending_where_it_cannot_write, run_folder_held
+from glmtune.training.summary import opening_lines
 
 __all__ = ["TrainResult", "TrainingInterrupted", "train"]
 
@@ -76,7 +77,7 @@ def _plan(inputs: RunInputs, console: Console) -> tuple[PlannedRun, RunManifest]
         check_resumed(earlier, Path(arguments.output_dir), manifest, planned.num_steps, known.num_processes)
         console.print(f"continuing from {earlier.checkpoint}", markup=False, highlight=False, soft_wrap=True)
     planned.check()
-    lines = [planned.summary()] if arguments.device.type == "cuda" else []
+    lines = [*opening_lines(inputs, planned), *([planned.summary()] if arguments.device.type == "cuda" else [])]
     for line in (*lines, *planned.notes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return planned, manifest

@@ -79,8 +79,8 @@ def test_statistics(letters):
     assert stats.num_dropped_messages == 0
     assert (stats.length_percentiles["min"], stats.length_percentiles["max"]) == (min(lengths), 39)
     report = "\n".join(stats.lines())
-    assert "truncation shortened 1 samples: 48 tokens cut" in report
-    assert "2 rows have instruction and input; they are joined with nothing (data.join)" in report
+    assert "truncation shortened 1 sample: 48 tokens cut" in report
+    assert "in 2 rows, instruction and input are joined with nothing (data.join)" in report
     assert stats.to_dict()["fingerprint"] == stats.fingerprint
 
 

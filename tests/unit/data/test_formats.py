@@ -122,9 +122,9 @@ def test_of_two_forms_the_one_that_the_user_named_is_read(read_one, faults_of):
     [
         (
             {"instruction": "q", "input": ""},
-            '"output" is missing; found: instruction, input. Add it, or map another field with data.fields.output',
+            '"output" is missing; found: instruction, input. Add it, or name its column: data.fields.output=COLUMN',
         ),
-        ({"output": "a"}, '"instruction" is missing; found: output. Add it, or map'),
+        ({"output": "a"}, '"instruction" is missing; found: output. Add it, or name its column'),
         ({"instruction": "q", "output": None}, '"output" is null; found: instruction, output'),
         ({"instruction": "q", "output": ""}, '"output" is empty'),
         ({"instruction": " \n", "output": "a"}, '"instruction" is empty'),

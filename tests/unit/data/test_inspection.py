@@ -40,7 +40,7 @@ def test_check_says_what_was_found(path, console):
     assert printed(console) == [
         "train.json: instruction/output",
         "3 rows, no errors",
-        "1 rows have instruction and input; they are joined with a newline (data.join)",
+        "in 1 row, instruction and input are joined with a newline (data.join)",
         "",
         "the first sample (train.json, row 1):",
         "  user: 翻译⏎[bold]hello",

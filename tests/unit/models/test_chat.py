@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from glmtune.errors import DataError
 from glmtune.models.chatglm import ChatGLMForConditionalGeneration
 from glmtune.models.streaming import stream_token_ids
 from glmtune.prompts import Message
@@ -117,9 +118,67 @@ def test_process_response(model) -> None:
     assert (response, len(history), len(new_history)) == ("你好。", 1, 2)
 
 
-def test_streaming_takes_no_cache(model, tokenizer) -> None:
-    with pytest.raises(ValueError, match="past_key_values"):
-        next(model.stream_chat(tokenizer, "你好", past_key_values=object()))
+def test_the_official_demo_gets_the_same_replies_from_its_cache(model, tokenizer) -> None:
+    """The loop of the official command-line demo, compared with the same questions without a cache."""
+    history, past_key_values = [], None
+    plain = []
+    for number, query in enumerate(("你好", "今天天气怎么样？", "谢谢"), start=1):
+        options = {"do_sample": False, "max_length": 100 * number}
+        expected, plain = model.chat(tokenizer, query, history=plain, **options)
+        for response, history, past_key_values in model.stream_chat(  # noqa: B007, B020 - as the demo does
+            tokenizer,
+            query,
+            history=history,
+            past_key_values=past_key_values,
+            return_past_key_values=True,
+            **options,
+        ):
+            pass
+        assert (response, history) == (expected, plain)
+
+
+def test_a_cache_is_read_rather_than_the_prompt(model, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what the new prompt does not begin with is dropped from it."""
+    lengths = []
+    forward = type(model).forward
+
+    def counting(self, *arguments, **options):
+        lengths.append(options["input_ids"].shape[1])
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(type(model), "forward", counting)
+    options = {"return_past_key_values": True, **GREEDY}
+    *_, (_, history, cache) = model.stream_chat(tokenizer, "你好" * 8, **options)
+    whole = lengths[0]
+    lengths.clear()
+    longer = [history[0], {"role": "assistant", "content": "是"}]
+    list(model.stream_chat(tokenizer, "嗯", history=longer, past_key_values=cache, **options))
+    assert lengths[0] < whole
+    other = [{"role": "user", "content": "别的"}, {"role": "assistant", "content": "好"}]
+    expected, _ = model.chat(tokenizer, "嗯", history=other, **GREEDY)
+    *_, (response, _, _) = model.stream_chat(tokenizer, "嗯", history=other, past_key_values=cache, **options)
+    assert response == expected
+
+
+def test_a_cache_from_elsewhere_or_without_its_history_is_refused(model, tokenizer) -> None:
+    with pytest.raises(ValueError, match="past_key_values is a tuple"):
+        next(model.stream_chat(tokenizer, "你好", past_key_values=()))
+    *_, (_, _, cache) = model.stream_chat(tokenizer, "你好", return_past_key_values=True, **GREEDY)
+    with pytest.raises(ValueError, match="without its history"):
+        next(model.stream_chat(tokenizer, "你好", history=[], past_key_values=cache))
+
+
+def test_a_history_of_pairs_stays_one(model, tokenizer) -> None:
+    pairs = [("你好", "你好。")]
+    messages = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好。"}]
+    expected, _ = model.chat(tokenizer, "今天天气怎么样？", history=messages, **GREEDY)
+    response, history = model.chat(tokenizer, "今天天气怎么样？", history=pairs, **GREEDY)
+    assert (response, history) == (expected, [*pairs, ("今天天气怎么样？", expected)])
+    *_, streamed = model.stream_chat(tokenizer, "今天天气怎么样？", history=pairs, **GREEDY)
+    assert streamed == (response, history)
+    assert len(pairs) == 1
+    with pytest.raises(DataError, match="entry 2: expected a pair of question and answer; found 3 texts"):
+        model.chat(tokenizer, "?", history=[("a", "b"), ("a", "b", "c")])
 
 
 def test_closing_a_stream_stops_the_model(model, tokenizer) -> None:

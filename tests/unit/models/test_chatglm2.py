@@ -139,7 +139,13 @@ def test_every_way_of_asking_works(tmp_path: Path) -> None:
     assert isinstance(chat.ask("你好"), str)
     assert "".join(Chat(loaded.model, loaded.tokenizer, max_new_tokens=8).stream("你好")) == chat.history[-1].content
     reply, history = loaded.model.chat(loaded.tokenizer, "你好", do_sample=False, max_length=40)
-    assert history[-1]["content"] == reply
+    assert history == [("你好", reply)]
+    again, longer = loaded.model.chat(loaded.tokenizer, "再来", history=history, do_sample=False, max_length=80)
+    assert longer == [("你好", reply), ("再来", again)]
+    *_, (streamed, both) = loaded.model.stream_chat(
+        loaded.tokenizer, "再来", history=history, do_sample=False, max_length=80
+    )
+    assert (streamed, both) == (again, longer)
     assert [text for text, _ in loaded.model.stream_chat(loaded.tokenizer, "你好", do_sample=False, max_length=40)]
     inputs = loaded.model.build_inputs(loaded.tokenizer, "你好")
     assert inputs["input_ids"].tolist() == loaded.tokenizer.build_chat_input("你好")["input_ids"].tolist()

@@ -2,32 +2,37 @@
 
 New code uses `glmtune.Chat`; both go through the same renderer and the same parser.
 
-Source: `modeling_chatglm.py` of the official ChatGLM3-6B release.
+Source: `modeling_chatglm.py` of the official ChatGLM3-6B and ChatGLM2-6B releases.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from glmtune.errors import DataError
+from glmtune.models.chatglm.configuration import ChatGLMConfig
+from glmtune.models.chatglm.stream_cache import StreamCache, open_cache
 from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
 from glmtune.models.streaming import stream_token_ids
 from glmtune.prompts import Message, parse_reply, parse_tool_call
 
-History = list[dict[str, Any]]
+Messages = list[dict[str, Any]]
+Pairs = list[tuple[str, Any]]
+History = Messages | Pairs
 
 
 class ChatMixin:
     """Adds `chat` and `stream_chat` to a model that has `generate`."""
 
     device: torch.device
+    config: ChatGLMConfig
     generate: Callable[..., Any]
 
     def process_response(
         self, messages: Sequence[Message], history: Sequence[dict[str, Any]]
-    ) -> tuple[str | dict[str, Any], History]:
+    ) -> tuple[str | dict[str, Any], Messages]:
         """Turns the assistant's messages into the official response and the history with them.
 
         Args:
@@ -67,7 +72,8 @@ class ChatMixin:
         Args:
             tokenizer: The tokenizer.
             query: The new message.
-            history: Earlier messages as returned by the last call; it is not changed.
+            history: Earlier messages as returned by the last call, or ChatGLM2's pairs of question and answer; it is
+                not changed.
             role: `user`, or `observation` for a tool's result.
             max_length: Maximum number of tokens of prompt and reply together.
             num_beams: Number of beams.
@@ -77,13 +83,19 @@ class ChatMixin:
             **kwargs: Further arguments of `generate`.
 
         Returns:
-            The response (text, or a dictionary for a tool call) and the new history.
+            The response (text, or a dictionary for a tool call) and the new history, in the form of the old one; from
+            ChatGLM2 without a history, pairs.
+
+        Raises:
+            DataError: The history is malformed.
         """
         options = dict(max_length=max_length, num_beams=num_beams, **_sampling(do_sample, top_p, temperature), **kwargs)
-        inputs = tokenizer.build_chat_input(query, history=history, role=role).to(self.device)
+        earlier = _as_messages(history)
+        inputs = tokenizer.build_chat_input(query, history=earlier, role=role).to(self.device)
         output = self.generate(**inputs, eos_token_id=tokenizer.stop_token_ids, **options)
         messages = parse_reply(output[0, inputs["input_ids"].shape[1] :].tolist(), tokenizer, tokenizer.template)
-        return self.process_response(messages, [*(history or []), {"role": role, "content": query}])
+        response, new_history = self.process_response(messages, [*earlier, {"role": role, "content": query}])
+        return response, _in_form_of(history, query, response, new_history, tokenizer)
 
     def stream_chat(
         self,
@@ -96,8 +108,9 @@ class ChatMixin:
         do_sample: bool = True,
         top_p: float = 0.8,
         temperature: float = 0.8,
+        return_past_key_values: bool = False,
         **kwargs: Any,
-    ) -> Iterator[tuple[str | dict[str, Any], History]]:
+    ) -> Iterator[tuple[Any, ...]]:
         """Answers one message, yielding the response so far and the history with it after every token.
 
         Args:
@@ -105,37 +118,78 @@ class ChatMixin:
             query: The new message.
             history: As for `chat`.
             role: As for `chat`.
-            past_key_values: Accepted for old code; must be None, since the whole prompt is read each time.
+            past_key_values: What the last question yielded, together with its history; the reply is the same without
+                it, but what the model has read already is not read again.
             max_length: As for `chat`.
             do_sample: As for `chat`.
             top_p: As for `chat`.
             temperature: As for `chat`.
+            return_past_key_values: Whether to yield the cache for the next question too.
             **kwargs: Further arguments of `generate`.
 
         Yields:
-            Response and history; a tool call is text until it is complete.
+            Response and history, with `return_past_key_values` also the cache; a tool call is text until it is
+            complete.
 
         Raises:
-            ValueError: `past_key_values` is given.
+            ValueError: `past_key_values` comes from elsewhere, or without its history.
+            DataError: As for `chat`.
         """
-        if past_key_values is not None:
-            raise ValueError("stream_chat reads the whole prompt each time; leave past_key_values out")
         options = dict(max_length=max_length, **_sampling(do_sample, top_p, temperature), **kwargs)
-        with_query = [*(history or []), {"role": role, "content": query}]
-        inputs = tokenizer.build_chat_input(query, history=history, role=role).to(self.device)
+        earlier = _as_messages(history)
+        inputs = tokenizer.build_chat_input(query, history=earlier, role=role).to(self.device)
+        kept: StreamCache | None = None
+        if past_key_values is not None or return_past_key_values:
+            kept = open_cache(past_key_values, bool(earlier), self.config)
+            kept.keep_prefix_of(inputs["input_ids"][0].tolist())
+            options["past_key_values"] = kept.cache
+
+        def result(response: Any, messages: Messages) -> tuple[Any, ...]:
+            new_history = _in_form_of(history, query, response, messages, tokenizer)
+            return (response, new_history, kept) if return_past_key_values else (response, new_history)
+
+        with_query = [*earlier, {"role": role, "content": query}]
         token_ids: list[int] = []
         shown = ""
         for token_id in stream_token_ids(self, inputs, eos_token_id=tokenizer.stop_token_ids, **options):
             token_ids.append(token_id)
-            messages = parse_reply(token_ids, tokenizer, tokenizer.template)
-            text = messages[-1].content
-            if text and text != shown and not text.endswith("\ufffd"):
-                shown = text
-                yield (
-                    text,
-                    [*with_query, {"role": "assistant", "metadata": messages[-1].metadata, "content": text}],
-                )
-        yield self.process_response(parse_reply(token_ids, tokenizer, tokenizer.template), with_query)
+            if kept is not None:
+                kept.append(token_id)
+            last = parse_reply(token_ids, tokenizer, tokenizer.template)[-1]
+            if last.content and last.content != shown and not last.content.endswith("\ufffd"):
+                shown = last.content
+                reply = {"role": "assistant", "metadata": last.metadata, "content": shown}
+                yield result(shown, [*with_query, reply])
+        messages = parse_reply(token_ids, tokenizer, tokenizer.template)
+        yield result(*self.process_response(messages, with_query))
+
+
+def _is_pairs(history: Sequence[Any]) -> bool:
+    """Whether a history consists of ChatGLM2's pairs of question and answer."""
+    return bool(history) and all(isinstance(entry, tuple | list) for entry in history)
+
+
+def _as_messages(history: History | None) -> Messages:
+    """A history in either form as messages."""
+    if not history or not _is_pairs(history):
+        return cast(Messages, list(history or ()))
+    for number, pair in enumerate(history, start=1):
+        if len(pair) != 2:
+            raise DataError(f"history, entry {number}: expected a pair of question and answer; found {len(pair)} texts")
+    return [
+        {"role": role, "content": text}
+        for pair in history
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
+def _in_form_of(
+    history: History | None, query: str, response: Any, messages: Messages, tokenizer: ChatGLMTokenizer
+) -> History:
+    """The new history in the form of the old one; where there was none, pairs from ChatGLM2, else messages."""
+    if _is_pairs(history or ()) or (not history and not tokenizer.has_role_tokens):
+        return [*(cast(Pairs, history) or ()), (query, response)]
+    return messages
 
 
 def _sampling(do_sample: bool, top_p: float, temperature: float) -> dict[str, Any]:
