@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+BLOCK_SIZE = 16  # slots in a block of the key-value cache
+
 
 class Mask(NamedTuple):
     """A dropout mask, represented by what generates it rather than by its elements.
@@ -349,6 +351,49 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
 def transpose_bytes(x: Tensor) -> Tensor:
     """A contiguous transpose of a matrix of one-byte elements, [N, K] -> [K, N]."""
     return x.T.contiguous()
+
+
+# Decoding: a sequence's keys and values lie in blocks of `BLOCK_SIZE` slots, which its block table lists in order. R is
+# rows, each one token of a sequence, W the width of block tables, S slots; key and value: a layer's, [S, G, D] each.
+
+
+def store_rotated(
+    mixed_TMD: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, slots_T: Tensor, key_SGD: Tensor, value_SGD: Tensor
+) -> None:
+    """Rotates queries and keys in place, and writes keys and values into their slots.
+
+    Args:
+        mixed_TMD: Queries, then keys, then values, [T, N + 2 G, D].
+        cos_Tr: Cosines, [T, rotated / 2], and `sin_Tr`, sines.
+        slots_T: The slot of each row, [T], integer; rows of padding share one.
+    """
+    groups = key_SGD.shape[1]
+    rotate_(mixed_TMD, cos_Tr, sin_Tr, mixed_TMD.shape[1] - groups)
+    key_SGD[slots_T] = mixed_TMD[:, -2 * groups : -groups]
+    value_SGD[slots_T] = mixed_TMD[:, -groups:]
+
+
+def paged_attention(
+    query_RND: Tensor, key_SGD: Tensor, value_SGD: Tensor, block_tables_RW: Tensor, lengths_R: Tensor, scale: float
+) -> Tensor:
+    """Grouped-query attention of one query a row to the first keys of the row's block table.
+
+    Args:
+        query_RND: Queries, [R, N, D]; only the channels need be contiguous.
+        block_tables_RW: Blocks, [R, W] int32; those past a row's keys count for nothing, but exist.
+        lengths_R: The number of keys that each row attends to, [R] int32, at least 1.
+        scale: The factor on the attention scores.
+
+    Returns:
+        The attended values, [R, N, D].
+    """
+    offsets = torch.arange(BLOCK_SIZE, device=block_tables_RW.device)
+    slots = (block_tables_RW.unsqueeze(-1) * BLOCK_SIZE + offsets).flatten(1)
+    seen = torch.arange(slots.shape[1], device=slots.device) < lengths_R.unsqueeze(-1)
+    query = query_RND.unflatten(1, (key_SGD.shape[1], -1))  # the heads of a group, as queries with the same keys
+    key, value = key_SGD[slots].transpose(1, 2), value_SGD[slots].transpose(1, 2)
+    mask = seen[:, None, None, :]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).flatten(1, 2)
 
 
 def _widen(x: Tensor) -> Tensor:

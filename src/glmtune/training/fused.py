@@ -16,10 +16,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from glmtune.adapters.fusable import ADAPTER_NAME, adapter_parameters, lora_linears
 from glmtune.compat import copy_to_each
 from glmtune.data.packed_rows import PackedRows
-from glmtune.loading.quantized_linear import QuantizedLinear
+from glmtune.loading.layer_weights import frozen_linear, layer_weights, without_adapter
 from glmtune.models.families import family_of
 from glmtune.models.family import LayerParts, Rotation, Shape
-from glmtune.ops import AdaptedLinear, Adapter, DenseLinear, FrozenLinear, LayerCall, LayerWeights, fused_layer
+from glmtune.ops import AdaptedLinear, Adapter, LayerCall, LayerWeights, fused_layer
 
 
 @dataclass(frozen=True)
@@ -110,27 +110,16 @@ class FusedLayers:
 
     def _fused_layer(self, parts: LayerParts, shape: Shape) -> _FusedLayer:
         adapted = [layer for layer in parts.projections if isinstance(layer, LoraLinear)]
-        weights = LayerWeights(
-            input_norm=parts.input_norm.get_parameter("weight").detach(),
-            post_attention_norm=parts.post_attention_norm.get_parameter("weight").detach(),
-            eps=shape.norm_eps,
-            query_key_value=self._adapted_linear(parts.query_key_value),
-            dense=self._adapted_linear(parts.dense),
-            up=self._adapted_linear(parts.up),
-            down=self._adapted_linear(parts.down),
-            num_heads=shape.num_attention_heads,
-            num_key_value_heads=shape.num_key_value_heads,
-            head_dim=shape.head_dim,
-        )
+        weights = layer_weights(parts, shape, self._adapted_linear)
         return _FusedLayer(parts.layer, weights, [p for layer in adapted for p in adapter_parameters(layer)])
 
     def _adapted_linear(self, layer: nn.Module) -> AdaptedLinear:
         if not isinstance(layer, LoraLinear):
-            return AdaptedLinear(_frozen(layer))
+            return without_adapter(layer)
         a, b = (self._narrow_copy(parameter) for parameter in adapter_parameters(layer))
         dropout = layer.lora_dropout[ADAPTER_NAME]
         probability = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
-        return AdaptedLinear(_frozen(layer.get_base_layer()), Adapter(a, b, layer.scaling[ADAPTER_NAME], probability))
+        return AdaptedLinear(frozen_linear(layer), Adapter(a, b, layer.scaling[ADAPTER_NAME], probability))
 
     def _narrow_copy(self, parameter: nn.Parameter) -> Tensor:
         copy = parameter.detach().to(self._dtype, copy=True)
@@ -152,10 +141,3 @@ def _without_adapters(weights: LayerWeights) -> LayerWeights:
         up=AdaptedLinear(weights.up.linear),
         down=AdaptedLinear(weights.down.linear),
     )
-
-
-def _frozen(layer: nn.Module) -> FrozenLinear:
-    if isinstance(layer, QuantizedLinear):
-        return layer.frozen
-    assert isinstance(layer, nn.Linear)
-    return DenseLinear(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
