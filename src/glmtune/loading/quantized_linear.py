@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from glmtune.errors import ConfigError
 from glmtune.ops import Fp8Linear, FrozenLinear, PackedLinear, Scratch
 from glmtune.ops.back_end import back_end
+from glmtune.ops.frozen_linear import Beside
 
 HOW_TO_INSTALL = "pip install -c constraints.txt -e '.[quant]'"
 
@@ -102,6 +103,10 @@ class _WrittenOut(QuantizedLinear):
         """As `PackedWeight`."""
         raise NotImplementedError
 
+    def row_product(self, x_1K: Tensor, bias: Tensor | None, **beside: Unpack[Beside]) -> Tensor | None:
+        """As `PackedWeight`."""
+        raise NotImplementedError
+
     @property
     def frozen(self) -> FrozenLinear:
         """As the base class."""
@@ -120,6 +125,11 @@ class Int8Weights(_WrittenOut):
     def write_to(self, output_NK: Tensor) -> None:
         """As `PackedWeight`."""
         back_end(output_NK).scale_rows(self.weight, self.scales, output_NK)
+
+    def row_product(self, x_1K: Tensor, bias: Tensor | None, **beside: Unpack[Beside]) -> Tensor | None:
+        """As `PackedWeight`."""
+        result: Tensor = back_end(x_1K).gemv(x_1K, self.weight, scales=self.scales, bias=bias, **beside)
+        return result
 
 
 class Nf4Weights(_WrittenOut):
@@ -142,6 +152,27 @@ class Nf4Weights(_WrittenOut):
             self._dequantize(self.weight, self._state, out=output_NK)
         else:  # has no such variant
             output_NK.copy_(self._dequantize(self.weight, self._state))
+
+    def row_product(self, x_1K: Tensor, bias: Tensor | None, **beside: Unpack[Beside]) -> Tensor | None:
+        """As `PackedWeight`; on the CPU bitsandbytes has no such product."""
+        if not x_1K.is_cuda:
+            return None
+        self._state.dtype = x_1K.dtype
+        ops, norm, adapter = back_end(x_1K), beside.get("norm"), beside.get("adapter")
+        x = x_1K if norm is None else ops.rms_norm(x_1K, *norm)
+        output = self._multiply(x, self.weight.t(), state=self._state)
+        if bias is not None:
+            output += bias
+        if adapter is not None:
+            output.addmm_(adapter[0], adapter[1].T)
+        if beside.get("is_gated"):
+            output = ops.swiglu(output)
+        residual = beside.get("residual_1N")
+        return output if residual is None else output.add_(residual)
+
+    @cached_property
+    def _multiply(self) -> Any:
+        return bitsandbytes("nf4").gemv_4bit
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Nf4Weights":
         super()._apply(fn, recurse)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -10,11 +10,23 @@ from torch import Tensor
 from glmtune.ops.back_end import back_end
 
 
+class Beside(TypedDict, total=False):
+    """What is computed before and after the product of a single row; the arguments of `reference.gemv`."""
+
+    norm: tuple[Tensor, float] | None
+    adapter: tuple[Tensor, Tensor] | None
+    residual_1N: Tensor | None
+    is_gated: bool
+
+
 class FrozenLinear(Protocol):
     """The interface that the fused layer needs of a frozen linear layer."""
 
     def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
         """`x @ weight.T + bias` plus a residual, if given, [T, N]; residual and result have the dtype of `x`."""
+
+    def row_product(self, x_1K: Tensor, **beside: Unpack[Beside]) -> Tensor:
+        """The product of a single row with what stands before and after it, [1, N], or [1, N / 2] if gated."""
 
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """`grad @ weight`, [T, K]."""
@@ -42,6 +54,11 @@ class DenseLinear:
             return x_TK @ weight if self.bias is None else torch.addmm(self.bias, x_TK, weight)
         result = torch.addmm(residual_TN, x_TK, weight)
         return result if self.bias is None else result.add_(self.bias)
+
+    def row_product(self, x_1K: Tensor, **beside: Unpack[Beside]) -> Tensor:
+        """As `FrozenLinear`."""
+        result: Tensor = back_end(x_1K).gemv(x_1K, self.weight, bias=self.bias, **beside)
+        return result
 
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """As `FrozenLinear`."""
@@ -82,6 +99,11 @@ class Fp8Linear:
         result: Tensor = ops.scaled_product(*ops.quantize_rows(x_TK), self.values, self.scales, self.bias, x_TK.dtype)
         return result if residual_TN is None else result.add_(residual_TN)
 
+    def row_product(self, x_1K: Tensor, **beside: Unpack[Beside]) -> Tensor:
+        """As `FrozenLinear`; the row is not quantised."""
+        result: Tensor = back_end(x_1K).gemv(x_1K, self.values, scales=self.scales, bias=self.bias, **beside)
+        return result
+
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """As `FrozenLinear`."""
         ops = back_end(grad_TN)
@@ -113,6 +135,9 @@ class PackedWeight(Protocol):
 
     def write_to(self, output_NK: Tensor) -> None:
         """Dequantises the weight into `output_NK`, in its dtype."""
+
+    def row_product(self, x_1K: Tensor, bias: Tensor | None, **beside: Unpack[Beside]) -> Tensor | None:
+        """As that of `FrozenLinear`, from the quantised weight; None where there is no kernel for it."""
 
 
 class Scratch:
@@ -159,6 +184,15 @@ class PackedLinear:
         """As `FrozenLinear`."""
         with self.scratch.lock:
             return self._written_out(x_TK.dtype).product(x_TK, residual_TN)
+
+    def row_product(self, x_1K: Tensor, **beside: Unpack[Beside]) -> Tensor:
+        """As `FrozenLinear`; the weight is not dequantised into memory where its format has a kernel."""
+        assert self.rows is None
+        result = self.weight.row_product(x_1K, self.bias, **beside)
+        if result is not None:
+            return result
+        with self.scratch.lock:
+            return self._written_out(x_1K.dtype).row_product(x_1K, **beside)
 
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """As `FrozenLinear`."""

@@ -396,5 +396,50 @@ def paged_attention(
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).flatten(1, 2)
 
 
+def gemv(
+    x_1K: Tensor,
+    weight_NK: Tensor,
+    *,
+    scales: Tensor | None = None,
+    bias: Tensor | None = None,
+    norm: tuple[Tensor, float] | None = None,
+    adapter: tuple[Tensor, Tensor] | None = None,
+    residual_1N: Tensor | None = None,
+    is_gated: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """A linear layer on a single row, with what stands before and after it.
+
+    In this order: norm, product, scales, bias, adapter, SwiGLU, residual.
+
+    Args:
+        x_1K: The row, [1, K].
+        weight_NK: The weight, [N, K], in the dtype of `x_1K`, or int8 or fp8 with `scales`.
+        scales: A factor on each output, [N]; None for none.
+        bias: [N]; None for none.
+        norm: Scale, [K], and epsilon of an RMSNorm on the row; None for none.
+        adapter: LoRA's `x @ A.T`, [1, C], and B, [N, C]; None for none.
+        residual_1N: Added to the result, of its shape; None for none.
+        is_gated: Whether the outputs are gate and up of a SwiGLU, N / 2 each.
+        dtype: The dtype of the result; None for that of `x_1K`.
+
+    Returns:
+        [1, N], or [1, N / 2] if gated.
+    """
+    x = x_1K if norm is None else rms_norm(x_1K, *norm)
+    output = x @ weight_NK.to(x.dtype).T
+    if scales is not None:
+        output = (output * scales).to(x.dtype)
+    if bias is not None:
+        output = output + bias
+    if adapter is not None:
+        low_1C, b_NC = adapter
+        output = output.addmm(low_1C, b_NC.T)
+    if is_gated:
+        output = swiglu(output)
+    output = output if residual_1N is None else output + residual_1N
+    return output.to(dtype or x_1K.dtype)
+
+
 def _widen(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()

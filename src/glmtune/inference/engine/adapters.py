@@ -19,6 +19,7 @@ from torch import Tensor
 from glmtune.adapters.fusable import adapter_parameters
 from glmtune.models.families import family_of
 from glmtune.models.family import Shape
+from glmtune.ops.back_end import back_end
 
 _COLUMN_STEP = 16  # tensor cores multiply in tiles of it
 _FIRST_ROWS = 8
@@ -88,6 +89,22 @@ class StackedAdapters:
         if pair is not None:
             a_CK, b_NC = pair
             output_TN.addmm_((x_TK @ a_CK.T).mul_(chosen_TC), b_NC.T)
+
+    def beside_row(
+        self, x_1K: Tensor, layer: int, projection: int, chosen_1C: Tensor, norm: tuple[Tensor, float] | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """The adapters' part of a projection of a single row: `(norm(x) @ A.T) * chosen`, [1, C], and B, [N, C].
+
+        Args:
+            x_1K: The row.
+            layer: As for `add_to`, as are `projection` and `chosen_1C`.
+            norm: The norm before the projection, as `reference.gemv` takes it.
+        """
+        pair = self._pairs.get((layer, projection))
+        if pair is None:
+            return None
+        a_CK, b_NC = pair
+        return back_end(x_1K).gemv(x_1K, a_CK, scales=chosen_1C[0], norm=norm), b_NC
 
     def load(self, name: str, weights: AdapterWeights) -> None:
         """Adds an adapter, or replaces the one of that name.

@@ -8,7 +8,7 @@ heads together, D head size, H hidden size, V vocabulary, C ranks of all adapter
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy
 import torch
@@ -20,6 +20,7 @@ from glmtune.inference.engine.cache import KeyValueCache
 from glmtune.inference.engine.layers import DecoderWeights
 from glmtune.ops import Segments, segment_attention
 from glmtune.ops.back_end import back_end
+from glmtune.ops.frozen_linear import Beside
 from glmtune.ops.reference import BLOCK_SIZE
 
 # Attends for the queries of a layer, by its number and the rotated heads [T, M, D]; returns [T, N, D].
@@ -145,6 +146,8 @@ class Decoder:
         return hidden_TH
 
     def _layer(self, index: int, hidden_TH: Tensor, rows: _Rows, attend: _Attend) -> Tensor:
+        if hidden_TH.shape[0] == 1:
+            return self._layer_of_one_row(index, hidden_TH, rows, attend)
         layer, ops = self.weights.layers[index], back_end(hidden_TH)
         normed = ops.rms_norm(hidden_TH, layer.input_norm, layer.eps)
         mixed = self._project(index, 0, normed, rows).unflatten(1, (-1, layer.head_dim))
@@ -163,8 +166,31 @@ class Decoder:
         self.adapters.add_to(output, x_TK, index, projection, rows.chosen_TC)
         return output
 
+    def _layer_of_one_row(self, index: int, hidden_1H: Tensor, rows: _Rows, attend: _Attend) -> Tensor:
+        """As `_layer`, with norms and activation as parts of the products: every launch counts here."""
+        layer, ops = self.weights.layers[index], back_end(hidden_1H)
+        norms = (layer.input_norm, layer.eps), (layer.post_attention_norm, layer.eps)
+        mixed = self._row_product(index, 0, hidden_1H, rows, norm=norms[0]).unflatten(1, (-1, layer.head_dim))
+        ops.store_rotated(mixed, rows.cos, rows.sin, rows.slots, *self.cache.layer(index))
+        attended = attend(index, mixed).flatten(1)
+        middle = self._row_product(index, 1, attended, rows, residual_1N=hidden_1H)
+        activation = self._row_product(index, 2, middle, rows, norm=norms[1], is_gated=True)
+        return self._row_product(index, 3, activation, rows, residual_1N=middle)
+
+    def _row_product(self, index: int, projection: int, x_1K: Tensor, rows: _Rows, **beside: Unpack[Beside]) -> Tensor:
+        """One of the four projections of a layer on a single row, with the row's adapter."""
+        linear = self.weights.layers[index].projections[projection].linear
+        beside["adapter"] = self.adapters.beside_row(x_1K, index, projection, rows.chosen_TC, beside.get("norm"))
+        return linear.row_product(x_1K, **beside)
+
     def _logits(self, hidden_RH: Tensor) -> Tensor:
         ops, norm = back_end(hidden_RH), self.weights.final_norm
+        if hidden_RH.shape[0] == 1:
+            around = None if norm is None else (norm, self.weights.shape.norm_eps)
+            one: Tensor = ops.gemv(
+                hidden_RH, self.weights.head, norm=around, dtype=torch.promote_types(hidden_RH.dtype, torch.float32)
+            )
+            return one
         normed = hidden_RH if norm is None else ops.rms_norm(hidden_RH, norm, self.weights.shape.norm_eps)
         logits: Tensor = ops.wide_product(normed, self.weights.head.T)
         return logits
