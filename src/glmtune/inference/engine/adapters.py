@@ -9,14 +9,20 @@ where `chosen` has ones in the columns of a row's adapter and zeros elsewhere.
 Legend of dimension suffixes: T rows, K inputs, N outputs, C columns: the ranks of all adapters together, padded.
 """
 
+import copy
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from glmtune.adapters.fusable import adapter_parameters
+from glmtune.adapters.adapter_files import load_adapter_weights, read_adapter_config
+from glmtune.adapters.fusable import ADAPTER_NAME, adapter_parameters, lora_linears, why_not_plain
+from glmtune.adapters.lora import changes_base, put_on
+from glmtune.errors import AdapterError
 from glmtune.models.families import family_of
 from glmtune.models.family import Shape
 from glmtune.ops.back_end import back_end
@@ -196,3 +202,41 @@ def adapter_weights(model: PeftModel, name: str) -> AdapterWeights:
                 a, b = (parameter.detach() for parameter in adapter_parameters(layer, name))
                 weights[index, projection] = a, b * layer.scaling[name]
     return weights
+
+
+def read_adapter(base: PreTrainedModel, folder: str | Path) -> AdapterWeights:
+    """Reads an adapter that is plain LoRA.
+
+    PEFT puts it on a copy of the base without weights, so that PEFT's rules decide which layers it is for, of which
+    rank and scaling.
+
+    Args:
+        base: The bare model that it is for.
+        folder: A folder that `save_adapter` or PEFT wrote.
+
+    Raises:
+        AdapterError: It is damaged, does not fit the base, or is more than plain LoRA on the linear layers of blocks.
+    """
+    config = read_adapter_config(folder)
+    reason = _why_not_config(config)
+    if reason is None:
+        with torch.device("meta"):
+            model = put_on(type(base)(copy.deepcopy(base.config)), config)
+        reason = why_not_plain(model, ADAPTER_NAME)
+    if reason is not None:
+        raise AdapterError(f"{folder} cannot be used beside other adapters: {reason}. Load it by itself, or merge it")
+    for layer in lora_linears(model.get_base_model()):
+        for part in (layer.lora_A, layer.lora_B):
+            part.to_empty(device="cpu")
+    load_adapter_weights(model, folder)
+    return adapter_weights(model, ADAPTER_NAME)
+
+
+def _why_not_config(config: LoraConfig) -> str | None:
+    """What an adapter's configuration asks for beside adapters of linear layers, as a phrase."""
+    if changes_base(config.init_lora_weights):
+        return f"init_lora_weights={config.init_lora_weights} moved part of the base into the adapter"
+    for key in ("trainable_token_indices", "target_parameters", "layer_replication", "alora_invocation_tokens"):
+        if config.to_dict().get(key):
+            return f"a variant of LoRA is used ({key})"
+    return None

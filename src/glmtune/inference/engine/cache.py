@@ -43,7 +43,7 @@ class KeyValueCache:
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Overwrites blocks that may hold NaN."""
-        index = torch.tensor(blocks, device=self.key.device)
+        index = torch.tensor(blocks, dtype=torch.int64, device=self.key.device)
         for values in (self.key, self.value):
             values.unflatten(1, (-1, BLOCK_SIZE)).index_fill_(1, index, 0.0)
 

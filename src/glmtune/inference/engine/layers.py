@@ -69,10 +69,13 @@ def base_of(model: PreTrainedModel | PeftModel) -> Any:
 def why_not(model: PreTrainedModel | PeftModel) -> str | None:
     """What the engine does not support about a model, as a phrase; None if it supports it."""
     base = base_of(model)
-    reason = why_not_base(base) or _why_not_modules(base)
-    if reason is not None or not isinstance(model, PeftModel):
-        return reason
-    if any(layer.merged for layer in lora_linears(base)):
+    return why_not_base(base) or _why_not_adapters(model) or _why_not_modules(base)
+
+
+def _why_not_adapters(model: PreTrainedModel | PeftModel) -> str | None:
+    if not isinstance(model, PeftModel):
+        return None
+    if any(layer.merged for layer in lora_linears(model.get_base_model())):
         return "an adapter is merged into the base"
     reasons = (why_not_plain(model, name) for name in model.peft_config)
     return next((reason for reason in reasons if reason is not None), None)
