@@ -23,7 +23,7 @@ from torch import Tensor
 from workload import load_samples, make_tokenizer, random_model
 
 from glmtune.adapters.lora import attach_lora
-from glmtune.data.packing import IGNORED_LABEL, PackedSample, pack
+from glmtune.data.packing import IGNORED_LABEL, TokenizedSample, pack
 from glmtune.data.samples import SampleDataset
 from glmtune.loading.bases import load_base
 from glmtune.loading.formats import quantize_layers
@@ -61,7 +61,7 @@ def packed_loss(is_shared: bool) -> Callable[[PackedModel, Batch], Tensor]:
     """The token mean over packed rows."""
 
     def loss(model: PackedModel, features: Batch) -> Tensor:
-        samples = [PackedSample.of(feature["input_ids"], feature["labels"]) for feature in features]
+        samples = [TokenizedSample.of(feature["input_ids"], feature["labels"]) for feature in features]
         packed = pack(samples, shares_prefix=is_shared).to(model.device)
         return model(packed=packed) / sum(len(sample.labels) for sample in samples)
 
@@ -97,7 +97,7 @@ def train_with_graphs(
     )
     losses = []
     for features in batches:
-        samples = [PackedSample.of(feature["input_ids"], feature["labels"]) for feature in features]
+        samples = [TokenizedSample.of(feature["input_ids"], feature["labels"]) for feature in features]
         num_labels = sum(len(sample.labels) for sample in samples)
         flat.begin_step()
         packed = pack(samples, shares_prefix=is_shared, pads_to_bucket=True)

@@ -34,7 +34,7 @@ from workload import SYSTEM_PROMPT, load_samples, make_tokenizer, random_model
 
 from glmtune.adapters.lora import attach_lora
 from glmtune.config import load_config
-from glmtune.data.packing import PackedSample, pack
+from glmtune.data.packing import TokenizedSample, pack
 from glmtune.data.samples import SampleDataset
 from glmtune.loading.bases import load_base
 from glmtune.loading.devices import GIB
@@ -112,7 +112,7 @@ def versions() -> dict[str, Any]:
     return {"gpu": torch.cuda.get_device_name(), "transformers": transformers.__version__}
 
 
-def measure_setting(setting: Setting, samples: Sequence[PackedSample]) -> dict[str, Any]:
+def measure_setting(setting: Setting, samples: Sequence[TokenizedSample]) -> dict[str, Any]:
     """Three steps of one pass each."""
     base = random_model("cuda", getattr(torch, setting.dtype))
     base_shape = BaseShape.of(base, base.dtype)
@@ -132,7 +132,7 @@ def measure_setting(setting: Setting, samples: Sequence[PackedSample]) -> dict[s
     accumulator = GradientAccumulator(
         lambda packed: model(packed=packed), flat.parameters, flat.gradients, lambda: None, uses_graphs=False
     )
-    chosen: list[PackedSample] = []
+    chosen: list[TokenizedSample] = []
     num_tokens = 0
     for sample in samples:  # whole samples, and the last one cut so that the pass is full
         room = setting.tokens - num_tokens
@@ -141,7 +141,7 @@ def measure_setting(setting: Setting, samples: Sequence[PackedSample]) -> dict[s
         chosen.append(sample)
         num_tokens += len(sample.input_ids)
     packed = pack(chosen[:-1] if num_tokens > setting.tokens else chosen)
-    size = Pass(len(packed.input_ids), len(packed.label_rows), len(packed.segments.cu_query))
+    size = Pass(len(packed.input_ids), len(packed.label_indices), len(packed.segments.cu_query))
     packed = packed.to("cuda")
     gc.collect()
     torch.cuda.empty_cache()
@@ -151,7 +151,7 @@ def measure_setting(setting: Setting, samples: Sequence[PackedSample]) -> dict[s
         torch.cuda.synchronize()
         began_s = time.perf_counter()
         flat.begin_step()
-        accumulator.add(packed, 1 / size.label_rows)
+        accumulator.add(packed, 1 / size.num_labels)
         torch.nn.utils.clip_grad_norm_([flat.flat], 1.0)
         optimizer.step()
         torch.cuda.synchronize()
@@ -162,8 +162,8 @@ def measure_setting(setting: Setting, samples: Sequence[PackedSample]) -> dict[s
     )
     planned = estimate_memory(base_shape, adapter, settings, size)
     return {
-        "rows": size.rows,
-        "label_rows": size.label_rows,
+        "rows": size.num_tokens,
+        "label_rows": size.num_labels,
         **{name: value for name, value in vars(setting).items() if name != "tokens"},
         "planned_gb": round(planned.peak / 1e9, 3),
         "measured_gb": round(measured / 1e9, 3),
@@ -178,7 +178,7 @@ def run_settings(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         dataset = SampleDataset(load_samples(arguments.data, make_tokenizer(arguments.data, Path(folder))))
     rows = [dataset[index] for index in range(len(dataset))]
-    samples = [PackedSample.of(row["input_ids"], row["labels"]) for row in rows]
+    samples = [TokenizedSample.of(row["input_ids"], row["labels"]) for row in rows]
     print(DeviceSpeed.measure(torch.device("cuda", 0), torch.bfloat16), flush=True)
     for setting in SETTINGS[arguments.part :: arguments.parts]:
         row = measure_setting(setting, samples)

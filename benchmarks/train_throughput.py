@@ -28,7 +28,7 @@ from workload import load_samples, make_tokenizer, random_model
 
 from glmtune.adapters.lora import attach_lora
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.data.packing import IGNORED_LABEL, PackedSample, PackingCollator, pack
+from glmtune.data.packing import IGNORED_LABEL, PackingCollator, TokenizedSample, pack
 from glmtune.data.samples import SampleDataset
 from glmtune.loading.formats import quantize_layers
 from glmtune.training.checkpointing import checkpoint_layers
@@ -178,10 +178,10 @@ class AllRowsCollator(PackingCollator):
         everywhere = []
         for feature in features:
             ids = numpy.asarray(feature["input_ids"])
-            everywhere.append(PackedSample(ids, numpy.arange(len(ids) - 1, dtype=numpy.int32), ids[1:]))
+            everywhere.append(TokenizedSample(ids, numpy.arange(len(ids) - 1, dtype=numpy.int32), ids[1:]))
         packed = pack(everywhere)
-        is_learnt = [numpy.asarray(feature["labels"])[1:] != IGNORED_LABEL for feature in features]
-        packed.label_weights.copy_(torch.from_numpy(numpy.concatenate(is_learnt)))
+        is_supervised = [numpy.asarray(feature["labels"])[1:] != IGNORED_LABEL for feature in features]
+        packed.label_weights.copy_(torch.from_numpy(numpy.concatenate(is_supervised)))
         return {**batch, "micro_batches": [packed]}
 
 

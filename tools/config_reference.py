@@ -30,25 +30,26 @@ MESSAGES = ROOT / "src" / "glmtune" / "language" / "zh.yaml"
 
 # Keys of LoraConfig and TrainingArguments without a default of ours that people set often.
 OFTEN_SET = {
-    "lora.use_dora": "DoRA: learn direction and magnitude apart; slower, and not on a quantised base.",
+    "lora.use_dora": "DoRA: learn direction and magnitude separately; slower, and not on a quantised base.",
     "lora.use_rslora": "Divide by the square root of r instead of by r.",
-    "lora.init_lora_weights": "How the adapter starts, such as pissa or olora; true for the usual zero effect.",
+    "lora.init_lora_weights": "How the adapter is initialised, such as pissa or olora; true is the usual "
+    "way, which does not change the model at first.",
     "lora.layers_to_transform": "Numbers of the layers to adapt; all if left out.",
-    "lora.modules_to_save": "Whole modules to train beside the adapter; not on a quantised base.",
-    "train.max_steps": "Optimiser steps in all; above 0, it takes the place of num_train_epochs.",
-    "train.warmup_steps": "Steps over which the learning rate rises; below 1, a share of all steps.",
+    "lora.modules_to_save": "Whole modules to train besides the adapter; not on a quantised base.",
+    "train.max_steps": "Total number of optimiser steps; above 0, it replaces num_train_epochs.",
+    "train.warmup_steps": "Warm-up steps, in which the learning rate rises; below 1, a fraction of all steps.",
     "train.lr_scheduler_type": "How the learning rate falls: linear, cosine, constant ...",
     "train.weight_decay": "Weight decay of the optimiser.",
-    "train.max_grad_norm": "Longer gradients are scaled down to this norm.",
+    "train.max_grad_norm": "Gradients with a larger norm are scaled down to it.",
     "train.optim": "The optimiser.",
     "train.seed": "Seed of the order of samples, of dropout and of the adapter's first weights.",
-    "train.save_total_limit": "Most checkpoints to keep; the oldest go first.",
-    "train.eval_steps": "Optimiser steps between two evaluations; save_steps if left out.",
-    "train.per_device_eval_batch_size": "Samples that are evaluated at a time; a training step's if left out.",
+    "train.save_total_limit": "Maximum number of checkpoints to keep; the oldest are deleted first.",
+    "train.eval_steps": "Optimiser steps between two evaluations; by default save_steps.",
+    "train.per_device_eval_batch_size": "Batch size of evaluation; by default that of training.",
     "train.load_best_model_at_end": "Leave the best adapter in the run folder rather than the last; on with "
     "early_stopping_patience.",
-    "train.resume_from_checkpoint": "Go on from the newest whole checkpoint (true), or from the one in this folder.",
-    "train.use_cpu": "Train on the CPU though there is a GPU.",
+    "train.resume_from_checkpoint": "Continue from the newest intact checkpoint (true), or from that in this folder.",
+    "train.use_cpu": "Train on the CPU even if there is a GPU.",
 }
 # What these take is not what their annotations say.
 OWN_TYPES = {
@@ -67,23 +68,24 @@ INTRO = {
     "这里没有列出的参数也可以写，下面说明不接受的除外。写错的键会报错，并给出最接近的正确写法。"
     "`glmtune train --keys` 列出这里有默认值的键。\n\n本页由 `tools/config_reference.py` 根据代码生成。",
     "en": """\
-Every key is written in the YAML file, under its section, or on the command line as `section.key=value`; the command
-line wins. Keys under `lora` and `train` are the names of PEFT's `LoraConfig` and transformers' `TrainingArguments` and
-are handed on to them; any other name of theirs may be set too, but for those refused below. An unknown key is
-an error that names the nearest known one. `glmtune train --keys` prints the keys that have a default here.
+A key can be set in the YAML file, under its section, or on the command line as `section.key=value`; the command line
+takes precedence. Keys under `lora` and `train` are the names of PEFT's `LoraConfig` and transformers'
+`TrainingArguments` and are passed on to them; their other parameters may be set too, except those refused below. An
+unknown key is an error that names the nearest known one. `glmtune train --keys` prints the keys that have a default
+here.
 
-This page is made from the code by `tools/config_reference.py`.""",
+This page is generated from the code by `tools/config_reference.py`.""",
 }
 SECTIONS = {
     "model": "The base model.",
-    "data": "What is learnt.",
-    "prompt": "How it is put to the model.",
+    "data": "The training data.",
+    "prompt": "Prompt format and system prompt.",
     "lora": "The adapter: names of `peft.LoraConfig`.",
-    "train": "The loop: names of `transformers.TrainingArguments`, and a few of glmtune's own.",
+    "train": "The training loop: names of `transformers.TrainingArguments`, and a few of glmtune's own.",
 }
-REFUSED = "Some settings would do something else than they say here. Given a value, they are errors:"
+REFUSED = "Some settings would not do here what they say. Giving one a value is an error:"
 REPLACED = "These are names from older versions of transformers, or from other tools. The error says what to write:"
-OPTIM = "schedule_free, lomo and adalomo want a loop of their own."
+OPTIM = "schedule_free, lomo and adalomo need a training loop of their own."
 
 
 def load_catalogue() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Fine-tune ChatGLM3-6B and its family with LoRA: from a JSON file of instructions to a model that answers.
 
-Importing the package is instant. It makes transformers' Auto classes load `chatglm` folders natively from the moment
-transformers itself is imported, before or after.
+Importing the package is instant. It makes transformers' Auto classes load `chatglm` folders natively, whether
+transformers is imported before or after it.
 """
 
 import importlib
@@ -49,7 +49,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, since torch and transformers take seconds to import."""
+    """Imports a public name on first use, since torch and transformers take seconds to import."""
     if name not in _LAZY:
         raise AttributeError(f"module 'glmtune' has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)

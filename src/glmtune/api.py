@@ -17,10 +17,10 @@ def train(config: str | Path | None = None, *overrides: str) -> TrainResult:
 
     Args:
         config: A YAML file, or None for the defaults, which train on the embedded tiny base.
-        *overrides: `section.key=value`, applied on top of it.
+        *overrides: `section.key=value` settings, which take precedence over the file.
 
     Returns:
-        The run folder, the losses and the figures of the run.
+        The run folder, the losses and other figures of the run.
 
     Raises:
         GlmtuneError: The configuration, the data or the model is wrong, or training had to stop.
@@ -33,11 +33,11 @@ def load(run: str | Path, *, model_path: str | Path | None = None, **options: An
 
     Args:
         run: The folder.
-        model_path: Where the base is now, if not where the run remembers it.
-        **options: As for `glmtune.loading.runs.load`: `dtype`, `device_map`, `quantize`.
+        model_path: Where the base is now, if it has moved since the run.
+        **options: Passed to `glmtune.loading.runs.load`: `dtype`, `device_map`, `quantize`.
 
     Returns:
-        Model and tokenizer; `glmtune.Chat(model, tokenizer)` uses the template and system prompt of the run.
+        Model and tokenizer. `glmtune.Chat(model, tokenizer)` uses the run's template and system prompt.
 
     Raises:
         ModelError: The folder or the base cannot be loaded.

@@ -1,10 +1,10 @@
-"""The private parts of other libraries that are used here, and nowhere else in the package.
+"""Private APIs of other libraries, which nothing else in the package uses.
 
-Each function says which public thing is missing; its canary in tests/unit/test_compat.py names the version that the
-private part was last seen on, and fails when it is gone or does something else. Whatever a function needs is imported
-within it, so that importing this module takes nothing.
+Each function says which public API is missing; its canary in tests/unit/compat names the version in which the
+private API was last checked, and fails when it is gone or behaves differently. Each function imports what it needs, so
+that importing this module costs nothing.
 
-Methods of other libraries' classes that ours override cannot be moved here; their canaries stand beside the others.
+Methods of other libraries' classes that ours override cannot be moved here; their canaries are with the others.
 """
 
 import os
@@ -31,19 +31,19 @@ def flash_attention_forward(
     max_key: int,
     scale: float,
 ) -> tuple["Tensor", "Tensor"]:
-    """Causal flash attention within segments, and the log-sum-exp that its backward pass wants.
+    """Causal flash attention within segments, and the log-sum-exp that its backward pass needs.
 
-    Missing: `torch.nn.attention.varlen.varlen_attn` has no backward pass to be called apart.
+    Missing: `torch.nn.attention.varlen.varlen_attn` has no backward pass that can be called separately.
 
     Args:
         query_QND: Queries, [Q, N, D], bfloat16 or float16, on a GPU.
         key_KGD: Keys, [K, G, D].
-        value_KGD: Values, likewise.
-        cu_query: Where each segment's queries begin, and where the last one ends, [segments + 1] int32.
-        cu_key: As `cu_query`, for keys.
-        max_query: The most queries that a segment has.
-        max_key: The most keys.
-        scale: What scores are multiplied by.
+        value_KGD: Values, [K, G, D].
+        cu_query: Cumulative sequence lengths of the queries, [segments + 1] int32.
+        cu_key: Cumulative sequence lengths of the keys, likewise.
+        max_query: The largest number of queries in a segment.
+        max_key: The largest number of keys in a segment.
+        scale: Factor for the attention scores.
 
     Returns:
         The attended values, [Q, N, D], and the log-sum-exp, [N, Q] fp32.
@@ -71,27 +71,27 @@ def flash_attention_backward(
 ) -> tuple["Tensor", "Tensor", "Tensor"]:
     """The gradients of `flash_attention_forward`.
 
-    Missing: as there.
+    Missing: the same.
 
     Args:
         grad_QND: Gradient of the output, [Q, N, D].
-        query_QND: As in the forward pass, and so all that have its names.
-        key_KGD: See there.
-        value_KGD: See there.
-        output_QND: What it returned.
-        log_sum_exp: What it returned beside.
-        cu_query: See there.
-        cu_key: See there.
-        max_query: See there.
-        max_key: See there.
-        scale: See there.
+        query_QND: As in the forward pass.
+        key_KGD: As in the forward pass.
+        value_KGD: As in the forward pass.
+        output_QND: The output of the forward pass.
+        log_sum_exp: The log-sum-exp that the forward pass returned.
+        cu_query: As in the forward pass.
+        cu_key: As in the forward pass.
+        max_query: As in the forward pass.
+        max_key: As in the forward pass.
+        scale: As in the forward pass.
 
     Returns:
-        Gradients of queries, keys and values, in their shapes and dtypes.
+        Gradients of queries, keys and values, with their shapes and dtypes.
     """
     import torch
 
-    unused = torch.empty(0, device=grad_QND.device)  # the state of a dropout that there is not
+    unused = torch.empty(0, device=grad_QND.device)  # random state for dropout, of which there is none
 
     query_grad, key_grad, value_grad = torch.ops.aten._flash_attention_backward(
         grad_QND,
@@ -114,7 +114,7 @@ def flash_attention_backward(
 
 
 def add_to_each(totals: "Tensors", parts: "Tensors") -> None:
-    """Adds to each of many tensors its part, in one kernel.
+    """Adds each tensor of a list to its counterpart in another, in place, in one kernel.
 
     Missing: a public operation on lists of tensors; torch's own optimisers use this one.
     """
@@ -124,7 +124,7 @@ def add_to_each(totals: "Tensors", parts: "Tensors") -> None:
 
 
 def copy_to_each(targets: "Tensors", sources: "Tensors") -> None:
-    """Copies many tensors, each into another, perhaps of another dtype, in one kernel.
+    """Copies each tensor of a list to its counterpart in another, possibly of another dtype, in one kernel.
 
     Missing: as for `add_to_each`.
     """
@@ -134,35 +134,35 @@ def copy_to_each(targets: "Tensors", sources: "Tensors") -> None:
 
 
 def skip_fused_step(optimizer: "torch.optim.Optimizer", is_skipped: "Tensor") -> None:
-    """Makes the next step of a fused optimiser change nothing, where a flag on the device says so.
+    """Makes the next step of a fused optimiser a no-op if a flag on the device is set.
 
-    Missing: a way to tell a fused optimiser that without a GradScaler; this is the field that the scaler sets.
+    Missing: a way to do that without a GradScaler; this is the attribute that the scaler sets.
 
     Args:
         optimizer: An optimiser made with `fused=True`.
-        is_skipped: A bool, a scalar on the device of its parameters.
+        is_skipped: A scalar bool on the device of the parameters.
     """
     optimizer.found_inf = is_skipped.float()  # type: ignore[attr-defined]
 
 
 def put_schedule(scheduler: "LambdaLR", fresh: Mapping[str, Any], step: int, rates: Sequence[float]) -> None:
-    """Puts a scheduler to a step.
+    """Sets a scheduler to a given step.
 
-    Missing: a setter for what `get_last_lr` returns; `load_state_dict` takes it under a private name.
+    Missing: a setter for what `get_last_lr` returns; `load_state_dict` expects it under a private name.
 
     Args:
         scheduler: The scheduler.
-        fresh: Its state as it was made.
-        step: Optimiser steps taken.
+        fresh: Its state when it was created.
+        step: Number of optimiser steps taken.
         rates: The learning rate of each group at that step.
     """
     scheduler.load_state_dict({**fresh, "last_epoch": step, "_last_lr": list(rates)})
 
 
 def attention_implementation(config: "PretrainedConfig") -> str:
-    """Which attention a model has been told to use, such as sdpa.
+    """The attention implementation that a model is set to, such as sdpa.
 
-    Missing: a getter beside `set_attn_implementation`.
+    Missing: a getter to go with `set_attn_implementation`.
     """
     return str(config._attn_implementation)
 
@@ -170,15 +170,15 @@ def attention_implementation(config: "PretrainedConfig") -> str:
 def use_one_gpu(arguments: "TrainingArguments") -> None:
     """Keeps the Trainer from putting DataParallel around the model where a process sees several GPUs.
 
-    Missing: a setting for that; `TrainingArguments.n_gpu` can only be read.
+    Missing: a setting for that; `TrainingArguments.n_gpu` is read-only.
     """
     arguments._n_gpu = min(arguments.n_gpu, 1)
 
 
 def trainer_state_globals() -> AbstractContextManager[Any]:
-    """Within it, `torch.load(..., weights_only=True)` takes what Trainer puts into a checkpoint's random states.
+    """A context in which `torch.load(..., weights_only=True)` accepts the random states in a Trainer's checkpoint.
 
-    Missing: documentation; transformers has it for itself.
+    Missing: documentation; transformers keeps this for internal use.
     """
     from transformers.trainer_pt_utils import safe_globals
 
@@ -188,7 +188,7 @@ def trainer_state_globals() -> AbstractContextManager[Any]:
 def known_trackers() -> list[str]:
     """The names of the experiment trackers that transformers knows, installed or not.
 
-    Missing: transformers has a public list of those installed only.
+    Missing: the public list of transformers has only those that are installed.
     """
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -198,21 +198,21 @@ def known_trackers() -> list[str]:
 def launcher_asks_for(name: str) -> bool:
     """Whether `accelerate launch` has told its processes to use something, such as FSDP or the CPU.
 
-    Missing: a question to accelerate that it answers before it has joined the processes.
+    Missing: a way to ask accelerate before it has initialised the process group.
 
     Args:
-        name: What accelerate calls it in its environment: CPU, FSDP, DEEPSPEED, MEGATRON_LM or PARALLELISM_CONFIG.
+        name: Its name in accelerate's environment variables: CPU, FSDP, DEEPSPEED, MEGATRON_LM or PARALLELISM_CONFIG.
     """
     return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1")
 
 
 def translate_help(translate: Callable[[str], str]) -> None:
-    """Translates what typer itself prints around our help, such as the titles of its panels.
+    """Translates what typer itself adds to our help, such as the titles of its panels.
 
     Missing: a setting for these texts, or typer's own translations.
 
     Args:
-        translate: Gives a text in the reader's language.
+        translate: Translates a text into the user's language.
     """
     from typer import rich_utils
 

@@ -2,8 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,34 +20,19 @@ from glmtune.prompts import Conversation, Message
 from glmtune.training.run import train
 
 
-@dataclass(frozen=True)
-class HeldOutQuestion:
-    """A question that is not in the training data.
+def read_held_out(path: Path | None = None) -> dict[str, list[str]]:
+    """Reads held-out questions, by default the built-in ones for the example persona.
 
-    Attributes:
-        question: The question.
-        expects: Words of which the trained model's reply holds at least one.
+    Returns:
+        By question, the words of which the trained model's reply holds at least one.
     """
-
-    question: str
-    expects: tuple[str, ...]
-
-    def is_met_by(self, reply: str) -> bool:
-        """Whether a reply holds an expected word."""
-        return any(word in reply for word in self.expects)
-
-
-def read_held_out(path: Path | None = None) -> list[HeldOutQuestion]:
-    """Reads held-out questions, by default the built-in ones for the example persona."""
     rows = json.loads((path or embedded_data().with_name("held_out.json")).read_text(encoding="utf-8"))
-    return [HeldOutQuestion(row["question"], tuple(row["expects"])) for row in rows]
+    return {row["question"]: row["expects"] for row in rows}
 
 
-def answer(loaded: Loaded, questions: Sequence[HeldOutQuestion]) -> list[str]:
+def answer(loaded: Loaded, questions: Collection[str]) -> list[str]:
     """Greedy replies to questions, each asked on its own."""
-    conversations = [
-        Conversation((Message("user", question.question),)).with_system(loaded.system) for question in questions
-    ]
+    conversations = [Conversation((Message("user", question),)).with_system(loaded.system) for question in questions]
     options = {"batch_size": len(questions), "max_new_tokens": 48}
     return [
         reply.text
@@ -60,11 +44,11 @@ def run_demo(output: Path, console: Console) -> None:
     """Trains on the example persona, shows held-out questions before and after, merges, and says what to try next.
 
     Args:
-        output: Where run and merged model go; a number is appended if it exists, so nothing is overwritten.
+        output: Folder for the run and the merged model; a number is appended if it exists, so nothing is overwritten.
         console: Where to print.
 
     Raises:
-        GlmtuneError: Something on the way failed.
+        GlmtuneError: One of the steps failed.
     """
     output = _unused(output)
     run, merged = output / "run", output / "merged"
@@ -78,10 +62,10 @@ def run_demo(output: Path, console: Console) -> None:
     after = answer(load(run), questions)
 
     console.print(_comparison(questions, before, after))
-    met = sum(question.is_met_by(reply) for question, reply in zip(questions, after, strict=True))
-    console.print(f"as hoped: {met} / {len(questions)}", highlight=False)
+    met = sum(_holds_any(reply, words) for reply, words in zip(after, questions.values(), strict=True))
+    console.print(f"correct: {met} / {len(questions)}", highlight=False)
     console.print(f"loss: {result.first_loss:.3f} -> {result.last_loss:.3f}", highlight=False)
-    console.print(f"picture: {run / 'training_loss.png'}", highlight=False, soft_wrap=True)
+    console.print(f"loss curve: {run / 'training_loss.png'}", highlight=False, soft_wrap=True)
 
     console.print(merge(run, merged).summary(), highlight=False, soft_wrap=True)
     console.print(
@@ -97,17 +81,19 @@ def run_demo(output: Path, console: Console) -> None:
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, or the first of folder-2, folder-3, ... that does not exist."""
+    """The folder, or if it exists, the first of folder-2, folder-3, ... that does not."""
     names = itertools.chain([folder], (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2)))
     return next(name for name in names if not name.exists())
 
 
-def _comparison(questions: Sequence[HeldOutQuestion], before: Sequence[str], after: Sequence[str]) -> Table:
+def _comparison(questions: Mapping[str, list[str]], before: Sequence[str], after: Sequence[str]) -> Table:
     table = Table(title=localise("Questions that are not in the training data"), row_styles=["", "dim"])
     for heading in (localise("question"), localise("before"), localise("after"), localise("ok")):
-        table.add_column(heading, overflow="fold")  # Chinese has no spaces to break at
-    for question, old, new in zip(questions, before, after, strict=True):
-        table.add_row(
-            question.question, Text(show_text(old)), Text(show_text(new)), "✓" if question.is_met_by(new) else "·"
-        )
+        table.add_column(heading, overflow="fold")  # Chinese has no spaces at which to break lines
+    for (question, words), old, new in zip(questions.items(), before, after, strict=True):
+        table.add_row(question, Text(show_text(old)), Text(show_text(new)), "✓" if _holds_any(new, words) else "·")
     return table
+
+
+def _holds_any(reply: str, words: Collection[str]) -> bool:
+    return any(word in reply for word in words)

@@ -1,7 +1,7 @@
-"""The one exception tree of glmtune, and how its messages are put together.
+"""The exception hierarchy of glmtune, and helpers for its messages.
 
-Every fault that a user can cause or fix is a `GlmtuneError`; the command line prints its message without a traceback.
-Anything else that escapes is a bug.
+Every error that a user can cause or fix is a `GlmtuneError`; the command line prints its message without a traceback.
+Any other exception that escapes is a bug.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,8 @@ class AdapterError(GlmtuneError):
 
 
 class StorageError(GlmtuneError):
-    """A file or folder cannot be read or written: the disk is full, read-only or gone, or another process has it."""
+    """A file or folder cannot be read or written: the disk is full, read-only or gone, or another process
+    is using it."""
 
 
 class TrainingError(GlmtuneError):
@@ -36,19 +37,19 @@ class TrainingError(GlmtuneError):
 
 
 def summarise_faults(heading: str, faults: Sequence[str], limit: int = 20) -> str:
-    """Joins faults under one heading, a line each, the first `limit` of them in full.
+    """Lists faults under one heading, one per line, the first `limit` of them in full.
 
     Args:
-        heading: What was being checked; the number of faults is appended to it.
-        faults: At least one fault, each a full sentence that says where and what.
-        limit: How many faults to print before the rest is only counted.
+        heading: What was being checked; the number of faults is appended.
+        faults: At least one fault, each a full sentence that says what is wrong and where.
+        limit: How many faults to print; the rest is only counted.
 
     Returns:
-        The message: the fault itself where there is one, else a heading and a bulleted list.
+        The message: the fault itself if there is only one, else a heading and a bulleted list.
     """
     if len(faults) == 1:
         return faults[0]
-    lines = [f"{heading}: {len(faults)} faults", *(f"  - {fault}" for fault in faults[:limit])]
+    lines = [f"{heading}: {len(faults)} errors", *(f"  - {fault}" for fault in faults[:limit])]
     if len(faults) > limit:
         lines.append(f"  ... and {len(faults) - limit} more")
     return "\n".join(lines)
@@ -58,12 +59,12 @@ def show_text(text: str, limit: int | None = None) -> str:
     """A text of unknown origin, safe and short enough for a message or a terminal.
 
     Args:
-        text: What stands in a file, is the name of one, or was typed.
-        limit: Most characters to show of it; None for all of them.
+        text: The contents or name of a file, or what somebody typed.
+        limit: Maximum number of characters to show; None for all.
 
     Returns:
-        One line. Characters that are not printable, among them those that a terminal acts on, are spelt as escapes.
-        Of a longer text it is the beginning, and its length.
+        One line. Characters that are not printable, including those that a terminal interprets, are escaped. A text
+        longer than `limit` is cut, and its length is given.
     """
     if limit is not None and len(text) > limit:
         return f"{show_text(text[:limit])}... ({len(text):,} characters)"
@@ -74,7 +75,7 @@ def show_text(text: str, limit: int | None = None) -> str:
 
 
 def show_names(names: Iterable[str], limit: int = 20) -> str:
-    """Names of columns or files, a comma between them, made safe and short like `show_text`; the first `limit` ones."""
+    """The first `limit` names of columns or files, separated by commas, made safe and short as by `show_text`."""
     names = list(names)
     shown = [show_text(name, 60) for name in names[:limit]]
     return ", ".join(shown if len(names) <= limit else [*shown, f"and {len(names) - limit:,} more"])

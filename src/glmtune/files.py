@@ -24,7 +24,7 @@ _SAYINGS = {
     errno.EROFS: "the file system is read-only; choose another place",
     errno.EACCES: "permission denied; choose another place, or change its permissions",
     errno.EPERM: "the operation is not permitted; choose another place",
-    errno.ENOENT: "it, or the folder that it lies in, does not exist",
+    errno.ENOENT: "it, or the folder that contains it, does not exist",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
     errno.ENAMETOOLONG: "the name is too long",
@@ -43,12 +43,12 @@ _TORCH_CANNOT_WRITE = (
 
 
 def say_os_error(error: OSError) -> str:
-    """What an operating system's error means, as a phrase to follow a path and a colon."""
+    """What an OS error means, as a phrase to follow a path and a colon."""
     return _SAYINGS.get(error.errno or 0, error.strerror or str(error))
 
 
 def as_os_error(error: Exception) -> OSError | None:
-    """The operating system's error that a library's error stands for; None if it stands for none.
+    """The OS error behind a library's exception; None if there is none.
 
     safetensors and torch report file errors in exceptions of their own.
     """
@@ -64,13 +64,14 @@ def as_os_error(error: Exception) -> OSError | None:
 
 @contextmanager
 def storage_faults(path: str | Path) -> Iterator[None]:
-    """Turns an operating system's error into one sentence that names the path.
+    """Turns an OS error into one sentence that names the path.
 
     Args:
         path: The file or folder being read or written.
 
     Raises:
-        StorageError: In place of an OSError from within, or of what safetensors and torch make of one.
+        StorageError: In place of an OSError raised inside the block, or of the exceptions of safetensors and torch for
+            one.
     """
     try:
         yield
@@ -83,19 +84,19 @@ def storage_faults(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
-    """Writes a file beside its place and renames it once it is complete and on the disk.
+    """Writes a file under a temporary name in the same folder, and renames it once it is complete and on the disk.
 
-    If the process is killed or the disk fills up, `path` is the old file or the new one, never a part of one. The new
-    file has the permissions of the umask, whatever the writer inside set.
+    If the process is killed or the disk fills up, `path` is the old file or the new one, never a partial one. The new
+    file has the permissions that the umask gives, whatever the writer set.
 
     Args:
-        path: The file; its folder exists.
+        path: The file; its folder must exist.
 
     Yields:
-        An empty file to write to, by its path.
+        The path of an empty file to write to.
 
     Raises:
-        OSError: The file cannot be written. `storage_faults` makes that a sentence.
+        OSError: The file cannot be written; `storage_faults` turns that into a sentence.
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name[:100]}.{token_hex(4)}.unfinished")
@@ -107,7 +108,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         unfinished.chmod(mode)
         flush(unfinished)
         unfinished.replace(path)
-        flush(path.parent)  # the new name is only as safe as the folder that holds it
+        flush(path.parent)  # the rename is on the disk only once the folder is
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
@@ -158,13 +159,13 @@ def read_json_object(path: str | Path, error_type: type[GlmtuneError]) -> dict[s
 
 
 def check_writable_folder(path: str | Path) -> None:
-    """Checks that a folder can be created and written to, before anything expensive begins; creates nothing.
+    """Checks, without creating anything, that a folder can be created and written to.
 
     Args:
         path: The folder; it need not exist yet.
 
     Raises:
-        StorageError: It cannot be written to, or something else is in its place.
+        StorageError: It cannot be written to, or the path is not a folder.
     """
     path = Path(path).expanduser().absolute()
     with storage_faults(path):
@@ -179,17 +180,17 @@ def check_writable_folder(path: str | Path) -> None:
 
 @contextmanager
 def held(path: str | Path, what: str) -> Iterator[None]:
-    """Holds the lock of a file or folder; another process that wants it meanwhile is refused.
+    """Locks a file or folder; another process that wants it meanwhile is refused.
 
-    The operating system frees the lock of a process that has died, however it died.
+    The operating system releases the lock of a process that dies, however it dies.
 
     Args:
-        path: The file or folder that nobody else may write meanwhile. The lock is a hidden file in the folder, or
-            beside the file.
-        what: What is going on with it, as a phrase: "is being trained into".
+        path: The file or folder that no other process may write. The lock is a hidden file in the folder, or next to
+            the file.
+        what: What it is locked for, as a phrase such as "is being used for training".
 
     Raises:
-        StorageError: Another process holds it, or there can be no lock file.
+        StorageError: Another process holds the lock, or the lock file cannot be created.
     """
     path = Path(path)
     place = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
@@ -205,14 +206,14 @@ def held(path: str | Path, what: str) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            place.unlink()  # while it is held, so that no other process's lock is removed
+            place.unlink()  # before the release, so that another process's lock is never removed
         lock.release()
 
 
 def flush(path: Path) -> None:
-    """Waits until what has been written to a file or folder lies on the disk."""
+    """Waits until what has been written to a file or folder is on the disk."""
     if os.name != "posix" and path.is_dir():
-        return  # which cannot be opened there
+        return  # other systems cannot open a folder
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

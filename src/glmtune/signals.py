@@ -6,26 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# SIGHUP comes from a terminal that is closed; Windows does not have it.
+# A terminal sends SIGHUP when it is closed; Windows does not have it.
 _ENDING = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 
 
 @contextmanager
-def hearing(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Calls a handler for SIGINT, SIGTERM and SIGHUP.
+def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handles SIGINT, SIGTERM and SIGHUP within a block.
 
-    Signals that the parent process ignores stay ignored: SIGHUP under nohup, SIGINT of a script's background job.
-    Python allows signal handlers only in the main thread; in others, nothing changes.
+    Signals that the parent process ignores stay ignored, such as SIGHUP under nohup, or SIGINT in a script's background
+    job. Python allows signal handlers only in the main thread; in other threads, this does nothing.
 
     Args:
-        handler: Takes the number of the signal and the frame that it interrupted. A process that is forked meanwhile
-            inherits it.
+        handler: Called with the number of the signal and the interrupted frame. Processes forked within the block
+            inherit it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in _ENDING}
-    heard = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}  # None: not Python's
+    heard = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}  # None: set in C
     for number in heard:
         signal.signal(number, handler)
     try:

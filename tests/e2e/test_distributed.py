@@ -87,4 +87,4 @@ def test_two_nodes_that_share_a_disk_leave_one_whole_checkpoint(tmp_path: Path) 
     again = [GLMTUNE, "train", *SETTINGS, f"train.output_dir={tmp_path / 'run'}", "train.resume_from_checkpoint=true"]
     done = processes.run(*again, "train.max_steps=6")
     assert done.returncode == 1
-    assert "it began with 2 processes, and goes on with 1" in done.stderr
+    assert "it began with 2 processes, and continues with 1" in done.stderr

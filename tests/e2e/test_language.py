@@ -81,7 +81,7 @@ def test_demo_and_chat(language: str, folder: Path) -> None:
         assert ENGLISH.findall(COMMAND.sub("", printed + chat)) == []
         assert "助手>" in chat
     else:
-        table, rest = re.split(r"\n(?=as hoped)", printed)
+        table, rest = re.split(r"\n(?=correct)", printed)
         ours = [line for line in table.splitlines() if "│" not in line]
         assert CHINESE.findall("\n".join(ours) + rest) == []
         assert [line for line in chat.splitlines() if CHINESE.search(line) and "GLM>" not in line] == []

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from glmtune.adapters.lora import attach_lora
 from glmtune.config import load_config
-from glmtune.data.packing import PackedSample, pack
+from glmtune.data.packing import TokenizedSample, pack
 from glmtune.errors import TrainingError
 from glmtune.loading.bases import load_base
 from glmtune.loading.devices import free_device_bytes
@@ -65,7 +65,9 @@ def adapted(base: ChatGLMForConditionalGeneration, targets: object = "all-linear
 def packed(number: int = 8, length: int = 60):
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(2048, (number, length), generator=generator).numpy()
-    return pack([PackedSample.of(row, [-100] * (length // 2) + row[length // 2 :].tolist()) for row in ids]).to("cuda")
+    half = length // 2
+    samples = [TokenizedSample.of(row, [-100] * half + row[half:].tolist()) for row in ids]
+    return pack(samples).to("cuda")
 
 
 def gradients(model, rows) -> torch.Tensor:
@@ -175,7 +177,7 @@ def test_the_peak_is_as_planned(quantize: str, num_checkpointed: int) -> None:
     gradients(model, rows)
     measured = torch.cuda.max_memory_allocated() - before
     settings = MemorySettings(quantize=quantize, num_checkpointed=num_checkpointed)
-    size = Pass(len(rows.input_ids), len(rows.label_rows), 61)
+    size = Pass(len(rows.input_ids), len(rows.label_indices), 61)
     planned = estimate_memory(shape, adapter, settings, size)
     assert planned.activations + planned.logits == pytest.approx(measured, rel=0.1)
 
@@ -248,7 +250,7 @@ def test_a_run_that_does_not_fit_stops_before_loading(run, monkeypatch) -> None:
 
     monkeypatch.setattr(training, "load_base", load)
     monkeypatch.setattr(device, "free_device_bytes", lambda _: 10_000_000)
-    with pytest.raises(TrainingError, match=r"does not fit: it needs .* The smallest card that could do it has"):
+    with pytest.raises(TrainingError, match=r"does not fit: it needs .* The smallest card that would do has"):
         run()
 
 

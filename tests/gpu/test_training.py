@@ -13,8 +13,8 @@ from torch import Tensor
 
 from glmtune.adapters.lora import attach_lora
 from glmtune.config import load_config
-from glmtune.data.packed_rows import PackedRows
-from glmtune.data.packing import PackedSample, PackingCollator, pack
+from glmtune.data.packed_batch import PackedBatch
+from glmtune.data.packing import PackingCollator, TokenizedSample, pack
 from glmtune.loading.formats import quantize_layers
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.training.graphs import GradientAccumulator
@@ -56,7 +56,7 @@ def make_model(
     return model
 
 
-def make_samples(seed: int = 0, number: int = 12) -> list[PackedSample]:
+def make_samples(seed: int = 0, number: int = 12) -> list[TokenizedSample]:
     """Samples of 3 to 60 tokens, most of which begin with the same nine."""
     random = numpy.random.default_rng(seed)
     prefix = random.integers(0, 1000, 9)
@@ -65,7 +65,7 @@ def make_samples(seed: int = 0, number: int = 12) -> list[PackedSample]:
         own = random.integers(0, 1000, random.integers(3, 52))
         ids = own if index % 4 == 0 else numpy.concatenate([prefix, own])
         labels = numpy.where(numpy.arange(len(ids)) < len(ids) - random.integers(1, 3), -100, ids)
-        samples.append(PackedSample.of(ids, labels))
+        samples.append(TokenizedSample.of(ids, labels))
     return samples
 
 
@@ -73,7 +73,7 @@ def trained(model: PackedModel) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def gradients(model: PackedModel, packed: PackedRows) -> tuple[float, Tensor]:
+def gradients(model: PackedModel, packed: PackedBatch) -> tuple[float, Tensor]:
     loss = model(packed=packed.to("cuda"))
     return loss.item(), torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained(model))]).double()
 

@@ -1,7 +1,9 @@
-"""A tokenizer small enough to check by eye."""
+"""A tokenizer small enough to check by eye, a small data set, and small models to compute with."""
 
 import copy
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -46,6 +48,32 @@ class LetterTokenizer:
 @pytest.fixture
 def letters() -> LetterTokenizer:
     return LetterTokenizer()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(scope="session")
+def write_questions() -> Callable[[Path], Path]:
+    """Writes 24 short questions with their answers into a folder, and returns the file."""
+
+    def write(folder: Path) -> Path:
+        rows = [{"instruction": f"第{n}个问题？", "output": f"这是第{n}个回答，没有别的。"} for n in range(24)]
+        file = folder / "data.json"
+        file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+        return file
+
+    return write
+
+
+@pytest.fixture
+def data_file(write_questions: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """24 short questions with their answers."""
+    return write_questions(tmp_path)
 
 
 Sample = dict[str, list[int]]

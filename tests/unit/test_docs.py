@@ -12,6 +12,7 @@ import pytest
 import typer
 import yaml
 
+import glmtune
 from glmtune.cli.app import app
 from glmtune.config import OWN_TRAIN_KEYS, describe_keys, load_config
 
@@ -25,6 +26,13 @@ EXAMPLES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("examples/*.
 SECTIONS = ("model", "data", "prompt", "lora", "train")
 SETTING = re.compile(rf"((?:{'|'.join(SECTIONS)})\.\w+)[\w.]*(=.*)?")
 NOT_SETTINGS = {"train.json", "model.chat", "model.stream_chat", "model.device"}  # a file, and what a model has
+# Where a path may begin, besides the folder of its page; `planning/plan` is planning/plan.py.
+PLACES = (ROOT, Path(glmtune.__file__).parent, ROOT / "examples")
+PATH = re.compile(r"[\w.-]+(?:/[\w.-]*)+|[\w-]+\.(?:py|sh|ipynb|yaml)")
+NO_SOURCE = re.compile(
+    r"(\./)?output/ChatGLM|demo-output/|RUN/.*|checkpoint-N/|\.venv/.*"  # people's own folders
+    r"|owner/name|(THUDM|ZhipuAI)/chatglm3-6b"  # names on a hub
+)
 COMMAND = re.compile(r"(?:\$ )?(?:(?:\S*/)?glmtune|torchrun .* -m glmtune\.cli)\s+(?P<arguments>.+)")
 
 
@@ -101,6 +109,12 @@ def test_every_command_can_be_typed(page: str) -> None:
             load_config(None if config is None else ROOT / config, settings)
 
 
+def test_the_check_sees_commands_and_blocks() -> None:
+    assert ["demo"] in commands("README.md")
+    assert commands("examples/chatglm3-6b.yaml")
+    assert {language for language, _ in blocks("docs/quickstart.md")} >= {"bash", "python"}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_yaml_block_is_a_configuration(page: str, tmp_path: Path) -> None:
     for number, text in enumerate(text for language, text in blocks(page) if language == "yaml"):
@@ -115,6 +129,27 @@ def test_every_key_that_is_named_exists(page: str) -> None:
     words = [word for code in re.findall(r"`([^`\n]+)`", prose(page)) for word in code.split()]
     named = {match[1] for word in words if (match := SETTING.fullmatch(word))}
     assert named - NOT_SETTINGS <= known_keys()
+
+
+def missing_paths(page: str, text: str) -> list[str]:
+    """The paths between backticks that lead to no file or folder of the repository."""
+    words = {word for code in re.findall(r"`([^`\n]+)`", text) for word in code.split()}
+    paths = {word for word in words if PATH.fullmatch(word) and not NO_SOURCE.fullmatch(word)}
+    places = (*PLACES, (ROOT / page).parent)
+    there = {path for path in paths for place in places if (place / path).exists() or (place / f"{path}.py").is_file()}
+    return sorted(paths - there)
+
+
+@pytest.mark.parametrize("page", [*PAGES, "benchmarks/README.md"])
+def test_every_source_file_that_is_named_is_there(page: str) -> None:
+    assert missing_paths(page, prose(page)) == []
+
+
+def test_the_check_sees_files_that_are_gone() -> None:
+    text = "`planning/plan.py`, `planning/plan`, `tests/gpu`, `python tools/untranslated.py`, `output/ChatGLM`, `x`"
+    assert missing_paths("docs/design.md", text) == []
+    gone = ["gone.py", "gone/plan", "planning/gone.py", "tests/gone"]
+    assert missing_paths("docs/design.md", " ".join(f"`{path}`" for path in gone)) == gone
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -48,18 +48,18 @@ def test_a_long_name_can_be_written(tmp_path: Path) -> None:
 def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     script = (
         "import sys; from glmtune.files import held\n"
-        "with held(sys.argv[1], 'is being trained into'): print('held', flush=True); sys.stdin.read()"
+        "with held(sys.argv[1], 'is being used for training'): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, tmp_path]
     with processes.started(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         processes.read_until(other.stdout, "held")
         with (
-            pytest.raises(StorageError, match="is being trained into by another process"),
-            held(tmp_path, "is being trained into"),
+            pytest.raises(StorageError, match="is being used for training by another process"),
+            held(tmp_path, "is being used for training"),
         ):
             pass
         other.kill()
-    with held(tmp_path, "is being trained into"):
+    with held(tmp_path, "is being used for training"):
         pass
 
 

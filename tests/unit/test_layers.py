@@ -11,7 +11,7 @@ PACKAGE = Path(glmtune.__file__).parent
 LAYERS = [
     {"compat"},
     {"errors", "language"},
-    {"files", "hub", "ops", "fields", "signals"},
+    {"files", "hub", "ops", "json_values", "signals"},
     {"config", "prompts"},
     {"models"},
     {"data"},

@@ -40,7 +40,7 @@ def spell_learnt(rendered, letters) -> list[str]:
     """The supervised runs, as text."""
     pairs = zip(rendered.input_ids, rendered.loss_mask, strict=True)
     runs = itertools.groupby(pairs, key=lambda pair: pair[1])
-    return [letters.spell([i for i, _ in run]) for is_learnt, run in runs if is_learnt]
+    return [letters.spell([i for i, _ in run]) for is_supervised, run in runs if is_supervised]
 
 
 def test_chatglm3_text(letters):
@@ -236,7 +236,7 @@ def test_tutorial_has_no_tools(message, letters):
         (["assistant"], "message 1 is the assistant's, but nobody has asked anything yet"),
         (["system", "assistant"], "message 2 is the assistant's, but nobody has asked anything yet"),
         (["user", "user", "assistant"], "message 2 is the user's, but the user's before it has no answer"),
-        (["user", "observation", "assistant"], "message 2 is an observation, but no tool call"),
+        (["user", "observation", "assistant"], "message 2 is an observation, but the assistant has not called a tool"),
         (["user", "assistant", "system", "user", "assistant"], "message 3 is a system message"),
         (["user", "assistant", "observation", "user", "assistant"], "message 4 is the user's, but the observation's"),
         (["user", "assistant", "user"], "the last message is the user's"),

@@ -150,8 +150,8 @@ class _ConfigFile(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
-    peft_type: str = Field(description="a method of PEFT, such as LORA")
-    task_type: str | None = Field(None, description="a task of PEFT, such as CAUSAL_LM")
+    peft_type: str = Field(description="a PEFT method, such as LORA")
+    task_type: str | None = Field(None, description="a PEFT task, such as CAUSAL_LM")
     auto_mapping: dict[str, Any] | None = Field(None, description="names of classes, by their keys")
     revision: str | None = Field(None, description="a revision of the base on its hub")
     base_model_name_or_path: str | None = Field(None, description="the folder or hub id of the base")
@@ -253,7 +253,7 @@ def _check_values(folder: Path, weights: Mapping[str, Tensor]) -> None:
         file = _weights_file(folder)
         raise AdapterError(
             f"{summarise_faults(f'{file} cannot be used', [f'{file}: {fault}' for fault in faults], limit=5)}\n"
-            "Its training went wrong, or the file is damaged; take an earlier checkpoint, or train again."
+            "Its training went wrong, or the file is damaged; use an earlier checkpoint, or train again."
         )
 
 

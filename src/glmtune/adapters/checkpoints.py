@@ -2,11 +2,14 @@
 
 RUN/.unfinished/checkpoint-N    while it is being written or deleted
 RUN/checkpoint-N                complete; `checksums.json` names its files, their sizes and their SHA-256
+RUN/_superseded-K               what the run had after the step from which it was resumed for the K-th time
 """
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from pickle import UnpicklingError
 from types import MappingProxyType
@@ -18,12 +21,16 @@ from transformers import TrainerState
 
 from glmtune.adapters.adapter_files import WEIGHTS_NAME
 from glmtune.adapters.run_folder import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_NAMES,
     MANIFEST_NAME,
+    RESULTS_NAME,
     STATE_NAME,
     RunManifest,
     checkpoint_folders,
     checkpoints,
     has_adapter,
+    step_of,
 )
 from glmtune.compat import trainer_state_globals
 from glmtune.errors import AdapterError, TrainingError
@@ -31,10 +38,12 @@ from glmtune.files import flush, read_json_object, storage_faults, write_json
 
 CHECKSUMS_NAME = "checksums.json"
 _ASIDE_NAME = ".unfinished"
+_SUPERSEDED_NAME = "_superseded"  # what begins with an underscore is not uploaded by Trainer
 # Exceptions that reading a damaged file can raise.
 _UNREADABLE = (
     OSError, RuntimeError, EOFError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError, ImportError
 )  # fmt: skip
+_logger = logging.getLogger(__name__)
 # What a checkpoint needs for the optimiser to go on rather than begin again.
 _RESUMED_FILES: Mapping[str, str] = MappingProxyType(
     {
@@ -100,20 +109,54 @@ def publish(run: str | Path, name: str) -> None:
     sweep(run)
 
 
-def rotate(run: str | Path, limit: int | None, best: str | None) -> None:
-    """Deletes the oldest checkpoints beyond a limit; never the newest, nor the best.
+def supersede(run: str | Path, step: int) -> None:
+    """Sets aside what a run has beyond the step that it is resumed from, so that it stands for what it trains now.
+
+    That is later checkpoints, and the adapter and results of a run that had finished. Nothing is deleted.
+    To be called when the resumed run has its first checkpoint to publish: until then it may fail, and the folder should
+    be as it was.
+
+    Args:
+        run: The run folder.
+        step: The step that the run is resumed from; 0 for a new run.
+    """
+    # The adapter comes first: should the process be killed in between, the run counts as interrupted.
+    moved = [Path(run) / name for name in (ADAPTER_CONFIG_NAME, *ADAPTER_NAMES, RESULTS_NAME)]
+    moved = [file for file in moved if file.exists()]
+    if moved:
+        moved += [Path(run) / name for name in (MANIFEST_NAME, STATE_NAME) if (Path(run) / name).exists()]
+    moved += [folder for folder in checkpoint_folders(run) if step_of(folder) > step]
+    if not moved:
+        return
+    numbered = (Path(run) / f"{_SUPERSEDED_NAME}-{number}" for number in count(1))
+    place = next(folder for folder in numbered if not folder.exists())
+    with storage_faults(place):
+        place.mkdir()
+        for path in moved:
+            path.rename(place / path.name)
+    _logger.warning(
+        "the run was resumed from step %d; what it had beyond that is now in %s: %s",
+        step,
+        place,
+        ", ".join(path.name for path in moved),
+    )
+
+
+def rotate(run: str | Path, published: str, limit: int | None, best: str | None) -> None:
+    """Deletes the oldest checkpoints beyond a limit; never the one just published, nor the best.
 
     Only complete ones count, so that incomplete ones do not displace any that can be resumed from.
 
     Args:
         run: The run folder.
+        published: The name of the checkpoint just published.
         limit: How many to keep; None or 0 for all.
         best: The path of the best checkpoint, if there is one.
     """
     saved = checkpoints(run)
-    if not saved or not limit or limit < 0:
+    if not limit or limit < 0:
         return
-    kept = {saved[-1].name, Path(best).name} if best else {saved[-1].name}
+    kept = {published, Path(best).name} if best else {published}
     superfluous = [folder for folder in saved if folder.name not in kept]
     for folder in superfluous[: max(len(saved) - max(limit, len(kept)), 0)]:
         _put_aside(folder)
@@ -154,7 +197,7 @@ def checkpoint_faults(checkpoint: Path) -> Iterator[str]:
     missing = [name for name, pattern in _RESUMED_FILES.items() if not any(checkpoint.glob(pattern))]
     if missing:
         yield (
-            f"it has no {', '.join(missing)}, and the optimiser would silently begin again (was it saved with "
+            f"it has no {', '.join(missing)}, and the optimiser would silently start from scratch (was it saved with "
             "train.save_only_model=true?)"
         )
     try:
@@ -201,7 +244,7 @@ def _unreadable(checkpoint: Path) -> Iterator[str]:
             held = load_tensors(path)
             wanted = next(keys for name, keys in _HELD.items() if path.name.startswith(name))
             if missing := [key for key in wanted if key not in held]:
-                yield f"{path.name} is of another kind: there is no {', '.join(missing)} in it"
+                yield f"{path.name} is not such a file: there is no {', '.join(missing)} in it"
         except TrainingError as error:
             yield str(error)
 
@@ -233,7 +276,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     state = read_json_object(file, TrainingError)
     _check_types(file, state, _STATE_KEYS)
     if not all(isinstance(entry, dict) for entry in state["log_history"]):
-        raise TrainingError(f"{file} is damaged: log_history holds something else than log entries")
+        raise TrainingError(f"{file} is damaged: log_history contains something other than log entries")
     for entry in state["log_history"]:
         for key in ("step", "loss", "eval_loss"):
             if not isinstance(entry.get(key, 0), int | float):

@@ -51,7 +51,7 @@ def why_not_plain(model: PeftModel, name: str) -> str | None:
         if not isinstance(module, LoraLayer) or name not in module.scaling:
             continue
         if id(module) not in projections:
-            return f"{path.rpartition('.')[2]} is adapted, which is no linear layer of a block"
+            return f"{path.rpartition('.')[2]} is adapted, which is not a linear layer of a block"
         if type(module) is not LoraLinear or name in module.lora_variant:
             return "lora.use_dora" if config.use_dora else "a variant of LoRA is used"
         if module.lora_bias.get(name) or module.fan_in_fan_out:

@@ -42,7 +42,7 @@ class TrainableSummary(NamedTuple):
 
     def __str__(self) -> str:
         share = self.num_trainable / self.num_total
-        return f"trained parameters: {self.num_trainable:,} of {self.num_total:,} ({share:.4%})"
+        return f"trainable parameters: {self.num_trainable:,} of {self.num_total:,} ({share:.4%})"
 
 
 def attach_lora(

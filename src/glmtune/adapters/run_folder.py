@@ -24,7 +24,8 @@ from glmtune.prompts import Template
 MANIFEST_NAME = "glmtune.json"
 STATE_NAME = "trainer_state.json"
 RESULTS_NAME = "all_results.json"
-_ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 # Settings of a run that are read again: for prompts as in training, and for resuming with the same plan.
 _CONFIG_TYPES: Mapping[tuple[str, str], tuple[type, ...]] = MappingProxyType(
     {
@@ -53,6 +54,8 @@ class RunManifest:
         config: The resolved configuration, a dictionary for each section.
         versions: Versions of the packages that matter, and of Python.
         base_fingerprint: Tells whether the base's weights are still the same; empty in older runs.
+        eval_fingerprint: Tells whether evaluation data of their own are still the same; empty in older runs, and where
+            there have never been any.
     """
 
     base_path: str | None
@@ -62,6 +65,7 @@ class RunManifest:
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     base_fingerprint: str = ""
+    eval_fingerprint: str = ""
 
     def write(self, folder: str | Path) -> None:
         """Writes `glmtune.json` into a folder."""
@@ -86,7 +90,7 @@ class RunManifest:
         if file is None:
             return None
         try:
-            values = {"base_fingerprint": ""} | json.loads(file.read_text(encoding="utf-8"))
+            values = {"base_fingerprint": "", "eval_fingerprint": ""} | json.loads(file.read_text(encoding="utf-8"))
             manifest = cls(**{each.name: values[each.name] for each in fields(cls)})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdapterError(f"{file} is damaged: {error!r}. Delete it to load the adapter without it") from error
@@ -102,7 +106,7 @@ def _type_faults(values: Mapping[str, Any]) -> Iterator[str]:
     for name in ("base_path", "system"):
         if not isinstance(values[name], str | None):
             yield f"{name}: expected text or null; found {values[name]!r:.80}"
-    for name in ("data_fingerprint", "base_fingerprint"):
+    for name in ("data_fingerprint", "base_fingerprint", "eval_fingerprint"):
         if not isinstance(values[name], str):
             yield f"{name}: expected text; found {values[name]!r:.80}"
     sections = values["config"]
@@ -133,9 +137,14 @@ def is_checkpoint(folder: Path) -> bool:
     return re.fullmatch(r"checkpoint-\d+", folder.name) is not None
 
 
+def step_of(checkpoint: Path) -> int:
+    """N of a folder called `checkpoint-N`."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def has_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter."""
-    return (folder / "adapter_config.json").is_file() and any((folder / name).is_file() for name in _ADAPTER_NAMES)
+    return (folder / ADAPTER_CONFIG_NAME).is_file() and any((folder / name).is_file() for name in ADAPTER_NAMES)
 
 
 def checkpoint_folders(run: str | Path) -> list[Path]:
@@ -144,7 +153,7 @@ def checkpoint_folders(run: str | Path) -> list[Path]:
     if not run.is_dir():
         return []
     found = [folder for folder in run.iterdir() if is_checkpoint(folder) and folder.is_dir()]
-    return sorted(found, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    return sorted(found, key=step_of)
 
 
 def checkpoints(run: str | Path) -> list[Path]:
@@ -159,7 +168,8 @@ def find_adapter(path: str | Path) -> Path | None:
         path: A run folder, a `checkpoint-N`, an adapter folder, a base folder, or the hub id of a base.
 
     Returns:
-        The folder with the adapter; None for a base. A run that was interrupted stands for its newest checkpoint.
+        The folder with the adapter; None for a base. A run that was interrupted stands for its newest checkpoint; also
+        one that had finished and was resumed, once it has another checkpoint.
 
     Raises:
         ModelError: The path does not exist, or is nothing of the kind; says what was found there.
@@ -177,8 +187,8 @@ def find_adapter(path: str | Path) -> Path | None:
     if saved := checkpoints(folder):
         _logger.warning("%s was interrupted before it ended; using its newest checkpoint, %s", path, saved[-1].name)
         return saved[-1]
-    is_half_a_run = (folder / "adapter_config.json").is_file() or (folder / MANIFEST_NAME).is_file()
-    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+    is_half_a_run = (folder / ADAPTER_CONFIG_NAME).is_file() or (folder / MANIFEST_NAME).is_file()
+    if (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG_NAME).is_file():
         return None  # a merged folder is a base that has a manifest too
     found = sorted(entry.name for entry in folder.iterdir())
     listing = ", ".join(found[:12]) + (", ..." if len(found) > 12 else "") if found else "nothing"
@@ -187,6 +197,6 @@ def find_adapter(path: str | Path) -> Path | None:
             f"{path} has no adapter weights (adapter_model.safetensors) and no complete checkpoint; found: {listing}"
         )
     raise ModelError(
-        f"{path} is no run folder, checkpoint, adapter or base model: there is neither adapter_config.json nor "
+        f"{path} is not a run folder, checkpoint, adapter or base model: there is neither adapter_config.json nor "
         f"config.json in it; found: {listing}"
     )

@@ -1,4 +1,4 @@
-"""The `glmtune` command. Every handler imports what it needs itself, so that help and mistakes answer at once."""
+"""The `glmtune` command. Every handler imports what it needs itself, so that help and usage errors are instant."""
 
 from glmtune.cli.app import main
 

@@ -1,4 +1,4 @@
-"""env, demo and --version: what is installed, and a first look at it."""
+"""env, demo and --version: what is installed, and trying it out."""
 
 import os
 from pathlib import Path
@@ -45,8 +45,8 @@ def demo(
     run_demo(Path(output), TerminalConsole())
 
 
-def print_version(is_asked: bool) -> None:
-    """Prints the version and ends, where that is asked for."""
-    if is_asked:
+def print_version(is_requested: bool) -> None:
+    """Prints the version and exits, if requested."""
+    if is_requested:
         typer.echo(f"glmtune {__version__}")
         raise typer.Exit

@@ -1,4 +1,4 @@
-"""The application: its commands, and what happens around each of them."""
+"""The application: its commands, and the setup and error handling around them."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from glmtune.errors import GlmtuneError, show_text
 from glmtune.language.command_line import localised_command, usage_fault
 from glmtune.language.terminal import TerminalConsole, log_to_terminal
 
-# Before torch is imported: memory in pieces that grow, of which less is lost between steps of different sizes.
+# Before torch is imported: expandable segments waste less memory when steps differ in size.
 if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name of the same setting
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
@@ -35,16 +35,16 @@ def options(
         typer.Option("--version", callback=about.print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Takes the options that stand before a command."""
+    """Accepts the options that precede a command."""
 
 
 def main() -> None:
-    """Runs the command line: faults of the user's making are one message without a traceback."""
+    """Runs the command line; errors that the user can fix are printed as one message, without a traceback."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # a standard stream that was closed, whose number a file of ours must not get
+        pass  # occupy the number of a closed standard stream, so that no file of ours gets it
     os.close(descriptor)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows ? for what it cannot
+        if isinstance(stream, io.TextIOWrapper):  # print ? for what the terminal's encoding lacks
             stream.reconfigure(errors="replace")
     log_to_terminal()
     try:

@@ -22,10 +22,10 @@ app = typer.Typer(help="Check, show, count and convert data files.", no_args_is_
 
 @app.command()
 def check(files: DataFiles, field: FieldOption = None, join: JoinOption = "\\n") -> None:
-    """Report all faults of data files, with row numbers."""
-    from glmtune.data import inspect
+    """Report all errors in data files, with row numbers."""
+    from glmtune.data import inspection
 
-    inspect.check(files, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())
+    inspection.check(files, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())
 
 
 @app.command()
@@ -38,17 +38,17 @@ def show(
     template: TemplateOption = None,
     system: SystemOption = None,
     max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="As data.max_length.")] = 512,
-    start: Annotated[int, typer.Option("--start", min=1, help="The first row to show, from 1.")] = 1,
-    count: Annotated[int, typer.Option("--count", min=1, help="How many.")] = 3,
+    start: Annotated[int, typer.Option("--start", min=1, help="The first row to show, counting from 1.")] = 1,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many samples to show.")] = 3,
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Print samples token by token, what is learnt in colour."""
+    """Print samples token by token, with what is learnt in colour."""
     from glmtune.adapters.inheritance import prompt_record
-    from glmtune.data import inspect
+    from glmtune.data import inspection
 
     tokenizer = tokenizer_of(model)
-    inspect.show(
+    inspection.show(
         files,
         tokenizer,
         template=template or prompt_record(None, model, tokenizer).template,
@@ -66,7 +66,12 @@ def show(
 def stats(
     files: DataFiles,
     model: Annotated[
-        str | None, typer.Option("--model", callback=not_empty, help="Count its tokens; without it, characters.")
+        str | None,
+        typer.Option(
+            "--model",
+            callback=not_empty,
+            help="Base model whose tokenizer counts tokens; without it, characters are counted.",
+        ),
     ] = None,
     template: TemplateOption = None,
     system: SystemOption = None,
@@ -76,10 +81,10 @@ def stats(
 ) -> None:
     """Print counts and a histogram of lengths."""
     from glmtune.adapters.inheritance import prompt_record
-    from glmtune.data import inspect
+    from glmtune.data import inspection
 
     tokenizer = tokenizer_of(model) if model else None
-    inspect.stats(
+    inspection.stats(
         files,
         tokenizer,
         template=template or (prompt_record(None, model, tokenizer).template if tokenizer else "chatglm3"),
@@ -98,7 +103,7 @@ def convert(
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Write any readable format as `messages`, one JSON object a line."""
-    from glmtune.data import inspect
+    """Convert any readable format to `messages`, one JSON object per line."""
+    from glmtune.data import inspection
 
-    inspect.convert(files, output, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())
+    inspection.convert(files, output, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have, and how their values are read."""
+"""Options and arguments that several commands share, and parsing of their values."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,16 +6,16 @@ import typer
 
 from glmtune.errors import ConfigError
 
-# Spelt out here, since the modules that define them take seconds to import; a test holds them to those.
+# Repeated here because the modules that define them take seconds to import; a test checks that they agree.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 QuantizeName = Literal["auto", "none", "int8", "nf4", "fp8"]
 TemplateName = Literal["chatglm3", "chatglm2", "tutorial"]
 
 
 def not_empty(value: Any) -> Any:
-    """Refuses an argument that is given and empty, as an unset shell variable is."""
+    """Refuses an empty argument, such as an unset shell variable gives."""
     if value is not None and not str(value).strip():
-        raise ConfigError("an argument is empty; was a shell variable not set?")
+        raise ConfigError("an argument is empty; is a shell variable unset?")
     return value
 
 
@@ -24,13 +24,13 @@ Run = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(
-        "--model", callback=not_empty, help="Where the base model lies now, if the run remembers another place."
-    ),
+    typer.Option("--model", callback=not_empty, help="Where the base model is now, if it has moved since the run."),
 ]
-DtypeOption = Annotated[DtypeName, typer.Option("--dtype", help="Type of the base; auto for what the device computes.")]
+DtypeOption = Annotated[
+    DtypeName, typer.Option("--dtype", help="Dtype of the base; auto for one that suits the device.")
+]
 QuantizeOption = Annotated[
-    QuantizeName, typer.Option("--quantize", help="Hold the base in fewer bits; auto for what fits.")
+    QuantizeName, typer.Option("--quantize", help="Quantise the base; auto only if it does not fit otherwise.")
 ]
 SystemOption = Annotated[str | None, typer.Option("--system", help='System prompt instead of the run\'s; "" for none.')]
 TemplateOption = Annotated[TemplateName | None, typer.Option("--template", help="Prompt format instead of the run's.")]
@@ -40,13 +40,13 @@ Sampling = Annotated[
 ]
 DataFiles = Annotated[list[str], typer.Argument(help="Data files, or a hub data set.")]
 FieldOption = Annotated[
-    list[str] | None, typer.Option("--field", help="A column of another name: --field output=answer. Repeatable.")
+    list[str] | None, typer.Option("--field", help="Map a column of another name: --field output=answer. Repeatable.")
 ]
-JoinOption = Annotated[str, typer.Option("--join", help="What stands between instruction and input.")]
+JoinOption = Annotated[str, typer.Option("--join", help="Text between instruction and input.")]
 
 
 def parse_options(options: list[str] | None) -> dict[str, Any]:
-    """`name=value` arguments, values read as those of the configuration are."""
+    """Parses `name=value` arguments, with values as in the configuration."""
     from glmtune.config.yaml_text import parse_value
 
     pairs = _pairs(options, "a sampling option, such as temperature=0.8")
@@ -54,7 +54,7 @@ def parse_options(options: list[str] | None) -> dict[str, Any]:
 
 
 def parse_fields(fields: list[str] | None) -> dict[str, str]:
-    """`--field` options: column names by what they stand for."""
+    """Parses `--field` options into a mapping from standard names to column names."""
     return _pairs(fields, "a column mapping, such as --field output=answer")
 
 
@@ -69,5 +69,5 @@ def _pairs(arguments: list[str] | None, what: str) -> dict[str, str]:
 
 
 def unescape(text: str) -> str:
-    """A newline as a shell can pass it."""
+    """Turns `\\n` and `\\t`, which a shell can pass, into a newline and a tab."""
     return text.replace("\\n", "\n").replace("\\t", "\t")

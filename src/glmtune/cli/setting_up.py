@@ -1,4 +1,4 @@
-"""What commands do before their work: read the configuration, load models, mind the terminal."""
+"""What commands do before their work: read the configuration, load models, prepare the terminal."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_config(arguments: list[str] | None) -> "RunConfig":
-    """The configuration of a file, if the first argument is one, and the overrides behind it."""
+    """Reads the configuration from a file, if the first argument is one, and the overrides after it."""
     from glmtune.config import load_config
 
     given = arguments or []
@@ -24,21 +24,21 @@ def read_config(arguments: list[str] | None) -> "RunConfig":
 
 
 def outlive_display() -> None:
-    """For commands whose work is in files: they go on when their terminal is closed, or nobody reads their output."""
+    """Keeps a command that writes files running when its terminal is closed or nobody reads its output."""
     from glmtune.training.display import surviving
 
     sys.stdout, sys.stderr = surviving(sys.stdout), surviving(sys.stderr)
 
 
 def hide_loading_bars() -> None:
-    """transformers draws a bar for every load; ours say what is being loaded."""
+    """Hides the progress bar that transformers draws for every load; our own status line says what is loaded."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
 
 def load_run(run: str, model: str | None, dtype: DtypeName, quantize: QuantizeName) -> "Loaded":
-    """Loads what is to be talked to, and says what that is."""
+    """Loads a run or base to chat with, and prints what was loaded."""
     from glmtune.loading.runs import load
 
     hide_loading_bars()
@@ -49,7 +49,7 @@ def load_run(run: str, model: str | None, dtype: DtypeName, quantize: QuantizeNa
 
 
 def tokenizer_of(model: str | None) -> Any:
-    """The tokenizer of a base; that of the tiny built-in one for None."""
+    """Loads the tokenizer of a base; None for that of the tiny built-in one."""
     from glmtune.config import embedded_base
     from glmtune.loading.bases import load_tokenizer
 

@@ -19,7 +19,7 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="[CONFIG.yaml] [section.key=value ...]",
-            help="A configuration file and changes to it. Without any, the demo's base and data are used.",
+            help="A configuration file and overrides. Without any, the demo's base and data are used.",
         ),
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List the configuration keys and their defaults.")] = False,
@@ -62,15 +62,18 @@ def plan(
     gpu_gib: Annotated[
         float | None,
         typer.Option(
-            "--gpu-gib", help="Memory of the card to plan for, in GiB; what the GPU here has free if left out."
+            "--gpu-gib", help="Memory of the card to plan for, in GiB; by default, the free memory of the GPU here."
         ),
     ] = None,
     tflops: Annotated[
         float | None,
-        typer.Option("--tflops", help="What the card computes in 16 bits; for the time, else the GPU's here, or 50."),
+        typer.Option(
+            "--tflops",
+            help="TFLOP/s of the card in 16 bits, to estimate time; by default the GPU's here, or else 50.",
+        ),
     ] = None,
 ) -> None:
-    """Say what a run will take of the GPU, how long, and with which settings it fits.
+    """Estimate the GPU memory and time of a run, and choose settings with which it fits.
 
     For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu-gib 8
     """
@@ -81,7 +84,7 @@ def plan(
 
     if gpu_gib is not None and not CONTEXT_GIB < gpu_gib < 1e6:
         raise ConfigError(
-            f"--gpu-gib: expected a number above {CONTEXT_GIB}, what CUDA itself takes; found {gpu_gib:g}"
+            f"--gpu-gib: expected a number above {CONTEXT_GIB}, which CUDA itself takes; found {gpu_gib:g}"
         )
     if tflops is not None and not 0 < tflops < 1e6:
         raise ConfigError(f"--tflops: expected a number above 0; found {tflops:g}")

@@ -1,4 +1,4 @@
-"""chat, generate and merge: what is done with a run."""
+"""chat, generate and merge: using a run."""
 
 from typing import Annotated
 
@@ -56,9 +56,12 @@ def chat(
 def generate(
     run: Run,
     options: Sampling = None,
-    input_path: Annotated[str, typer.Option("--input", help="Questions: JSON, JSONL, CSV, or text, one a line.")] = "",
+    input_path: Annotated[
+        str, typer.Option("--input", help="Questions: JSON, JSONL, CSV, or text with one per line.")
+    ] = "",
     output_path: Annotated[
-        str, typer.Option("--output", help="Replies, JSONL, in input order; continued if begun.")
+        str,
+        typer.Option("--output", help="JSONL file for the replies, in input order; an unfinished one is continued."),
     ] = "",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Questions answered at once.")] = 8,
     model: ModelOption = None,
@@ -68,7 +71,7 @@ def generate(
     template: TemplateOption = None,
     field: FieldOption = None,
     join: Annotated[
-        str | None, typer.Option("--join", help="What stands between instruction and input, if not what the run had.")
+        str | None, typer.Option("--join", help="Text between instruction and input, if not that of the run.")
     ] = None,
 ) -> None:
     """Answer a file of questions."""
@@ -93,7 +96,7 @@ def generate(
             **parse_options(options),
         )
     except KeyboardInterrupt:
-        typer.echo(localise("Interrupted; run the same command again to go on."), err=True)
+        typer.echo(localise("Interrupted; run the same command again to continue."), err=True)
         raise
     typer.echo(localise(report.summary()))
 
@@ -101,12 +104,12 @@ def generate(
 @app.command()
 def merge(
     run: Run,
-    output: Annotated[str, typer.Option("--output", callback=not_empty, help="The new folder.")],
+    output: Annotated[str, typer.Option("--output", callback=not_empty, help="New folder for the merged model.")],
     model: ModelOption = None,
     dtype: Annotated[
-        DtypeName, typer.Option("--dtype", help="Type of the merged weights; auto is the base's own.")
+        DtypeName, typer.Option("--dtype", help="Dtype of the merged weights; auto for the base's own.")
     ] = "auto",
-    max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Largest weight file.")] = "5GB",
+    max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Maximum size of a weight file.")] = "5GB",
 ) -> None:
     """Merge an adapter into its base: one folder in the official layout."""
     from glmtune.export.merge import merge as run_merge

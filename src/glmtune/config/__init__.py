@@ -1,12 +1,12 @@
 """The run's configuration: five sections, from a YAML file and `section.key=value` overrides.
 
-    model   the base                      keys of our own
-    data    what is learnt                keys of our own
-    prompt  how it is put to the model    keys of our own
-    lora    the adapter                   the names of `peft.LoraConfig`
-    train   the loop                      the names of `transformers.TrainingArguments`
+    model   the base                           our own keys
+    data    the training data                  our own keys
+    prompt  prompt format and system prompt    our own keys
+    lora    the adapter                        the names of `peft.LoraConfig`
+    train   the training loop                  the names of `transformers.TrainingArguments`
 
-Importing this module is cheap; checking the names under `lora` and `train` imports peft and transformers, which a run
+Importing this package is cheap; checking the names under `lora` and `train` imports peft and transformers, which a run
 needs anyway.
 """
 

@@ -10,10 +10,10 @@ def embedded_base() -> Path:
 
 
 def say_base(path: str | None) -> str:
-    """Which base is used, as a line; in so many words where it is the built-in one."""
+    """A line that says which base is used; explicit if it is the built-in one."""
     if path is not None:
         return f"base: {path}"
-    return "base: the tiny built-in one, a toy to try things on (model.path is not set)"
+    return "base: the tiny built-in one, only for trying things out (model.path is not set)"
 
 
 def embedded_data() -> Path:

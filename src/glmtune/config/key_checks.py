@@ -1,4 +1,4 @@
-"""Checks values that are passed to another library, by its type annotations and by the ranges of numbers."""
+"""Checks values that are passed on to another library, against its type annotations and against allowed ranges."""
 
 import math
 import re
@@ -16,7 +16,7 @@ _PLAIN = {int, float, bool, str, NoneType}
 
 
 class _Range(NamedTuple):
-    """From the least value to the most; whether these themselves will do."""
+    """A range of numbers, and whether it includes its ends."""
 
     least: float
     most: float = 1e9
@@ -24,7 +24,7 @@ class _Range(NamedTuple):
     with_most: bool = True
 
     def allows(self, value: float) -> bool:
-        """Whether a number lies within."""
+        """Whether a number is in the range."""
         above = value >= self.least if self.with_least else value > self.least
         return above and (value <= self.most if self.with_most else value < self.most)
 
@@ -37,9 +37,9 @@ class _Range(NamedTuple):
 
 _AT_LEAST_0, _AT_LEAST_1, _ABOVE_0 = _Range(0), _Range(1), _Range(0, with_least=False)
 _BELOW_1 = _Range(0, 1, with_most=False)
-# numpy's generator takes no others.
+# The range that numpy's generator accepts.
 _SEED = _Range(0, 2**32 - 1)
-# Ranges of numbers; those of other keys are at least 0.
+# Numbers of any other key must be at least 0.
 _RANGES: Mapping[str, _Range] = MappingProxyType(
     {
         "train.per_device_train_batch_size": _AT_LEAST_1,
@@ -69,16 +69,16 @@ _RANGES: Mapping[str, _Range] = MappingProxyType(
 
 
 def check_value(name: str, value: Any, hint: Any, field: Field[Any] | None = None) -> tuple[Any, str | None]:
-    """Reads a value as the type that it is to have.
+    """Checks a value and converts it to the type that it should have.
 
     Args:
         name: The key, with its section.
-        value: As it was read from YAML.
-        hint: The type.
-        field: The dataclass's field, whose metadata may list the words that there are.
+        value: The value as read from YAML.
+        hint: The type annotation.
+        field: The dataclass field, whose metadata may list the allowed words.
 
     Returns:
-        The value, text turned into the number that it stands for; and what is wrong with it, if anything is.
+        The value, with text that stands for a number converted to it; and what is wrong with it, if anything.
     """
     members = _members(hint)
     if value is None and NoneType in members:
@@ -100,14 +100,14 @@ def check_value(name: str, value: Any, hint: Any, field: Field[Any] | None = Non
 
 
 def _members(hint: Any) -> set[Any]:
-    """The members of a union type; any other type is its own only member."""
+    """The members of a union type; for any other type, the type itself."""
     if isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union:
         return {member for each in typing.get_args(hint) for member in _members(each)}
     return {hint}
 
 
 def _kind_fault(name: str, value: Any, members: Iterable[Any]) -> str | None:
-    """A fault for a value that is of none of the kinds there are: a word, a list, a mapping, a number ..."""
+    """A fault if the value is of none of the allowed kinds: a word, a list, a mapping, a number ..."""
     kinds: dict[str, tuple[type, ...]] = {}
     for member in members:
         origin = typing.get_origin(member) or member
@@ -122,7 +122,7 @@ def _kind_fault(name: str, value: Any, members: Iterable[Any]) -> str | None:
             kinds["true or false" if origin is bool else "a word"] = (origin,)
         elif origin in (list, set, tuple):
             kinds["a list"] = (list,)
-        elif origin is not NoneType:  # a mapping, or a configuration class that is made of one
+        elif origin is not NoneType:  # a mapping, or a configuration class that can be made from one
             kinds["a mapping"] = (dict,)
     is_boolean = isinstance(value, bool)
     if any(isinstance(value, types) and (not is_boolean or bool in types) for types in kinds.values()):
@@ -138,7 +138,7 @@ def _is_file(text: str) -> bool:
 
 
 def _words(members: Iterable[Any]) -> set[str]:
-    """The words that a type lists; none where any text will do."""
+    """The words that a type allows; empty if it allows any text."""
     words: set[str] = set()
     for member in members:
         if isinstance(member, type) and issubclass(member, Enum):
@@ -162,9 +162,9 @@ def _show(value: Any) -> str:
 
 
 def path_fault(value: str) -> str | None:
-    """What is wrong with a path before anybody looks for it."""
+    """What is wrong with a path, regardless of what exists on disk."""
     try:
         Path(value).expanduser()
     except RuntimeError:
-        return f"{value} is in the home of a user whom there is not"
-    return "a path cannot hold a null character" if "\0" in value else None
+        return f"{value} is in the home folder of a user who does not exist"
+    return "a path cannot contain a null character" if "\0" in value else None

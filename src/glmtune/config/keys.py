@@ -1,4 +1,4 @@
-"""Keys under `lora` and `train`: defaults, those of our own, and what they are for."""
+"""Keys under `lora` and `train`: our defaults, our own keys, and their descriptions."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -22,20 +22,23 @@ TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     }
 )
 
-# Keys under `train` that TrainingArguments does not have.
+# Our own keys under `train`, which TrainingArguments does not have.
 OWN_TRAIN_KEYS: Mapping[str, str] = MappingProxyType(
     {
         "early_stopping_patience": "Stop after this many evaluations in a row without a better metric.",
-        "max_tokens_per_device": "Most tokens of one forward pass; by default what per_device_train_batch_size of the "
-        "longest samples have, or less if the GPU's memory asks for it. A step of more is split, with the same result.",
-        "offload_checkpoints": "Keep checkpointed layers' inputs in the host's memory: true, false, or as it fits.",
-        "cuda_graphs": "Record small passes as CUDA graphs, which takes memory: true, false, or as it fits.",
-        "shared_prefix": "Compute what samples of a step begin with alike only once: true, false, or by default "
-        "wherever lora_dropout is 0, where it is exact.",
+        "max_tokens_per_device": "Maximum number of tokens in a forward pass; by default that of "
+        "per_device_train_batch_size of the longest samples, or less if GPU memory is short. A larger step is split, "
+        "with the same result.",
+        "offload_checkpoints": "Keep checkpointed layers' inputs in host memory: true, false, or by default only "
+        "where needed.",
+        "cuda_graphs": "Capture small passes as CUDA graphs, which takes memory: true, false, or by default where "
+        "there is room.",
+        "shared_prefix": "Compute the prefix that samples of a step have in common only once: true, false, or by "
+        "default only where lora_dropout is 0, where it is exact.",
     }
 )
 
-# Types of our keys under `train` that are no whole numbers.
+# Types of our own keys under `train`, except those that are whole numbers.
 OWN_TRAIN_HINTS: Mapping[str, Any] = MappingProxyType(
     dict.fromkeys(("shared_prefix", "offload_checkpoints", "cuda_graphs"), bool | None)
 )
@@ -51,12 +54,14 @@ PASSED_KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "train": {
             "output_dir": "The run folder.",
-            "per_device_train_batch_size": "Samples of an optimiser step, times gradient_accumulation_steps.",
-            "gradient_accumulation_steps": "Samples of an optimiser step, times per_device_train_batch_size.",
+            "per_device_train_batch_size": "Samples per optimiser step, to be multiplied by "
+            "gradient_accumulation_steps.",
+            "gradient_accumulation_steps": "Samples per optimiser step, to be multiplied by "
+            "per_device_train_batch_size.",
             "logging_steps": "Optimiser steps between two log lines.",
-            "num_train_epochs": "Passes over the data.",
+            "num_train_epochs": "Number of passes over the data.",
             "gradient_checkpointing": "Recompute activations in the backward pass: true, false, a number of layers, "
-            "or auto for as few as fit.",
+            "or auto for the fewest with which the run fits.",
             "save_steps": "Optimiser steps between two checkpoints.",
             "learning_rate": "Peak learning rate.",
             "save_on_each_node": "Save on every node of a cluster rather than on the first.",

@@ -1,4 +1,4 @@
-"""Checks the keys under `lora` and `train`, which go on to PEFT and transformers."""
+"""Checks the keys under `lora` and `train`, which are passed on to PEFT and transformers."""
 
 import difflib
 import typing
@@ -11,8 +11,8 @@ from glmtune.config.refused_keys import REFUSED_KEYS
 from glmtune.config.replaced_keys import REPLACED_LORA_KEYS, REPLACED_TRAIN_KEYS
 
 
-def say_unknown(prefix: str, key: str, known: Iterable[str]) -> str:
-    """A fault that names the known key nearest to an unknown one."""
+def unknown_key_fault(prefix: str, key: str, known: Iterable[str]) -> str:
+    """The error for an unknown key, with the nearest known one."""
     known = sorted(known)
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if nearest:
@@ -22,10 +22,10 @@ def say_unknown(prefix: str, key: str, known: Iterable[str]) -> str:
 
 
 def check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Checks keys and plain values under `lora` or `train` against the class that they are passed to.
+    """Checks keys and values under `lora` or `train` against the class that they are passed on to.
 
     Returns:
-        The values, those given as text read as the numbers they stand for, and the faults.
+        The values, with text that stands for a number converted to it, and the faults.
     """
     if section == "lora":
         from peft import LoraConfig as Target
@@ -44,9 +44,9 @@ def check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[str
         if key in replaced:
             faults.append(f"{name} is not a key here: {replaced[key]}")
         elif key not in known and key not in own:
-            # gradient_checkpointing will one day be gone from TrainingArguments; it stays ours.
+            # TrainingArguments will drop gradient_checkpointing one day; it remains a key here.
             if key not in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
-                faults.append(say_unknown(f"{section}.", key, [*known.keys() - replaced.keys(), *own]))
+                faults.append(unknown_key_fault(f"{section}.", key, [*known.keys() - replaced.keys(), *own]))
         elif name in REFUSED_KEYS and value:
             faults.append(f"{name} {REFUSED_KEYS[name]}. Leave it out")
         else:
@@ -57,14 +57,14 @@ def check_passed_keys(section: str, values: Mapping[str, Any]) -> tuple[dict[str
 
 
 def _check_passed_value(name: str, value: Any, hint: Any, field: Any) -> tuple[Any, str | None]:
-    """As `check_value`, for our own keys and meanings too."""
+    """Like `check_value`, but also for our own keys, and for keys that have another meaning here."""
     key = name.partition(".")[2]
     if name == "train.gradient_checkpointing":
         return _check_checkpointing(name, value)
     if name == "train.resume_from_checkpoint":
         is_good = isinstance(value, bool | str | None) and value != ""
         return value, None if is_good else f"{name}: expected true, or a checkpoint's folder; found {value!r:.80}"
-    if name == "lora.target_modules" and value is not None:  # what is said of it names the model's layers
+    if name == "lora.target_modules" and value is not None:  # checked later, against the model's layers
         return value, None
     return check_value(name, value, hint or OWN_TRAIN_HINTS.get(key, int | None), field)
 
@@ -78,9 +78,9 @@ def _check_checkpointing(name: str, value: Any) -> tuple[Any, str | None]:
 
 
 def _refusal(name: str, value: Any) -> str | None:
-    """Why a value is not taken though it is of the right type."""
+    """Why a value is refused although its type is right."""
     if name == "train.optim" and str(value).startswith(("schedule_free", "lomo", "adalomo")):
-        return f"{name}={value} is not supported: it wants a loop of its own"
+        return f"{name}={value} is not supported: it needs a training loop of its own"
     if name == "train.output_dir":
         fault = path_fault(value) if value else f"expected a folder; found {value!r}"
         return f"{name}: {fault}" if fault else None

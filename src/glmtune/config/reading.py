@@ -1,4 +1,4 @@
-"""Reads a configuration from a file and overrides, and says all that is wrong with it at once."""
+"""Reads a configuration from a file and overrides, and reports everything that is wrong with it at once."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from glmtune.config.passed_keys import check_passed_keys, say_unknown
+from glmtune.config.passed_keys import check_passed_keys, unknown_key_fault
 from glmtune.config.sections import DataSection, ModelSection, PromptSection, RunConfig
 from glmtune.config.yaml_text import parse_value, read_yaml
 from glmtune.errors import ConfigError, summarise_faults
 
-# Keys that mean something when they are given nothing: no system prompt, nothing between instruction and input.
+# Keys for which an empty value has a meaning: no system prompt, nothing between instruction and input.
 _MAY_BE_EMPTY = ("prompt.system", "data.join")
 
 
@@ -21,11 +21,11 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Paths in it are relative to the current directory.
 
     Args:
-        path: A YAML file; None for the defaults alone.
-        overrides: `section.key=value`, values in YAML; the last one for a key wins.
+        path: A YAML file; None to use only defaults and overrides.
+        overrides: `section.key=value` settings, with values in YAML; the last one for a key takes precedence.
 
     Returns:
-        The configuration, defaults filled in.
+        The configuration, with defaults filled in.
 
     Raises:
         ConfigError: The file cannot be read, or keys or values are wrong; all faults in one message.
@@ -61,8 +61,8 @@ def validate_names(config: RunConfig) -> None:
 
 
 def _apply_override(values: dict[str, Any], override: str) -> str | None:
-    """Sets one `section.key=value` in place; returns the fault where that cannot be done."""
-    # Python puts lone surrogates for bytes of an argument that it could not decode.
+    """Applies one `section.key=value` in place; returns the fault if that is not possible."""
+    # Python uses lone surrogates for bytes of an argument that it could not decode.
     if any("\ud800" <= letter <= "\udfff" for letter in override):
         return f"{override!r} has bytes that are not UTF-8; set the terminal to UTF-8, or use a YAML file"
     key, equals, text = override.partition("=")
@@ -70,7 +70,7 @@ def _apply_override(values: dict[str, Any], override: str) -> str | None:
     if not equals or len(parts) < 2 or not all(parts):
         return f"{override!r} is not an override; write section.key=value, such as train.max_steps=10"
     if not text.strip() and key.strip() not in _MAY_BE_EMPTY:
-        return f"{key.strip()} is empty; was a shell variable not set? Leave the key out for its default"
+        return f"{key.strip()} is empty; is a shell variable unset? Leave the key out to get its default"
     try:
         value = parse_value(text)
     except ConfigError as error:
@@ -88,12 +88,12 @@ def _apply_override(values: dict[str, Any], override: str) -> str | None:
 
 def _say(fault: Mapping[str, Any]) -> str:
     """One pydantic fault as a sentence."""
-    # Members of a union and sections are told apart by their names: only the first two parts are keys.
+    # Only the first two parts of a location are keys; further ones name members of a union.
     location = [str(part) for part in fault["loc"]][:2]
     key = ".".join(location)
     if fault["type"] != "extra_forbidden":
         return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}; found {fault['input']!r}"
     if len(location) == 1:
-        return say_unknown("", location[0], RunConfig.model_fields)
+        return unknown_key_fault("", location[0], RunConfig.model_fields)
     sections: dict[str, type[BaseModel]] = {"model": ModelSection, "data": DataSection, "prompt": PromptSection}
-    return say_unknown(f"{location[0]}.", location[1], sections[location[0]].model_fields)
+    return unknown_key_fault(f"{location[0]}.", location[1], sections[location[0]].model_fields)

@@ -1,4 +1,4 @@
-"""Names of keys in other tools or older versions, and their replacements."""
+"""Keys of other tools and of older versions, with their replacements."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,7 +13,7 @@ REPLACED_LORA_KEYS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# What older tutorials write and transformers 5 no longer knows, with what to write instead.
+# Keys in older tutorials that transformers 5 no longer knows, with their replacements.
 REPLACED_TRAIN_KEYS: Mapping[str, str] = MappingProxyType(
     {
         "activation_checkpointing": "glmtune calls it train.gradient_checkpointing, whatever transformers is installed",
@@ -54,8 +54,8 @@ REPLACED_TRAIN_KEYS: Mapping[str, str] = MappingProxyType(
         "train_batch_size": "use train.per_device_train_batch_size",
         "use_ipex": "leave it out",
         "use_legacy_prediction_loop": "leave it out",
-        "use_mps_device": "leave it out, it is used where there is one",
-        "warmup_ratio": "use train.warmup_steps, which takes a share of all steps too: train.warmup_steps=0.03",
+        "use_mps_device": "leave it out, MPS is used where it is available",
+        "warmup_ratio": "use train.warmup_steps, which can also be a fraction of all steps: train.warmup_steps=0.03",
         "xpu_backend": "use train.ddp_backend",
     }
 )

@@ -1,4 +1,4 @@
-"""The sections of a configuration and what each key in them may be."""
+"""The sections of a configuration, with the keys and allowed values of each."""
 
 import shlex
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ class _Section(BaseModel):
 
 
 def _check_path(value: object) -> object:
-    """A path that is given is no empty one: that would silently stand for the toy in the package."""
+    """Refuses an empty path, which would silently select the built-in base or data."""
     paths = value if isinstance(value, list) else [value]
     if not paths or any(path is None or (isinstance(path, str) and not path.strip()) for path in paths):
-        raise ValueError("expected a path, and it is empty. Leave the key out for its default")
+        raise ValueError("expected a path, found an empty one. Leave the key out to get its default")
     for path in paths:
         if isinstance(path, str) and (fault := path_fault(path)):
             raise ValueError(fault)
@@ -30,26 +30,27 @@ class ModelSection(_Section):
 
     Attributes:
         path: Folder in the official layout, or a hub id; None for the tiny base in the package.
-        dtype: How the frozen base is held; `auto` is bfloat16 or float16 on a GPU, float32 on the CPU.
-        quantize: What its layers are held in while an adapter is trained; `auto` is `none`, but `int8` or `nf4` where
-            that does not fit on the GPU.
-        offload_embedding: Whether the token embedding stays in the host's memory; None for where it is needed.
-        adapter_path: An adapter whose weights a new run starts from; None for a fresh one.
+        dtype: Dtype of the frozen base; `auto` is bfloat16 or float16 on a GPU, float32 on the CPU.
+        quantize: Format of its layers during training; `auto` is `none`, or `int8` or `nf4` if that does not fit on
+            the GPU.
+        offload_embedding: Whether the token embedding stays in host memory; None to do so only where needed.
+        adapter_path: An adapter to start a new run from; None for a fresh one.
     """
 
     path: str | None = Field(
         default=None, description="Base model: folder or hub id; the tiny built-in base if left out."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Type of the frozen base: auto, float32, bfloat16 or float16."
+        default="auto", description="Dtype of the frozen base: auto, float32, bfloat16 or float16."
     )
     quantize: Literal["auto", "none", "int8", "nf4", "fp8"] = Field(
         default="auto",
-        description="Hold the frozen base in fewer bits: none, int8, nf4, fp8 (Hopper or newer), or auto: int8 or nf4 "
-        "where none does not fit on the GPU.",
+        description="Quantise the frozen base: none, int8, nf4, fp8 (Hopper or newer), or auto, which is int8 or "
+        "nf4 only where none does not fit on the GPU.",
     )
     offload_embedding: bool | None = Field(
-        default=None, description="Keep the token embedding in the host's memory: true, false, or as it fits."
+        default=None,
+        description="Keep the token embedding in host memory: true, false, or by default only where needed.",
     )
     adapter_path: str | None = Field(
         default=None,
@@ -64,13 +65,13 @@ class DataSection(_Section):
 
     Attributes:
         path: A file, several, or a hub data set; None for the example persona in the package.
-        eval_path: As `path`, to evaluate on.
-        eval_fraction: Share of the samples to set apart for evaluation, where there is no `eval_path`.
-        max_length: Most tokens a sample may have; None for no limit.
-        fields: Column names of the file by the names that they stand for, such as `{"output": "answer"}`.
-        loss_weight: Whether the loss is the mean over a step's tokens, or over the means of its samples.
-        join: What stands between an instruction and its input.
-        num_workers: Processes that read and tokenise; None for as many as pay.
+        eval_path: Like `path`, for evaluation.
+        eval_fraction: Fraction of the samples to hold out for evaluation, if there is no `eval_path`.
+        max_length: Maximum number of tokens in a sample; None for no limit.
+        fields: Maps standard column names to those of the file, such as `{"output": "answer"}`.
+        loss_weight: Whether the loss of a step is the mean over its tokens, or over the means of its samples.
+        join: Text between an instruction and its input.
+        num_workers: Number of processes that read and tokenise; None for as many as are worthwhile.
     """
 
     path: str | list[str] | None = Field(
@@ -78,14 +79,16 @@ class DataSection(_Section):
     )
     eval_path: str | list[str] | None = Field(default=None, description="Data to evaluate on.")
     eval_fraction: float = Field(
-        default=0.0, ge=0.0, lt=1.0, description="Share of the samples to set apart and evaluate on, such as 0.05."
+        default=0.0, ge=0.0, lt=1.0, description="Fraction of the samples to hold out for evaluation, such as 0.05."
     )
-    max_length: int | None = Field(default=512, ge=8, description="Most tokens a sample may have; longer ones are cut.")
-    fields: dict[str, str] = Field(default={}, description="Your column names: data.fields.output=answer.")
+    max_length: int | None = Field(
+        default=512, ge=8, description="Maximum number of tokens in a sample; longer ones are truncated."
+    )
+    fields: dict[str, str] = Field(default={}, description="Names of your columns, such as data.fields.output=answer.")
     loss_weight: Literal["token", "sample"] = Field(
-        default="token", description="What counts the same in the loss of a step: each token, or each sample."
+        default="token", description="What has equal weight in the loss of a step: each token, or each sample."
     )
-    join: str = Field(default="\n", description="What stands between instruction and input.")
+    join: str = Field(default="\n", description="Text between instruction and input.")
     num_workers: int | None = Field(default=None, ge=1, description="Processes that read and tokenise the data.")
 
     _paths = field_validator("path", "eval_path", mode="before")(_check_path)
@@ -93,7 +96,7 @@ class DataSection(_Section):
     @field_validator("join", mode="before")
     @classmethod
     def _read_join(cls, join: object) -> object:
-        """`data.join=` is nothing, and `data.join=\\n` the newline that a shell cannot easily pass."""
+        """`data.join=` means nothing in between; `data.join=\\n` is a newline, which a shell cannot easily pass."""
         if join is None:
             return ""
         return join.replace("\\n", "\n").replace("\\t", "\t") if isinstance(join, str) else join
@@ -105,7 +108,7 @@ class PromptSection(_Section):
     Attributes:
         template: `chatglm3` or `chatglm2` (official), or `tutorial` (the tutorial's training text); `auto` for that of
             the adapter to start from, else of the run that the base was merged from, else of the base's family.
-        system: System prompt put before every conversation that has none of its own.
+        system: System prompt for every conversation that has none of its own.
     """
 
     template: Literal["auto", "chatglm3", "chatglm2", "tutorial"] = Field(
@@ -115,14 +118,14 @@ class PromptSection(_Section):
 
 
 class RunConfig(_Section):
-    """Everything that a training run is told.
+    """The complete configuration of a training run.
 
     Attributes:
         model: The base model.
         data: The data.
         prompt: The prompt.
-        lora: `peft.LoraConfig` by its own names, `LORA_DEFAULTS` filled in.
-        train: `transformers.TrainingArguments` by its own names and `OWN_TRAIN_KEYS`, `TRAIN_DEFAULTS` filled in.
+        lora: Arguments of `peft.LoraConfig`, with `LORA_DEFAULTS` filled in.
+        train: Arguments of `transformers.TrainingArguments`, and `OWN_TRAIN_KEYS`, with `TRAIN_DEFAULTS` filled in.
     """
 
     model: ModelSection = ModelSection()
@@ -135,7 +138,7 @@ class RunConfig(_Section):
     @field_validator("lora")
     @classmethod
     def _fill_lora(cls, lora: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        """Fills in defaults; all but dropout are those of the adapter, where the run starts from one."""
+        """Fills in defaults; if the run starts from an adapter, all but dropout come from that adapter instead."""
         model = info.data.get("model")
         if model is not None and model.adapter_path is not None:
             return {"lora_dropout": LORA_DEFAULTS["lora_dropout"], **lora}
@@ -147,18 +150,18 @@ class RunConfig(_Section):
         return {**TRAIN_DEFAULTS, **train}
 
     def keep_arguments(self, file: Sequence[str], overrides: Sequence[str]) -> None:
-        """Remembers what the run was started with, for `command`."""
+        """Remembers the arguments that the run was started with, for `command`."""
         self._arguments = (*file, *overrides)
 
     def command(self, *overrides: str) -> str:
-        """The command line that starts this run, with `overrides` taking the place of earlier ones for the same key."""
+        """The command line that starts this run, with `overrides` replacing earlier ones for the same key."""
         replaced = {override.partition("=")[0] for override in overrides}
         kept = [argument for argument in self._arguments if argument.partition("=")[0] not in replaced]
         return shlex.join(["glmtune", "train", *kept, *overrides])
 
 
 class KeyDescription(NamedTuple):
-    """One configuration key, for a listing: its full name, its default and what it is for."""
+    """A configuration key in a listing: its full name, its default and its description."""
 
     key: str
     default: Any
@@ -166,7 +169,7 @@ class KeyDescription(NamedTuple):
 
 
 def describe_keys() -> list[KeyDescription]:
-    """Lists our own keys, and those under `lora` and `train` that have a default of ours."""
+    """Lists our own keys, and those under `lora` and `train` for which we have a default."""
     described = [
         KeyDescription(f"{name}.{key}", field.default, field.description or "")
         for name, section in (("model", ModelSection), ("data", DataSection), ("prompt", PromptSection))

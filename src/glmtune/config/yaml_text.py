@@ -1,4 +1,4 @@
-"""YAML as people write it, on a command line or in a configuration file."""
+"""Reads YAML as people write it, on the command line or in a configuration file."""
 
 import re
 from pathlib import Path
@@ -12,8 +12,8 @@ from glmtune.errors import ConfigError
 class _Loader(yaml.SafeLoader):
     """YAML without its traps.
 
-    `1e-4` is a number; `010` is no octal one, nor `1:30` one of base 60; only true and false are booleans, so that
-    `eval_strategy: no` is a word; a date is text; a key given twice is an error. Aliases are refused: they are not
+    `1e-4` is a number; `010` is not octal, and `1:30` is not base 60; only true and false are booleans, so that
+    `eval_strategy: no` is a word; a date is text; a duplicate key is an error. Aliases are refused: they are not
     needed here, and a few lines of them can expand to gigabytes, or to a cycle.
     """
 
@@ -44,12 +44,12 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]{0,99})$"), list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?i:true|false)$"), list("tTfF"))
 
-# What constructing a value can raise besides YAMLError: `!!int x`, `!!bool x`, brackets by the thousand.
+# Constructing a value can also raise errors other than YAMLError: `!!int x`, `!!bool x`, thousands of brackets.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, RecursionError)
 
 
 def parse_value(text: str) -> Any:
-    """Reads a value from a command line, as those of a configuration file are read.
+    """Reads a value from the command line by the same rules as those in a configuration file.
 
     Args:
         text: The value as typed.
@@ -58,7 +58,7 @@ def parse_value(text: str) -> Any:
         A number, boolean, text, list or dictionary; None for an empty text.
 
     Raises:
-        ConfigError: It is no YAML value; the message names the text.
+        ConfigError: It is not a YAML value; the message quotes the text.
     """
     try:
         return yaml.load(text, _Loader)
@@ -70,7 +70,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a configuration file.
 
     Raises:
-        ConfigError: It cannot be read, is not YAML, or holds something other than sections.
+        ConfigError: It cannot be read, is not YAML, or contains something other than sections.
     """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)

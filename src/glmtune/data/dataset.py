@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
 from glmtune import __version__, prompts
 from glmtune.data.formats import Conversations, Paths, read_conversations
-from glmtune.data.statistics import DataStats
+from glmtune.data.stats import DataStats
 from glmtune.data.token_cache import find_or_make
 from glmtune.errors import DataError, summarise_faults
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, PromptTokenizer, Template, render
-from glmtune.signals import hearing
+from glmtune.signals import handling
 
 _COLUMNS = Features(
     {
@@ -36,16 +37,9 @@ _TRAINING_COLUMNS = ["input_ids", "labels", "length"]
 _ROWS_A_PROCESS = 20_000  # a worker takes about a second to start and a few seconds for this many rows
 
 
-class DataTokenizer(PromptTokenizer, Protocol):
-    """What tokenising a data set needs of a tokenizer beyond rendering."""
-
-    def get_vocab(self) -> dict[str, int]:
-        """Every token and its id."""
-
-
 def load_dataset(
     paths: Paths,
-    tokenizer: DataTokenizer,
+    tokenizer: Tokenizer,
     *,
     fields: Mapping[str, str] | None = None,
     join: str = "\n",
@@ -71,7 +65,7 @@ def load_dataset(
 
 def tokenize_conversations(
     conversations: Conversations,
-    tokenizer: DataTokenizer,
+    tokenizer: Tokenizer,
     *,
     template: Template = "chatglm3",
     system: str | None = None,
@@ -142,7 +136,7 @@ def _workers_end_with_us() -> Iterator[None]:
             os._exit(128 + number)
 
     try:
-        with hearing(on_signal):
+        with handling(on_signal):
             yield
     finally:
         # Not only in the handler: the clean-up in datasets raises an error of its own.
@@ -188,7 +182,7 @@ def _from_json(text: str) -> Conversation:
     return Conversation(tuple(Message(*values) for values in json.loads(text)))
 
 
-def _fingerprint(rows: Sequence[str], tokenizer: DataTokenizer, template: Template, max_length: int | None) -> str:
+def _fingerprint(rows: Sequence[str], tokenizer: Tokenizer, template: Template, max_length: int | None) -> str:
     """The cache key of the result: 32 hexadecimal digits that change with everything that it depends on."""
     digest = hashlib.sha256()
     renderer = Path(prompts.__file__).read_text(encoding="utf-8")

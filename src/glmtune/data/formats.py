@@ -16,7 +16,7 @@ from typing import Any
 
 from glmtune.data.readers import Row, Source, read_rows
 from glmtune.errors import DataError, show_names, show_text, summarise_faults
-from glmtune.fields import read_list, read_optional_text, read_text, shorten
+from glmtune.json_values import read_list, read_optional_text, read_text, shorten
 from glmtune.prompts import Conversation, Message, check_supervision, check_turns
 from glmtune.prompts.messages import add_system, read_chat, read_tools, unread_keys
 
@@ -192,7 +192,7 @@ def _read_file(path: str | Path, fields: Mapping[str, str], join: str, *, needs_
 def _check_names(fields: Mapping[str, str]) -> None:
     unknown = [f"data.fields.{name}" for name in fields if name not in STANDARD_NAMES]
     if unknown:
-        raise DataError(f"{show_names(unknown)} is no known column; expected one of {', '.join(STANDARD_NAMES)}")
+        raise DataError(f"{show_names(unknown)} is not a known column; expected one of {', '.join(STANDARD_NAMES)}")
 
 
 def _read_file_rows(
@@ -212,8 +212,8 @@ def _read_file_rows(
     form = _find_format(name, renamed, forms, needs_answer=needs_answer)
     if unused := [key for key in fields if key not in form.known]:
         raise DataError(
-            f"{name}: data.fields.{unused[0]} has no use: these rows are read as {form.name}, which has no "
-            f'"{unused[0]}". Map all columns of one form'
+            f"{name}: data.fields.{unused[0]} has no effect: these rows are read as {form.name}, which has no "
+            f'"{unused[0]}". Map all columns of one format'
         )
     needed = form.columns if needs_answer else form.columns[:1]
     known, left = form.known, set[str]()
@@ -221,8 +221,8 @@ def _read_file_rows(
         is_whole = all(column in values for column in needed)
         if not is_whole and (other := _row_format(values, forms, needs_answer=needs_answer)):
             content.faults.append(
-                f"{row.source}: this row has {' and '.join(other.columns[: len(needed)])}, the file began with "
-                f"{' and '.join(needed)}. Put rows of one form into one file"
+                f"{row.source}: this row has {' and '.join(other.columns[: len(needed)])}, but the file began with "
+                f"{' and '.join(needed)}. Keep rows of different formats in separate files"
             )
             continue
         conversation, faults = _read_row(values, form, join, needs_answer=needs_answer)

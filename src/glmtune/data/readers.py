@@ -22,8 +22,8 @@ import pyarrow.parquet
 from glmtune.data.hub import is_hub_name, load_hub_rows
 from glmtune.data.tables import read_table_rows
 from glmtune.errors import DataError, show_names, show_text
-from glmtune.fields import MAX_DEPTH, is_too_deep, json_type
 from glmtune.files import say_os_error
+from glmtune.json_values import MAX_DEPTH, is_too_deep, json_type
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 TEXT_SUFFIX = ".txt"
@@ -190,14 +190,14 @@ def _read_csv(text: str, path: str) -> tuple[list[Row], list[str]]:
     records = _csv_records(text, name)
     line, columns = next(records)
     if repeated := _repeated(columns):
-        raise DataError(f"{name}, line {line}: the heading has columns twice: {show_names(repeated)}")
+        raise DataError(f"{name}, line {line}: the header has duplicate columns: {show_names(repeated)}")
     rows, faults = [], []
     for number, (line, cells) in enumerate(records, start=1):
         source = Source(path, number, line)
         if len(cells) == len(columns):
             rows.append(Row(source, dict(zip(columns, cells, strict=True))))
         else:
-            faults.append(f"{source}: expected {len(columns)} cells as in the heading, found {len(cells)}")
+            faults.append(f"{source}: expected {len(columns)} cells, as in the header, found {len(cells)}")
     return rows, faults
 
 
@@ -244,7 +244,7 @@ def _advice(value: Any) -> str:
     for key, item in value.items():
         if isinstance(item, list) and item and isinstance(item[0], dict):
             return f'; its "{show_text(key, 60)}" holds an array of {len(item)}. Write that array alone into the file'
-    return ". Put [ and ] around it, or name the file .jsonl if it has a row a line"
+    return ". Put [ and ] around it, or name the file .jsonl if it has one row per line"
 
 
 def _read_array(text: str, path: str) -> tuple[list[Row], list[str]]:
@@ -278,7 +278,7 @@ def _add_row(source: Source, value: Any, repeated: _Repeated, rows: list[Row], f
     if not isinstance(value, dict):
         faults.append(f"{source}: expected an object, found {json_type(value)}")
     elif is_too_deep(value):
-        faults.append(f"{source}: brackets are nested too deeply; at most {MAX_DEPTH} within one another are read")
+        faults.append(f"{source}: brackets are nested too deeply; at most {MAX_DEPTH} levels are read")
     else:
         inside = [repeated[id(item)] for item in _objects_in(value) if id(item) in repeated] if repeated else []
         faults += [
@@ -322,7 +322,7 @@ def _syntax_hint(text: str, error: json.JSONDecodeError) -> str:
     if not rest.strip():
         return "; the text ends too early, as if cut off"
     if rest[0] in "'“”‘’":
-        return f"; found {rest[0]}, where JSON has straight double quotes"
+        return f"; found {rest[0]}, where JSON needs straight double quotes"
     if re.match(r"\s*[}\]]", rest) and text[: error.pos].rstrip().endswith(","):
-        return "; there is a comma too many before it"
+        return "; there is an extra comma before it"
     return f"; found {rest[:20].splitlines()[0]!r}" if rest.splitlines()[0] else ""

@@ -9,14 +9,14 @@ from glmtune.config import RunConfig, embedded_data
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.formats import read_conversations
 from glmtune.data.samples import SampleDataset
-from glmtune.data.statistics import DataStats
+from glmtune.data.stats import DataStats
 from glmtune.errors import ConfigError
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Template
 
 
 @dataclass(frozen=True)
-class Sample:
+class SelfTestSample:
     """A training sample, as read and as trained on.
 
     Attributes:
@@ -39,12 +39,14 @@ class RunData:
         eval: The evaluation samples, if there are any.
         stats: Statistics of the data.
         sample: The first sample, for the self-test.
+        eval_fingerprint: Of evaluation samples from files of their own; empty for others.
     """
 
     train: SampleDataset
     eval: SampleDataset | None
     stats: DataStats
-    sample: Sample
+    sample: SelfTestSample
+    eval_fingerprint: str = ""
 
 
 def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData:
@@ -88,10 +90,11 @@ def _load_data(
     conversations = read_conversations(path or embedded_data(), fields, join)
     dataset, stats = tokenize_conversations(conversations, tokenizer, **settings)
     chosen = list(range(len(dataset)))
-    evaluated = None
+    evaluated, eval_fingerprint = None, ""
     if eval_path is not None:
         held_out = read_conversations(eval_path, fields, join)
-        evaluated, _ = tokenize_conversations(held_out, tokenizer, **settings)
+        evaluated, eval_stats = tokenize_conversations(held_out, tokenizer, **settings)
+        eval_fingerprint = eval_stats.fingerprint
     elif eval_fraction > 0:
         random.Random(seed).shuffle(chosen)
         num_held_out = max(1, round(eval_fraction * len(dataset)))
@@ -100,6 +103,7 @@ def _load_data(
         evaluated = dataset.select(sorted(chosen[:num_held_out]))
         chosen = sorted(chosen[num_held_out:])
     first = chosen[0]
-    sample = Sample(conversations.items[first], dataset[first]["input_ids"], max_length)
+    sample = SelfTestSample(conversations.items[first], dataset[first]["input_ids"], max_length)
     trained = dataset if evaluated is None else dataset.select(chosen)
-    return RunData(SampleDataset(trained), None if evaluated is None else SampleDataset(evaluated), stats, sample)
+    held = None if evaluated is None else SampleDataset(evaluated)
+    return RunData(SampleDataset(trained), held, stats, sample, eval_fingerprint)

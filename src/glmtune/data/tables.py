@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow
 
 from glmtune.errors import DataError, show_names
-from glmtune.fields import Unreadable
+from glmtune.json_values import Unreadable
 
 # Raised by pyarrow for invalid UTF-8, dates outside Python's range, unknown time zones and duplicate field names.
 _CONVERSION_FAULTS = (ValueError, OverflowError, KeyError, pyarrow.ArrowException)
@@ -27,7 +27,7 @@ def read_table_rows(table: pyarrow.Table, name: str) -> list[dict[str, Any]]:
     """
     names = table.column_names
     if repeated := [column for column, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{name}: the table has columns twice: {show_names(repeated)}")
+        raise DataError(f"{name}: the table has duplicate columns: {show_names(repeated)}")
     columns = [_column_values(column) for column in table.columns]
     return [
         {name: _without_nulls(value) for name, value in zip(names, values, strict=True) if value is not None}

@@ -43,7 +43,8 @@ def find_or_make(
         return Dataset.from_file(str(file))
     except OSError as error:
         logger.warning(
-            "%s: the tokenised data cannot be kept there for the next run: %s. HF_DATASETS_CACHE names another place.",
+            "%s: the tokenised data cannot be cached there for the next run: %s. Set HF_DATASETS_CACHE to "
+            "another folder.",
             folder,
             say_os_error(error),
         )

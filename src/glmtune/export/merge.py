@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.errors import AdapterError, ConfigError
-from glmtune.export.layout import (
+from glmtune.export.model_folder import (
     base_folder,
     copy_small_files,
     parse_size,
@@ -129,8 +129,8 @@ def _check_is_trained_base(adapter_path: Path, base: str) -> None:
     """Checks that the base at the recorded path is still the run's; a base named by the user may be any."""
     if not is_trained_base(RunManifest.read(adapter_path), base):
         raise AdapterError(
-            f"{adapter_path}: the weights of {base} are not those that the adapter was trained on. Put those back, or "
-            "say which base to merge it into: --model FOLDER"
+            f"{adapter_path}: the weights of {base} are not those that the adapter was trained on. Restore "
+            "those, or say which base to merge it into: --model FOLDER"
         )
 
 
@@ -209,7 +209,7 @@ def _written_aside(output: Path) -> Iterator[Path]:
     unfinished = aside / "model"
     with storage_faults(output):
         aside.mkdir(parents=True, exist_ok=True)
-    with held(aside, "is being merged into"):
+    with held(aside, "is being used for merging"):
         try:
             with storage_faults(output):
                 if unfinished.exists():

@@ -97,8 +97,9 @@ def compare_folder(
     difference = largest_difference(found, expected)
     if not difference <= tolerance:  # also true of NaN
         raise AdapterError(
-            f"the merged model does not compute what base and adapter compute: logits differ by {difference:.3g}, "
-            f"allowed are {tolerance:.3g}. Nothing was kept. Please report this with the run's adapter_config.json"
+            "the merged model does not compute what base and adapter compute: logits differ by "
+            f"{difference:.3g}, at most {tolerance:.3g} is allowed. Nothing was kept. Please report this with "
+            "the run's adapter_config.json"
         )
     return difference, tolerance
 

@@ -27,14 +27,21 @@ from glmtune.data.formats import Question, read_questions
 from glmtune.data.readers import expand_path
 from glmtune.errors import ConfigError, DataError, StorageError, show_text
 from glmtune.files import check_writable_folder, held, storage_faults
-from glmtune.inference.generate import Reply, check_batch_size, fit_prompts, generate_batches, prompt_room, read_reply
+from glmtune.inference.generate import (
+    Reply,
+    check_batch_size,
+    fit_prompts,
+    generate_batches,
+    max_prompt_tokens,
+    read_reply,
+)
 from glmtune.inference.options import build_generation_config, remembered_prompt
 from glmtune.language import localise
 from glmtune.language.terminal import TerminalConsole
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
-_OWN_FIELDS = ("index", "reply", "metadata")
+_OWN_KEYS = ("index", "reply", "metadata")
 
 
 @dataclass(frozen=True)
@@ -138,16 +145,16 @@ def generate_file(
         console = console or TerminalConsole(stderr=True)
         if num_done:
             console.print(
-                f"{show_text(str(output))}: {num_done} replies are there and kept; "
-                "for another model or other options choose another file.",
+                f"{show_text(str(output))}: {num_done} replies are there already and are kept; for another "
+                "model or other options, choose another file.",
                 markup=False,
                 highlight=False,
             )
         rest = questions[num_done:]
-        room = prompt_room(model, generation)
+        max_tokens = max_prompt_tokens(model, generation)
         source = show_text(str(input_path))
         conversations = [question.conversation.with_system(system) for question in rest]
-        prompts = fit_prompts(conversations, tokenizer, template, room, source, first_number=num_done + 1)
+        prompts = fit_prompts(conversations, tokenizer, template, max_tokens, source, first_number=num_done + 1)
         with storage_faults(show_text(str(output))):
             output.touch()
 
@@ -205,7 +212,7 @@ def _append(output: Path, lines: Iterable[bytes]) -> None:
             stream.writelines(lines)
     except StorageError as error:
         raise StorageError(
-            f"{error}. Once that is mended, run the same command again: it goes on where it was"
+            f"{error}. Once that is fixed, run the same command again: it continues where it stopped"
         ) from error
 
 
@@ -224,7 +231,7 @@ def _resume(output: Path, questions: Sequence[Question]) -> int:
             raise DataError(_mismatch(output, f"line {number} is not JSON")) from error
         if not isinstance(written, dict) or "reply" not in written:
             raise DataError(_mismatch(output, f'line {number} has no "reply"'))
-        if _dump(_fields(written)) != _dump(_fields(json.loads(_dump(question.values)))):
+        if _dump(_without_own_keys(written)) != _dump(_without_own_keys(json.loads(_dump(question.values)))):
             raise DataError(_mismatch(output, f"line {number} answers another question than {question.source} asks"))
     if unfinished:
         if not any(_may_begin(unfinished, len(lines), question) for question in questions[len(lines) :][:1]):
@@ -236,7 +243,7 @@ def _resume(output: Path, questions: Sequence[Question]) -> int:
 
 def _may_begin(unfinished: bytes, index: int, question: Question) -> bool:
     """Whether bytes are the beginning of a question's line, so that only this program's own output is dropped."""
-    start = _encode({"index": index, **_fields(question.values), "reply": ""}).removesuffix(b'"}\n')
+    start = _encode({"index": index, **_without_own_keys(question.values), "reply": ""}).removesuffix(b'"}\n')
     return unfinished.startswith(start) or start.startswith(unfinished)
 
 
@@ -246,7 +253,7 @@ def _mismatch(output: Path, reason: str) -> str:
 
 
 def _line(index: int, values: Mapping[str, Any], reply: Reply) -> bytes:
-    row = {"index": index, **_fields(values), "reply": reply.text}
+    row = {"index": index, **_without_own_keys(values), "reply": reply.text}
     if reply.metadata:
         row["metadata"] = reply.metadata
     return _encode(row)
@@ -257,9 +264,9 @@ def _encode(row: Mapping[str, Any]) -> bytes:
     return f"{_dump(row)}\n".encode(errors="backslashreplace")
 
 
-def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """The row without the names that the output itself uses, so that an output can be the next input."""
-    return {name: value for name, value in values.items() if name not in _OWN_FIELDS}
+    return {name: value for name, value in values.items() if name not in _OWN_KEYS}
 
 
 def _dump(value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
-from glmtune.inference.generate import Reply, fit_prompt, generate_ids, prompt_room, read_reply
+from glmtune.inference.generate import Reply, fit_prompt, generate_ids, max_prompt_tokens, read_reply
 from glmtune.inference.options import build_generation_config, remembered_prompt
 from glmtune.inference.streaming import stream_text
 from glmtune.models.tokenizer import Tokenizer
@@ -111,8 +111,8 @@ class Chat:
 
     def _prompt(self, message: Message) -> list[int]:
         conversation = Conversation((*self.history, message)).with_system(self.system)
-        room = prompt_room(self._model, self._generation)
-        return fit_prompt(conversation, self._tokenizer, self.template, room).input_ids
+        max_tokens = max_prompt_tokens(self._model, self._generation)
+        return fit_prompt(conversation, self._tokenizer, self.template, max_tokens).input_ids
 
     def _read(self, token_ids: list[int]) -> Reply:
         return read_reply(token_ids, self._tokenizer, self.template, self._generation)

@@ -120,7 +120,7 @@ def fit_prompts(
     return prompts
 
 
-def prompt_room(model: PreTrainedModel, generation: GenerationConfig) -> int:
+def max_prompt_tokens(model: PreTrainedModel, generation: GenerationConfig) -> int:
     """The most tokens that a prompt may have so that the reply still fits into the model's `seq_length`."""
     return int(model.config.seq_length) - int(generation.max_new_tokens)
 
@@ -152,7 +152,7 @@ def generate_replies(
         ModelError: Memory is too small for a single prompt, or the model computes NaN.
     """
     generation = build_generation_config(tokenizer, model.config.seq_length, options)
-    prompts = fit_prompts(conversations, tokenizer, template, prompt_room(model, generation))
+    prompts = fit_prompts(conversations, tokenizer, template, max_prompt_tokens(model, generation))
     replies: dict[int, Reply] = {}
     for batch in generate_batches(model, [prompt.input_ids for prompt in prompts], generation, batch_size):
         replies |= {index: read_reply(token_ids, tokenizer, template, generation) for index, token_ids in batch}
@@ -199,7 +199,7 @@ def generate_batches(
         replies = _generate_unless_out_of_memory(model, [prompts[index] for index in batch], generation)
         if replies is None:
             batch_size = len(batch) // 2
-            logger.warning("Out of memory with %d prompts at once; going on with %d.", len(batch), batch_size)
+            logger.warning("Out of memory with %d prompts at once; continuing with %d.", len(batch), batch_size)
             continue
         yield list(zip(batch, replies, strict=True))
         start += len(batch)

@@ -50,7 +50,7 @@ _OPTIONS: dict[str, _Check] = {
     "do_sample": _SWITCH,
     "temperature": (
         lambda value: _is_number(value) and 0 < value < math.inf,
-        "a number above 0 (do_sample=false is what temperature 0 stands for)",
+        "a number above 0 (in place of temperature 0, use do_sample=false)",
     ),
     "top_k": (lambda value: _is_whole(value) and value >= 0, "a whole number of at least 0 (0 is off)"),
     "top_p": _SHARE,
@@ -60,7 +60,7 @@ _OPTIONS: dict[str, _Check] = {
     "eta_cutoff": _CUTOFF,
     "repetition_penalty": (
         lambda value: _is_number(value) and 0 < value < math.inf,
-        "a number above 0 (1 is none)",
+        "a number above 0 (1 has no effect)",
     ),
     "no_repeat_ngram_size": _whole(0),
     "num_beams": _whole(1),
@@ -89,8 +89,8 @@ def build_generation_config(tokenizer: Tokenizer, seq_length: int, options: Mapp
     """
     given = {name: value for name, value in options.items() if value is not None}
     defaults = {"max_new_tokens": min(DEFAULT_MAX_NEW_TOKENS, seq_length // 2), "do_sample": False}
-    if faults := [*_name_faults(given), *_value_faults(given), *_room_faults(given, seq_length)]:
-        raise ConfigError(summarise_faults("options of generation", faults))
+    if faults := [*_name_faults(given), *_value_faults(given), *_length_faults(given, seq_length)]:
+        raise ConfigError(summarise_faults("generation options", faults))
     # transformers refuses 2 in place of 2.0.
     given |= {name: float(given[name]) for name in ("temperature", "repetition_penalty") if name in given}
     try:
@@ -98,7 +98,7 @@ def build_generation_config(tokenizer: Tokenizer, seq_length: int, options: Mapp
             **(defaults | given), eos_token_id=tokenizer.stop_token_ids, pad_token_id=tokenizer.pad_token_id
         )
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"options of generation: {error}") from error
+        raise ConfigError(f"generation options: {error}") from error
 
 
 def remembered_prompt(
@@ -128,8 +128,8 @@ def _name_faults(given: Mapping[str, Any]) -> list[str]:
             faults.append(f"{name}: not an option here; {_NOT_FOR_CALLERS[name]}")
         elif name not in _OPTIONS:
             nearest = difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.6)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(_OPTIONS)}"
-            faults.append(f"{name}: unknown option of generation; {hint}")
+            hint = f"did you mean {nearest[0]}?" if nearest else f"the options are {', '.join(_OPTIONS)}"
+            faults.append(f"{name}: unknown generation option; {hint}")
     return faults
 
 
@@ -145,7 +145,7 @@ def _value_faults(given: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _room_faults(given: Mapping[str, Any], seq_length: int) -> list[str]:
+def _length_faults(given: Mapping[str, Any], seq_length: int) -> list[str]:
     max_new_tokens = given.get("max_new_tokens", 0)
     if not _is_whole(max_new_tokens) or max_new_tokens < seq_length:
         return []

@@ -18,7 +18,7 @@ _PROMPT = "You> "
 _REPLY = "GLM> "
 _HELP = """\
 /system TEXT   set the system prompt (without text: show it)
-/reset         forget the conversation
+/reset         clear the conversation
 /exit, /quit   leave (or Ctrl-D)
 /help          show this
 Ctrl-C         stop the reply
@@ -80,7 +80,7 @@ def _run_command(chat: Chat, console: Console, line: str) -> bool:
         return False
     if command == "/reset":
         chat.reset()
-        _say(console, "The conversation is forgotten.")
+        _say(console, "The conversation has been cleared.")
     elif command == "/system":
         if argument:
             chat.system = argument

@@ -1,7 +1,7 @@
-"""The reader's language: code, logs and exceptions are English; what a person reads may be Chinese, never both at once.
+"""The user's language: code, logs and exceptions are English; what the user sees is English or Chinese, never both.
 
-`localise` is applied where text meets a person: on the command line, in the terminal chat, in the demo, in pictures.
-The Chinese wording lies in `zh.yaml`, by the English one; `tools/untranslated.py` lists what is missing in it.
+`localise` is applied where text reaches the user: on the command line, in the terminal chat, the demo and plots.
+`zh.yaml` maps each English message to its Chinese; `tools/untranslated.py` lists those that are missing.
 """
 
 import os
@@ -11,7 +11,7 @@ Language = Literal["zh", "en"]
 
 
 def language() -> Language:
-    """The reader's language: by GLMTUNE_LANG where that is set, else by the locale."""
+    """The user's language: from GLMTUNE_LANG if it is set, else from the locale."""
     for name in ("GLMTUNE_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         if value := os.environ.get(name):
             return "zh" if value.lower().startswith("zh") else "en"
@@ -19,13 +19,13 @@ def language() -> Language:
 
 
 def localise(text: str) -> str:
-    """A message in the reader's language.
+    """Translates a message into the user's language.
 
     Args:
-        text: A message of ours in English, with whatever names, numbers and further messages stand in it.
+        text: One of our messages in English, including any names, numbers and further messages in it.
 
     Returns:
-        The message in the reader's language. What the catalogue does not know stays as it is.
+        The message in the user's language. What the catalogue does not contain is left as it is.
     """
     if language() == "en":
         return text

@@ -1,8 +1,8 @@
-"""The Chinese catalogue: English templates, each with its Chinese one, and how a message finds its own.
+"""The Chinese catalogue: English templates with their translations, and matching a message to its template.
 
-A template is a message with `{0}`, `{1}` ... where names, numbers or further messages stand. The Chinese one may put
-them in another order, or leave some out. `{0|none=无}` says how a single word in that place is put; `{0!}` takes a
-message that the catalogue knows, and nothing else.
+A template is a message with placeholders `{0}`, `{1}` ... for names, numbers or further messages. The translation may
+use them in another order, or leave some out. `{0|none=无}` translates a single word in that place; `{0!}` matches only
+a message that is itself in the catalogue.
 """
 
 import re
@@ -18,29 +18,29 @@ _SEPARATOR = re.compile(r"(?<=\S)(?:: |; |, |\. )")
 _FULL_WIDTH = {": ": "：", "; ": "；", ", ": "，", ". ": "。"}
 _EDGES = re.compile(r"(\s*(?:[-;,:.] )?\s*)(.*?)(\s*)", re.DOTALL)
 _CHINESE = re.compile(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
-# Lines with more separators hold a list of names, or another library's dump, and are not taken apart.
+# Lines with more separators are lists of names or output of another library, and are not split.
 _MOST_SEPARATORS = 24
-# A part of a line has to be recognised by so many letters.
+# The least number of known letters for which part of a line counts as recognised.
 _LEAST_LETTERS = 6
 
 
-class Reading(NamedTuple):
-    """What a message is in Chinese.
+class _Reading(NamedTuple):
+    """A message in Chinese.
 
     Attributes:
-        text: The Chinese text; the English one where nothing of it is known.
-        num_known: How many letters of the English text are in the catalogue.
+        text: The Chinese text; the English one if nothing in it is known.
+        num_known: Number of letters of the English text that are in the catalogue.
     """
 
     text: str
     num_known: int
 
 
-class Template:
+class CatalogueEntry:
     """A message in both languages.
 
     Args:
-        english: The English text, with `{0}`, `{1}` ... in that order.
+        english: The English text, with `{0}`, `{1}` ... in ascending order.
         chinese: The Chinese text.
     """
 
@@ -52,7 +52,7 @@ class Template:
         self.is_word = len(self._literals) == 1 and " " not in english
 
     def match(self, text: str) -> list[str] | None:
-        """What stands in the template's places, each taking as little as it can; None where the text is another one."""
+        """The texts of the placeholders, each as short as possible; None if the text does not match."""
         first, last = self._literals[0], self._literals[-1]
         if len(self._literals) == 1:
             return [] if text == first else None
@@ -68,94 +68,94 @@ class Template:
             position = at + len(literal)
         return [*found, text[position:end]]
 
-    def fill(self, found: list[str]) -> Reading | None:
-        """The Chinese text with what stood in the places, put into Chinese where it is known too.
+    def fill(self, found: list[str]) -> _Reading | None:
+        """The Chinese text with the placeholders filled in, translated where they are known too.
 
-        None where something has to be known and is not.
+        None if a placeholder has to be known (`{0!}`) and is not.
         """
         filled, num_known = self._chinese[0], self.num_letters
         for index in range(1, len(self._chinese), 3):
             place, choices, literal = self._chinese[index : index + 3]
             text = found[int(place)]
             words = dict(choice.split("=", 1) for choice in choices.split("|")[1:])
-            put = Reading(words[text], len(text)) if text in words else read(text, is_whole=False)
+            put = _Reading(words[text], len(text)) if text in words else read(text, is_whole=False)
             if choices.startswith("!") and not put.num_known:
                 return None
             text = put.text.strip(" ") if put.num_known else text
             num_known += put.num_known
-            # The spaces around a place are those between Chinese and Latin words.
+            # Spaces around a placeholder separate Chinese from Latin words.
             if filled.endswith(" ") and _CHINESE.match(filled[-2:]) and (not text or _CHINESE.match(text[0])):
                 filled = filled[:-1]
             filled += text
             if literal.startswith(" ") and _CHINESE.match(filled[-1:]) and _CHINESE.match(literal[1:]):
                 literal = literal[1:]
             filled += literal
-        return Reading(filled, num_known)
+        return _Reading(filled, num_known)
 
 
 @cache
 def entries() -> dict[str, dict[str, str]]:
-    """The catalogue as it is written: our own messages, and those of other libraries that are quoted in them."""
+    """The catalogue as written: our own messages, and those of other libraries that ours quote."""
     text = (resources.files("glmtune.language") / "zh.yaml").read_text(encoding="utf-8")
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
     catalogue: dict[str, dict[str, str]] = yaml.load(text, loader)
     return catalogue
 
 
 @cache
-def _templates() -> list[Template]:
-    """All templates, those first that say most."""
-    templates = [Template(english, text) for part in entries().values() for english, text in part.items()]
+def _templates() -> list[CatalogueEntry]:
+    """All templates, those with most letters first."""
+    templates = [CatalogueEntry(english, text) for part in entries().values() for english, text in part.items()]
     return sorted(templates, key=lambda template: -template.num_letters)
 
 
 def chinese(text: str) -> str:
-    """A message in Chinese.
+    """Translates a message into Chinese.
 
     Args:
         text: The English message.
 
     Returns:
-        The Chinese message; the text itself where nothing of it is known.
+        The Chinese message; the text itself if nothing in it is known.
     """
     return read(text, is_whole=True).text
 
 
 @lru_cache(maxsize=4096)
-def read(text: str, is_whole: bool) -> Reading:
-    """Finds the templates that together say most of a message.
+def read(text: str, is_whole: bool) -> _Reading:
+    """Finds the templates that together cover most of a message.
 
     Args:
         text: The English message.
-        is_whole: Whether this is all that is said. A single word within a message may be a name, and is left alone.
+        is_whole: Whether this is the whole message. A single word within a message may be a name, and is left alone.
     """
     edges = _EDGES.fullmatch(text)
     before, core, after = edges.groups() if edges else ("", text, "")
     best = _best(core, is_whole)
     if after and not best.num_known:
-        best, after = _best(core + after, is_whole), ""  # it may end with a colon that nothing follows
+        best, after = _best(core + after, is_whole), ""  # the message may end with a colon
     if not best.num_known:
-        return Reading(text, 0)
-    return Reading(_FULL_WIDTH.get(before, before) + best.text + after, best.num_known)
+        return _Reading(text, 0)
+    return _Reading(_FULL_WIDTH.get(before, before) + best.text + after, best.num_known)
 
 
-def _best(text: str, is_whole: bool) -> Reading:
+def _best(text: str, is_whole: bool) -> _Reading:
     readings = _readings(text, is_whole) if text.strip() else ()
-    return max(readings, key=lambda reading: reading.num_known, default=Reading(text, 0))
+    return max(readings, key=lambda reading: reading.num_known, default=_Reading(text, 0))
 
 
-def _readings(text: str, is_whole: bool) -> Iterator[Reading]:
-    """All that a message may be, best guesses first: line by line, as a whole, or part by part."""
+def _readings(text: str, is_whole: bool) -> Iterator[_Reading]:
+    """The possible readings of a message: line by line, as a whole, or part by part."""
     readings = [template.fill(found) for template, found in _matches(text, is_whole)]
     if "\n" in text:
         lines = [read(line, is_whole) for line in text.split("\n")]
-        yield Reading("\n".join(line.text for line in lines), sum(line.num_known for line in lines))
+        yield _Reading("\n".join(line.text for line in lines), sum(line.num_known for line in lines))
     yield from filter(None, readings)
     if "\n" not in text:
         yield from _readings_by_parts(text)
 
 
-def _matches(text: str, is_whole: bool) -> Iterator[tuple[Template, list[str]]]:
+def _matches(text: str, is_whole: bool) -> Iterator[tuple[CatalogueEntry, list[str]]]:
     for template in _templates():
         if template.longest in text and (is_whole or not template.is_word):
             found = template.match(text)
@@ -163,12 +163,12 @@ def _matches(text: str, is_whole: bool) -> Iterator[tuple[Template, list[str]]]:
                 yield template, found
 
 
-def _readings_by_parts(text: str) -> Iterator[Reading]:
-    """A line that was put together of several messages, such as a place and a fault, or two sentences."""
+def _readings_by_parts(text: str) -> Iterator[_Reading]:
+    """Readings of a line that combines several messages, such as a place and a fault, or two sentences."""
     separators = list(_SEPARATOR.finditer(text))
     for separator in separators if len(separators) <= _MOST_SEPARATORS else ():
         left, right = read(text[: separator.start()], False), read(text[separator.end() :], False)
         if max(left.num_known, right.num_known) >= _LEAST_LETTERS:
-            is_place = separator[0] == ": " and " " not in left.text  # a file or a key, at which something is said
+            is_place = separator[0] == ": " and " " not in left.text  # a file or a key that the rest is about
             num_known = left.num_known + right.num_known + is_place
-            yield Reading(left.text + _FULL_WIDTH[separator[0]] + right.text, num_known)
+            yield _Reading(left.text + _FULL_WIDTH[separator[0]] + right.text, num_known)

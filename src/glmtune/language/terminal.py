@@ -1,4 +1,4 @@
-"""Where text meets a person in a terminal: a console and a log handler that speak the reader's language."""
+"""A console and a log handler for the terminal that translate into the user's language."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from glmtune.language import localise
 
 
 class TerminalConsole(Console):
-    """A rich console that puts plain texts into the reader's language; tables and styled texts come in it already."""
+    """A rich console that translates plain strings; tables and styled texts must already be translated."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints as rich does."""
@@ -22,11 +22,11 @@ class TerminalConsole(Console):
         return super().status(localise(status) if isinstance(status, str) else status, **options)
 
 
-class TerminalHandler(logging.Handler):
-    """Writes log messages to standard error, a line each, as Python does where nobody has set up logging."""
+class _TerminalHandler(logging.Handler):
+    """Writes log messages to standard error, one per line, as Python does when logging is not configured."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a message to whatever is standard error at that moment: a progress bar may stand in its place."""
+        """Writes a message to the current standard error, which a progress bar may have replaced."""
         try:
             print(localise(self.format(record)), file=sys.stderr)
         except Exception:
@@ -34,8 +34,8 @@ class TerminalHandler(logging.Handler):
 
 
 def log_to_terminal() -> None:
-    """Shows the warnings of glmtune's modules on standard error, in the reader's language."""
-    handler = TerminalHandler(logging.WARNING)
+    """Shows warnings of glmtune's modules on standard error, in the user's language."""
+    handler = _TerminalHandler(logging.WARNING)
     logger = logging.getLogger("glmtune")
     logger.addHandler(handler)
     logger.propagate = False

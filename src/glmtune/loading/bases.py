@@ -69,7 +69,7 @@ def load_base(
                     check_finite(f"{path}: {name}", weight)
         else:
             raise ConfigError(
-                f"device_map={device_map!r}: a quantised base, or an embedding on the host, wants one device"
+                f"device_map={device_map!r}: a quantised base, or an embedding on the host, needs a single device"
             )
     check_family(path, model.config)
     # Official folders name </s> alone; a model that ends its turn with a role token would then talk on.
@@ -102,7 +102,10 @@ def load_by_weight(
     folder = family.checked_folder(str(path))
     config = family.read_config(folder)
     if offloads_embedding and family.shape(config).is_tied:
-        raise ConfigError("model.offload_embedding: this base's output layer is its embedding, which must be at hand")
+        raise ConfigError(
+            "model.offload_embedding: this base's output layer shares its embedding, which therefore has to stay "
+            "on the device"
+        )
     check_format(quantize, config, dtype, device)
     with torch.device("meta"):
         model = family.model_class(config).to(dtype)
@@ -120,7 +123,7 @@ def load_by_weight(
             quantizer.put(name, weight)
         else:
             module_name, _, parameter_name = name.rpartition(".")
-            setattr(model.get_submodule(module_name), parameter_name, nn.Parameter(weight))
+            model.get_submodule(module_name).register_parameter(parameter_name, nn.Parameter(weight))
         del weight  # before the next one is read
     # As in transformers, an output layer that has weights of its own keeps them.
     if family.shape(config).is_tied and family.head_weight not in names:
@@ -177,7 +180,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         ModelError: It is missing or damaged, or is of no family here.
     """
     if not Path(path).is_dir() and not is_hub_id(str(path)):
-        raise ModelError(f"base model {path}: there is no such folder. Set model.path to where the model lies")
+        raise ModelError(f"base model {path}: there is no such folder. Set model.path to the folder of the model")
     with model_errors(path):
         if Path(path).is_dir():
             _check_tokenizer_files(Path(path))
@@ -213,5 +216,9 @@ def model_errors(path: str | Path) -> Iterator[None]:
     except GlmtuneError:
         raise
     except (OSError, ValueError, KeyError, ImportError, torch.OutOfMemoryError) as error:
-        where = "cannot be loaded" if Path(path).is_dir() else "no such folder here, and not to be had from the hub"
+        where = (
+            "cannot be loaded"
+            if Path(path).is_dir()
+            else "no such folder here, and it could not be downloaded from the hub"
+        )
         raise ModelError(f"base model {path}: {where}: {error}") from error

@@ -7,7 +7,7 @@ from torch import nn
 
 from glmtune.loading.quantized_linear import QuantizedLinear
 from glmtune.models.family import LayerParts, Shape
-from glmtune.ops import AdaptedLinear, DenseLinear, FrozenLinear, LayerWeights
+from glmtune.ops import DenseLinear, FrozenLinear, LayerWeights, Projection
 
 
 def frozen_linear(layer: nn.Module) -> FrozenLinear:
@@ -20,13 +20,13 @@ def frozen_linear(layer: nn.Module) -> FrozenLinear:
     return DenseLinear(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
 
 
-def without_adapter(layer: nn.Module) -> AdaptedLinear:
+def without_adapter(layer: nn.Module) -> Projection:
     """A projection as that of the base alone."""
-    return AdaptedLinear(frozen_linear(layer))
+    return Projection(frozen_linear(layer))
 
 
 def layer_weights(
-    parts: LayerParts, shape: Shape, projection: Callable[[nn.Module], AdaptedLinear] = without_adapter
+    parts: LayerParts, shape: Shape, projection: Callable[[nn.Module], Projection] = without_adapter
 ) -> LayerWeights:
     """The weights of a layer.
 

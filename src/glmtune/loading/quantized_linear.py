@@ -2,13 +2,13 @@
 
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from glmtune.errors import ConfigError
-from glmtune.ops import Fp8Linear, FrozenLinear, PackedLinear, Scratch
+from glmtune.ops import DequantizedLinear, Fp8Linear, FrozenLinear, Scratch
 from glmtune.ops.back_end import back_end
 from glmtune.ops.frozen_linear import Beside
 
@@ -32,9 +32,9 @@ class QuantizedLinear(nn.Linear):
     def __init__(self, linear: nn.Linear, weight: Tensor) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
         self.bias = linear.bias
-        self.weight = nn.Parameter(self._pack(weight.detach()), requires_grad=False)
+        self.weight = nn.Parameter(self._quantize(weight.detach()), requires_grad=False)
 
-    def _pack(self, weight: Tensor) -> Tensor:
+    def _quantize(self, weight: Tensor) -> Tensor:
         """The values' bytes; whatever else belongs to them is kept beside."""
         raise NotImplementedError
 
@@ -65,10 +65,10 @@ class QuantizedLinear(nn.Linear):
 class Fp8Weights(QuantizedLinear):
     """fp8 (e4m3), [N, K] bytes."""
 
-    def _pack(self, weight: Tensor) -> Tensor:
-        packed = Fp8Linear.quantize(weight, None)
-        self._keep_scales(packed.scales)
-        return packed.values.view(torch.uint8)
+    def _quantize(self, weight: Tensor) -> Tensor:
+        quantized = Fp8Linear.quantize(weight, None)
+        self._keep_scales(quantized.scales)
+        return quantized.values.view(torch.uint8)
 
     @property
     def frozen(self) -> FrozenLinear:
@@ -76,7 +76,7 @@ class Fp8Weights(QuantizedLinear):
         return Fp8Linear(self.weight.view(torch.float8_e4m3fn), self.scales, self._frozen_bias)
 
 
-class _WrittenOut(QuantizedLinear):
+class _Dequantized(QuantizedLinear):
     """A format that is dequantised into a buffer for each product.
 
     Args:
@@ -89,53 +89,49 @@ class _WrittenOut(QuantizedLinear):
         super().__init__(linear, weight)
         self._scratch = scratch
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The shape of the dequantised weight."""
-        return self.out_features, self.in_features
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weight."""
-        return self.weight.device
-
     def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
+        """Dequantises the weight into `output_NK`, in its dtype."""
         raise NotImplementedError
 
-    def row_product(self, x_1K: Tensor, bias: Tensor | None, **beside: Unpack[Beside]) -> Tensor | None:
-        """As `PackedWeight`."""
+    def _dequantized(self, dtype: torch.dtype) -> Tensor:
+        output = self._scratch.take((self.out_features, self.in_features), dtype, self.weight.device)
+        self.write_to(output)
+        return output
+
+    def row_product(self, x_1K: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
+        """`FrozenLinear.row_product`, computed from the quantised weight."""
         raise NotImplementedError
 
     @property
     def frozen(self) -> FrozenLinear:
         """As the base class."""
-        return PackedLinear(self, self._scratch, self._frozen_bias)
+        kernel = self.row_product if self.weight.is_cuda else None
+        return DequantizedLinear(self._dequantized, self._scratch, self._frozen_bias, row_kernel=kernel)
 
 
-class Int8Weights(_WrittenOut):
+class Int8Weights(_Dequantized):
     """int8, [N, K]: the largest weight of each output is 127."""
 
-    def _pack(self, weight: Tensor) -> Tensor:
+    def _quantize(self, weight: Tensor) -> Tensor:
         # The kernel takes float16 alone; what that rounds to zero, int8 does too.
         values, largest, _ = bitsandbytes("int8").int8_vectorwise_quant(weight.half())
         self._keep_scales(largest / 127)
         return values
 
     def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
+        """As the base class."""
         back_end(output_NK).scale_rows(self.weight, self.scales, output_NK)
 
-    def row_product(self, x_1K: Tensor, bias: Tensor | None, **beside: Unpack[Beside]) -> Tensor | None:
-        """As `PackedWeight`."""
+    def row_product(self, x_1K: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
+        """As the base class."""
         result: Tensor = back_end(x_1K).gemv(x_1K, self.weight, scales=self.scales, bias=bias, **beside)
         return result
 
 
-class Nf4Weights(_WrittenOut):
+class Nf4Weights(_Dequantized):
     """nf4 with nested scales, two weights a byte, [N * K / 2, 1]."""
 
-    def _pack(self, weight: Tensor) -> Tensor:
+    def _quantize(self, weight: Tensor) -> Tensor:
         values, self._state = bitsandbytes("nf4").quantize_4bit(
             weight.contiguous(), blocksize=NF4_BLOCK, compress_statistics=True, quant_type="nf4"
         )
@@ -146,17 +142,15 @@ class Nf4Weights(_WrittenOut):
         return bitsandbytes("nf4").dequantize_4bit
 
     def write_to(self, output_NK: Tensor) -> None:
-        """As `PackedWeight`."""
+        """As the base class."""
         self._state.dtype = output_NK.dtype
         if output_NK.is_cuda:
             self._dequantize(self.weight, self._state, out=output_NK)
         else:  # has no such variant
             output_NK.copy_(self._dequantize(self.weight, self._state))
 
-    def row_product(self, x_1K: Tensor, bias: Tensor | None, **beside: Unpack[Beside]) -> Tensor | None:
-        """As `PackedWeight`; on the CPU bitsandbytes has no such product."""
-        if not x_1K.is_cuda:
-            return None
+    def row_product(self, x_1K: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
+        """As the base class, by bitsandbytes' matrix-vector product."""
         self._state.dtype = x_1K.dtype
         ops, norm, adapter = back_end(x_1K), beside.get("norm"), beside.get("adapter")
         x = x_1K if norm is None else ops.rms_norm(x_1K, *norm)

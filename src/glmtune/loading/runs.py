@@ -138,7 +138,9 @@ def _fitting_format(path: str, dtype: Dtype, device_map: DeviceMap) -> Quantize:
     shape, free = BaseShape.of(base, resolve_dtype(dtype)), free_device_bytes(torch.device(default_device()))
     quantize = fitting_format(shape, free)
     if quantize != "none":
-        _logger.warning("the base does not fit into %.1f GiB in full precision; it is held in %s", free / GIB, quantize)
+        _logger.warning(
+            "the base does not fit into %.1f GiB in full precision; it is loaded in %s", free / GIB, quantize
+        )
     return quantize
 
 
@@ -174,8 +176,8 @@ def find_base(adapter_path: Path, model_path: str | Path | None = None) -> str:
         base_path = read_adapter_config(adapter_path).base_model_name_or_path or ""
     if (Path(base_path).is_dir() and base_path) or is_hub_id(base_path):
         return base_path
-    looked_for = f"its base model was looked for in {base_path}, and is not there" if base_path else "it names no base"
-    raise AdapterError(f"{adapter_path}: {looked_for}. Pass where it lies: --model FOLDER")
+    looked_for = f"its base model is not in {base_path}" if base_path else "it names no base"
+    raise AdapterError(f"{adapter_path}: {looked_for}. Say where it is: --model FOLDER")
 
 
 @contextmanager
@@ -190,9 +192,7 @@ def base_of(adapter_path: Path, base_path: str) -> Iterator[None]:
     except ModelError as error:
         if Path(base_path).is_dir():
             raise
-        raise AdapterError(
-            f"{adapter_path}: its {str(error).rstrip('.')}. Pass where it lies: --model FOLDER"
-        ) from error
+        raise AdapterError(f"{adapter_path}: its {str(error).rstrip('.')}. Say where it is: --model FOLDER") from error
 
 
 def _load_adapter(model: PreTrainedModel, adapter_path: Path, config: LoraConfig) -> PeftModel:

@@ -55,7 +55,7 @@ class BaseShape:
 
 def base_bytes(base: BaseShape, quantize: Quantize, offloads_embedding: bool = False) -> int:
     """Bytes of a base on its device, including the dequantisation buffer."""
-    itemsize, held = base.dtype.itemsize, FORMATS[quantize]
-    total = sum(held.weight_bytes(rows * columns, rows, base.dtype) for rows, columns in base.linears)
+    itemsize, weight_format = base.dtype.itemsize, FORMATS[quantize]
+    total = sum(weight_format.weight_bytes(rows * columns, rows, base.dtype) for rows, columns in base.linears)
     total += (base.head + base.rest + (0 if offloads_embedding else base.embedding)) * itemsize
-    return total + (base.largest * itemsize if held.is_dequantized else 0)
+    return total + (base.largest * itemsize if weight_format.is_dequantized else 0)

@@ -27,7 +27,7 @@ class _Keys(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=(), arbitrary_types_allowed=True)
 
 
-class ConfigKeys(_Keys):
+class _ConfigKeys(_Keys):
     """What transformers itself reads from `config.json`; the model's own keys are checked by its configuration."""
 
     architectures: list[str] | None = None
@@ -77,25 +77,24 @@ class _TokenizerKeys(_Keys):
 
 
 _KEYS: dict[str, type[BaseModel]] = {
-    "config.json": ConfigKeys,
+    "config.json": _ConfigKeys,
     "generation_config.json": _GenerationKeys,
     "tokenizer_config.json": _TokenizerKeys,
 }
 
 
-def check_keys(where: str | Path, values: Mapping[str, Any], keys: type[BaseModel]) -> None:
+def check_keys(where: str | Path, values: Mapping[str, Any]) -> None:
     """Checks the types of values by their keys.
 
     Args:
-        where: The file, for the message.
+        where: The file, whose name says which keys it has.
         values: Its contents.
-        keys: The expected types.
 
     Raises:
         ModelError: At least one value is of the wrong type; all of them in one message.
     """
     try:
-        keys.model_validate(dict(values))
+        _KEYS.get(Path(where).name, _Keys).model_validate(dict(values))
     except ValidationError as error:
         faults: dict[str, list[str]] = {}
         for fault in error.errors():  # one for each type that a value may have
@@ -117,7 +116,7 @@ def check_json_files(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         file = folder / name
         if file.is_file():
-            check_keys(file, read_json_object(file, ModelError), _KEYS.get(name, _Keys))
+            check_keys(file, read_json_object(file, ModelError))
 
 
 def require_files(folder: Path, *names: str) -> None:
@@ -138,10 +137,10 @@ def require_files(folder: Path, *names: str) -> None:
         base = read_json_object(adapter, ModelError).get("base_model_name_or_path")
         raise ModelError(
             f"{folder} holds an adapter, expected a base model; "
-            + (f"its base is {base}" if base else "of which base it does not say")
+            + (f"its base is {base}" if base else "it does not say of which base")
         )
     present = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
     raise ModelError(
-        f"{folder} is no complete base model: expected {', '.join(missing)} in it; found: {present}. Download what is "
-        "missing, or set the path to the folder that holds it"
+        f"{folder} is not a complete base model: expected {', '.join(missing)} in it; found: {present}. "
+        "Download what is missing, or set the path to the folder that holds it"
     )

@@ -62,7 +62,7 @@ class LayerParts:
     """A transformer layer and its parts; a projection may be wrapped by PEFT.
 
     Attributes:
-        layer: The layer; it takes hidden states [1, T, H], `rotation`, and the `segments` of packed rows.
+        layer: The layer; it takes hidden states [1, T, H], `rotation`, and the `segments` of a packed batch.
         input_norm: The norm before attention.
         query_key_value: Queries, keys and values in one projection.
         dense: The projection after attention.

@@ -18,6 +18,9 @@ class Tokenizer(PromptTokenizer, Protocol):
     def get_vocab(self) -> dict[str, int]:
         """Every token and its id."""
 
+    def convert_ids_to_tokens(self, ids: list[int], skip_special_tokens: bool = False) -> list[str]:
+        """The tokens as the vocabulary spells them."""
+
     @property
     def template(self) -> Template:
         """The prompt template of the model that this tokenizer belongs to."""

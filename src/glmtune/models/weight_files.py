@@ -22,7 +22,7 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
-class WeightHeader:
+class _WeightHeader:
     """The header of one weight: the name of its file, its shape, and whether it is floating-point."""
 
     file: str
@@ -52,7 +52,7 @@ def check_weights(
             safe to read; all faults in one message.
     """
     faults: list[str] = []
-    found: dict[str, WeightHeader] = {}
+    found: dict[str, _WeightHeader] = {}
     files, shard_names = _weight_files(folder, use_safetensors, faults)
     for file in files:
         read = _safetensors_headers if file.suffix == ".safetensors" else _torch_headers
@@ -62,7 +62,7 @@ def check_weights(
             faults.append(str(error))
             continue
         for name in sorted(headers.keys() & found.keys()):
-            faults.append(f"{file.name}: {name} is in {found[name].file} too, and only one of them can be meant")
+            faults.append(f"{file.name}: {name} is in {found[name].file} too, and only one of the two can be right")
         found.update(headers)
     if not faults:
         faults += _compare(expected, found, shard_names, optional, ignored)
@@ -122,7 +122,7 @@ def _load_mapped(file: Path, device: str = "cpu") -> Any:
 
 def _compare(
     expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, WeightHeader],
+    found: Mapping[str, _WeightHeader],
     shard_names: Mapping[str, str],
     optional: Collection[str],
     ignored: Collection[str],
@@ -131,7 +131,7 @@ def _compare(
         if name in shard_names:
             yield f"{shard_names[name]}: {name} is missing, though the index says that it is in this file"
         else:
-            yield f"{name} is missing: no file holds it"
+            yield f"{name} is missing: no file contains it"
     for name in sorted(found.keys() - expected.keys() - set(ignored)):
         yield f"{found[name].file}: {name} is unexpected: a model of this config.json has no such weight"
     for name in sorted(expected.keys() & found.keys()):
@@ -165,12 +165,12 @@ def _shards(index: Path, faults: list[str]) -> tuple[Sequence[Path], dict[str, s
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()), key=str)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        faults.append(f"{index.name} is no weight index: {error!r}; download it again")
+        faults.append(f"{index.name} is not a weight index: {error!r}; download it again")
         return [], {}
     files = []
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or Path(name).suffix not in (".safetensors", ".bin"):
-            faults.append(f"{index.name}: {name!r} is no file name of a shard in this folder; it is not opened")
+            faults.append(f"{index.name}: {name!r} is not the name of a shard in this folder; it was not opened")
         elif not (index.parent / name).is_file():
             faults.append(f"{name} is missing: {index.name} names it; download it again")
         else:
@@ -178,13 +178,13 @@ def _shards(index: Path, faults: list[str]) -> tuple[Sequence[Path], dict[str, s
     return files, weight_map
 
 
-def _safetensors_headers(file: Path) -> dict[str, WeightHeader]:
+def _safetensors_headers(file: Path) -> dict[str, _WeightHeader]:
     _refuse_pointer(file)
     try:
         with safe_open(file, framework="pt") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
             return {
-                name: WeightHeader(file.name, tuple(part.get_shape()), part.get_dtype() in _FLOATING_DTYPES)
+                name: _WeightHeader(file.name, tuple(part.get_shape()), part.get_dtype() in _FLOATING_DTYPES)
                 for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
@@ -192,13 +192,13 @@ def _safetensors_headers(file: Path) -> dict[str, WeightHeader]:
         raise ModelError(f"{file.name} ({size:,} bytes) is cut short or damaged: {error}; download it again") from error
 
 
-def _torch_headers(file: Path) -> dict[str, WeightHeader]:
+def _torch_headers(file: Path) -> dict[str, _WeightHeader]:
     _refuse_pointer(file)
     try:
         tensors = _load_mapped(file, "meta")
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{file.name} holds more than weights, or is damaged, and is not opened: {_first_line(error)}; "
+            f"{file.name} contains more than weights, or is damaged, and was not loaded: {_first_line(error)}; "
             "download it again"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -209,9 +209,9 @@ def _torch_headers(file: Path) -> dict[str, WeightHeader]:
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
     ):
-        raise ModelError(f"{file.name} is no dictionary of weights")
+        raise ModelError(f"{file.name} is not a dictionary of weights")
     return {
-        name: WeightHeader(file.name, tuple(tensor.shape), tensor.is_floating_point())
+        name: _WeightHeader(file.name, tuple(tensor.shape), tensor.is_floating_point())
         for name, tensor in tensors.items()
     }
 

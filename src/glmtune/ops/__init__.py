@@ -5,25 +5,25 @@ Every op is specified in plain torch by `reference`; that version runs on any de
 """
 
 from glmtune.ops.attention import takes_flash_kernel
-from glmtune.ops.frozen_linear import DenseLinear, Fp8Linear, FrozenLinear, PackedLinear, Scratch
+from glmtune.ops.frozen_linear import DenseLinear, DequantizedLinear, Fp8Linear, FrozenLinear, Scratch
 from glmtune.ops.fused_layer import LayerCall, LayerWeights, fused_layer
 from glmtune.ops.host_table import HostTable
 from glmtune.ops.label_head import label_head
-from glmtune.ops.projection import AdaptedLinear, Adapter
+from glmtune.ops.projection import Adapter, Projection
 from glmtune.ops.reference import apply_rotary, rms_norm, rotary_cos_sin, swiglu
 from glmtune.ops.segment_attention import segment_attention
 from glmtune.ops.segments import Segments
 
 __all__ = [
-    "AdaptedLinear",
     "Adapter",
     "DenseLinear",
+    "DequantizedLinear",
     "Fp8Linear",
     "FrozenLinear",
     "HostTable",
     "LayerCall",
     "LayerWeights",
-    "PackedLinear",
+    "Projection",
     "Scratch",
     "Segments",
     "apply_rotary",

@@ -1,4 +1,4 @@
-"""Attention over segments of packed rows, with separate forward and backward functions.
+"""Attention over segments of packed batches, with separate forward and backward functions.
 
 On CUDA this is torch's own variable-length flash attention kernel; elsewhere, and for inputs that the kernel does not
 support (fp32, unusual head sizes, GPUs before Ampere), it is a loop over the segments.
@@ -23,7 +23,7 @@ def attention_forward(
 
     Args:
         query_QND: Queries, [Q, N, D].
-        key_KGD: Keys, [K, G, D]; already gathered if `segments.key_rows` is set.
+        key_KGD: Keys, [K, G, D]; already gathered if `segments.key_indices` is set.
         value_KGD: Values, likewise.
         segments: Which keys each query attends to.
         scale: The factor on the attention scores.
@@ -33,16 +33,7 @@ def attention_forward(
         the scores, [N, Q] fp32; from the loop an empty one, [0].
     """
     if has_flash_kernel(query_QND):
-        return flash_attention_forward(
-            query_QND,
-            key_KGD,
-            value_KGD,
-            segments.cu_query,
-            segments.cu_key,
-            segments.max_query,
-            segments.max_key,
-            scale,
-        )
+        return flash_attention_forward(query_QND, key_KGD, value_KGD, *segments.lengths, scale)
     parts = [_attend(query_QND[q], key_KGD[k], value_KGD[k], scale) for q, k in segments.bounds]
     return torch.cat(parts), query_QND.new_empty(0)
 
@@ -74,17 +65,7 @@ def attention_backward(
     """
     if has_flash_kernel(query_QND):
         return flash_attention_backward(
-            grad_QND,
-            query_QND,
-            key_KGD,
-            value_KGD,
-            output_QND,
-            log_sum_exp,
-            segments.cu_query,
-            segments.cu_key,
-            segments.max_query,
-            segments.max_key,
-            scale,
+            grad_QND, query_QND, key_KGD, value_KGD, output_QND, log_sum_exp, *segments.lengths, scale
         )
     grads = (torch.zeros_like(query_QND), torch.zeros_like(key_KGD), torch.zeros_like(value_KGD))
     for q, k in segments.bounds:
@@ -92,8 +73,8 @@ def attention_backward(
             query, key, value = (x.detach().requires_grad_() for x in (query_QND[q], key_KGD[k], value_KGD[k]))
             output = _attend(query, key, value, scale)
         parts = torch.autograd.grad(output, (query, key, value), grad_QND[q])
-        for total, rows, part in zip(grads, (q, k, k), parts, strict=True):
-            total[rows] += part
+        for total, span, part in zip(grads, (q, k, k), parts, strict=True):
+            total[span] += part
     return grads
 
 

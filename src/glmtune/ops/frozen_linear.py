@@ -1,5 +1,6 @@
 """Frozen linear layers, one class per weight format: the product and its input gradient."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Protocol, TypedDict, Unpack
@@ -122,24 +123,6 @@ class Fp8Linear:
         return (self.values.float() * self.scales.unsqueeze(-1)).to(dtype)
 
 
-class PackedWeight(Protocol):
-    """A quantised weight in a format without a matrix product of its own; it has to be dequantised first."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of the dequantised weight, [N, K]."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device that holds it, and that it is dequantised on."""
-
-    def write_to(self, output_NK: Tensor) -> None:
-        """Dequantises the weight into `output_NK`, in its dtype."""
-
-    def row_product(self, x_1K: Tensor, bias: Tensor | None, **beside: Unpack[Beside]) -> Tensor | None:
-        """As that of `FrozenLinear`, from the quantised weight; None where there is no kernel for it."""
-
-
 class Scratch:
     """A dequantisation buffer for one weight at a time, shared by all quantised layers of a model.
 
@@ -165,45 +148,45 @@ class Scratch:
 
 
 @dataclass(frozen=True)
-class PackedLinear:
+class DequantizedLinear:
     """A quantised weight that is dequantised into a shared buffer, in the compute dtype, for each product.
 
     Attributes:
-        weight: The quantised weight.
-        scratch: The dequantisation buffer.
+        dequantize: Dequantises the weight into the buffer, in the dtype that it is given; returns it, [N, K].
+        scratch: The buffer, locked until the product has been launched.
         bias: [N], or None.
-        rows: Begin and end of the outputs to compute; None for all.
+        outputs: Begin and end of the outputs to compute; None for all.
+        row_kernel: Computes `row_product` from the quantised weight, given the row, the bias and what is beside the
+            product; None where there is no such kernel.
     """
 
-    weight: PackedWeight
+    dequantize: Callable[[torch.dtype], Tensor]
     scratch: Scratch
     bias: Tensor | None = None
-    rows: tuple[int, int] | None = None
+    outputs: tuple[int, int] | None = None
+    row_kernel: Callable[[Tensor, Tensor | None, Beside], Tensor] | None = None
 
     def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
         """As `FrozenLinear`."""
         with self.scratch.lock:
-            return self._written_out(x_TK.dtype).product(x_TK, residual_TN)
+            return self._dense(x_TK.dtype).product(x_TK, residual_TN)
 
     def row_product(self, x_1K: Tensor, **beside: Unpack[Beside]) -> Tensor:
         """As `FrozenLinear`; the weight is not dequantised into memory where its format has a kernel."""
-        assert self.rows is None
-        result = self.weight.row_product(x_1K, self.bias, **beside)
-        if result is not None:
-            return result
+        if self.row_kernel is not None and self.outputs is None:
+            return self.row_kernel(x_1K, self.bias, beside)
         with self.scratch.lock:
-            return self._written_out(x_1K.dtype).row_product(x_1K, **beside)
+            return self._dense(x_1K.dtype).row_product(x_1K, **beside)
 
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """As `FrozenLinear`."""
         with self.scratch.lock:
-            return self._written_out(grad_TN.dtype).input_gradient(grad_TN)
+            return self._dense(grad_TN.dtype).input_gradient(grad_TN)
 
-    def part(self, begin: int, end: int) -> "PackedLinear":
+    def part(self, begin: int, end: int) -> "DequantizedLinear":
         """As `FrozenLinear`; the whole weight is still dequantised."""
-        return replace(self, rows=(begin, end), bias=None if self.bias is None else self.bias[begin:end])
+        return replace(self, outputs=(begin, end), bias=None if self.bias is None else self.bias[begin:end])
 
-    def _written_out(self, dtype: torch.dtype) -> DenseLinear:
-        output = self.scratch.take(self.weight.shape, dtype, self.weight.device)
-        self.weight.write_to(output)
-        return DenseLinear(output if self.rows is None else output[slice(*self.rows)], self.bias)
+    def _dense(self, dtype: torch.dtype) -> DenseLinear:
+        weight = self.dequantize(dtype)
+        return DenseLinear(weight if self.outputs is None else weight[slice(*self.outputs)], self.bias)

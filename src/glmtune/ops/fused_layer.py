@@ -5,8 +5,8 @@ log-sum-exp of the scores, the residual stream between attention and MLP, and ga
 at ChatGLM3-6B's shape in 16 bits. Norms and activation are recomputed from these, dropout masks from their seeds. A
 checkpointed layer saves only its input, 8.2 KB, and repeats the forward pass up to gate and up.
 
-Legend of dimension suffixes: T rows (tokens of a packed batch), Q query rows (all, or in the last layer the label
-rows), K gathered keys, N query heads, G key and value heads, D head size, H hidden size, R rank.
+Legend of dimension suffixes: T tokens of a packed batch, Q queries (all tokens, or in the last layer those with
+labels), K gathered keys, N query heads, G key and value heads, D head size, H hidden size, R rank.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glmtune.ops.attention import attention_backward, attention_forward
 from glmtune.ops.back_end import back_end
-from glmtune.ops.projection import AdaptedLinear, InputGradients, Projection
+from glmtune.ops.projection import InputGradients, Projection
 from glmtune.ops.segments import Segments
 
 
@@ -42,16 +42,16 @@ class LayerWeights:
     input_norm: Tensor
     post_attention_norm: Tensor
     eps: float
-    query_key_value: AdaptedLinear
-    dense: AdaptedLinear
-    up: AdaptedLinear
-    down: AdaptedLinear
+    query_key_value: Projection
+    dense: Projection
+    up: Projection
+    down: Projection
     num_heads: int
     num_key_value_heads: int
     head_dim: int
 
     @property
-    def projections(self) -> tuple[AdaptedLinear, ...]:
+    def projections(self) -> tuple[Projection, ...]:
         """The four linear layers, in the order of the forward pass."""
         return self.query_key_value, self.dense, self.up, self.down
 
@@ -65,7 +65,7 @@ class LayerCall:
         cos: Cosines of the rotary positions, [T, rotated / 2].
         sin: Sines.
         segments: Which keys each query attends to.
-        rows: The query rows, [Q], in the last layer; None for all.
+        query_indices: The tokens that are queries, [Q], in the last layer; None for all.
         seed: The seed of the dropout masks, [1] int64; None for no dropout.
         stream: Stream number of the layer's first dropout mask; the layer also uses the next three.
         is_checkpointed: Whether to save only the input for the backward pass.
@@ -76,7 +76,7 @@ class LayerCall:
     cos: Tensor
     sin: Tensor
     segments: Segments
-    rows: Tensor | None
+    query_indices: Tensor | None
     seed: Tensor | None
     stream: int
     is_checkpointed: bool
@@ -113,10 +113,10 @@ class _Projections(NamedTuple):
         """The projections of a call, each with its own dropout mask."""
         weights, seed, stream = call.weights, call.seed, call.stream
         return cls(
-            query_key_value=Projection.of(weights.query_key_value, seed, stream),
-            dense=Projection.of(weights.dense, seed, stream + 1),
-            up=Projection.of(weights.up, seed, stream + 2),
-            down=Projection.of(weights.down, seed, stream + 3),
+            query_key_value=weights.query_key_value.with_dropout(seed, stream),
+            dense=weights.dense.with_dropout(seed, stream + 1),
+            up=weights.up.with_dropout(seed, stream + 2),
+            down=weights.down.with_dropout(seed, stream + 3),
         )
 
 
@@ -174,7 +174,7 @@ def _attend_and_widen(call: LayerCall, projections: _Projections, hidden_TH: Ten
     query, key_value = _project_heads(call, projections.query_key_value, normed_TH, low)
     key, value = _gathered(call, key_value)
     attended, log_sum_exp = attention_forward(query, key, value, call.segments, weights.head_dim**-0.5)
-    residual = hidden_TH if call.rows is None else hidden_TH.index_select(0, call.rows)
+    residual = hidden_TH if call.query_indices is None else hidden_TH.index_select(0, call.query_indices)
     low_dense = projections.dense.low(attended.flatten(1))
     middle = projections.dense.output(attended.flatten(1), low_dense, residual)
     normed_QH = ops.rms_norm(middle, weights.post_attention_norm, weights.eps)
@@ -194,14 +194,14 @@ def _project_heads(call: LayerCall, projection: Projection, normed_TH: Tensor, l
     """Queries, [Q, N, D], and keys beside values, [T, 2 G, D], rotated."""
     weights, ops = call.weights, back_end(normed_TH)
     heads, groups, size = weights.num_heads, weights.num_key_value_heads, weights.head_dim
-    if call.rows is None:
+    if call.query_indices is None:
         mixed = projection.output(normed_TH, low_TR).view(-1, heads + 2 * groups, size)
         ops.rotate_(mixed, call.cos, call.sin, heads + groups)
         return mixed[:, :heads], mixed[:, heads:]
     for_query, for_key_value = _query_and_key_value(projection, weights)
-    rows = call.rows
-    query = for_query.output(normed_TH.index_select(0, rows), low_TR.index_select(0, rows)).view(-1, heads, size)
-    ops.rotate_(query, call.cos.index_select(0, rows), call.sin.index_select(0, rows), heads)
+    indices = call.query_indices
+    query = for_query.output(normed_TH.index_select(0, indices), low_TR.index_select(0, indices)).view(-1, heads, size)
+    ops.rotate_(query, call.cos.index_select(0, indices), call.sin.index_select(0, indices), heads)
     key_value = for_key_value.output(normed_TH, low_TR).view(-1, 2 * groups, size)
     ops.rotate_(key_value, call.cos, call.sin, groups)
     return query, key_value
@@ -215,8 +215,8 @@ def _query_and_key_value(projection: Projection, weights: LayerWeights) -> tuple
 
 def _gathered(call: LayerCall, key_value_TGD: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values, [K, G, D] each, gathered if the segments require it."""
-    rows = call.segments.key_rows
-    gathered = key_value_TGD if rows is None else key_value_TGD.index_select(0, rows)
+    indices = call.segments.key_indices
+    gathered = key_value_TGD if indices is None else key_value_TGD.index_select(0, indices)
     key, value = gathered.chunk(2, dim=1)
     return key, value
 
@@ -284,9 +284,9 @@ class _Backward:
         if grads.input is None:
             return None
         residual = middle_grad
-        if self.call.rows is not None:
+        if self.call.query_indices is not None:
             # Added, not copied: padding may repeat a row, with a gradient of zero.
-            residual = torch.zeros_like(hidden_TH).index_add_(0, self.call.rows, middle_grad)
+            residual = torch.zeros_like(hidden_TH).index_add_(0, self.call.query_indices, middle_grad)
         hidden_grad: Tensor = ops.rms_norm_backward(
             grads.input, hidden_TH, weights.input_norm, eps, residual, grads.masked, query_key_value.mask
         )
@@ -326,14 +326,14 @@ class _Backward:
         call, weights, ops = self.call, self.weights, back_end(query_grad_QND)
         projection = self.projections.query_key_value
         heads, groups = weights.num_heads, weights.num_key_value_heads
-        if call.rows is None:
+        if call.query_indices is None:
             mixed = torch.cat((query_grad_QND, key_value_grad_TGD), dim=1)
             ops.rotate_(mixed, call.cos, call.sin, heads + groups, inverse=True)
             return projection.backward(mixed.flatten(1), low_TR, needs_input)
-        cos, sin = (angles.index_select(0, call.rows) for angles in (call.cos, call.sin))
+        cos, sin = (angles.index_select(0, call.query_indices) for angles in (call.cos, call.sin))
         query_grad = query_grad_QND.contiguous()
         ops.rotate_(query_grad, cos, sin, heads, inverse=True)
         ops.rotate_(key_value_grad_TGD, call.cos, call.sin, groups, inverse=True)
         grads = query_grad.flatten(1), key_value_grad_TGD.flatten(1)
         parts = _query_and_key_value(projection, weights)
-        return projection.backward_of_parts(parts, grads, call.rows, low_TR, needs_input)
+        return projection.backward_of_parts(parts, grads, call.query_indices, low_TR, needs_input)

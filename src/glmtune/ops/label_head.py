@@ -1,9 +1,9 @@
-"""Final norm, output layer and cross entropy on the label rows, in chunks.
+"""Final norm, output layer and cross entropy at the tokens with labels, in chunks.
 
 The whole [tokens, vocabulary] matrix never exists: the losses of a chunk and the gradient of its hidden states are
 computed in the forward pass, and only that gradient is saved for the backward pass.
 
-Legend of dimension suffixes: L label rows, H hidden size, V vocabulary.
+Legend of dimension suffixes: L labels, H hidden size, V vocabulary.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glmtune.ops.back_end import back_end
 
-CHUNK_ROWS = 1024  # with 65,024 tokens: 266 MB of fp32 logits, and half as much of their gradient in 16 bits
+CHUNK_LABELS = 1024  # with 65,024 tokens: 266 MB of fp32 logits, and half as much of their gradient in 16 bits
 
 _FLOAT16_SCALE = 2.0**10
 
@@ -21,14 +21,14 @@ _FLOAT16_SCALE = 2.0**10
 def label_head(
     hidden_LH: Tensor, norm_weight_H: Tensor | None, eps: float, head_weight_VH: Tensor, labels_L: Tensor
 ) -> Tensor:
-    """The loss of each label row; differentiable in the hidden states, the weights are frozen.
+    """The loss of each label; differentiable in the hidden states, the weights are frozen.
 
     Args:
-        hidden_LH: Output of the last layer on the label rows, [L, H].
+        hidden_LH: Output of the last layer at the tokens with labels, [L, H].
         norm_weight_H: Scale of the final RMSNorm, [H]; None where there is no final norm.
         eps: Its epsilon.
         head_weight_VH: The output layer, [V, H].
-        labels_L: The token that each row is to predict, [L], integer.
+        labels_L: The token to predict at each of them, [L], integer.
 
     Returns:
         Cross entropies in nats, [L], fp32 (fp64 for fp64).
@@ -49,7 +49,7 @@ class _LabelHead(torch.autograd.Function):
         # Otherwise small gradients would underflow in float16 before the loss scale is applied.
         scale = _FLOAT16_SCALE if hidden_LH.dtype == torch.float16 else 1.0
         losses, gradients = [], []
-        for normed, labels in zip(normed_LH.split(CHUNK_ROWS), labels_L.split(CHUNK_ROWS), strict=True):
+        for normed, labels in zip(normed_LH.split(CHUNK_LABELS), labels_L.split(CHUNK_LABELS), strict=True):
             logits = ops.wide_product(normed, head_weight_VH.T)
             chunk_losses, logits_grad = ops.cross_entropy(logits, labels, hidden_LH.dtype)
             del logits

@@ -1,9 +1,9 @@
 """A projection of a fused layer: a frozen linear layer with its LoRA adapter, forward and backward.
 
-Legend of dimension suffixes: T rows, K inputs, N outputs, R rank.
+Legend of dimension suffixes: T tokens, K inputs, N outputs, R rank.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -30,14 +30,6 @@ class Adapter(NamedTuple):
     dropout: float
 
 
-@dataclass(frozen=True)
-class AdaptedLinear:
-    """A frozen linear layer and its adapter, if it has one."""
-
-    linear: FrozenLinear
-    adapter: Adapter | None = None
-
-
 class InputGradients(NamedTuple):
     """The gradients from the backward pass of a projection.
 
@@ -56,32 +48,28 @@ class InputGradients(NamedTuple):
 
 @dataclass(frozen=True)
 class Projection:
-    """A projection in one call of its layer.
+    """A frozen linear layer with its adapter.
 
     Attributes:
         linear: The frozen layer, K -> N.
         adapter: Its adapter, if it has one.
-        mask: The dropout on the adapter's input; None where there is none.
+        mask: The dropout on the adapter's input, in one call of the layer; None where there is none.
     """
 
     linear: FrozenLinear
-    adapter: Adapter | None
-    mask: Mask | None
+    adapter: Adapter | None = None
+    mask: Mask | None = None
 
-    @classmethod
-    def of(cls, adapted: AdaptedLinear, seed: Tensor | None, stream: int) -> "Projection":
-        """Makes a projection.
+    def with_dropout(self, seed: Tensor | None, stream: int) -> "Projection":
+        """The projection in one call of its layer.
 
         Args:
-            adapted: The layer.
             seed: The seed of the dropout mask, [1] int64; None for no dropout.
             stream: Distinguishes its mask from those of other projections.
         """
-        adapter = adapted.adapter
-        mask = None
-        if adapter is not None and adapter.dropout > 0 and seed is not None:
-            mask = Mask(adapter.dropout, seed, stream)
-        return cls(adapted.linear, adapter, mask)
+        if self.adapter is None or self.adapter.dropout == 0 or seed is None:
+            return self
+        return replace(self, mask=Mask(self.adapter.dropout, seed, stream))
 
     def parts(self, cut: int, end: int) -> tuple["Projection", "Projection"]:
         """Outputs up to `cut` and from `cut` up to `end`, as two projections that share A and its dropout."""
@@ -128,30 +116,30 @@ class Projection:
         self,
         parts: tuple["Projection", "Projection"],
         grads: tuple[Tensor, Tensor],
-        rows: Tensor,
+        indices: Tensor,
         low_TR: Tensor,
         needs_input: bool,
     ) -> InputGradients:
-        """As `backward`, where the first of two parts was computed on a subset of the rows.
+        """As `backward`, where the first of two parts was computed on some of the tokens.
 
         Args:
             parts: The result of `parts`.
             grads: The gradients of their outputs, [Q, cut] and [T, N - cut].
-            rows: The rows of the first part, [Q].
-            low_TR: The result of `low` for all rows.
+            indices: The tokens of the first part, [Q].
+            low_TR: The result of `low` for all tokens.
             needs_input: Whether the gradient of the input is needed.
         """
         (first, second), (first_grad, second_grad) = parts, grads
         input_grad = None
         if needs_input:
             input_grad = second.linear.input_gradient(second_grad)
-            input_grad.index_add_(0, rows, first.linear.input_gradient(first_grad))
+            input_grad.index_add_(0, indices, first.linear.input_gradient(first_grad))
         if self.adapter is None:
             return InputGradients(input_grad)
         low_grad = second.low_gradient(second_grad)
-        low_grad.index_add_(0, rows, first.low_gradient(first_grad))
+        low_grad.index_add_(0, indices, first.low_gradient(first_grad))
         product = back_end(low_grad).wide_product
-        b_grad = torch.cat((product(first_grad.T, low_TR.index_select(0, rows)), product(second_grad.T, low_TR)))
+        b_grad = torch.cat((product(first_grad.T, low_TR.index_select(0, indices)), product(second_grad.T, low_TR)))
         return self._from_low(low_grad, input_grad, b_grad)
 
     def low_gradient(self, grad_TN: Tensor) -> Tensor:

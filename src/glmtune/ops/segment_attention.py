@@ -16,7 +16,7 @@ def segment_attention(
 
     Args:
         query_TND: Queries, [T, N, D].
-        key_TGD: Keys of the rows, [T, G, D]; they are gathered here if `segments.key_rows` is set.
+        key_TGD: Keys of the tokens, [T, G, D]; they are gathered here if `segments.key_indices` is set.
         value_TGD: Values, likewise.
         segments: Which keys each query attends to.
         scale: The factor on the attention scores.
@@ -24,8 +24,8 @@ def segment_attention(
     Returns:
         The attended values, [T, N, D].
     """
-    if segments.key_rows is not None:
-        key_TGD, value_TGD = (x.index_select(0, segments.key_rows) for x in (key_TGD, value_TGD))
+    if segments.key_indices is not None:
+        key_TGD, value_TGD = (x.index_select(0, segments.key_indices) for x in (key_TGD, value_TGD))
     attended: Tensor = _SegmentAttention.apply(query_TND, key_TGD, value_TGD, segments, scale)
     return attended
 

@@ -22,18 +22,23 @@ class Segments:
         cu_key: Cumulative sequence lengths of the keys, [S + 1] int32.
         max_query: The largest number of queries in a segment.
         max_key: The largest number of keys in a segment.
-        key_rows: The row of each key, [K] integer, if keys have to be gathered; None if the keys are the rows in order.
-        slot_order: Positions in `key_rows`, sorted by row, [K]; None without `key_rows`.
-        slot_offsets: Offsets of each row's positions in `slot_order`, [T + 1]; None without `key_rows`.
+        key_indices: The token of each key, [K] integer, if keys have to be gathered; None if they are all in order.
+        slot_order: Positions in `key_indices`, sorted by token, [K]; None without `key_indices`.
+        slot_offsets: Offsets of each token's positions in `slot_order`, [T + 1]; None without `key_indices`.
     """
 
     cu_query: Tensor
     cu_key: Tensor
     max_query: int
     max_key: int
-    key_rows: Tensor | None = None
+    key_indices: Tensor | None = None
     slot_order: Tensor | None = None
     slot_offsets: Tensor | None = None
+
+    @property
+    def lengths(self) -> tuple[Tensor, Tensor, int, int]:
+        """What kernels for variable-length attention are given: cumulative and largest lengths, of queries and keys."""
+        return self.cu_query, self.cu_key, self.max_query, self.max_key
 
     @cached_property
     def bounds(self) -> list[tuple[slice, slice]]:

@@ -4,7 +4,7 @@ import torch
 
 from glmtune.config import RunConfig, embedded_base, validate_names
 from glmtune.data.run_data import load_run_data
-from glmtune.data.statistics import DataStats
+from glmtune.data.stats import DataStats
 from glmtune.loading.bases import load_tokenizer
 from glmtune.loading.devices import GIB, default_device, free_device_bytes, resolve_dtype
 from glmtune.planning.device import KnownDevice

@@ -37,7 +37,7 @@ class KnownDevice:
         return torch.cuda.get_device_name(self.device)
 
     @classmethod
-    def look(cls, device: torch.device, dtype: torch.dtype, num_processes: int) -> "KnownDevice":
+    def measure(cls, device: torch.device, dtype: torch.dtype, num_processes: int) -> "KnownDevice":
         """Measures the devices; all processes get the same result, so that they choose the same plan.
 
         Args:
@@ -47,14 +47,14 @@ class KnownDevice:
         """
         if device.type != "cuda":
             return cls(device, dtype, None, DeviceSpeed.assumed(), num_processes)
-        free, speed = _look_at(device, dtype)
+        free, speed = _measure(device, dtype)
         if num_processes > 1:
             everywhere = gather_object([(free, speed)])
             free, speed = min(each for each, _ in everywhere), everywhere[0][1]
         return cls(device, dtype, free, speed, num_processes)
 
 
-def _look_at(device: torch.device, dtype: torch.dtype) -> tuple[int, DeviceSpeed]:
+def _measure(device: torch.device, dtype: torch.dtype) -> tuple[int, DeviceSpeed]:
     """The free memory of a device and its speed; 0 bytes free if memory is too small even for measuring."""
     try:
         return free_device_bytes(device), DeviceSpeed.measure(device, dtype)

@@ -1,8 +1,9 @@
 """How much of a GPU's memory a run takes: terms that follow from the model's shape, the adapter and the settings.
 
-docs/memory.md explains each term. `overhead` and `reserve` cover the allocator and the libraries, and are approximate.
+docs/memory.en.md explains each term. `overhead` and `reserve` cover the allocator and the libraries, and are
+approximate.
 
-Legend: T rows of a pass, Q label rows, H hidden size, F MLP width, A attention width (heads times head size), R ranks.
+Legend: T tokens of a pass, Q labels, H hidden size, F MLP width, A attention width (heads times head size), R ranks.
 """
 
 import math
@@ -14,7 +15,7 @@ from glmtune.data.packing import MOST_GRAPHED_TOKENS
 from glmtune.loading.formats import Quantize
 from glmtune.loading.shape import BaseShape, base_bytes
 from glmtune.models.family import Shape
-from glmtune.ops.label_head import CHUNK_ROWS
+from glmtune.ops.label_head import CHUNK_LABELS
 from glmtune.planning.shape import AdapterShape
 
 # Unfused layers keep about twice as much: PEFT's fp32 inputs, and intermediates of norms and activations.
@@ -23,7 +24,7 @@ _UNFUSED_FACTOR = 2.1
 _OVERHEAD = 96 * 2**20
 # Memory that the allocator reserves beyond what is in use: a few large blocks, and fragmentation.
 _RESERVE, _RESERVE_SHARE = 128 * 2**20, 0.03
-# Flash attention's backward pass works on whole blocks of this many rows of a segment.
+# Flash attention's backward pass works on whole blocks of this many tokens of a segment.
 _FLASH_BLOCK = 128
 
 
@@ -32,14 +33,14 @@ class Pass:
     """The size of a forward and backward pass.
 
     Attributes:
-        rows: Rows, padding included: T.
-        label_rows: Rows whose next token is supervised: Q.
-        segments: Segments, which do not attend to each other.
+        num_tokens: Tokens computed, padding included: T.
+        num_labels: Those whose next token is supervised: Q.
+        num_segments: Segments, which do not attend to each other.
     """
 
-    rows: int
-    label_rows: int
-    segments: int
+    num_tokens: int
+    num_labels: int
+    num_segments: int
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class MemoryEstimate:
 
 
 def kept_bytes(shape: Shape, dtype: torch.dtype, ranks: int = 0) -> tuple[int, int]:
-    """Bytes that one row of a fused layer takes between forward and backward pass: all of it, and its input alone.
+    """Bytes that one token of a fused layer takes between forward and backward pass: all of it, and its input alone.
 
     Without, these are input, queries, keys and values, attention output, the residual stream after attention, gate and
     up, the adapters' rank-R activations, and the log-sum-exp of the scores in fp32; with it, the input alone.
@@ -145,8 +146,8 @@ def estimate_memory(
 
 def _of_graphs(base: BaseShape, adapter: AdapterShape, settings: MemorySettings, largest: Pass) -> int:
     """Bytes of the largest recorded pass, which does not share memory with passes that are not recorded."""
-    share = min(MOST_GRAPHED_TOKENS / largest.rows, 1)
-    recorded = Pass(math.ceil(share * largest.rows), math.ceil(share * largest.label_rows), largest.segments)
+    share = min(MOST_GRAPHED_TOKENS / largest.num_tokens, 1)
+    recorded = Pass(math.ceil(share * largest.num_tokens), math.ceil(share * largest.num_labels), largest.num_segments)
     return sum(_at_the_peak(base, adapter, settings, recorded))
 
 
@@ -157,7 +158,7 @@ def _at_the_peak(base: BaseShape, adapter: AdapterShape, settings: MemorySetting
     kept, checkpointed = kept_bytes(shape, base.dtype, adapter.ranks)
     kept = int(kept * factor)
     hidden = shape.hidden_size * itemsize
-    rows, label_rows = largest.rows, largest.label_rows
+    num_tokens, num_labels = largest.num_tokens, largest.num_labels
     last = shape.num_layers - 1
     num_checkpointed = settings.num_checkpointed
 
@@ -169,44 +170,50 @@ def _at_the_peak(base: BaseShape, adapter: AdapterShape, settings: MemorySetting
         if layer < adapter.first_layer:
             return 0
         if is_checkpointed(layer):
-            return 0 if settings.offloads_checkpoints else rows * checkpointed
-        return last_kept if layer == last else rows * kept
+            return 0 if settings.offloads_checkpoints else num_tokens * checkpointed
+        return last_kept if layer == last else num_tokens * kept
 
-    # In the last layer only the label rows ask; all rows are keys and values.
+    # In the last layer only the tokens with labels are queries; all are keys and values.
     key_value = 2 * shape.num_key_value_heads * shape.head_dim * itemsize
-    last_kept = rows * (hidden + key_value) + label_rows * (kept - hidden - key_value)
+    last_kept = num_tokens * (hidden + key_value) + num_labels * (kept - hidden - key_value)
     if adapter.why_not_fused is not None:
-        last_kept = rows * kept
+        last_kept = num_tokens * kept
     below = [0]
     for layer in range(shape.num_layers):
         below.append(below[-1] + kept_by(layer))
 
     def backward_of(layer: int) -> int:
         """Bytes in use during the backward pass of a layer: those kept up to this layer, and its temporaries."""
-        asking = label_rows if layer == last else rows
-        again = 0
+        num_queries = num_labels if layer == last else num_tokens
+        recomputed = 0
         if is_checkpointed(layer):
-            again = last_kept if layer == last else rows * kept
-            again -= 0 if settings.offloads_checkpoints else rows * checkpointed
-        return below[layer + 1] + again + _working_bytes(base, adapter, settings, rows, asking, largest.segments)
+            recomputed = last_kept if layer == last else num_tokens * kept
+            recomputed -= 0 if settings.offloads_checkpoints else num_tokens * checkpointed
+        working = _working_bytes(base, adapter, settings, num_tokens, num_queries, largest.num_segments)
+        return below[layer + 1] + recomputed + working
 
-    moments = [(backward_of(last) + label_rows * hidden, 0)]
+    moments = [(backward_of(last) + num_labels * hidden, 0)]
     if last > 0:
         moments.append((backward_of(last - 1), 0))
     if 0 < num_checkpointed <= last - 1:
         moments.append((backward_of(num_checkpointed - 1), 0))
     # The head: hidden states before and after the norm, and their gradient; a chunk's logits and their gradient.
-    logits = min(label_rows, CHUNK_ROWS) * shape.vocabulary_size * (4 + itemsize)
+    logits = min(num_labels, CHUNK_LABELS) * shape.vocabulary_size * (4 + itemsize)
     if not adapter.has_plain_head:  # all at once: as computed, in fp32, their log-softmax and its gradient
-        logits = label_rows * shape.vocabulary_size * (3 * 4 + itemsize)
-    moments.append((below[-1] + 3 * label_rows * hidden, logits))
+        logits = num_labels * shape.vocabulary_size * (3 * 4 + itemsize)
+    moments.append((below[-1] + 3 * num_labels * hidden, logits))
     # The end of the backward pass, when all gradients exist and have not been accumulated yet.
     moments.append((backward_of(adapter.first_layer) + 4 * adapter.num_trained, 0))
     return max(moments, key=sum)
 
 
 def _working_bytes(
-    base: BaseShape, adapter: AdapterShape, settings: MemorySettings, rows: int, asking: int, segments: int
+    base: BaseShape,
+    adapter: AdapterShape,
+    settings: MemorySettings,
+    num_tokens: int,
+    num_queries: int,
+    num_segments: int,
 ) -> int:
     """What a layer's backward pass works with beside what has been kept, at its own worst moment."""
     shape, itemsize = base.shape, base.dtype.itemsize
@@ -219,9 +226,9 @@ def _working_bytes(
         mlp += width * (2 if adapter.has_dropout else 1)
     # In attention: gradients of the output, of the residual stream, of the attended values and of the queries; the sums
     # of the queries' gradients in fp32, in whole blocks; gradients of keys and values for every query head.
-    of_attention = asking * (2 * hidden + 2 * attention * itemsize) + rows * 2 * attention * itemsize
-    of_attention += (asking + _FLASH_BLOCK * segments) * attention * 4
-    of_mlp = asking * mlp
+    of_attention = num_queries * (2 * hidden + 2 * attention * itemsize) + num_tokens * 2 * attention * itemsize
+    of_attention += (num_queries + _FLASH_BLOCK * num_segments) * attention * 4
+    of_mlp = num_queries * mlp
     if settings.quantize == "fp8":
-        of_mlp += asking * hidden + base.largest  # the transposed weight
+        of_mlp += num_queries * hidden + base.largest  # the transposed weight
     return max(of_mlp, of_attention)

@@ -28,10 +28,10 @@ from glmtune.ops import takes_flash_kernel
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.optimizers import is_elementwise, state_bytes
 from glmtune.planning.planned import PlannedRun
-from glmtune.planning.planner import Freedom, Planner
+from glmtune.planning.planner import Planner, SearchSpace
 from glmtune.planning.settings import SETTINGS, as_before, decide, with_settings
 from glmtune.planning.shape import AdapterShape
-from glmtune.planning.steps import lay_out, num_optimizer_steps, prefix_note, shares_prefix
+from glmtune.planning.steps import num_optimizer_steps, prefix_note, shares_prefix, size_step
 
 # Stands for a card that is not installed; current cards have the flash attention kernel.
 _CARD = torch.device("cuda")
@@ -69,27 +69,27 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
     base, adapter = _shapes(config, base_config, known.dtype)
     optim = str(config.train.get("optim", "adamw_torch"))
     whole = _whole_freedom(config, base_config, adapter, sorted(train.lengths), known)
-    freedom = decide(whole, config, base_config.num_layers, adapter.why_not_fused)
+    space = decide(whole, config, base_config.num_layers, adapter.why_not_fused)
     if config.model.quantize == "auto":
         names = [each.name for each in automatic_formats(config.lora) if not _lacks_package(each)]
-        freedom = replace(freedom, quantize=[name for name in whole.quantize if name in names])
+        space = replace(space, quantize=[name for name in whole.quantize if name in names])
     if keeps_format:
-        whole = whole.with_format(freedom.quantize[0])
+        whole = whole.with_format(space.quantize[0])
     planner = Planner(
         base,
         adapter,
         known.speed,
-        cache(lambda max_tokens, graphs: lay_out(config, train, max_tokens, graphs)),
+        cache(lambda max_tokens, graphs: size_step(config, train, max_tokens, graphs)),
         # DistributedDataParallel, used where parameters are not flat, holds another copy of the gradients.
         state_bytes(optim) + (4 if known.num_processes > 1 and not is_elementwise(optim) else 0),
     )
     is_on_cpu = known.device is not None and known.device.type == "cpu"
     limit = math.inf if known.free_bytes is None else known.free_bytes
     if is_on_cpu:
-        chosen = planner.plainest(freedom)
+        chosen = planner.plainest(space)
         filled = with_settings(config, chosen, SETTINGS[:1])
     else:
-        chosen = planner.choose(freedom, limit) or planner.smallest(freedom)
+        chosen = planner.choose(space, limit) or planner.smallest(space)
         filled = with_settings(config, chosen)
     planned = PlannedRun(
         config=filled,
@@ -99,7 +99,7 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
         shares_prefix=shares_prefix(config),
         why_not_fused=adapter.why_not_fused,
         planner=planner,
-        whole_freedom=whole,
+        whole_space=whole,
         device=known.name,
         longest=max(train.lengths),
     )
@@ -109,7 +109,7 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
     if not is_on_cpu and not keeps_format and planned.fits:
         faster = planner.faster_format(chosen, whole, limit)
         if faster is not None:
-            notes.append(f"{faster.setting} would take {-faster.slowdown:.0%} less time a step, and is less exact")
+            notes.append(f"{faster.setting} would take {-faster.slowdown:.0%} less time per step, but is less precise")
     return replace(planned, notes=tuple(notes))
 
 
@@ -129,7 +129,7 @@ def _shapes(config: RunConfig, base_config: Any, dtype: torch.dtype) -> tuple[Ba
 
 def _whole_freedom(
     config: RunConfig, base_config: Any, adapter: AdapterShape, lengths: list[int], known: KnownDevice
-) -> Freedom:
+) -> SearchSpace:
     """All choices that a run has, without the user's settings."""
     is_fused = adapter.why_not_fused is None
     can_graph = (
@@ -146,7 +146,7 @@ def _whole_freedom(
     limits = [config.train["per_device_train_batch_size"] * longest]
     while limits[-1] > longest:
         limits.append(max(limits[-1] // 2, longest))
-    return Freedom(
+    return SearchSpace(
         quantize=formats,
         offloads_embedding=(False, True) if is_fused and not base_config.tie_word_embeddings else (False,),
         num_checkpointed=range(base_config.num_layers + 1),
@@ -156,23 +156,23 @@ def _whole_freedom(
     )
 
 
-def _is_possible(held: WeightFormat, base_config: Any, known: KnownDevice) -> bool:
-    if known.device is None and not held.is_automatic:
+def _is_possible(weight_format: WeightFormat, base_config: Any, known: KnownDevice) -> bool:
+    if known.device is None and not weight_format.is_automatic:
         return False  # unknown whether that card supports fp8 products
     try:
-        check_format(held.name, base_config, known.dtype, known.device or torch.device("meta"))
+        check_format(weight_format.name, base_config, known.dtype, known.device or torch.device("meta"))
     except GlmtuneError:
         return False
     return True
 
 
-def _lacks_package(held: WeightFormat) -> bool:
-    return held.takes_bitsandbytes and not has_bitsandbytes()
+def _lacks_package(weight_format: WeightFormat) -> bool:
+    return weight_format.takes_bitsandbytes and not has_bitsandbytes()
 
 
 def _notes(config: RunConfig, adapter: AdapterShape, known: KnownDevice, longest: int) -> Iterator[str]:
     if adapter.why_not_fused is not None:
-        yield f"layers cannot be fused, which takes time and memory: {adapter.why_not_fused}"
+        yield f"layers cannot be fused, which costs time and memory: {adapter.why_not_fused}"
     if config.model.quantize == "fp8" and known.device is None:
         yield "fp8 needs a Hopper or newer GPU"
     if config.model.quantize == "fp8" and known.device is not None and known.device.type == "cpu":
@@ -180,6 +180,6 @@ def _notes(config: RunConfig, adapter: AdapterShape, known: KnownDevice, longest
     limit = config.train.get("max_tokens_per_device")
     if limit is not None and limit < longest:
         yield (
-            f"train.max_tokens_per_device={limit} is below the longest sample: that one is a pass of {longest} tokens "
-            "all the same"
+            f"train.max_tokens_per_device={limit} is below the longest sample, which still takes a pass of "
+            f"{longest} tokens"
         )

@@ -9,7 +9,7 @@ from glmtune.loading.devices import GIB
 from glmtune.loading.formats import FORMATS, has_bitsandbytes
 from glmtune.loading.quantized_linear import HOW_TO_INSTALL
 from glmtune.planning.memory import MemorySettings
-from glmtune.planning.planner import Change, Freedom, Plan, Planner
+from glmtune.planning.planner import Candidate, Change, Planner, SearchSpace
 from glmtune.planning.settings import spell
 
 # Memory of the CUDA context of a process.
@@ -29,20 +29,20 @@ class PlannedRun:
         shares_prefix: Whether a prefix common to several samples is computed once.
         why_not_fused: Why the layers cannot be fused; None if they are fused.
         planner: The planner that made the plan.
-        whole_freedom: All choices, without the user's settings.
+        whole_space: All choices, without the user's settings.
         device: The device that the time is estimated for, in words.
         longest: Tokens of the longest sample.
         notes: Further notes to the user, one line each.
     """
 
     config: RunConfig
-    chosen: Plan
+    chosen: Candidate
     free_bytes: float | None
     num_steps: int
     shares_prefix: bool
     why_not_fused: str | None
     planner: Planner
-    whole_freedom: Freedom
+    whole_space: SearchSpace
     device: str
     longest: int
     notes: tuple[str, ...] = ()
@@ -86,23 +86,23 @@ class PlannedRun:
         if self.fits or self.free_bytes is None:
             return
         raise TrainingError(
-            f"this run does not fit: it needs {self.chosen.memory.needed / GIB:.1f} GiB at least, and "
+            f"this run does not fit: it needs at least {self.chosen.memory.needed / GIB:.1f} GiB, and "
             f"{max(self.free_bytes, 0) / GIB:.1f} GiB are free. {self.what_would_fit(self.free_bytes)}"
             + "".join(f"\n{note}" for note in self.notes)
         )
 
     def what_would_fit(self, free_bytes: float) -> str:
         """Which settings would fit in `free_bytes`, as a sentence; otherwise how large a card is needed."""
-        fitting = self.planner.choose(self.whole_freedom, free_bytes)
+        fitting = self.planner.choose(self.whole_space, free_bytes)
         if fitting is not None:
             settings = " ".join(spell(fitting))
             if FORMATS[fitting.settings.quantize].takes_bitsandbytes and not has_bitsandbytes():
                 return f"With bitsandbytes ({HOW_TO_INSTALL}) these settings would fit: {settings}"
             return f"These settings would fit: {settings}"
-        smallest = self.planner.smallest(self.whole_freedom)
+        smallest = self.planner.smallest(self.whole_space)
         card = math.ceil(smallest.memory.needed / GIB + CONTEXT_GIB)
         return (
-            f"The smallest card that could do it has {card} GiB ({' '.join(spell(smallest))}). "
+            f"The smallest card that would do has {card} GiB ({' '.join(spell(smallest))}). "
             f"Shorter samples need less: data.max_length, now up to {self.longest} tokens"
         )
 
@@ -112,7 +112,7 @@ class PlannedRun:
         Args:
             keeps_format: Whether the base must stay in its current format.
         """
-        freedom = self.whole_freedom
+        space = self.whole_space
         if keeps_format:
-            freedom = freedom.with_format(self.settings.quantize)
-        return self.planner.cheapest_changes(self.chosen, freedom)
+            space = space.with_format(self.settings.quantize)
+        return self.planner.cheapest_changes(self.chosen, space)

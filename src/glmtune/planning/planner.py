@@ -13,41 +13,42 @@ from glmtune.planning.memory import MemoryEstimate, MemorySettings, Pass, estima
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
 
-# Numbers that norms, rotation and activation of a layer read and write per row, both ways, in units of F and H.
+# Numbers that norms, rotation and activation of a layer read and write per token, both ways, in units of F and H.
 _MOVED_F, _MOVED_H = 8, 20
-# Products read their weights while they compute, but not all of that time is hidden: a pass of 449 rows took 4 ms more
-# than the 40 us a row of a pass of 8,192, where reading takes 5.3 ms; CUDA graphs in results/train_throughput.csv.
+# Products read their weights while they compute, but not all of that time is hidden: a pass of 449 tokens took 4 ms
+# more than the 40 us a token of a pass of 8,192, where reading takes 5.3 ms; CUDA graphs in
+# results/train_throughput.csv.
 _NOT_HIDDEN = 0.7
 # Bytes a second between host and device, at the bandwidth of a narrow PCIe slot.
 _BUS_BYTES_PER_S = 6e9
 # Each departure from the plainest settings must make the run faster by this share.
-_WORTH_IT = 0.01
+_LEAST_SPEEDUP = 0.01
 # A less exact format is worth a line where it is faster by this share.
-_WORTH_SAYING = 0.25
+_LEAST_SUGGESTED_SPEEDUP = 0.25
 # Unfused layers take longer by this factor: 473 ms a step against 326, 8,192 tokens, in the same file.
 _UNFUSED_TIME = 1.45
 
 
 class StepShape(NamedTuple):
-    """The layout of an optimiser step under a limit of tokens per pass.
+    """The passes of an optimiser step under a limit of tokens per pass.
 
     Attributes:
         max_tokens: The limit: most tokens of a pass.
         largest: The largest possible pass.
         num_passes: Passes of a step, on average.
-        rows: Rows of a pass, padding included, on average.
-        label_rows: Label rows of a pass, on average.
+        mean_tokens: Tokens computed in a pass, padding included, on average.
+        mean_labels: Labels of a pass, on average.
     """
 
     max_tokens: int
     largest: Pass
     num_passes: float
-    rows: float
-    label_rows: float
+    mean_tokens: float
+    mean_labels: float
 
 
 @dataclass(frozen=True)
-class Freedom:
+class SearchSpace:
     """The values to choose among; a single one for each setting that the user has made.
 
     Attributes:
@@ -66,18 +67,18 @@ class Freedom:
     uses_graphs: Sequence[bool] = (True, False)
     max_tokens: Sequence[int] = ()
 
-    def with_format(self, quantize: Quantize) -> "Freedom":
+    def with_format(self, quantize: Quantize) -> "SearchSpace":
         """The same for a base in one format."""
         return replace(self, quantize=(quantize,))
 
 
 @dataclass(frozen=True)
-class Plan:
+class Candidate:
     """Settings, with their estimated memory and time.
 
     Attributes:
         settings: The settings.
-        step: The layout of steps.
+        step: The size and number of its passes.
         memory: The estimated device memory.
         seconds_per_step: The estimated time of an optimiser step.
     """
@@ -89,7 +90,7 @@ class Plan:
 
 
 class Change(NamedTuple):
-    """A single change to a plan.
+    """A single change to a candidate.
 
     Attributes:
         setting: The setting, as written on the command line.
@@ -113,7 +114,7 @@ class Planner:
         base: The base.
         adapter: The adapter.
         speed: The device.
-        lay_out: Lays steps out under a limit of tokens, with or without padding for CUDA graphs.
+        size_step: The passes of a step under a limit of tokens, with or without padding for CUDA graphs.
         state_bytes: As for `estimate_memory`.
     """
 
@@ -122,145 +123,153 @@ class Planner:
         base: BaseShape,
         adapter: AdapterShape,
         speed: DeviceSpeed,
-        lay_out: Callable[[int, bool], StepShape],
+        size_step: Callable[[int, bool], StepShape],
         state_bytes: int = 8,
     ) -> None:
         self._base, self._adapter, self._speed = base, adapter, speed
-        self._lay_out, self._state_bytes = lay_out, state_bytes
+        self._size_step, self._state_bytes = size_step, state_bytes
 
-    def plan(self, settings: MemorySettings, max_tokens: int) -> Plan:
+    def estimate(self, settings: MemorySettings, max_tokens: int) -> Candidate:
         """Estimates memory and time of given settings."""
-        step = self._lay_out(max_tokens, settings.uses_graphs)
+        step = self._size_step(max_tokens, settings.uses_graphs)
         memory = estimate_memory(self._base, self._adapter, settings, step.largest, self._state_bytes)
-        return Plan(settings, step, memory, self._seconds_per_step(settings, step))
+        return Candidate(settings, step, memory, self._seconds_per_step(settings, step))
 
-    def choose(self, freedom: Freedom, free_bytes: float) -> Plan | None:
-        """The fastest plan that fits, in the most exact format that has one; None if no plan fits."""
-        for quantize in freedom.quantize:
-            fitting = [plan for plan in self._plans(freedom, quantize, free_bytes) if plan.memory.needed <= free_bytes]
+    def choose(self, space: SearchSpace, free_bytes: float) -> Candidate | None:
+        """The fastest candidate that fits, in the most exact format that has one; None if no candidate fits."""
+        for quantize in space.quantize:
+            fitting = [
+                candidate
+                for candidate in self._candidates(space, quantize, free_bytes)
+                if candidate.memory.needed <= free_bytes
+            ]
             if fitting:
                 return min(fitting, key=self._price)
         return None
 
-    def faster_format(self, plan: Plan, freedom: Freedom, free_bytes: float) -> Change | None:
+    def faster_format(self, candidate: Candidate, space: SearchSpace, free_bytes: float) -> Change | None:
         """A format that would make a run faster by a quarter or more, if there is one, to suggest to the user.
 
         Args:
-            plan: The chosen plan.
-            freedom: The values to choose among.
+            candidate: The chosen candidate.
+            space: The values to choose among.
             free_bytes: Memory that the device has for the run.
         """
-        others = [quantize for quantize in freedom.quantize if quantize != plan.settings.quantize]
-        chosen = (self.choose(freedom.with_format(quantize), free_bytes) for quantize in others)
+        others = [quantize for quantize in space.quantize if quantize != candidate.settings.quantize]
+        chosen = (self.choose(space.with_format(quantize), free_bytes) for quantize in others)
         fastest = min((each for each in chosen if each is not None), key=self._price, default=None)
-        if fastest is None or self._price(fastest) * (1 + _WORTH_SAYING) > self._price(plan):
+        if fastest is None or self._price(fastest) * (1 + _LEAST_SUGGESTED_SPEEDUP) > self._price(candidate):
             return None
-        slowdown = fastest.seconds_per_step / plan.seconds_per_step - 1
-        saved = plan.memory.needed - fastest.memory.needed
+        slowdown = fastest.seconds_per_step / candidate.seconds_per_step - 1
+        saved = candidate.memory.needed - fastest.memory.needed
         return Change(f"model.quantize={fastest.settings.quantize}", saved, slowdown)
 
-    def plainest(self, freedom: Freedom) -> Plan:
-        """The plan with the first choice of each setting, without graphs unless they are required."""
+    def plainest(self, space: SearchSpace) -> Candidate:
+        """The candidate with the first choice of each setting, without graphs unless they are required."""
         settings = MemorySettings(
-            freedom.quantize[0],
-            freedom.offloads_embedding[0],
-            freedom.num_checkpointed[0],
-            freedom.offloads_checkpoints[0],
-            freedom.uses_graphs[-1],
+            space.quantize[0],
+            space.offloads_embedding[0],
+            space.num_checkpointed[0],
+            space.offloads_checkpoints[0],
+            space.uses_graphs[-1],
         )
-        return self.plan(settings, freedom.max_tokens[0])
+        return self.estimate(settings, space.max_tokens[0])
 
-    def smallest(self, freedom: Freedom) -> Plan:
-        """The plan that needs least memory."""
-        plans = (plan for quantize in freedom.quantize for plan in self._plans(freedom, quantize, 0))
-        return min(plans, key=lambda plan: plan.memory.needed)
+    def smallest(self, space: SearchSpace) -> Candidate:
+        """The candidate that needs least memory."""
+        candidates = (candidate for quantize in space.quantize for candidate in self._candidates(space, quantize, 0))
+        return min(candidates, key=lambda candidate: candidate.memory.needed)
 
-    def cheapest_changes(self, plan: Plan, freedom: Freedom, count: int = 3) -> list[Change]:
+    def cheapest_changes(self, candidate: Candidate, space: SearchSpace, count: int = 3) -> list[Change]:
         """The single changes that save memory at the least loss of speed.
 
         Args:
-            plan: The plan to change.
-            freedom: All choices, without the user's settings.
+            candidate: The candidate to change.
+            space: All choices, without the user's settings.
             count: The largest number of changes.
         """
-        settings, limit = plan.settings, plan.step.max_tokens
+        settings, limit = candidate.settings, candidate.step.max_tokens
         changed = [
             (f"train.max_tokens_per_device={smaller}", settings, smaller)
-            for smaller in freedom.max_tokens
+            for smaller in space.max_tokens
             if smaller < limit
         ][:1]
-        for name, new in self._changed_settings(settings, freedom):
+        for name, new in self._changed_settings(settings, space):
             changed.append((name, new, limit))
         changes = []
         for name, new, max_tokens in changed:
-            other = self.plan(new, max_tokens)
-            saved = plan.memory.needed - other.memory.needed
-            if saved >= 0.01 * (plan.memory.peak - plan.memory.overhead):
-                changes.append(Change(name, saved, other.seconds_per_step / plan.seconds_per_step - 1))
+            other = self.estimate(new, max_tokens)
+            saved = candidate.memory.needed - other.memory.needed
+            if saved >= 0.01 * (candidate.memory.peak - candidate.memory.overhead):
+                changes.append(Change(name, saved, other.seconds_per_step / candidate.seconds_per_step - 1))
         return sorted(changes, key=lambda change: change.slowdown)[:count]
 
-    def _changed_settings(self, settings: MemorySettings, freedom: Freedom) -> Iterator[tuple[str, MemorySettings]]:
+    def _changed_settings(self, settings: MemorySettings, space: SearchSpace) -> Iterator[tuple[str, MemorySettings]]:
         if settings.uses_graphs:
             yield "train.cuda_graphs=false", replace(settings, uses_graphs=False)
-        if not settings.offloads_embedding and True in freedom.offloads_embedding:
+        if not settings.offloads_embedding and True in space.offloads_embedding:
             yield "model.offload_embedding=true", replace(settings, offloads_embedding=True)
-        num_layers = max(freedom.num_checkpointed)
+        num_layers = max(space.num_checkpointed)
         if settings.num_checkpointed < num_layers:
             yield "train.gradient_checkpointing=true", replace(settings, num_checkpointed=num_layers)
-        if settings.num_checkpointed and not settings.offloads_checkpoints and True in freedom.offloads_checkpoints:
+        if settings.num_checkpointed and not settings.offloads_checkpoints and True in space.offloads_checkpoints:
             new = replace(settings, offloads_checkpoints=True, uses_graphs=False)
             yield "train.offload_checkpoints=true train.cuda_graphs=false", new
-        for quantize in freedom.quantize:
+        for quantize in space.quantize:
             if quantize != settings.quantize:
                 yield f"model.quantize={quantize}", replace(settings, quantize=quantize)
 
-    def _plans(self, freedom: Freedom, quantize: Quantize, free_bytes: float) -> Iterator[Plan]:
-        """For each combination the plan with the fewest checkpointed layers that fits, or with the most."""
+    def _candidates(self, space: SearchSpace, quantize: Quantize, free_bytes: float) -> Iterator[Candidate]:
+        """For each combination the candidate with the fewest checkpointed layers that fits, or with the most."""
         for embedding, offloads, graphs, max_tokens in itertools.product(
-            freedom.offloads_embedding, freedom.offloads_checkpoints, freedom.uses_graphs, freedom.max_tokens
+            space.offloads_embedding, space.offloads_checkpoints, space.uses_graphs, space.max_tokens
         ):
-            if offloads and (graphs or max(freedom.num_checkpointed) == 0):
+            if offloads and (graphs or max(space.num_checkpointed) == 0):
                 continue
-            if graphs and False in freedom.uses_graphs and self._lay_out(max_tokens, False).rows >= MOST_GRAPHED_TOKENS:
+            if (
+                graphs
+                and False in space.uses_graphs
+                and self._size_step(max_tokens, False).mean_tokens >= MOST_GRAPHED_TOKENS
+            ):
                 continue  # hardly any pass would be small enough to record
-            for num_checkpointed in freedom.num_checkpointed:
+            for num_checkpointed in space.num_checkpointed:
                 settings = MemorySettings(quantize, embedding, num_checkpointed, offloads, graphs)
-                plan = self.plan(settings, max_tokens)
-                if plan.memory.needed <= free_bytes:
+                candidate = self.estimate(settings, max_tokens)
+                if candidate.memory.needed <= free_bytes:
                     break
-            yield plan
+            yield candidate
 
-    def _price(self, plan: Plan) -> float:
-        settings = plan.settings
+    def _price(self, candidate: Candidate) -> float:
+        settings = candidate.settings
         departures = settings.offloads_embedding + settings.offloads_checkpoints + (settings.num_checkpointed > 0)
-        return plan.seconds_per_step * (1 + _WORTH_IT * departures)
+        return candidate.seconds_per_step * (1 + _LEAST_SPEEDUP * departures)
 
     def _seconds_per_step(self, settings: MemorySettings, step: StepShape) -> float:
         """Products, memory traffic and the bus one after the other; or the host, where it takes longer."""
-        base, shape, held = self._base, self._base.shape, FORMATS[settings.quantize]
+        base, shape, weight_format = self._base, self._base.shape, FORMATS[settings.quantize]
         itemsize, in_blocks = base.dtype.itemsize, base.in_blocks
-        again = settings.num_checkpointed / shape.num_layers
+        checkpointed_share = settings.num_checkpointed / shape.num_layers
         # Running a layer forward again stops before its last projection.
-        forward_again = again * (1 - shape.ffn_hidden_size * shape.hidden_size * shape.num_layers / in_blocks)
-        through_layers = 2 + forward_again
-        share_of_rows = (shape.num_layers - 1 + step.label_rows / step.rows) / shape.num_layers
-        products = 2 * step.rows * share_of_rows * in_blocks * through_layers
-        products /= held.product_speed
-        products += 4 * step.label_rows * base.head
-        # However few the rows, every weight is read: many small passes take longer than a large one of as many rows.
+        recomputed = checkpointed_share * (1 - shape.ffn_hidden_size * shape.hidden_size * shape.num_layers / in_blocks)
+        through_layers = 2 + recomputed
+        share_of_tokens = (shape.num_layers - 1 + step.mean_labels / step.mean_tokens) / shape.num_layers
+        products = 2 * step.mean_tokens * share_of_tokens * in_blocks * through_layers
+        products /= weight_format.product_speed
+        products += 4 * step.mean_labels * base.head
+        # However few the tokens, every weight is read: many small passes take longer than one large pass.
         reading_s = through_layers * in_blocks * itemsize / self._speed.bytes_per_s
         seconds = max(products / self._speed.flops + _NOT_HIDDEN * reading_s, reading_s)
         if self._adapter.why_not_fused is not None:
             seconds *= _UNFUSED_TIME
-        moved = step.rows * shape.num_layers * itemsize
+        moved = step.mean_tokens * shape.num_layers * itemsize
         moved *= _MOVED_F * shape.ffn_hidden_size + _MOVED_H * shape.hidden_size
-        moved += in_blocks * held.traffic_bytes(base.dtype) * through_layers
+        moved += in_blocks * weight_format.traffic_bytes(base.dtype) * through_layers
         seconds += moved / self._speed.bytes_per_s
-        over_bus = step.rows * shape.hidden_size * itemsize
+        over_bus = step.mean_tokens * shape.hidden_size * itemsize
         seconds += settings.offloads_embedding * over_bus / _BUS_BYTES_PER_S
         if settings.offloads_checkpoints:
             seconds += 2 * settings.num_checkpointed * over_bus / _BUS_BYTES_PER_S
         if not settings.uses_graphs:
-            asked = held.launches_per_layer * (1 + again / 3) * shape.num_layers
-            seconds = max(seconds, asked * self._speed.launch_s)
+            launches = weight_format.launches_per_layer * (1 + checkpointed_share / 3) * shape.num_layers
+            seconds = max(seconds, launches * self._speed.launch_s)
         return step.num_passes * seconds

@@ -21,14 +21,14 @@ def print_plan(planned: PlannedRun, console: Console) -> None:
         return
     step = planned.chosen.step
     console.print(
-        f"largest pass: {step.largest.rows:,} rows, {step.largest.label_rows:,} of them learnt; "
-        f"{step.num_passes:.3g} passes a step",
+        f"largest pass: {step.largest.num_tokens:,} tokens, {step.largest.num_labels:,} of them learnt; "
+        f"{step.num_passes:.3g} passes per step",
         highlight=False,
     )
     seconds = planned.num_steps * planned.chosen.seconds_per_step
     console.print(f"expected: {planned.num_steps:,} steps, {_duration(seconds)} on {planned.device}", highlight=False)
     console.print(f"settings: {' '.join(spell(planned.chosen))}", highlight=False, soft_wrap=True)
-    console.print("(leave them out, and train chooses by the card that it finds)")
+    console.print("(leave these out to let train choose by the card that it finds)")
     if planned.free_bytes is None:
         console.print("no GPU here to compare with; --gpu-gib N plans for a card of N GiB")
     for note in planned.notes:

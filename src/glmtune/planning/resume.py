@@ -117,12 +117,12 @@ def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
                 f"Start a new run without it, or give the path of a checkpoint{found}"
             )
         for fault in damaged:
-            _logger.warning("%s. Going on from %s, the newest that is whole", fault, newest.name)
+            _logger.warning("%s. Continuing from %s, the newest that is intact", fault, newest.name)
         return newest
     checkpoint = Path(str(resume)).expanduser()
     if not has_adapter(checkpoint) or not (checkpoint / STATE_NAME).exists():
         raise TrainingError(
-            f"train.resume_from_checkpoint: {checkpoint} is no complete checkpoint; expected a folder with "
+            f"train.resume_from_checkpoint: {checkpoint} is not a complete checkpoint; expected a folder with "
             f"adapter_config.json, {WEIGHTS_NAME} and {STATE_NAME}"
         )
     if faults := list(checkpoint_faults(checkpoint)):
@@ -166,35 +166,41 @@ def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_ste
     """
     checkpoint, before = earlier.checkpoint, earlier.manifest
     if before is None:
-        raise TrainingError(f"{checkpoint} has no {MANIFEST_NAME}, so it cannot be told whether the run is the same")
+        raise TrainingError(f"{checkpoint} has no {MANIFEST_NAME}, so there is no telling whether the run is the same")
     faults = [
         f"{key} was {old!r} and is {new!r} now"
         for key, old, new in _compare(before, manifest)
         if _as_json(old) != _as_json(new)
     ]
     if not faults and before.data_fingerprint != manifest.data_fingerprint:
-        faults.append("the data are others now, or are rendered in another way (was glmtune updated?)")
+        faults.append("the data have changed, or are rendered differently (was glmtune updated?)")
     if before.base_fingerprint not in ("", manifest.base_fingerprint):
-        faults.append("the base's weights are others now than those that it was trained on")
+        faults.append("the base's weights are not those that it was trained on")
+    state = read_state(checkpoint)
+    if state["best_metric"] is not None and before.eval_fingerprint not in ("", manifest.eval_fingerprint):
+        faults.append("the evaluation data are not those that the best checkpoint was chosen by")
     faults += _process_faults(checkpoint, num_processes)
     if faults:
-        heading = f"{checkpoint} cannot be resumed, the run would not be the same"
+        heading = f"{checkpoint} cannot be resumed: it would not be the same run"
         raise TrainingError(
             f"{summarise_faults(heading, [f'{heading}: {faults[0]}'] if len(faults) == 1 else faults)}\n"
-            "Set it back; or start a new run from this adapter, with an optimiser and a schedule of its own: "
+            "Undo the change, or start a new run from this adapter, with a fresh optimiser and schedule: "
             f"model.adapter_path={checkpoint} train.output_dir=ANOTHER_FOLDER"
         )
-    state = read_state(checkpoint)
     if state["global_step"] > num_steps and _is_longer(before, manifest):
         raise TrainingError(
-            f"{checkpoint.name} has {state['global_step']} steps already, and {num_steps} are asked for. Raise "
+            f"{checkpoint.name} has {state['global_step']} steps already, and {num_steps} were requested. Raise "
             "train.max_steps or train.num_train_epochs, or resume from an earlier checkpoint"
         )
-    if not _is_longer(before, manifest) and is_finished(run, state["global_step"]):
-        raise TrainingError(
-            f"{run} is finished ({state['global_step']} of {state['max_steps']} steps), there is nothing to resume. "
+    num_finished = finished_steps(run)
+    if not _is_longer(before, manifest) and num_finished is not None and num_finished >= state["global_step"]:
+        message = (
+            f"{run} is finished ({num_finished} of {state['max_steps']} steps), there is nothing to resume. "
             "To train longer, raise train.num_train_epochs or train.max_steps"
         )
+        if num_finished > state["global_step"]:
+            message += f"\nTo train again from {checkpoint.name}, set train.output_dir to another folder"
+        raise TrainingError(message)
 
 
 def _process_faults(checkpoint: Path, num_processes: int) -> Iterator[str]:
@@ -206,21 +212,20 @@ def _process_faults(checkpoint: Path, num_processes: int) -> Iterator[str]:
         if before == int(os.environ.get("LOCAL_WORLD_SIZE", "0")):
             before = num_processes  # of a node with a disk of its own, which has its own processes' files alone
     if before != num_processes:
-        yield f"it began with {before} process{'es' * (before != 1)}, and goes on with {num_processes}"
+        yield f"it began with {before} process{'es' * (before != 1)}, and continues with {num_processes}"
 
 
-def is_finished(run: Path, step: int) -> bool:
-    """Whether a run has its final file, and not that of a shorter run that it was resumed from.
+def finished_steps(run: Path) -> int | None:
+    """The number of steps of a finished run, which has an adapter and its final file; None for another.
 
     Args:
         run: The run folder.
-        step: The step of the checkpoint that it would resume from.
     """
     try:
         num_steps = read_json_object(run / RESULTS_NAME, TrainingError).get("num_steps")
     except TrainingError:  # missing, or cut short
-        return False
-    return has_adapter(run) and isinstance(num_steps, int) and num_steps >= step
+        return None
+    return num_steps if has_adapter(run) and isinstance(num_steps, int) else None
 
 
 def has_all_steps(earlier: EarlierRun, manifest: RunManifest, num_steps: int) -> bool:

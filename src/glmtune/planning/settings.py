@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from glmtune.config import RunConfig
 from glmtune.errors import ConfigError
 from glmtune.loading.formats import check_adapter
-from glmtune.planning.planner import Freedom, Plan
+from glmtune.planning.planner import Candidate, SearchSpace
 
 
 class Setting(NamedTuple):
@@ -15,7 +15,7 @@ class Setting(NamedTuple):
 
     Attributes:
         key: Its key, with the section.
-        name: What `Freedom` calls its choices, and `MemorySettings` or `StepShape` the one chosen.
+        name: What `SearchSpace` calls its choices, and `MemorySettings` or `StepShape` the one chosen.
         needs: The requirement for switching it on, if there is one.
     """
 
@@ -23,7 +23,7 @@ class Setting(NamedTuple):
     name: str
     needs: str = ""
 
-    def asked(self, config: RunConfig, num_layers: int) -> Any:
+    def configured(self, config: RunConfig, num_layers: int) -> Any:
         """The value in a configuration; None if it is left open.
 
         Args:
@@ -49,7 +49,7 @@ SETTINGS = (
     Setting(
         "model.offload_embedding",
         "offloads_embedding",
-        "fused layers, and an embedding that is not the output layer too",
+        "fused layers, and an embedding that is not shared with the output layer",
     ),
     Setting("train.max_tokens_per_device", "max_tokens"),
     Setting("train.gradient_checkpointing", "num_checkpointed"),
@@ -62,7 +62,7 @@ SETTINGS = (
 )
 
 
-def decide(whole: Freedom, config: RunConfig, num_layers: int, why_not_fused: str | None = None) -> Freedom:
+def decide(whole: SearchSpace, config: RunConfig, num_layers: int, why_not_fused: str | None = None) -> SearchSpace:
     """Restricts the choices to those that the user's settings allow.
 
     Args:
@@ -76,18 +76,20 @@ def decide(whole: Freedom, config: RunConfig, num_layers: int, why_not_fused: st
     """
     decided: dict[str, Any] = {}
     for setting in SETTINGS:
-        value = setting.asked(config, num_layers)
+        value = setting.configured(config, num_layers)
         if value is None:
             continue
-        if setting.needs and value not in getattr(whole, setting.name):
+        if setting.needs and value not in vars(whole)[setting.name]:
             why = f"; here, {why_not_fused}" if why_not_fused else ""
-            raise ConfigError(f"{setting.key}=true is not possible here: it takes {setting.needs}{why}")
+            raise ConfigError(f"{setting.key}=true is not possible: it requires {setting.needs}{why}")
         decided[setting.name] = (value,)
     if "quantize" in decided:
         check_adapter(decided["quantize"][0], config.lora)
     if decided.get("offloads_checkpoints") == (True,):
         if decided.get("num_checkpointed") == (0,):
-            raise ConfigError("train.offload_checkpoints=true: there are no checkpoints without gradient_checkpointing")
+            raise ConfigError(
+                "train.offload_checkpoints=true: there is nothing to offload without gradient_checkpointing"
+            )
         if decided.get("uses_graphs") == (True,):
             raise ConfigError("train.cuda_graphs=true cannot be used with train.offload_checkpoints=true")
         decided.setdefault("num_checkpointed", range(1, num_layers + 1))
@@ -97,9 +99,9 @@ def decide(whole: Freedom, config: RunConfig, num_layers: int, why_not_fused: st
     return replace(whole, **decided)
 
 
-def with_settings(config: RunConfig, plan: Plan, settings: Iterable[Setting] = SETTINGS) -> RunConfig:
+def with_settings(config: RunConfig, candidate: Candidate, settings: Iterable[Setting] = SETTINGS) -> RunConfig:
     """The configuration with a plan's choices filled in."""
-    chosen = _chosen(plan)
+    chosen = _chosen(candidate)
     return _filled(config, {setting.key: chosen[setting.name] for setting in settings})
 
 
@@ -120,14 +122,14 @@ def as_before(config: RunConfig, before: Mapping[str, Any], settings: Iterable[S
     return _filled(config, filled)
 
 
-def spell(plan: Plan) -> list[str]:
+def spell(candidate: Candidate) -> list[str]:
     """A plan's settings, as on the command line."""
-    chosen = _chosen(plan)
+    chosen = _chosen(candidate)
     return [setting.spell(chosen[setting.name]) for setting in SETTINGS]
 
 
-def _chosen(plan: Plan) -> dict[str, Any]:
-    return {**asdict(plan.settings), "max_tokens": plan.step.max_tokens}
+def _chosen(candidate: Candidate) -> dict[str, Any]:
+    return {**asdict(candidate.settings), "max_tokens": candidate.step.max_tokens}
 
 
 def _read(config: RunConfig, key: str) -> Any:

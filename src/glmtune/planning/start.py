@@ -80,7 +80,7 @@ def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
 def _filled(config: RunConfig, adapter_path: str, own: dict[str, Any]) -> RunConfig:
     """The configuration with an adapter's own settings, after checking that those given agree with them."""
     faults = [
-        f"lora.{key}={value!r} was asked for, and the adapter in {adapter_path} has {own.get(key)!r}. Leave it out"
+        f"lora.{key}={value!r} was requested, but the adapter in {adapter_path} has {own.get(key)!r}. Leave it out"
         for key, value in config.lora.items()
         if key not in _NOT_OF_WEIGHTS and _as_names(value) != _as_names(own.get(key))
     ]

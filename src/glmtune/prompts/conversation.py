@@ -60,8 +60,8 @@ class Message:
     is_supervised: bool = True
 
     @property
-    def is_learnt(self) -> bool:
-        """Whether the message is supervised."""
+    def has_loss(self) -> bool:
+        """Whether the loss counts the message: a supervised turn of the assistant."""
         return self.role == "assistant" and self.is_supervised
 
     def text(self) -> str:
@@ -103,7 +103,7 @@ class Rendered:
     @property
     def labels(self) -> list[int]:
         """The ids where supervised, -100 elsewhere."""
-        return [i if learnt else -100 for i, learnt in zip(self.input_ids, self.loss_mask, strict=True)]
+        return [i if has_loss else -100 for i, has_loss in zip(self.input_ids, self.loss_mask, strict=True)]
 
 
 def check_turns(conversation: Conversation, *, for_training: bool = True) -> list[str]:
@@ -127,7 +127,7 @@ def check_turns(conversation: Conversation, *, for_training: bool = True) -> lis
         elif role == "assistant" and previous in (None, "system"):
             faults.append(f"message {number} is the assistant's, but nobody has asked anything yet")
         elif role == "observation" and previous != "assistant":
-            faults.append(f"message {number} is an observation, but no tool call of the assistant stands before it")
+            faults.append(f"message {number} is an observation, but the assistant has not called a tool before it")
         elif role == "user" and previous in ("user", "observation"):
             faults.append(f"message {number} is the user's, but the {previous}'s before it has no answer")
         previous = role
@@ -142,6 +142,6 @@ def check_turns(conversation: Conversation, *, for_training: bool = True) -> lis
 
 def check_supervision(conversation: Conversation) -> list[str]:
     """One sentence if a conversation has no supervised turn and cannot be trained on; otherwise empty."""
-    if any(message.is_learnt for message in conversation.messages):
+    if any(message.has_loss for message in conversation.messages):
         return []
     return ["there is nothing to learn from: no turn of the assistant is supervised"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glmtune.errors import DataError, show_names, show_text
-from glmtune.fields import (
+from glmtune.json_values import (
     check_unicode,
     json_type,
     parse_json,
@@ -148,7 +148,7 @@ def add_system(messages: Sequence[Message], system: str, tools: Sequence[Any]) -
     """
     own = messages[0] if messages and messages[0].role == "system" else None
     if own and system.strip():
-        raise DataError('there are two system texts, in "system" and in the first message. Keep one')
+        raise DataError('there are two system prompts, in "system" and in the first message. Keep one')
     if own and own.tools and tools:
         raise DataError('there are two lists of tools, in "tools" and in the first message. Keep one')
     if own:

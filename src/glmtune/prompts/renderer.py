@@ -45,8 +45,8 @@ def render(
     )
     if not any(rendered.loss_mask):
         raise DataError(
-            f"nothing to learn from is left after truncation to {max_length} tokens: only exchanges that were dropped "
-            "are supervised; raise data.max_length"
+            f"nothing to learn from is left after truncation to {max_length} tokens: all supervised turns were "
+            "dropped; raise data.max_length"
         )
     return rendered
 

@@ -24,14 +24,14 @@ def _chatglm3_pieces(
     messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
 ) -> list[Piece]:
     pieces = [Piece(tokenizer.prefix_token_ids)]
-    is_learnt = False  # of the turn before, whose end token is the next role token
+    is_supervised = False  # of the turn before, whose end token is the next role token
     for message in messages:
-        pieces.append(Piece([tokenizer.get_command(f"<|{message.role}|>")], is_learnt))
-        is_learnt = message.is_learnt
-        pieces.append(Piece(encode(f"{message.metadata}\n"), is_learnt))
-        pieces.append(Piece(encode(message.text()), is_learnt, is_content=True))
+        pieces.append(Piece([tokenizer.get_command(f"<|{message.role}|>")], is_supervised))
+        is_supervised = message.has_loss
+        pieces.append(Piece(encode(f"{message.metadata}\n"), is_supervised))
+        pieces.append(Piece(encode(message.text()), is_supervised, is_content=True))
     end = tokenizer.eos_token_id if for_training else tokenizer.get_command("<|assistant|>")
-    return [*pieces, Piece([end], is_learnt)]
+    return [*pieces, Piece([end], is_supervised)]
 
 
 def _tutorial_pieces(
@@ -54,9 +54,9 @@ def _tutorial_pieces(
             pieces += [Piece(ids[:start]), Piece(ids[start:stop], is_content=True), Piece(ids[stop:])]
             head = ""
         else:
-            is_learnt = message.is_supervised
-            pieces.append(Piece(encode(message.content), is_learnt, is_content=True))
-            pieces.append(Piece([tokenizer.eos_token_id], is_learnt))
+            is_supervised = message.is_supervised
+            pieces.append(Piece(encode(message.content), is_supervised, is_content=True))
+            pieces.append(Piece([tokenizer.eos_token_id], is_supervised))
     return pieces
 
 
@@ -72,8 +72,8 @@ def _chatglm2_pieces(
     pieces = [Piece(tokenizer.prefix_token_ids)]
     pieces += [Piece(ids[:start]), Piece(ids[start:stop], is_content=True), Piece(ids[stop:])]
     if for_training:
-        pieces.append(Piece(encode(last.content), last.is_learnt, is_content=True))
-        pieces.append(Piece([tokenizer.eos_token_id], last.is_learnt))
+        pieces.append(Piece(encode(last.content), last.has_loss, is_content=True))
+        pieces.append(Piece([tokenizer.eos_token_id], last.has_loss))
     return pieces
 
 

@@ -31,15 +31,15 @@ def without_oldest_exchanges(
 def shorten_contents(pieces: Sequence[Piece], max_length: int) -> int:
     """Cuts contents in place to the largest common length at which all fits; returns the number of tokens cut."""
     lengths = [len(piece.ids) for piece in pieces if piece.is_content]
-    room = max_length - sum(len(piece.ids) for piece in pieces if not piece.is_content)
-    if sum(lengths) <= room:
+    max_content = max_length - sum(len(piece.ids) for piece in pieces if not piece.is_content)
+    if sum(lengths) <= max_content:
         return 0
     levels = range(1, max(lengths))
-    level = bisect.bisect_right(levels, room, key=lambda each: sum(min(length, each) for length in lengths))
+    level = bisect.bisect_right(levels, max_content, key=lambda each: sum(min(length, each) for length in lengths))
     if level == 0:
         raise DataError(
             f"nothing is left after truncation to {max_length} tokens: role and end tokens alone take "
-            f"{max_length - room}; raise data.max_length"
+            f"{max_length - max_content}; raise data.max_length"
         )
     for piece in pieces:
         if piece.is_content:

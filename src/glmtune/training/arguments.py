@@ -132,9 +132,9 @@ def _evaluation_faults(train: Mapping[str, Any], has_eval: bool) -> list[str]:
         "save_strategy=best": train.get("save_strategy") == "best",
     }
     return [
-        f"train.{key} needs data to evaluate on; set data.eval_path, or data.eval_fraction=0.05 to set some apart"
-        for key, is_asked in needs_eval.items()
-        if is_asked
+        f"train.{key} needs data to evaluate on; set data.eval_path, or data.eval_fraction=0.05 to hold some out"
+        for key, is_set in needs_eval.items()
+        if is_set
     ]
 
 
@@ -146,7 +146,7 @@ def _tracker_faults(report_to: Any) -> list[str]:
         if name in ("none", "all") or name in available:
             continue
         if name not in known_trackers():
-            faults.append(f"train.report_to: unknown tracker {name!r}; there are {', '.join(known_trackers())}")
+            faults.append(f"train.report_to: unknown tracker {name!r}; known trackers: {', '.join(known_trackers())}")
         elif name != "flyte":
             faults.append(f"train.report_to: {name} is not installed; pip install {_PACKAGES.get(name, name)}")
     return faults

@@ -1,4 +1,4 @@
-"""Fuses a PEFT model's adapters into the layers, for training on packed rows.
+"""Fuses a PEFT model's adapters into the layers, for training on packed batches.
 
 Only the computation of the forward and backward pass changes: parameters, their names, saving, merging and disabling
 remain PEFT's, and all other calls of the model run through PEFT's modules as before.
@@ -15,11 +15,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from glmtune.adapters.fusable import ADAPTER_NAME, adapter_parameters, lora_linears
 from glmtune.compat import copy_to_each
-from glmtune.data.packed_rows import PackedRows
+from glmtune.data.packed_batch import PackedBatch
 from glmtune.loading.layer_weights import frozen_linear, layer_weights, without_adapter
 from glmtune.models.families import family_of
 from glmtune.models.family import LayerParts, Rotation, Shape
-from glmtune.ops import AdaptedLinear, Adapter, LayerCall, LayerWeights, fused_layer
+from glmtune.ops import Adapter, LayerCall, LayerWeights, Projection, fused_layer
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class FusedLayers:
             for projection in fused.weights.projections
         )
 
-    def __call__(self, hidden_TH: Tensor, rotation: Rotation, packed: PackedRows) -> Tensor:
+    def __call__(self, hidden_TH: Tensor, rotation: Rotation, packed: PackedBatch) -> Tensor:
         """Runs the layers.
 
         Args:
@@ -71,7 +71,7 @@ class FusedLayers:
             packed: The packed samples.
 
         Returns:
-            Output of the last layer on the label rows, [L, H].
+            Output of the last layer at the tokens with labels, [L, H].
         """
         with torch.no_grad():
             if self._wide:
@@ -89,7 +89,7 @@ class FusedLayers:
                 cos=cos,
                 sin=sin,
                 segments=packed.label_segments if index == last else packed.segments,
-                rows=packed.label_rows if index == last else None,
+                query_indices=packed.label_indices if index == last else None,
                 seed=seed,
                 stream=4 * index,  # one mask for each of the four projections
                 is_checkpointed=fused.layer.gradient_checkpointing and is_training,
@@ -110,16 +110,16 @@ class FusedLayers:
 
     def _fused_layer(self, parts: LayerParts, shape: Shape) -> _FusedLayer:
         adapted = [layer for layer in parts.projections if isinstance(layer, LoraLinear)]
-        weights = layer_weights(parts, shape, self._adapted_linear)
+        weights = layer_weights(parts, shape, self._projection)
         return _FusedLayer(parts.layer, weights, [p for layer in adapted for p in adapter_parameters(layer)])
 
-    def _adapted_linear(self, layer: nn.Module) -> AdaptedLinear:
+    def _projection(self, layer: nn.Module) -> Projection:
         if not isinstance(layer, LoraLinear):
             return without_adapter(layer)
         a, b = (self._narrow_copy(parameter) for parameter in adapter_parameters(layer))
         dropout = layer.lora_dropout[ADAPTER_NAME]
         probability = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
-        return AdaptedLinear(frozen_linear(layer), Adapter(a, b, layer.scaling[ADAPTER_NAME], probability))
+        return Projection(frozen_linear(layer), Adapter(a, b, layer.scaling[ADAPTER_NAME], probability))
 
     def _narrow_copy(self, parameter: nn.Parameter) -> Tensor:
         copy = parameter.detach().to(self._dtype, copy=True)
@@ -136,8 +136,8 @@ def _draw() -> int:
 def _without_adapters(weights: LayerWeights) -> LayerWeights:
     return replace(
         weights,
-        query_key_value=AdaptedLinear(weights.query_key_value.linear),
-        dense=AdaptedLinear(weights.dense.linear),
-        up=AdaptedLinear(weights.up.linear),
-        down=AdaptedLinear(weights.down.linear),
+        query_key_value=Projection(weights.query_key_value.linear),
+        dense=Projection(weights.dense.linear),
+        up=Projection(weights.up.linear),
+        down=Projection(weights.down.linear),
     )

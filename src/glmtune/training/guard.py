@@ -60,7 +60,7 @@ def probable_cause(
     """
     finite = [loss for loss in losses if math.isfinite(loss)]
     if base_dtype == torch.float16:
-        return "float16 overflows beyond 65,504. Use model.dtype=bfloat16 (or float32 where there is none)"
+        return "float16 overflows beyond 65,504. Use model.dtype=bfloat16 (or float32 where that is not supported)"
     if len(finite) >= 2 and finite[-1] > 1.5 * min(finite):
         clipping = "" if max_grad_norm > 0 else " train.max_grad_norm=1.0"
         return (
@@ -69,8 +69,8 @@ def probable_cause(
         )
     if not finite:
         return (
-            "it was so from the start: the base's weights may hold values that are not finite, or the learning rate of "
-            f"{learning_rate:g} is far too high. Check that the base answers: glmtune chat BASE"
+            "it has been so from the start: the base's weights may hold values that are not finite, or the "
+            f"learning rate of {learning_rate:g} is far too high. Check that the base answers: glmtune chat BASE"
         )
     return (
         "the loss was fine before, so look at the samples of that step (glmtune data check), or at the learning rate "

@@ -81,12 +81,12 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
         data = load_run_data(config, tokenizer, arguments.seed)
     for line in data.stats.lines():
         _say(console, line)
-    manifest = _make_manifest(config, data.stats.fingerprint)
+    manifest = _make_manifest(config, data, earlier)
     is_trained = False
     if earlier is not None:
         num_steps = num_optimizer_steps(config, len(data.train), arguments.world_size)
         check_resumed(earlier, Path(arguments.output_dir), manifest, num_steps, arguments.world_size)
-        _say(console, f"going on from {earlier.checkpoint}")
+        _say(console, f"continuing from {earlier.checkpoint}")
         is_trained = has_all_steps(earlier, manifest, num_steps)
     return RunInputs(config, arguments, dtype, tokenizer, data, manifest, earlier, is_trained)
 
@@ -105,17 +105,20 @@ def _compute_dtype(config: RunConfig) -> torch.dtype:
     return dtype
 
 
-def _make_manifest(config: RunConfig, data_fingerprint: str) -> RunManifest:
+def _make_manifest(config: RunConfig, data: RunData, earlier: EarlierRun | None) -> RunManifest:
     path = config.model.path
     template: Any = config.prompt.template  # `auto` has been resolved
+    before = None if earlier is None else earlier.manifest
     return RunManifest(
         base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
         template=template,
         system=config.prompt.system,
-        data_fingerprint=data_fingerprint,
+        data_fingerprint=data.stats.fingerprint,
         config=config.model_dump(mode="json"),
         versions=current_versions(),
         base_fingerprint=fingerprint_base(path or embedded_base()),
+        # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
+        eval_fingerprint=data.eval_fingerprint or ("" if before is None else before.eval_fingerprint),
     )
 
 

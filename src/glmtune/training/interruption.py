@@ -11,10 +11,10 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from glmtune.language import localise
-from glmtune.signals import hearing
+from glmtune.signals import handling
 from glmtune.training.processes import SharedFlag
 
-_STOPPING = "\nStopping after this step, once all is saved. Ctrl-C again aborts at once.\n"
+_STOPPING = "\nStopping after this step, once everything is saved. Press Ctrl-C again to abort at once.\n"
 
 # A launcher such as torchrun forwards Ctrl-C to processes that have already received it from the terminal.
 _SAME_PRESS_S = 1.0
@@ -38,16 +38,16 @@ class Interruption(TrainerCallback):
 
     def listening(self) -> AbstractContextManager[None]:
         """Handles the signals while training; only in the main thread, since Python allows it nowhere else."""
-        return hearing(self._on_signal)
+        return handling(self._on_signal)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Requests a checkpoint and the end of training, on all processes at the same step."""
-        is_asked = self._pressed_s is not None
+        is_requested = self._pressed_s is not None
         if args.world_size > 1 and torch.distributed.is_initialized():
             self._flag = self._flag or SharedFlag(args.device)
-            is_asked = self._flag.share(is_asked)
+            is_requested = self._flag.share(is_requested)
         # After the last step training ends normally, with evaluation and results.
-        if is_asked and state.global_step < state.max_steps:
+        if is_requested and state.global_step < state.max_steps:
             self.happened = True
             control.should_log = state.global_step > 0
             control.should_save = True

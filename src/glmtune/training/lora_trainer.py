@@ -1,4 +1,4 @@
-"""transformers' Trainer, extended with packed rows, flat parameters, adapter checkpoints and a finite-gradient guard.
+"""transformers' Trainer, extended with packed batches, flat parameters, adapter checkpoints and a guard.
 
 Its loop is unchanged. For it, a batch is an optimiser step: the samples of all accumulated batches at once, which
 `training_step` splits into as many passes as memory requires.
@@ -21,11 +21,11 @@ from transformers import Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
 from glmtune.adapters.adapter_files import load_adapter_weights, save_adapter
-from glmtune.adapters.checkpoints import aside, publish, rotate
+from glmtune.adapters.checkpoints import aside, publish, read_state, rotate, supersede
 from glmtune.adapters.lora import trainable_summary
 from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
 from glmtune.compat import put_schedule, skip_fused_step
-from glmtune.data.packed_rows import PackedRows
+from glmtune.data.packed_batch import PackedBatch
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.files import storage_faults
 from glmtune.planning.optimizers import is_elementwise
@@ -33,6 +33,7 @@ from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
 from glmtune.training.packed_model import PackedModel
+from glmtune.training.resumed_state import find_best_again
 
 
 class LoraTrainer(Trainer):
@@ -50,7 +51,7 @@ class LoraTrainer(Trainer):
         initial_weights: The result of `initial_adapter_weights` after attaching.
         manifest: The run's manifest.
         base_dtype: The dtype of the base.
-        uses_graphs: Whether batches are padded to a few layouts, to be computed as CUDA graphs.
+        uses_graphs: Whether batches are padded to a few buckets, to be computed as CUDA graphs.
         **kwargs: As for `transformers.Trainer`.
 
     Attributes:
@@ -81,6 +82,8 @@ class LoraTrainer(Trainer):
         self._counting_since_s = time.perf_counter()
         self._eval_losses: list[Tensor] = []
         self._eval_weight = 0.0
+        self._resumed_step = 0
+        self._has_published = False
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in Trainer; parameters are flattened if the optimiser is elementwise."""
@@ -140,7 +143,7 @@ class LoraTrainer(Trainer):
             model.train()
         for flat in self._flat:
             flat.begin_step()
-        micro_batches: list[PackedRows] = inputs["micro_batches"]
+        micro_batches: list[PackedBatch] = inputs["micro_batches"]
         self._num_tokens += sum(packed.num_tokens for packed in micro_batches)
         num_devices = self.args.world_size
         # Gradients are averaged over the devices. If the weight counts all devices' samples, that divides by the number
@@ -282,8 +285,12 @@ class LoraTrainer(Trainer):
 
     def _publish(self, run: Path, name: str) -> None:
         self.state.save_to_json(str(aside(run) / name / STATE_NAME))
+        if not self._has_published:
+            supersede(run, self._resumed_step)
+            self._manifest.write(run)
         publish(run, name)
-        rotate(run, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self._has_published = True
+        rotate(run, name, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: Trainer would upload a checkpoint before it is published."""
@@ -313,6 +320,7 @@ class LoraTrainer(Trainer):
             self._manifest.write(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._resumed_step = read_state(Path(resume_from_checkpoint))["global_step"]
         load_adapter_weights(self.adapted_model(), resume_from_checkpoint, self.initial_weights)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -326,7 +334,9 @@ class LoraTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
             check_optimizer_state(self.optimizer)
         except ValueError as error:
-            raise TrainingError(f"{checkpoint}/optimizer.pt is of another optimiser or adapter: {error}") from error
+            raise TrainingError(
+                f"{checkpoint}/optimizer.pt belongs to another optimiser or adapter: {error}"
+            ) from error
         is_schedule = isinstance(self.lr_scheduler, LambdaLR)  # others, and their rates, depend on history
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update({key: value for key, value in own.items() if is_schedule or "lr" not in key})
@@ -346,9 +356,9 @@ class LoraTrainer(Trainer):
             checkpoint: The checkpoint.
         """
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_NAME))
+        find_best_again(self.state, self.args.output_dir)
         self._load_from_checkpoint(str(checkpoint))
-        best = self.state.best_model_checkpoint
-        if self.args.load_best_model_at_end and best and Path(best).is_dir():
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self._load_best_model()
         elif self.args.eval_strategy != "no" and not any(
             "eval_loss" in entry and entry["step"] == self.state.global_step for entry in self.state.log_history

@@ -1,6 +1,6 @@
-"""A PEFT model that is trained on packed rows.
+"""A PEFT model that is trained on packed batches.
 
-Legend of dimension suffixes: B batch, T tokens, L label rows, H hidden size, V vocabulary.
+Legend of dimension suffixes: B batch, T tokens, L labels, H hidden size, V vocabulary.
 """
 
 # ruff: noqa: N806
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glmtune.adapters.fusable import why_not_fused
-from glmtune.data.packed_rows import PackedRows
+from glmtune.data.packed_batch import PackedBatch
 from glmtune.models.families import family_of
 from glmtune.models.rms_norm import RMSNorm
 from glmtune.ops import label_head
@@ -20,24 +20,24 @@ from glmtune.training.fused import FusedLayers
 
 
 class PackedModel(PeftModelForCausalLM):
-    """Replaces the PEFT model that it is made from, and adds a loss on packed rows.
+    """Replaces the PEFT model that it is made from, and adds a loss on packed batches.
 
     It shares that model's modules and adapters under the same names. Code that handles PEFT models (Trainer, saving,
-    loading) therefore treats it as one, and calls without packed rows behave exactly as PEFT's.
+    loading) therefore treats it as one, and calls without one behave exactly as PEFT's.
 
     Args:
         model: A model from `attach_lora`.
 
     Attributes:
-        fused_layers: The fused layers that run packed rows; None if PEFT's modules do. Set by `fuse`.
+        fused_layers: The fused layers that run packed batches; None if PEFT's modules do. Set by `fuse`.
     """
 
     def __init__(self, model: PeftModel) -> None:
         self.__dict__.update(vars(model))
         self.fused_layers: FusedLayers | None = None
 
-    def forward(self, *args: Any, packed: PackedRows | None = None, **kwargs: Any) -> Any:
-        """Computes the loss of packed rows; without any, as PEFT's `forward`.
+    def forward(self, *args: Any, packed: PackedBatch | None = None, **kwargs: Any) -> Any:
+        """Computes the loss of a packed batch; without any, as PEFT's `forward`.
 
         Args:
             *args: As for PEFT's `forward`.
@@ -45,14 +45,14 @@ class PackedModel(PeftModelForCausalLM):
             **kwargs: As for PEFT's `forward`.
 
         Returns:
-            The weighted sum of the losses of the label rows, a scalar.
+            The weighted sum of the losses of the labels, a scalar.
         """
         if packed is None:
             return super().forward(*args, **kwargs)
         return (self.label_losses(packed) * packed.label_weights).sum()
 
-    def label_losses(self, packed: PackedRows) -> Tensor:
-        """The cross entropy of each label row, in nats, [L] fp32."""
+    def label_losses(self, packed: PackedBatch) -> Tensor:
+        """The cross entropy of each label, in nats, [L] fp32."""
         base = self.get_base_model()
         hidden_LH = self.label_hidden(packed)
         head, norm = base.get_output_embeddings(), family_of(base).final_norm(base)
@@ -64,8 +64,8 @@ class PackedModel(PeftModelForCausalLM):
         logits_LV = head(normed_LH.to(base.dtype)).float()
         return F.cross_entropy(logits_LV, packed.labels.long(), reduction="none")
 
-    def label_hidden(self, packed: PackedRows) -> Tensor:
-        """Output of the last layer on the label rows, [L, H], before the final norm.
+    def label_hidden(self, packed: PackedBatch) -> Tensor:
+        """Output of the last layer at the tokens with labels, [L, H], before the final norm.
 
         With fused layers, embeddings receive no gradient.
         """
@@ -80,7 +80,7 @@ class PackedModel(PeftModelForCausalLM):
         hidden_BTH = hidden_TH.unsqueeze(0)
         for parts in family.layers(base):
             hidden_BTH = parts.layer(hidden_BTH, rotation=rotation, segments=packed.segments)
-        return hidden_BTH[0].index_select(0, packed.label_rows)
+        return hidden_BTH[0].index_select(0, packed.label_indices)
 
 
 def fuse(model: PackedModel) -> str | None:

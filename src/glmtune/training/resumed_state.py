@@ -16,15 +16,25 @@ class ResumedState(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Sets the current intervals, and checks that the best checkpoint still exists."""
+        """Sets the current intervals, and finds the best checkpoint."""
         state.compute_steps(args, state.max_steps)
-        if state.best_global_step is not None and state.best_model_checkpoint is None:
-            # Trainer did not find it: the run folder has moved, or it was deleted and the best of the rest is wanted.
-            moved = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
-            if moved in checkpoints(args.output_dir):
-                state.best_model_checkpoint = str(moved)
-            else:
-                state.best_metric = state.best_global_step = None
+        find_best_again(state, args.output_dir)
+
+
+def find_best_again(state: TrainerState, output_dir: str | Path) -> None:
+    """Finds the best checkpoint of a run whose folder may have moved; if it was deleted, none has been the best yet.
+
+    Args:
+        state: The state as read from a checkpoint, which names the best one by an absolute path.
+        output_dir: The run folder.
+    """
+    if state.best_global_step is None:
+        return
+    here = Path(output_dir) / f"checkpoint-{state.best_global_step}"
+    if here in checkpoints(output_dir):
+        state.best_model_checkpoint = str(here)
+    elif state.best_model_checkpoint is None or not Path(state.best_model_checkpoint).is_dir():
+        state.best_model_checkpoint = state.best_metric = state.best_global_step = None
 
 
 class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # type: ignore[misc]

@@ -69,7 +69,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
 def _plan(inputs: RunInputs, console: Console) -> PlannedRun:
     """Decides the settings that the configuration leaves open."""
     arguments = inputs.arguments
-    known = KnownDevice.look(arguments.device, inputs.dtype, arguments.world_size)
+    known = KnownDevice.measure(arguments.device, inputs.dtype, arguments.world_size)
     earlier = None if inputs.earlier is None else inputs.earlier.config
     planned = plan_run(inputs.config, inputs.data.train, known, earlier)
     planned.check()
@@ -157,7 +157,7 @@ def _make_trainer(
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
     PartialState().wait_for_everyone()  # all have checked that the folder is free
-    if arguments.should_save:
+    if arguments.should_save and inputs.earlier is None:  # until its first checkpoint, a resumed run's is as it was
         manifest.write(arguments.output_dir)
     return trainer
 
@@ -166,7 +166,7 @@ def _take_steps(trainer: LoraTrainer, inputs: RunInputs, console: Console) -> di
     """Takes the remaining steps, possibly none, and returns Trainer's metrics of them."""
     checkpoint = None if inputs.earlier is None else str(inputs.earlier.checkpoint)
     if checkpoint is not None and inputs.is_trained:
-        console.print("all steps are done; what comes after them is made up for", highlight=False)
+        console.print("all steps are done; completing what should have followed them", highlight=False)
         trainer.restore(checkpoint)
         return {}
     output = trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=["past_key_values"])
@@ -175,8 +175,9 @@ def _take_steps(trainer: LoraTrainer, inputs: RunInputs, console: Console) -> di
 
 
 def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
-    state, saved = trainer.state, checkpoints(trainer.args.output_dir)[-1]
-    return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\nTo go on:\n  {command}"
+    state = trainer.state
+    saved = Path(trainer.args.output_dir) / f"checkpoint-{state.global_step}"
+    return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\nTo continue:\n  {command}"
 
 
 @contextmanager

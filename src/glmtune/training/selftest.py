@@ -17,11 +17,12 @@ from torch import Tensor
 from glmtune.adapters.adapter_files import adapter_weights, load_adapter_weights
 from glmtune.adapters.lora import lora_layers
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.data.run_data import Sample
+from glmtune.data.run_data import SelfTestSample
 from glmtune.errors import GlmtuneError, TrainingError, summarise_faults
-from glmtune.inference.generate import generate_replies
+from glmtune.inference.generate import fit_prompt, generate_ids, max_prompt_tokens, read_reply
+from glmtune.inference.options import build_generation_config
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.prompts import Conversation, render, render_prompt
+from glmtune.prompts import Conversation, Message, render, render_prompt
 
 REPLY_TOKENS = 64
 # The logits of all positions of a long sample, 65,024 per position, could fill the memory.
@@ -50,7 +51,7 @@ def run_selftest(
     model: PeftModel,
     tokenizer: Tokenizer,
     run: str | Path,
-    sample: Sample,
+    sample: SelfTestSample,
     initial_weights: Mapping[str, Tensor] | None = None,
 ) -> SelfTestReport:
     """Checks a run that has just ended.
@@ -74,7 +75,7 @@ def run_selftest(
     if manifest is None:
         raise TrainingError(f"self-test: {run} has no manifest")
     change = _logit_change(model, sample.input_ids, initial_weights or {})
-    faults = [
+    faults = _finite_faults(model) or [
         *_zero_faults(model, initial_weights or {}),
         *_change_faults(change),
         *_file_faults(model, run, initial_weights or {}),
@@ -84,8 +85,21 @@ def run_selftest(
         raise TrainingError(summarise_faults(f"the self-test of {run} failed", [f"self-test: {f}" for f in faults]))
     reply = _ask(model, tokenizer, sample, manifest)
     model.train(was_training)
-    messages = sample.conversation.messages
-    return SelfTestReport(messages[-2].content, messages[-1].content, reply, change)
+    asked, answer = _split(sample.conversation)
+    expected = "\n".join(message.content for message in answer if message.content)
+    return SelfTestReport(asked.messages[-1].content, expected, reply, change)
+
+
+def _split(conversation: Conversation) -> tuple[Conversation, tuple[Message, ...]]:
+    """A conversation up to the last turn that the model answers, and its answer, which may be several turns."""
+    messages = conversation.messages
+    length = max(number for number, message in enumerate(messages, start=1) if message.role != "assistant")
+    return Conversation(messages[:length]), messages[length:]
+
+
+def _finite_faults(model: PeftModel) -> list[str]:
+    bad = [name for name, weight in adapter_weights(model).items() if not torch.isfinite(weight).all()]
+    return [f"{len(bad)} adapter weights are not finite, such as {bad[0]}"] if bad else []
 
 
 def _zero_faults(model: PeftModel, initial: Mapping[str, Tensor]) -> list[str]:
@@ -95,13 +109,12 @@ def _zero_faults(model: PeftModel, initial: Mapping[str, Tensor]) -> list[str]:
     weights = adapter_weights(model)
     if initial:
         if all(torch.equal(weights[name], before) for name, before in initial.items()):
-            return ["the adapter has not moved from where it began; was the learning rate 0?"]
+            return ["the adapter has not changed; was the learning rate 0?"]
         return []
     up = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
     if all(not weight.any() for weight in up):
         return ["all weights of lora_B are zero: nothing was learnt; was the learning rate 0?"]
-    bad = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
-    return [f"{len(bad)} adapter weights are not finite, {bad[0]} for one"] if bad else []
+    return []
 
 
 def _change_faults(change: float) -> list[str]:
@@ -136,31 +149,32 @@ def _file_faults(model: PeftModel, run: str | Path, initial: Mapping[str, Tensor
     on_disk = adapter_weights(model)
     set_peft_model_state_dict(model, in_memory)
     different = [name for name, weight in in_memory.items() if not torch.equal(weight, on_disk[name])]
-    return [f"{len(different)} weights on disk differ from those trained, {different[0]} for one"] if different else []
+    return [f"{len(different)} weights on disk differ from those trained, such as {different[0]}"] if different else []
 
 
-def _prompt_faults(sample: Sample, tokenizer: Tokenizer, manifest: RunManifest) -> list[str]:
+def _prompt_faults(sample: SelfTestSample, tokenizer: Tokenizer, manifest: RunManifest) -> list[str]:
     """Faults if the saved template and system prompt do not reproduce the training ids, with the prompt as a prefix."""
     conversation = sample.conversation.with_system(manifest.system)
     replayed = render(conversation, tokenizer, manifest.template, sample.max_length)
     if replayed.input_ids != list(sample.input_ids):
-        return ["the saved template and system prompt give other ids than the training had"]
+        return ["the saved template and system prompt give other ids than those in training"]
     if replayed.num_cut_tokens or replayed.num_dropped_messages:
         return []
-    asked = Conversation(conversation.messages[:-1])
-    prompt = render_prompt(asked, tokenizer, manifest.template)
+    prompt = render_prompt(_split(conversation)[0], tokenizer, manifest.template)
     if prompt != list(sample.input_ids[: len(prompt)]):
-        return ["the prompt that the model will be asked with is not how its training samples begin"]
+        return ["the prompt at inference differs from how the training samples begin"]
     return []
 
 
-def _ask(model: PeftModel, tokenizer: Tokenizer, sample: Sample, manifest: RunManifest) -> str:
-    conversation = sample.conversation.with_system(manifest.system)
-    asked = Conversation(conversation.messages[:-1])
+def _ask(model: PeftModel, tokenizer: Tokenizer, sample: SelfTestSample, manifest: RunManifest) -> str:
+    asked, _ = _split(sample.conversation.with_system(manifest.system))
     room = max(1, min(REPLY_TOKENS, model.config.seq_length // 2))
+    options = {"max_new_tokens": room, "use_cache": True}
     try:
-        replies = generate_replies(model, tokenizer, [asked], manifest.template, 1, max_new_tokens=room, use_cache=True)
+        generation = build_generation_config(tokenizer, model.config.seq_length, options)
+        prompt = fit_prompt(asked, tokenizer, manifest.template, max_prompt_tokens(model, generation))
+        (token_ids,) = generate_ids(model, [prompt.input_ids], generation)
     except (GlmtuneError, torch.OutOfMemoryError) as error:
-        _logger.warning("the run is sound, but its model could not be asked for a sample reply: %s", error)
+        _logger.warning("the run is fine, but its model could not be asked for a sample reply: %s", error)
         return ""
-    return replies[0].text
+    return read_reply(token_ids, tokenizer, manifest.template, generation).text

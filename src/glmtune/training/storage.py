@@ -38,7 +38,7 @@ def run_folder_held(folder: str | Path) -> Iterator[None]:
         stack.callback(_remove_empty, new)
         try:
             _make_writable(folder)
-            stack.enter_context(held(folder, "is being trained into"))
+            stack.enter_context(held(folder, "is being used for training"))
         except StorageError as error:
             raise StorageError(f"train.output_dir: {error}") from error
         yield
@@ -78,9 +78,9 @@ def ending_where_it_cannot_write(folder: str | Path, how_to_go_on: str) -> Itera
         fault = str(error) if isinstance(error, StorageError) else _describe(error, Path(folder).absolute())
         if fault is None:
             raise
-        kept = "There is no checkpoint to go on from."
+        kept = "There is no checkpoint to continue from."
         if checkpoints(folder):
-            kept = f"{last_good(str(folder))} To go on from it:\n  {how_to_go_on}"
+            kept = f"{last_good(str(folder))} To continue from it:\n  {how_to_go_on}"
         raise StorageError(f"training stopped: {fault}.\n{kept}") from error
 
 

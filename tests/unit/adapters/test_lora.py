@@ -41,7 +41,7 @@ def test_faults_are_collected(base: nn.Module) -> None:
     with pytest.raises(AdapterError) as caught:
         attach_lora(base, lora)
     message = str(caught.value)
-    assert "6 faults" in message
+    assert "6 errors" in message
     assert "'q_proj' matches nothing in the model; the linear layers are " + ", ".join(LINEARS) in message
     assert "'v_proj'" in message
     assert "lora.modules_to_save: 'lm_head'" in message
@@ -89,7 +89,7 @@ def test_summary(base: nn.Module) -> None:
     summary = trainable_summary(attach_lora(base, {"r": 2, "target_modules": ["dense"]}))
     num_adapter = 2 * (2 * 32 + 2 * 32)
     assert summary == (num_adapter, total + num_adapter)
-    assert str(summary) == f"trained parameters: 256 of {total + 256:,} ({256 / (total + 256):.4%})"
+    assert str(summary) == f"trainable parameters: 256 of {total + 256:,} ({256 / (total + 256):.4%})"
 
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])

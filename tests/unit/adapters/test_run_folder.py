@@ -66,7 +66,7 @@ def test_a_manifest_of_before_bases_had_fingerprints_can_be_read(tmp_path: Path)
     RunManifest("/base", system="x").write(tmp_path)
     file = tmp_path / "glmtune.json"
     values = json.loads(file.read_text())
-    del values["base_fingerprint"]
+    del values["base_fingerprint"], values["eval_fingerprint"]
     file.write_text(json.dumps(values))
     assert RunManifest.read(tmp_path) == RunManifest("/base", system="x")
 
@@ -112,7 +112,7 @@ def test_find_adapter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_what_is_none_of_it(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ModelError, match=r"is no run folder.*found: notes\.txt"):
+    with pytest.raises(ModelError, match=r"is not a run folder.*found: notes\.txt"):
         find_adapter(tmp_path)
     with pytest.raises(ModelError, match="is a file"):
         find_adapter(tmp_path / "notes.txt")

@@ -63,7 +63,7 @@ def test_all_faults_at_once() -> None:
         load_config(None, overrides)
     message = str(caught.value)
     for expected in (
-        f"{len(overrides)} faults",
+        f"{len(overrides)} errors",
         "did you mean train.learning_rate?",
         "train.logging_steps: expected float; found 'often'",
         "lora.rank is not a key here: use lora.r",
@@ -239,10 +239,10 @@ def test_words_that_yaml_once_took_for_booleans(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.output_dir=", "output_dir is empty; was a shell variable not set"),
+        ("train.output_dir=", "output_dir is empty; is a shell variable unset"),
         ("train.output_dir=''", "output_dir: expected a folder"),
         ("train.per_device_train_batch_size=0", "per_device_train_batch_size: expected at least 1; found 0"),
-        ("train.per_device_train_batch_size=", "per_device_train_batch_size is empty; was a shell variable not set"),
+        ("train.per_device_train_batch_size=", "per_device_train_batch_size is empty; is a shell variable unset"),
         ("train.gradient_accumulation_steps=0", "gradient_accumulation_steps: expected at least 1; found 0"),
         ("train.logging_steps=0", "logging_steps: expected a number above 0; found 0"),
         ("lora.inference_mode=true", "lora.inference_mode freezes the adapter"),
@@ -265,7 +265,7 @@ def test_a_path_from_an_unset_variable_is_never_the_toy(key: str, text: str) -> 
 def test_a_path_left_empty_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("model: {path: }\ndata: {path: ''}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"2 faults(.|\n)*data\.path(.|\n)*empty"):
+    with pytest.raises(ConfigError, match=r"2 errors(.|\n)*data\.path(.|\n)*empty"):
         load_config(file)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from glmtune.data.convert import write_messages
 from glmtune.data.formats import read_conversations
-from glmtune.data.inspect import convert
+from glmtune.data.inspection import convert
 from glmtune.errors import DataError, StorageError
 from glmtune.prompts import Conversation, Message
 

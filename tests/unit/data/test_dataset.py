@@ -77,7 +77,7 @@ def test_statistics(letters):
     assert (stats.length_percentiles["min"], stats.length_percentiles["max"]) == (min(lengths), 39)
     report = "\n".join(stats.lines())
     assert "truncation shortened 1 samples: 48 tokens cut" in report
-    assert "2 rows have instruction and input; between them stands nothing (data.join)" in report
+    assert "2 rows have instruction and input; they are joined with nothing (data.join)" in report
     assert stats.to_dict()["fingerprint"] == stats.fingerprint
 
 
@@ -134,7 +134,7 @@ def test_samples_with_nothing_left_are_all_named(letters):
         str(caught.value) == "train.json, row 3: there is nothing to learn from: no turn of the assistant is supervised"
     )
     for _ in range(2):  # the second time from the cache
-        with pytest.raises(DataError, match="samples cannot be learnt from: 3 faults") as caught:
+        with pytest.raises(DataError, match="samples cannot be learnt from: 3 errors") as caught:
             tokenize_conversations(data, letters, max_length=7)
         assert [line[4:21] for line in str(caught.value).splitlines()[1:]] == [
             f"train.json, row {n}" for n in (1, 2, 3)
@@ -188,7 +188,7 @@ def test_training_goes_on_where_the_cache_cannot_be_made(letters, cache, caplog)
     cache.write_text("a file where the folder should be")
     tokenized, _ = tokenize_conversations(conversations(), letters)
     assert tokenized["input_ids"][0] == render(conversations().items[0], letters).input_ids
-    assert "the tokenised data cannot be kept there" in caplog.text
+    assert "the tokenised data cannot be cached there" in caplog.text
     assert "HF_DATASETS_CACHE" in caplog.text
 
 
@@ -202,7 +202,7 @@ def test_training_goes_on_where_the_disk_is_full(letters, cache, caplog, num_wor
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert tokenized["length"][:] == [6007, 6007]
-    assert "the tokenised data cannot be kept there" in caplog.text
+    assert "the tokenised data cannot be cached there" in caplog.text
     assert list((cache / "glmtune").iterdir()) == []
 
 

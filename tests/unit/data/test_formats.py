@@ -111,7 +111,7 @@ def test_of_two_forms_the_one_that_the_user_named_is_read(read_one, faults_of):
     row = {"instruction": "1", "output": "2", "ask": "3", "reply": "4"}
     assert read_one(row, fields={"question": "ask", "answer": "reply"}) == (user("3"), assistant("4"))
     (fault,) = faults_of(row, fields={"question": "ask"})
-    assert fault.startswith("data.fields.question has no use: these rows are read as instruction/output")
+    assert fault.startswith("data.fields.question has no effect: these rows are read as instruction/output")
 
 
 # ---- faults --------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_all_faults_of_all_files_are_collected(write):
     with pytest.raises(DataError) as caught:
         read_conversations([first, "missing.json", second])
     heading, *lines = str(caught.value).splitlines()
-    assert heading == "the data cannot be used: 6 faults"
+    assert heading == "the data cannot be used: 6 errors"
     starts = [
         '1.json, row 1: "output" is empty',
         '1.json, row 3: "instruction" has to be a string',
@@ -179,8 +179,8 @@ def test_faults_of_lines_and_of_rows_come_together(tmp_path):
 def test_mixed_forms_in_one_file(faults_of):
     rows = [{"instruction": "q", "output": "a"}, {"question": "q", "answer": "a"}, {"instruction": "q", "output": "a"}]
     assert faults_of(*rows) == [
-        "row 2: this row has question and answer, the file began with instruction and output. "
-        "Put rows of one form into one file"
+        "row 2: this row has question and answer, but the file began with instruction and output. "
+        "Keep rows of different formats in separate files"
     ]
 
 
@@ -209,7 +209,7 @@ def test_a_file_cannot_drive_the_terminal_or_flood_it(faults_of):
 
 def test_unknown_fields(faults_of):
     (fault,) = faults_of({"instruction": "q", "output": "a"}, fields={"outputs": "output"})
-    assert fault.startswith("data.fields.outputs is no known column; expected one of messages, conversations, instr")
+    assert fault.startswith("data.fields.outputs is not a known column; expected one of messages, conversations, instr")
 
 
 def test_a_mapped_column_that_is_not_there(faults_of):

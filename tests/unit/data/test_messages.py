@@ -221,7 +221,7 @@ def test_calls_made_at_once_are_put_in_turn(read_one, results):
         ),
         (
             {"system": "S", "messages": [{"role": "system", "content": "T"}, *OPENAI_TOOLS["messages"]]},
-            'there are two system texts, in "system" and in the first message',
+            'there are two system prompts, in "system" and in the first message',
         ),
         (
             {
@@ -230,7 +230,7 @@ def test_calls_made_at_once_are_put_in_turn(read_one, results):
                     {"role": "tool", "name": "n", "parameters": {"x": NAN}},
                 ]
             },
-            'message 2: "parameters" has to hold JSON values only',
+            'message 2: "parameters" may contain JSON values only',
         ),
         (
             {"messages": [{"role": "user", "content": "q"}, {**calls(("a", "1")), "function_call": {"name": "b"}}]},
@@ -240,7 +240,7 @@ def test_calls_made_at_once_are_put_in_turn(read_one, results):
             {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "[]"}]},
             'message 2: "value" calls no tool',
         ),
-        ({"tools": [NAN], "messages": OPENAI_TOOLS["messages"]}, '"tools" has to hold JSON values only'),
+        ({"tools": [NAN], "messages": OPENAI_TOOLS["messages"]}, '"tools" may contain JSON values only'),
         ({"tools": nested(101), "messages": OPENAI_TOOLS["messages"]}, "brackets are nested too deeply; at most 100"),
         (
             {"tools": json.dumps(nested(101)), "messages": OPENAI_TOOLS["messages"]},

@@ -8,12 +8,12 @@ import numpy
 import pytest
 import torch
 
-from glmtune.data.packed_rows import PackedRows
+from glmtune.data.packed_batch import PackedBatch
 from glmtune.data.packing import (
     MOST_GRAPHED_TOKENS,
     Group,
-    PackedSample,
     PackingCollator,
+    TokenizedSample,
     pack,
     shared_prefixes,
     split,
@@ -27,16 +27,16 @@ TURNS = {"input_ids": [11, 12, 13, 14, 15, 16, 17], "labels": [NONE, NONE, 13, 1
 SHORT = {"input_ids": [21, 22, 23], "labels": [NONE, NONE, 23]}
 
 
-def sample(ids: Sequence[int], num_context: int) -> PackedSample:
+def sample(ids: Sequence[int], num_context: int) -> TokenizedSample:
     """A sample that learns everything behind its context."""
-    return PackedSample.of(ids, [NONE] * num_context + list(ids[num_context:]))
+    return TokenizedSample.of(ids, [NONE] * num_context + list(ids[num_context:]))
 
 
 def keys_seen(segments: Segments) -> list[list[int]]:
     """The rows that each query sees, in order of the queries."""
     seen = []
     cu_key = segments.cu_key.tolist()
-    rows = list(range(cu_key[-1])) if segments.key_rows is None else segments.key_rows.tolist()
+    rows = list(range(cu_key[-1])) if segments.key_indices is None else segments.key_indices.tolist()
     for s, (begin, end) in enumerate(itertools.pairwise(segments.cu_query.tolist())):
         seen += [rows[cu_key[s] : cu_key[s + 1] - num_later] for num_later in reversed(range(end - begin))]
     return seen
@@ -46,7 +46,7 @@ def keys_seen(segments: Segments) -> list[list[int]]:
 
 
 def test_a_row_learns_the_token_after_it() -> None:
-    ids, rows, labels = PackedSample.of(**TURNS)
+    ids, rows, labels = TokenizedSample.of(**TURNS)
     assert ids.tolist() == TURNS["input_ids"]
     assert rows.tolist() == [1, 2, 5]
     assert labels.tolist() == [13, 14, 17]
@@ -54,12 +54,12 @@ def test_a_row_learns_the_token_after_it() -> None:
 
 
 def test_a_label_on_the_first_token_cannot_be_learnt() -> None:
-    assert PackedSample.of([5, 6], [5, 6]).labels.tolist() == [6]
+    assert TokenizedSample.of([5, 6], [5, 6]).labels.tolist() == [6]
 
 
 def test_context_ends_before_the_first_row_that_predicts() -> None:
-    assert PackedSample.of(**TURNS).context.tolist() == [11]
-    assert PackedSample.of(**SHORT).context.tolist() == [21]
+    assert TokenizedSample.of(**TURNS).context.tolist() == [11]
+    assert TokenizedSample.of(**SHORT).context.tolist() == [21]
     assert sample([1, 2, 3], 1).context.tolist() == []
 
 
@@ -67,20 +67,20 @@ def test_context_ends_before_the_first_row_that_predicts() -> None:
 
 
 def test_two_samples_by_hand() -> None:
-    packed = pack([PackedSample.of(**TURNS), PackedSample.of(**SHORT)])
+    packed = pack([TokenizedSample.of(**TURNS), TokenizedSample.of(**SHORT)])
     assert packed.input_ids.tolist() == [11, 12, 13, 14, 15, 16, 17, 21, 22, 23]
     assert packed.position_ids.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
-    assert packed.label_rows.tolist() == [1, 2, 5, 8]
+    assert packed.label_indices.tolist() == [1, 2, 5, 8]
     assert packed.labels.tolist() == [13, 14, 17, 23]
     assert packed.label_weights.tolist() == [1, 1, 1, 1]
     assert (packed.num_tokens, packed.num_samples, packed.is_padded) == (10, 2, False)
     segments, asking = packed.segments, packed.label_segments
-    assert segments.key_rows is None
+    assert segments.key_indices is None
     assert segments.cu_query.tolist() == segments.cu_key.tolist() == [0, 7, 10]
     assert (segments.max_query, segments.max_key) == (7, 7)
     assert asking.cu_query.tolist() == [0, 2, 3, 4]
     assert asking.cu_key.tolist() == [0, 3, 9, 11]
-    assert asking.key_rows.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 7, 8]
+    assert asking.key_indices.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 7, 8]
     assert (asking.max_query, asking.max_key) == (2, 6)
 
 
@@ -89,7 +89,7 @@ def test_a_shared_prefix_by_hand() -> None:
     packed = pack([sample([1, 2, 3, 4, 5], 4), sample([1, 2, 6, 7], 3), sample([9, 8], 1)], shares_prefix=True)
     assert packed.input_ids.tolist() == [9, 8, 1, 2, 6, 7, 3, 4, 5]
     assert packed.position_ids.tolist() == [0, 1, 0, 1, 2, 3, 2, 3, 4]
-    assert packed.label_rows.tolist() == [0, 4, 7]
+    assert packed.label_indices.tolist() == [0, 4, 7]
     assert packed.labels.tolist() == [8, 7, 5]
     assert keys_seen(packed.segments) == [
         *([0], [0, 1]),
@@ -105,14 +105,14 @@ def test_a_shared_prefix_by_hand() -> None:
 def test_slots_are_the_keys_sorted_by_row(shares_prefix: bool) -> None:
     packed = pack([sample([1, 2, 3, 4], 3), sample([1, 2, 5], 2), sample([7, 7], 1)], shares_prefix=shares_prefix)
     for segments in (packed.segments, packed.label_segments):
-        if segments.key_rows is None:
+        if segments.key_indices is None:
             continue
         offsets = segments.slot_offsets.tolist()
         assert len(offsets) == len(packed.input_ids) + 1
         for row, (begin, end) in enumerate(itertools.pairwise(offsets)):
             slots = segments.slot_order[begin:end]
-            assert slots.tolist() == (segments.key_rows == row).nonzero()[:, 0].tolist()
-    assert (packed.segments.key_rows is None) == (not shares_prefix)
+            assert slots.tolist() == (segments.key_indices == row).nonzero()[:, 0].tolist()
+    assert (packed.segments.key_indices is None) == (not shares_prefix)
 
 
 # The collator
@@ -163,7 +163,7 @@ def test_without_a_limit_nothing_is_split() -> None:
 # Prefixes
 
 
-def groups_of(*samples: PackedSample) -> list[tuple[int, list[int]]]:
+def groups_of(*samples: TokenizedSample) -> list[tuple[int, list[int]]]:
     return sorted((length, sorted(members)) for length, members in shared_prefixes(samples))
 
 
@@ -222,28 +222,28 @@ PADDED = {"plain": "padded", "shared": "shared and padded"}
 Random = numpy.random.Generator
 
 
-def random_samples(random: Random) -> list[PackedSample]:
+def random_samples(random: Random) -> list[TokenizedSample]:
     """One to ten samples of few different ids, of which many begin alike; labels in one or many runs."""
     beginnings = [random.integers(0, 3, random.integers(0, 12)) for _ in range(3)]
     samples = []
     for _ in range(random.integers(1, 11)):
         beginning, own = beginnings[random.integers(3)], random.integers(0, 3, random.integers(2, 20))
         ids = numpy.concatenate((beginning, own))
-        is_learnt = random.random(len(ids)) < random.random()
+        is_supervised = random.random(len(ids)) < random.random()
         if random.random() < 0.7:  # else labels may be anywhere
-            is_learnt[: len(beginning)] = False
-        is_learnt[random.integers(len(beginning) + 1, len(ids))] = True
-        samples.append(PackedSample.of(ids, numpy.where(is_learnt, ids, NONE)))
+            is_supervised[: len(beginning)] = False
+        is_supervised[random.integers(len(beginning) + 1, len(ids))] = True
+        samples.append(TokenizedSample.of(ids, numpy.where(is_supervised, ids, NONE)))
     return samples
 
 
-def cases(mode: str, num_cases: int = 200) -> list[tuple[list[PackedSample], PackedRows]]:
+def cases(mode: str, num_cases: int = 200) -> list[tuple[list[TokenizedSample], PackedBatch]]:
     random = numpy.random.default_rng(0)
     batches = [random_samples(random) for _ in range(num_cases)]
     return [(samples, pack(samples, loss_weight="sample", **MODES[mode])) for samples in batches]
 
 
-def is_real(packed: PackedRows) -> list[bool]:
+def is_real(packed: PackedBatch) -> list[bool]:
     return packed.label_weights.gt(0).tolist()
 
 
@@ -253,7 +253,7 @@ def test_every_label_row_sees_its_own_sample_up_to_itself(mode: str) -> None:
         expected = sorted(
             (each.input_ids[: row + 1].tolist(), label, 1 / len(each.labels))
             for each in samples
-            for row, label in zip(each.label_rows.tolist(), each.labels.tolist(), strict=True)
+            for row, label in zip(each.label_indices.tolist(), each.labels.tolist(), strict=True)
         )
         seen = keys_seen(packed.label_segments)
         found = sorted(
@@ -266,10 +266,10 @@ def test_every_label_row_sees_its_own_sample_up_to_itself(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_label_rows_see_as_themselves_what_they_see_as_rows(mode: str) -> None:
+def test_tokens_with_labels_see_the_same_keys_as_queries_of_their_own(mode: str) -> None:
     for _, packed in cases(mode):
         as_rows, as_labels = keys_seen(packed.segments), keys_seen(packed.label_segments)
-        for row, rows, is_asking in zip(packed.label_rows.tolist(), as_labels, is_real(packed), strict=True):
+        for row, rows, is_asking in zip(packed.label_indices.tolist(), as_labels, is_real(packed), strict=True):
             assert not is_asking or rows == as_rows[row]
 
 
@@ -277,7 +277,7 @@ def test_label_rows_see_as_themselves_what_they_see_as_rows(mode: str) -> None:
 def test_every_row_sees_itself_last_and_positions_count_up(mode: str) -> None:
     for samples, packed in cases(mode):
         seen = keys_seen(packed.segments)
-        num_real = packed.label_rows[torch.tensor(is_real(packed))].max().item() + 1
+        num_real = packed.label_indices[torch.tensor(is_real(packed))].max().item() + 1
         assert len(seen) == len(packed.input_ids)
         assert [rows[-1] for rows in seen[:num_real]] == list(range(num_real))
         for rows in seen[:num_real]:
@@ -289,20 +289,20 @@ def test_every_row_sees_itself_last_and_positions_count_up(mode: str) -> None:
 def test_segments_hold_what_kernels_rely_on(mode: str) -> None:
     for _, packed in cases(mode):
         num_rows = len(packed.input_ids)
-        for segments, num_queries in ((packed.segments, num_rows), (packed.label_segments, len(packed.label_rows))):
+        for segments, num_queries in ((packed.segments, num_rows), (packed.label_segments, len(packed.label_indices))):
             queries, keys = segments.cu_query.diff(), segments.cu_key.diff()
             assert segments.cu_query[-1] == num_queries
             assert (queries <= keys).all()
             assert queries.max() <= segments.max_query
             assert keys.max() <= segments.max_key
-            if segments.key_rows is None:
+            if segments.key_indices is None:
                 assert segments.cu_key[-1] == num_rows
                 continue
-            assert segments.cu_key[-1] == len(segments.key_rows) == segments.slot_offsets[-1]
-            rows = segments.key_rows[segments.slot_order]
+            assert segments.cu_key[-1] == len(segments.key_indices) == segments.slot_offsets[-1]
+            rows = segments.key_indices[segments.slot_order]
             assert rows.tolist() == sorted(rows.tolist())
             assert sorted(segments.slot_order.tolist()) == list(range(len(rows)))
-            counts = torch.bincount(segments.key_rows, minlength=num_rows)
+            counts = torch.bincount(segments.key_indices, minlength=num_rows)
             assert torch.equal(segments.slot_offsets.diff(), counts.int())
 
 
@@ -324,12 +324,12 @@ def test_padding_has_no_weight_and_nobody_sees_it(mode: str) -> None:
         assert not bare.is_padded
         assert torch.equal(packed.input_ids[:num_rows], bare.input_ids)
         assert torch.equal(packed.position_ids[:num_rows], bare.position_ids)
-        assert torch.equal(packed.label_rows[:num_labels], bare.label_rows)
+        assert torch.equal(packed.label_indices[:num_labels], bare.label_indices)
         assert torch.equal(packed.labels[:num_labels], bare.labels)
         assert torch.equal(packed.label_weights[:num_labels], bare.label_weights)
         assert len(packed.label_weights) > num_labels
         assert packed.label_weights[num_labels:].eq(0).all()
-        assert packed.label_rows[num_labels:].ge(num_rows).all()
+        assert packed.label_indices[num_labels:].ge(num_rows).all()
         assert keys_seen(packed.segments)[:num_rows] == keys_seen(bare.segments)
         assert keys_seen(packed.label_segments)[:num_labels] == keys_seen(bare.label_segments)
         assert packed.num_samples == len(samples)
@@ -343,15 +343,15 @@ def test_padded_sizes_fall_into_few_layouts(mode: str) -> None:
         [sample([*range(20), *random.integers(0, 600, n)], 20 + n // 2) for n in random.integers(10, 60, 8).tolist()]
         for _ in range(200)
     ]
-    num_bare = len({pack(step, **MODES[mode]).layout for step in steps})
+    num_bare = len({pack(step, **MODES[mode]).bucket for step in steps})
     padded = [pack(step, **MODES[PADDED[mode]]) for step in steps]
     assert num_bare > 190
-    assert len({packed.layout for packed in padded}) < 20
+    assert len({packed.bucket for packed in padded}) < 20
     assert {len(packed.input_ids) % 64 for packed in padded} == {0}
 
 
 def test_the_same_layout_means_the_same_sizes() -> None:
-    by_layout: dict[tuple[int, ...], list[Any]] = {}
+    by_bucket: dict[tuple[int, ...], list[Any]] = {}
     for _, packed in cases("shared and padded"):
         segments = (packed.segments, packed.label_segments)
         sizes = [
@@ -361,10 +361,10 @@ def test_the_same_layout_means_the_same_sizes() -> None:
             *map(len, (s.cu_query for s in segments)),
         ]
         limits = [limit for s in segments for limit in (s.max_query, s.max_key)]
-        by_layout.setdefault(packed.layout, []).append((sizes, limits))
-    assert any(len(alike) > 1 for alike in by_layout.values())
-    assert all(one == alike[0] for alike in by_layout.values() for one in alike)
-    assert len({str(alike[0]) for alike in by_layout.values()}) > 1
+        by_bucket.setdefault(packed.bucket, []).append((sizes, limits))
+    assert any(len(alike) > 1 for alike in by_bucket.values())
+    assert all(one == alike[0] for alike in by_bucket.values() for one in alike)
+    assert len({str(alike[0]) for alike in by_bucket.values()}) > 1
 
 
 def test_long_rows_are_not_padded() -> None:
@@ -383,13 +383,13 @@ def test_long_rows_are_not_padded() -> None:
 def test_moving_keeps_everything(mode: str) -> None:
     for _, packed in cases(mode, 5):
         moved = packed.to("cpu")
-        assert moved.layout == packed.layout
+        assert moved.bucket == packed.bucket
         assert (moved.num_tokens, moved.num_samples, moved.is_padded) == (
             packed.num_tokens,
             packed.num_samples,
             packed.is_padded,
         )
-        for name in ("input_ids", "position_ids", "label_rows", "labels", "label_weights"):
+        for name in ("input_ids", "position_ids", "label_indices", "labels", "label_weights"):
             assert torch.equal(getattr(moved, name), getattr(packed, name))
         assert keys_seen(moved.segments) == keys_seen(packed.segments)
         assert keys_seen(moved.label_segments) == keys_seen(packed.label_segments)
@@ -398,7 +398,13 @@ def test_moving_keeps_everything(mode: str) -> None:
 def test_all_fields_are_views_of_one_buffer() -> None:
     """Moved to another device, nothing is left behind."""
     packed = pack([sample([1, 2, 3, 4], 3), sample([1, 2, 5], 2)], shares_prefix=True).to("meta")
-    tensors = [packed.input_ids, packed.position_ids, packed.label_rows, packed.labels, packed.label_weights]
+    tensors = [packed.input_ids, packed.position_ids, packed.label_indices, packed.labels, packed.label_weights]
     for segments in (packed.segments, packed.label_segments):
-        tensors += [segments.cu_query, segments.cu_key, segments.key_rows, segments.slot_order, segments.slot_offsets]
+        tensors += [
+            segments.cu_query,
+            segments.cu_key,
+            segments.key_indices,
+            segments.slot_order,
+            segments.slot_offsets,
+        ]
     assert {tensor.device.type for tensor in tensors} == {"meta"}

@@ -55,9 +55,9 @@ def test_join_and_fields(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [
-        ({"qestion": "ask"}, "data.fields.qestion is no known column"),
+        ({"qestion": "ask"}, "data.fields.qestion is not a known column"),
         ({"question": "nope"}, r'no row has "nope" \(data.fields.question\); found: question, ask'),
-        ({"instruction": "ask", "question": "ask", "input": "ask"}, "data.fields.question has no use"),
+        ({"instruction": "ask", "question": "ask", "input": "ask"}, "data.fields.question has no effect"),
     ],
 )
 def test_a_mapping_that_would_be_passed_over_is_refused(tmp_path, fields, fault):

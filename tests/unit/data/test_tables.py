@@ -7,7 +7,7 @@ import pytest
 from glmtune.data.formats import read_conversations, scan
 from glmtune.data.tables import read_table_rows
 from glmtune.errors import DataError
-from glmtune.fields import Unreadable
+from glmtune.json_values import Unreadable
 
 
 def whole_numbers_as(number: int, kind: pyarrow.DataType) -> pyarrow.Array:
@@ -65,7 +65,7 @@ def test_only_the_value_at_fault_is_lost():
 def test_a_column_that_is_there_twice_is_named(tmp_path):
     table = pyarrow.Table.from_arrays([pyarrow.array(["q"]), pyarrow.array(["a"])], names=["text", "text"])
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"a\.parquet: the table has columns twice: text"):
+    with pytest.raises(DataError, match=r"a\.parquet: the table has duplicate columns: text"):
         read_conversations(tmp_path / "a.parquet")
 
 

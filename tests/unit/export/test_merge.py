@@ -17,8 +17,8 @@ import glmtune
 import processes
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import AdapterError, ConfigError, GlmtuneError, StorageError
-from glmtune.export.layout import save_weights
 from glmtune.export.merge import merge
+from glmtune.export.model_folder import save_weights
 from glmtune.export.verify import largest_difference
 from glmtune.loading.base_weights import fingerprint_base
 from glmtune.models.chatglm.checkpoint import IGNORED_WEIGHT
@@ -259,7 +259,7 @@ def test_a_second_merge_to_the_same_place_is_refused_and_leaves_the_first_alone(
 
     monkeypatch.setattr("glmtune.export.merge.save_weights", merge_again_meanwhile)
     merge(adapter, tmp_path / "merged", model_path=base)
-    assert "is being merged into by another process" in refused[0]
+    assert "is being used for merging by another process" in refused[0]
 
 
 def test_a_server_of_another_user_can_read_what_the_umask_lets_it(base, make_adapter, tmp_path):

@@ -209,7 +209,7 @@ def test_a_full_disk_is_told_and_costs_no_reply(tiny, questions, tmp_path, whole
 def test_a_file_that_vanishes_is_told_and_not_begun_anew_in_the_middle(tiny, questions, tmp_path, monkeypatch):
     output = tmp_path / "replies.jsonl"
     during_generation(tiny, monkeypatch, output.unlink)
-    with pytest.raises(StorageError, match=r"replies\.jsonl: it, or the folder that it lies in, does not exist"):
+    with pytest.raises(StorageError, match=r"replies\.jsonl: it, or the folder that contains it, does not exist"):
         generate(tiny, questions, output)
     assert not output.exists()
 

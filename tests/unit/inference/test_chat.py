@@ -96,7 +96,7 @@ def test_tool_call_and_observation(tiny, chat, monkeypatch):
 
 
 def test_faults(tiny, chat):
-    with pytest.raises(DataError, match="no tool call"):
+    with pytest.raises(DataError, match="has not called a tool"):
         chat.ask("晴", role="observation")
     with pytest.raises(ConfigError, match="did you mean temperature"):
         Chat(*tiny, temperatur=1)

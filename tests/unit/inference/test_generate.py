@@ -97,7 +97,7 @@ def test_out_of_memory_halves_the_batch(tiny, monkeypatch, caplog):
     replies = generate_replies(*tiny, [ask(question) for question in QUESTIONS], batch_size=5, max_new_tokens=4)
     assert replies == expected
     assert sizes == [5, 2, 2, 1]
-    assert "Out of memory with 5 prompts at once; going on with 2." in caplog.text
+    assert "Out of memory with 5 prompts at once; continuing with 2." in caplog.text
 
 
 def test_out_of_memory_with_one_prompt_is_an_error(tiny, monkeypatch):

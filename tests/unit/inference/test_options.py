@@ -26,10 +26,10 @@ def test_options_are_passed_on(tiny):
     ("options", "message"),
     [
         ({"temprature": 0.5}, "did you mean temperature?"),
-        ({"xyzzy": 1}, "xyzzy: unknown option"),
+        ({"xyzzy": 1}, "xyzzy: unknown generation option"),
         ({"max_length": 100}, "use max_new_tokens"),
         ({"eos_token_id": 3}, "eos_token_id: not an option"),
-        ({"do_sample": True, "temperature": 0}, "do_sample=false is what temperature 0 stands for"),
+        ({"do_sample": True, "temperature": 0}, "in place of temperature 0, use do_sample=false"),
         ({"do_sample": "yes"}, "do_sample: expected true or false, found 'yes'"),
         ({"do_sample": True, "top_p": 1.5}, "top_p: expected"),
         ({"temperature": 0.5}, "add do_sample=true"),
@@ -39,7 +39,7 @@ def test_options_are_passed_on(tiny):
         ({"max_new_tokens": 512}, "leaves no room for a prompt"),
         ({"early_stopping": "perhaps"}, "early_stopping"),
         ({"do_sample": True, "temperature": float("nan")}, "temperature: expected"),
-        ({"stop_strings": "x"}, "stop_strings: unknown option of generation; there are max_new_tokens"),
+        ({"stop_strings": "x"}, "stop_strings: unknown generation option; the options are max_new_tokens"),
     ],
 )
 def test_faults(tiny, options, message):

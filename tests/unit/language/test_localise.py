@@ -8,7 +8,7 @@ import pytest
 
 from glmtune.errors import summarise_faults
 from glmtune.language import language, localise
-from glmtune.language.catalogue import Template
+from glmtune.language.catalogue import CatalogueEntry
 
 LOCALE = ("GLMTUNE_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 
@@ -85,18 +85,18 @@ def test_collected_faults() -> None:
     assert many[-1] == "  ……还有 20 处"
 
 
-def fill(template: Template, *found: str) -> str | None:
+def fill(template: CatalogueEntry, *found: str) -> str | None:
     """The Chinese text of a template; None where something in it has to be known and is not."""
     filled = template.fill(list(found))
     return None if filled is None else filled.text
 
 
 def test_places_may_change_their_order_and_be_left_out() -> None:
-    template = Template("{0} of {1} files, {2}", "{2}：{1} 个文件中的 {0} 个")
+    template = CatalogueEntry("{0} of {1} files, {2}", "{2}：{1} 个文件中的 {0} 个")
     found = template.match("3 of 8 files, big")
     assert found == ["3", "8", "big"]
     assert fill(template, *found) == "big：8 个文件中的 3 个"
-    assert fill(Template("{0} of {1}", "{1}"), "3", "8") == "8"
+    assert fill(CatalogueEntry("{0} of {1}", "{1}"), "3", "8") == "8"
 
 
 @pytest.mark.parametrize(
@@ -111,24 +111,24 @@ def test_places_may_change_their_order_and_be_left_out() -> None:
     ],
 )
 def test_what_stands_in_the_places(english: str, text: str, found: list[str] | None) -> None:
-    assert Template(english, "").match(text) == found
+    assert CatalogueEntry(english, "").match(text) == found
 
 
 def test_a_word_is_put_only_where_the_template_says_so() -> None:
-    template = Template("adapter: {0}", "适配器：{0|none=无}")
+    template = CatalogueEntry("adapter: {0}", "适配器：{0|none=无}")
     assert fill(template, "none") == "适配器：无"
     assert fill(template, "output/none") == "适配器：output/none"
 
 
 @pytest.mark.usefixtures("in_chinese")
 def test_spaces_stand_between_chinese_and_latin_only() -> None:
-    template = Template("step: {0}, then {1}", "步骤 {0} 之后 {1} 结束")
+    template = CatalogueEntry("step: {0}, then {1}", "步骤 {0} 之后 {1} 结束")
     assert fill(template, "the base has LayerNorm", "x") == "步骤基座有 LayerNorm 之后 x 结束"
     assert fill(template, "", "x") == "步骤之后 x 结束"
 
 
 def test_a_place_that_takes_known_messages_only() -> None:
-    template = Template("{0} is not {1}", "{0} 不是{1!}")
+    template = CatalogueEntry("{0} is not {1}", "{0} 不是{1!}")
     assert (
         fill(template, "'x'", "a sampling option, such as temperature=0.8")
         == "'x' 不是采样参数（例如 temperature=0.8）"
@@ -143,8 +143,8 @@ def test_a_place_that_takes_known_messages_only() -> None:
         ("config.json: kv_channels is 6, expected a multiple of 4 (half of it is rotated in pairs); rope_ratio is nan, "
          "expected a positive number up to 9",
          "config.json：kv_channels 为 6，应为 4 的倍数（其中一半要两两旋转）；rope_ratio 为 nan，应为不超过 9 的正数"),
-        ("run: its base model was looked for in /base, and is not there. Pass where it lies: --model FOLDER",
-         "run：在 /base 找过它的基座，那里没有。请指明基座的位置：--model 文件夹"),
+        ("run: its base model is not in /base. Say where it is: --model FOLDER",
+         "run：/base 里没有它的基座。请指明基座的位置：--model 文件夹"),
         ("q.jsonl, row 1 (line 2): message 1: unknown role 'x'; expected one of user, assistant",
          "q.jsonl 第 1 条（文件第 2 行）：消息 1：没有 'x' 这个角色；应为以下之一：user, assistant"),
     ],

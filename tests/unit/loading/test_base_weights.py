@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from glmtune.config import embedded_base
 from glmtune.errors import ModelError
-from glmtune.export.layout import save_weights
+from glmtune.export.model_folder import save_weights
 from glmtune.loading.base_weights import check_finite, fingerprint_base
 from glmtune.loading.runs import load
 

@@ -159,7 +159,7 @@ def test_products_are_those_of_the_weight_written_out(quantize: Any) -> None:
     model = make(add_bias_linear=True)
     quantize_layers(model, quantize)
     layer = model.transformer.encoder.layers[0].self_attention.query_key_value
-    weight = torch.empty(layer.shape)
+    weight = torch.empty(layer.out_features, layer.in_features)
     layer.write_to(weight)
     dense = DenseLinear(weight.clone(), layer.bias.detach())
     x, grad, residual = torch.randn(5, 64), torch.randn(5, layer.out_features), torch.randn(5, layer.out_features)

@@ -92,7 +92,7 @@ def test_a_tokenizer_without_its_vocabulary(folder: Path) -> None:
     (folder / "tokenizer.model").unlink()
     for load in TOKENIZER:
         with pytest.raises(
-            ModelError, match=r"base is no complete base model: expected tokenizer\.model in it; found: "
+            ModelError, match=r"base is not a complete base model: expected tokenizer\.model in it; found: "
         ):
             load(folder)
 

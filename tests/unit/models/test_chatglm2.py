@@ -92,7 +92,7 @@ def test_a_system_prompt_stands_before_the_first_round_and_tools_have_no_place(t
     called = Conversation((Message("system", "", tools=({"name": "f"},)), Message("user", "好")))
     with pytest.raises(DataError, match="the chatglm2 template has no tools"):
         render_prompt(called, tokenizer, "chatglm2")
-    with pytest.raises(ModelError, match="is no special token"):
+    with pytest.raises(ModelError, match="is not a special token"):
         tokenizer.get_command("<|user|>")
 
 
@@ -106,7 +106,7 @@ def test_what_is_too_long_loses_old_rounds_first_and_never_the_frame(
     assert ids[-1] == tokenizer.eos_token_id
     text = tokenizer.decode_text(ids)
     assert text.startswith("[Round 1]\n\n问：你你")
-    assert "\n\n答：" in text.replace(" ", "") or "\n\n答：" in text
+    assert "\n\n答：" in text
 
 
 def test_every_way_of_asking_works(tmp_path: Path) -> None:

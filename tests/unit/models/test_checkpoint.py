@@ -140,7 +140,7 @@ def test_missing_unexpected_and_misshaped_weights_in_one_message(folder, weights
     assert f"{QKV} is missing" in message
     assert f"{file}: transformer.stray is unexpected" in message
     assert f"{file}: {HEAD} has shape [7, 32], config.json asks for [640, 32]" in message
-    assert "3 faults" in message
+    assert "3 errors" in message
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
@@ -157,7 +157,7 @@ def test_missing_shards(folder, weights, kind) -> None:
     message = _fault(folder)
     assert f"{files[0].name} is missing" in message
     assert f"{files[2].name} is missing" in message
-    assert "2 faults" in message
+    assert "2 errors" in message
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
@@ -219,13 +219,13 @@ def test_a_hostile_pickle_is_not_run(folder, weights, tmp_path, write) -> None:
     message = _fault(folder)
     assert not sprung.exists()
     assert "pytorch_model.bin" in message
-    assert "not opened" in message
+    assert "not loaded" in message
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {1: torch.zeros(1)}], ids=str)
 def test_a_bin_without_weights(folder, content) -> None:
     torch.save(content, folder / "pytorch_model.bin")
-    assert "pytorch_model.bin is no dictionary of weights" in _fault(folder)
+    assert "pytorch_model.bin is not a dictionary of weights" in _fault(folder)
 
 
 @pytest.mark.parametrize("name", ["../evil.safetensors", "/etc/passwd", "a/b.safetensors", "..", "config.json", "", 3])
@@ -268,7 +268,7 @@ def test_the_format_asked_for_is_not_there(folder, weights, use_safetensors, kin
         ({"hidden_size": -4}, "hidden_size is -4"),
         ({"num_layers": 2.5}, "num_layers"),
         ({"rmsnorm": "yes"}, "rmsnorm"),
-        ({"num_attention_heads": 3}, "num_attention_heads (3) is no multiple"),
+        ({"num_attention_heads": 3}, "num_attention_heads (3) is not a multiple"),
         ({"multi_query_group_num": 0}, "multi_query_group_num (0)"),
         ({"kv_channels": 6}, "kv_channels is 6"),
         ({"rope_ratio": 0}, "rope_ratio is 0"),
@@ -319,7 +319,7 @@ def test_another_model_s_folder(folder, weights) -> None:
 
 @pytest.mark.parametrize("name", ["no/such/folder", "/no/such/folder", "nobody/nothing", "nothing"])
 def test_a_place_that_does_not_exist(name) -> None:
-    with pytest.raises(ModelError, match=f"'{name}' is no folder here"):
+    with pytest.raises(ModelError, match=f"'{name}' is not a folder here"):
         ChatGLMForConditionalGeneration.from_pretrained(name)
 
 

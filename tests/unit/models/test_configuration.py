@@ -76,7 +76,7 @@ def test_absurd_sizes_are_refused_before_a_model_is_laid_out(key: str, value: An
 
 @pytest.mark.parametrize("key", ["num_key_value_heads", "use_return_dict", "to_dict", "check"])
 def test_keys_that_would_hide_a_part_of_the_configuration(key: str) -> None:
-    with pytest.raises(ModelError, match=f"'{key}' is no key"):
+    with pytest.raises(ModelError, match=f"'{key}' is not a configuration key"):
         ChatGLMConfig.from_dict({key: 3})
 
 

@@ -48,7 +48,7 @@ def test_the_first_line_of_the_official_readme(official_folder: Path, device) ->
 def test_a_device_that_is_not_there(official_folder: Path) -> None:
     with pytest.raises(ModelError, match="device='cuda:77': there is no such device here"):
         AutoModel.from_pretrained(official_folder, device="cuda:77")
-    with pytest.raises(TypeError, match="give one of them"):
+    with pytest.raises(TypeError, match="pass only one of them"):
         AutoModel.from_pretrained(official_folder, device="cpu", device_map="auto")
 
 

@@ -135,7 +135,7 @@ def test_commands(tokenizer) -> None:
         *tokenizer.encode_text("\n"),
         *tokenizer.encode_text(SHORT),
     ]
-    with pytest.raises(ModelError, match=r"'<\|nobody\|>' is no special token"):
+    with pytest.raises(ModelError, match=r"'<\|nobody\|>' is not a special token"):
         tokenizer.get_command("<|nobody|>")
     with pytest.raises(ModelError, match="nobody"):
         tokenizer.build_single_message("nobody", "", SHORT)
@@ -263,8 +263,8 @@ def test_code_files_in_the_folder_are_never_run(official_folder, tmp_path, trust
     ("content", "expected"),
     [
         (None, "tokenizer.model"),
-        (b"", "no sentencepiece model"),
-        (b"garbage", "no sentencepiece model"),
+        (b"", "not a sentencepiece model"),
+        (b"garbage", "not a sentencepiece model"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     ],
     ids=["none", "empty", "garbage", "pointer"],

@@ -16,12 +16,12 @@ def seed_of(number: int) -> Tensor:
     return torch.tensor([number])
 
 
-def gathered(segments: Segments, key_rows: Sequence[int], num_rows: int) -> Segments:
+def gathered(segments: Segments, key_indices: Sequence[int], num_rows: int) -> Segments:
     """The segments with keys taken from the given rows."""
-    rows = torch.tensor(key_rows, dtype=torch.int32)
+    rows = torch.tensor(key_indices, dtype=torch.int32)
     counts = torch.bincount(rows, minlength=num_rows)
     offsets = torch.cat((torch.zeros(1, dtype=torch.int64), counts.cumsum(0))).int()
-    return replace(segments, key_rows=rows, slot_order=rows.argsort(stable=True).int(), slot_offsets=offsets)
+    return replace(segments, key_indices=rows, slot_order=rows.argsort(stable=True).int(), slot_offsets=offsets)
 
 
 def segments_of(query_lengths: Sequence[int], key_lengths: Sequence[int]) -> Segments:

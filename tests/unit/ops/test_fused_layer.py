@@ -25,11 +25,11 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from glmtune.ops import (
-    AdaptedLinear,
     Adapter,
     DenseLinear,
     LayerCall,
     LayerWeights,
+    Projection,
     fused_layer,
     label_head,
     reference,
@@ -59,7 +59,7 @@ def make_call(random: Random, layout: str, *, seed: int | None = None, is_checkp
         random(HIDDEN) + 1,
         random(HIDDEN) + 1,
         1e-2,
-        *(AdaptedLinear(linear) for linear in linears),
+        *(Projection(linear) for linear in linears),
         num_heads=HEADS,
         num_key_value_heads=GROUPS,
         head_dim=HEAD_DIM,
@@ -71,7 +71,7 @@ def make_call(random: Random, layout: str, *, seed: int | None = None, is_checkp
         cos=cos[0],
         sin=sin[0],
         segments=segments,
-        rows=None if rows is None else torch.tensor(rows, dtype=torch.int32),
+        query_indices=None if rows is None else torch.tensor(rows, dtype=torch.int32),
         seed=None if seed is None else seed_of(seed),
         stream=4,
         is_checkpointed=is_checkpointed,
@@ -95,7 +95,7 @@ def with_adapters(call: LayerCall, targets: Sequence[str], parameters: Sequence[
         if name in targets:
             adapter = Adapter(next(pairs), next(pairs), 1.5, dropout)
             linear = weights.__dict__[name].linear
-            weights = replace(weights, **{name: AdaptedLinear(linear, adapter)})
+            weights = replace(weights, **{name: Projection(linear, adapter)})
     return replace(call, weights=weights)
 
 
@@ -125,12 +125,12 @@ def written_out(call: LayerCall, targets: Sequence[str], hidden: Tensor, paramet
     query, key, value = heads.split([HEADS, GROUPS, GROUPS], dim=1)
     query, key = (reference.apply_rotary(x[None], call.cos[None], call.sin[None])[0] for x in (query, key))
     segments = call.segments
-    if call.rows is not None:
-        query = query[call.rows]
-    if segments.key_rows is not None:
-        key, value = key[segments.key_rows], value[segments.key_rows]
+    if call.query_indices is not None:
+        query = query[call.query_indices]
+    if segments.key_indices is not None:
+        key, value = key[segments.key_indices], value[segments.key_indices]
     attended = explicit_attention(query, key, value, segments, HEAD_DIM**-0.5).flatten(1)
-    middle = (hidden if call.rows is None else hidden[call.rows]) + project("dense", attended)
+    middle = (hidden if call.query_indices is None else hidden[call.query_indices]) + project("dense", attended)
     gate_up = project("up", norm(middle, weights.post_attention_norm))
     gate, up = gate_up.chunk(2, dim=-1)
     return middle + project("down", gate / (1 + (-gate).exp()) * up)
@@ -253,7 +253,7 @@ def test_label_head_in_chunks(random: Random, monkeypatch: pytest.MonkeyPatch, c
     scale, weights = random(HIDDEN), random(5)
     results = []
     for rows in (1024, chunk):
-        monkeypatch.setattr(import_module("glmtune.ops.label_head"), "CHUNK_ROWS", rows)
+        monkeypatch.setattr(import_module("glmtune.ops.label_head"), "CHUNK_LABELS", rows)
         losses = label_head(hidden, scale, 1e-2, head, labels)
         results.append((losses, *torch.autograd.grad((losses * weights).sum(), hidden)))
     for one, other in zip(*results, strict=True):

@@ -247,10 +247,10 @@ def test_attention(random: Random, layout: str) -> None:
 
 
 def test_keys_may_serve_several_segments(random: Random) -> None:
-    """Gathering by hand and by `key_rows` is the same, the gradient of what is gathered included."""
+    """Gathering by hand and by `key_indices` is the same, the gradient of what is gathered included."""
     inputs = [random(8, heads, HEAD_DIM).requires_grad_() for heads in (HEADS, GROUPS, GROUPS)]
     query, key, value = inputs
-    rows = SHARED.key_rows.long()
+    rows = SHARED.key_indices.long()
     expected = explicit_attention(query, key[rows], value[rows], SHARED, 0.7)
     grad = random(*expected.shape)
     expected_grads = torch.autograd.grad(expected, inputs, grad)

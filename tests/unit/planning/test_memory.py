@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from glmtune.adapters.lora import attach_lora
-from glmtune.data.packed_rows import PackedRows
-from glmtune.data.packing import PackedSample, pack
+from glmtune.data.packed_batch import PackedBatch
+from glmtune.data.packing import TokenizedSample, pack
 from glmtune.loading.formats import FORMATS, quantize_layers
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
@@ -50,7 +50,7 @@ def adapted(num_layers: int, targets: Any = ("query_key_value",), **config: Any)
     return PackedModel(attach_lora(base, {"r": 4, "target_modules": list(targets)})).train()
 
 
-def bytes_kept(model: PackedModel, packed: PackedRows) -> int:
+def bytes_kept(model: PackedModel, packed: PackedBatch) -> int:
     """What autograd keeps for the backward pass."""
     sizes: list[int] = []
 
@@ -122,7 +122,7 @@ def _bytes_of(module: torch.nn.Module) -> int:
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_a_fused_layer_keeps_as_many_bytes_as_counted(is_checkpointed: bool, targets: tuple[str, ...]) -> None:
     """One layer more keeps so much more; the log-sum-exp of the scores is kept on CUDA alone."""
-    packed = pack([PackedSample.of(range(10), [-100] * 6 + list(range(6, 10)))])
+    packed = pack([TokenizedSample.of(range(10), [-100] * 6 + list(range(6, 10)))])
     totals = []
     for count in (3, 4):
         model = adapted(count, targets)

@@ -11,16 +11,16 @@ from glmtune.loading.devices import GIB
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.planning.memory import MemorySettings, Pass
-from glmtune.planning.planner import Freedom, Planner, StepShape
+from glmtune.planning.planner import Planner, SearchSpace, StepShape
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
 
 CHATGLM3_6B = ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True)
 QKV = AdapterShape(1_949_696, first_layer=0, ranks=8, is_on_last_projection=False, has_dropout=True)
-FREEDOM = Freedom(("none", "int8", "nf4"), num_checkpointed=range(29), max_tokens=(2048, 1024, 512))
+FREEDOM = SearchSpace(("none", "int8", "nf4"), num_checkpointed=range(29), max_tokens=(2048, 1024, 512))
 
 
-def lay_out(max_tokens: int, uses_graphs: bool) -> StepShape:
+def size_step(max_tokens: int, uses_graphs: bool) -> StepShape:
     """A step of 4,096 tokens, a third of them learnt."""
     return StepShape(max_tokens, Pass(max_tokens, max_tokens // 3, 40), 4096 / max_tokens, max_tokens, max_tokens / 3)
 
@@ -29,7 +29,7 @@ def lay_out(max_tokens: int, uses_graphs: bool) -> StepShape:
 def planner() -> Planner:
     with torch.device("meta"):
         base = BaseShape.of(ChatGLMForConditionalGeneration(CHATGLM3_6B), torch.bfloat16)
-    return Planner(base, QKV, DeviceSpeed.assumed(50), lay_out)
+    return Planner(base, QKV, DeviceSpeed.assumed(50), size_step)
 
 
 def test_with_much_memory_all_is_plain(planner: Planner) -> None:
@@ -43,7 +43,7 @@ def test_with_much_memory_all_is_plain(planner: Planner) -> None:
 def test_a_step_is_split_only_where_memory_asks_for_it(speed: DeviceSpeed) -> None:
     with torch.device("meta"):
         base = BaseShape.of(ChatGLMForConditionalGeneration(CHATGLM3_6B), torch.bfloat16)
-    split = [Planner(base, QKV, speed, lay_out).plan(MemorySettings(), limit) for limit in (8192, 4096, 2048)]
+    split = [Planner(base, QKV, speed, size_step).estimate(MemorySettings(), limit) for limit in (8192, 4096, 2048)]
     assert [plan.step.num_passes for plan in split] == [0.5, 1, 2]
     seconds = [plan.seconds_per_step for plan in split]
     assert seconds == sorted(seconds)
@@ -85,26 +85,26 @@ def test_the_most_exact_format_that_fits_is_taken(planner: Planner) -> None:
 
 
 def test_a_less_exact_format_is_taken_only_where_nothing_else_fits(planner: Planner) -> None:
-    freedom = dataclasses.replace(FREEDOM, max_tokens=(512,))
+    space = dataclasses.replace(FREEDOM, max_tokens=(512,))
     for gib in (6.6, 7.0, 8.0, 12.0, 13.0, 14.0, 24.0):
-        plan = planner.choose(freedom, gib * GIB)
+        plan = planner.choose(space, gib * GIB)
         assert plan is not None
-        before = freedom.quantize[: list(freedom.quantize).index(plan.settings.quantize)]
-        assert all(planner.choose(freedom.with_format(quantize), gib * GIB) is None for quantize in before)
+        before = space.quantize[: list(space.quantize).index(plan.settings.quantize)]
+        assert all(planner.choose(space.with_format(quantize), gib * GIB) is None for quantize in before)
 
 
 def test_a_much_faster_format_is_suggested(planner: Planner) -> None:
     """Where the base fits only with every layer checkpointed, and in 8 bits with none."""
-    freedom = dataclasses.replace(FREEDOM, max_tokens=(512,))
+    space = dataclasses.replace(FREEDOM, max_tokens=(512,))
     for gib in (6.6, 13.0, 13.5, 24.0):
-        plan = planner.choose(freedom, gib * GIB)
+        plan = planner.choose(space, gib * GIB)
         assert plan is not None
         others = [
             other.seconds_per_step
-            for quantize in freedom.quantize
-            if (other := planner.choose(freedom.with_format(quantize), gib * GIB))
+            for quantize in space.quantize
+            if (other := planner.choose(space.with_format(quantize), gib * GIB))
         ]
-        faster = planner.faster_format(plan, freedom, gib * GIB)
+        faster = planner.faster_format(plan, space, gib * GIB)
         assert (faster is not None) == (plan.seconds_per_step > 1.3 * min(others)), gib
         if faster is not None:
             assert faster.slowdown == pytest.approx(min(others) / plan.seconds_per_step - 1)
@@ -127,47 +127,47 @@ def test_what_the_user_decided_stays(planner: Planner, decided: dict[str, Any], 
 
 
 def test_as_few_layers_as_fit_are_checkpointed(planner: Planner) -> None:
-    freedom = dataclasses.replace(
+    space = dataclasses.replace(
         FREEDOM, quantize=("none",), offloads_embedding=(False,), uses_graphs=(False,), max_tokens=(2048,)
     )
-    plan = planner.choose(freedom, 15.5 * GIB)
+    plan = planner.choose(space, 15.5 * GIB)
     assert plan is not None
     number = plan.settings.num_checkpointed
     assert 0 < number < 28
     fewer = dataclasses.replace(plan.settings, num_checkpointed=number - 1)
-    assert planner.plan(fewer, 2048).memory.needed > 15.5 * GIB >= plan.memory.needed
+    assert planner.estimate(fewer, 2048).memory.needed > 15.5 * GIB >= plan.memory.needed
 
 
 def test_time_is_that_of_the_products(planner: Planner) -> None:
     """By hand: 4,096 tokens through 5.7 billion weights, forward and back, at 50 TFLOP/s: about 1.9 s."""
-    plan = planner.plan(MemorySettings(), 2048)
+    plan = planner.estimate(MemorySettings(), 2048)
     assert plan.seconds_per_step == pytest.approx(4 * 4096 * 5.71e9 / 50e12, rel=0.25)
 
 
 def test_what_takes_longer(planner: Planner) -> None:
-    plain = planner.plan(MemorySettings(), 2048).seconds_per_step
+    plain = planner.estimate(MemorySettings(), 2048).seconds_per_step
     for changed in (
         {"num_checkpointed": 28},
         {"quantize": "nf4"},
         {"offloads_embedding": True},
         {"num_checkpointed": 28, "offloads_checkpoints": True},
     ):
-        assert planner.plan(MemorySettings(**changed), 2048).seconds_per_step > plain
-    assert planner.plan(MemorySettings(quantize="fp8"), 2048).seconds_per_step < plain
-    again = planner.plan(MemorySettings(num_checkpointed=28), 2048).seconds_per_step
+        assert planner.estimate(MemorySettings(**changed), 2048).seconds_per_step > plain
+    assert planner.estimate(MemorySettings(quantize="fp8"), 2048).seconds_per_step < plain
+    again = planner.estimate(MemorySettings(num_checkpointed=28), 2048).seconds_per_step
     assert 1.2 * plain < again < 1.4 * plain  # the layers' products once more, but for the last
 
 
 def test_small_passes_wait_for_the_host() -> None:
     with torch.device("meta"):
         base = BaseShape.of(ChatGLMForConditionalGeneration(CHATGLM3_6B), torch.bfloat16)
-    planner = Planner(base, QKV, DeviceSpeed(700e12, 3e12, 1e-5), lay_out)
-    eager, graphs = (planner.plan(MemorySettings(uses_graphs=uses), 64).seconds_per_step for uses in (False, True))
+    planner = Planner(base, QKV, DeviceSpeed(700e12, 3e12, 1e-5), size_step)
+    eager, graphs = (planner.estimate(MemorySettings(uses_graphs=uses), 64).seconds_per_step for uses in (False, True))
     assert eager > 2 * graphs
 
 
 def test_the_cheapest_changes(planner: Planner) -> None:
-    plan = planner.plan(MemorySettings(uses_graphs=True), 2048)
+    plan = planner.estimate(MemorySettings(uses_graphs=True), 2048)
     changes = planner.cheapest_changes(plan, FREEDOM)
     assert len(changes) == 3
     assert [change.slowdown for change in changes] == sorted(change.slowdown for change in changes)
@@ -187,7 +187,7 @@ def test_the_cheapest_changes(planner: Planner) -> None:
 
 
 def test_checkpoints_that_are_there_may_go_to_the_host(planner: Planner) -> None:
-    plan = planner.plan(MemorySettings(quantize="nf4", num_checkpointed=28, offloads_embedding=True), 2048)
+    plan = planner.estimate(MemorySettings(quantize="nf4", num_checkpointed=28, offloads_embedding=True), 2048)
     changes = {change.setting: change for change in planner.cheapest_changes(plan, FREEDOM, count=10)}
     assert (
         changes["train.offload_checkpoints=true train.cuda_graphs=false"].saved_bytes > 25 * 2048 * 8192

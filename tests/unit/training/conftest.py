@@ -1,8 +1,9 @@
 """Short runs on the tiny base, and what happens to them on the way."""
 
 import io
-import json
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,25 @@ Run = Callable[..., TrainResult]
 AddAction = Callable[[int, Callable[[], None]], None]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    import datasets
-
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
-
-
-@pytest.fixture
-def data_file(tmp_path: Path) -> Path:
-    rows = [{"instruction": f"第{n}个问题？", "output": f"这是第{n}个回答，没有别的。"} for n in range(24)]
-    file = tmp_path / "data.json"
-    file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    return file
-
-
 @pytest.fixture
 def console() -> Console:
     """Collects what is shown, as on no terminal."""
     return Console(record=True, force_terminal=False, width=160, file=io.StringIO())
+
+
+def settings(base: Path, data: Path, output_dir: Path) -> list[str]:
+    """6 steps of 4 samples on the CPU, checkpoints after 3 and 6."""
+    return [
+        f"model.path={base}",
+        f"data.path={data}",
+        f"train.output_dir={output_dir}",
+        "train.use_cpu=true",
+        "train.num_train_epochs=1",
+        "train.per_device_train_batch_size=2",
+        "train.logging_steps=1",
+        "train.save_steps=3",
+        "train.learning_rate=0.01",
+    ]
 
 
 @pytest.fixture
@@ -43,20 +44,31 @@ def run(tiny_base: Path, data_file: Path, tmp_path: Path, console: Console) -> R
     """Trains the tiny base on the CPU: 6 steps of 4 samples, checkpoints after 3 and 6."""
 
     def run(*overrides: str, name: str = "run") -> TrainResult:
-        defaults = [
-            f"model.path={tiny_base}",
-            f"data.path={data_file}",
-            f"train.output_dir={tmp_path / name}",
-            "train.use_cpu=true",
-            "train.num_train_epochs=1",
-            "train.per_device_train_batch_size=2",
-            "train.logging_steps=1",
-            "train.save_steps=3",
-            "train.learning_rate=0.01",
-        ]
-        return train(load_config(None, [*defaults, *overrides]), console)
+        return train(load_config(None, [*settings(tiny_base, data_file, tmp_path / name), *overrides]), console)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def train_once(
+    tiny_base: Path, write_questions: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """The folder of a run with these overrides, which is made when it is first asked for. Tests must not change it."""
+    data = write_questions(tmp_path_factory.mktemp("questions"))
+
+    @cache
+    def train_once(*overrides: str) -> Path:
+        folder = tmp_path_factory.mktemp("once") / "run"
+        train(load_config(None, [*settings(tiny_base, data, folder), *overrides]), Console(quiet=True))
+        return folder
+
+    return train_once
+
+
+@pytest.fixture
+def earlier_run(train_once: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """What `run` leaves, for what is done with it afterwards: a copy of one that tests share."""
+    return lambda *overrides, name="run": shutil.copytree(train_once(*overrides), tmp_path / name)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_a_bfloat16_base_needs_autocast_only_beside_whole_modules() -> None:
 
 def test_all_contradictions_at_once() -> None:
     train = {**TRAIN, "eval_strategy": "steps", "load_best_model_at_end": True, "report_to": "nothing"}
-    with pytest.raises(ConfigError, match="3 faults"):
+    with pytest.raises(ConfigError, match="3 errors"):
         make_arguments(train, has_eval=False, dtype=torch.float32)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glmtune.adapters.fusable import why_not_fused
 from glmtune.adapters.lora import make_lora_config
-from glmtune.data.packed_rows import PackedRows
+from glmtune.data.packed_batch import PackedBatch
 from glmtune.data.packing import PackingCollator
 from glmtune.ops import reference
 from glmtune.training.fused import FusedLayers
@@ -36,7 +36,7 @@ def checkpoint(model: PackedModel) -> None:
         layer.gradient_checkpointing = True
 
 
-def rows_of(samples: Samples, **collator: Any) -> PackedRows:
+def rows_of(samples: Samples, **collator: Any) -> PackedBatch:
     (rows,) = PackingCollator(**collator)(samples)["micro_batches"]
     return rows
 
@@ -304,11 +304,11 @@ def test_a_plain_model_can_be_fused(make_adapted: MakeAdapted) -> None:
         ({"lora_bias": True}, "lora.lora_bias trains biases of the adapter"),
         (
             {"target_modules": ["query_key_value", "output_layer"]},
-            "output_layer is adapted, which is no linear layer of a block",
+            "output_layer is adapted, which is not a linear layer of a block",
         ),
         (
             {"target_modules": ["query_key_value", "word_embeddings"]},
-            "word_embeddings is adapted, which is no linear layer of a block",
+            "word_embeddings is adapted, which is not a linear layer of a block",
         ),
         ({"config": {"rmsnorm": False}}, "the base has LayerNorm"),
         ({"config": {"fp32_residual_connection": True}}, "the base has fp32_residual_connection"),

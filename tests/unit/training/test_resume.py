@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from glmtune.adapters.checkpoints import CHECKSUMS_NAME
-from glmtune.config import OWN_TRAIN_KEYS, embedded_base, load_config
+from glmtune.config import OWN_TRAIN_KEYS, embedded_base
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.planning.resume import APPLIED_TRAIN_KEYS, LASTING_TRAIN_KEYS, find_checkpoint
-from glmtune.training import finish, lora_trainer
-from glmtune.training.run import TrainResult, train
+from glmtune.training import lora_trainer
+from glmtune.training.run import TrainResult
 
 Run = Callable[..., TrainResult]
+EarlierRun = Callable[..., Path]
 AGAIN = "train.resume_from_checkpoint=true"
 
 
@@ -41,8 +42,10 @@ def test_every_key_is_either_applied_or_refused() -> None:
     assert not LASTING_TRAIN_KEYS & APPLIED_TRAIN_KEYS
 
 
-def test_a_lengthened_run_follows_the_schedule_of_its_new_length(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=4", "train.save_steps=2")
+def test_a_lengthened_run_follows_the_schedule_of_its_new_length(
+    run: Run, earlier_run: EarlierRun, tmp_path: Path
+) -> None:
+    earlier_run("train.max_steps=4", "train.save_steps=2")
     run("train.max_steps=8", "train.save_steps=2", AGAIN)
     assert [rates(tmp_path / "run")[step] for step in (5, 6, 7, 8)] == pytest.approx(
         [0.01 * (8 - step) / 8 for step in (4, 5, 6, 7)]
@@ -57,15 +60,17 @@ def test_a_lengthened_run_follows_the_schedule_of_its_new_length(run: Run, tmp_p
         (["train.warmup_steps=4"], [0.01 * 3 / 4, 0.01, 0.01 * 1 / 2]),
     ],
 )
-def test_a_changed_schedule_is_followed(run: Run, tmp_path: Path, changes: list[str], expected: list[float]) -> None:
-    run("train.max_steps=6", name="whole")
+def test_a_changed_schedule_is_followed(
+    run: Run, earlier_run: EarlierRun, tmp_path: Path, changes: list[str], expected: list[float]
+) -> None:
+    earlier_run("train.max_steps=6", name="whole")
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "run" / "checkpoint-3")
     run("train.max_steps=6", AGAIN, *changes)
     assert [rates(tmp_path / "run")[step] for step in (4, 5, 6)] == pytest.approx(expected)
 
 
-def test_changed_settings_of_the_optimiser_are_applied(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=6", name="before")
+def test_changed_settings_of_the_optimiser_are_applied(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
+    earlier_run("train.max_steps=6", name="before")
     changes = {
         "same": [],
         "decay": ["train.weight_decay=0.5"],
@@ -81,53 +86,44 @@ def test_changed_settings_of_the_optimiser_are_applied(run: Run, tmp_path: Path)
         assert all(torch.equal(resumed[key], whole[key]) for key in whole) == (name == "same"), name
 
 
-def test_a_run_whose_last_save_is_missing_is_finished(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["run", "moved"])
+def test_a_run_whose_last_save_is_missing_is_finished(run: Run, tmp_path: Path, name: str) -> None:
     settings = ("data.eval_fraction=0.25", "train.load_best_model_at_end=true", "train.metric_for_best_model=loss")
-    settings = (*settings, "train.save_steps=1", "train.max_steps=4", "train.learning_rate=1")
+    # What is called best here is an early checkpoint, not the last.
+    settings = (*settings, "train.greater_is_better=true", "train.save_steps=1", "train.max_steps=4")
     before = run(*settings)
+    assert before.best_checkpoint is not None
+    assert before.best_checkpoint.name != "checkpoint-4"
     adapter = load_file(tmp_path / "run" / "adapter_model.safetensors")
     cut_off_the_end(tmp_path / "run")
-    after = run(*settings, AGAIN)
-    finished = load_file(tmp_path / "run" / "adapter_model.safetensors")
-    assert all(torch.equal(finished[name], adapter[name]) for name in adapter)
-    assert (after.num_steps, after.best_checkpoint) == (before.num_steps, before.best_checkpoint)
+    (tmp_path / "run").rename(tmp_path / name)
+    after = run(*settings, AGAIN, name=name)
+    finished = load_file(tmp_path / name / "adapter_model.safetensors")
+    assert all(torch.equal(finished[key], adapter[key]) for key in adapter)
+    assert (after.num_steps, after.best_checkpoint) == (4, tmp_path / name / before.best_checkpoint.name)
     assert after.metrics["best_eval_loss"] == before.metrics["best_eval_loss"]
     assert after.selftest is not None
-    assert (tmp_path / "run" / "training_loss.png").is_file()
+    assert (tmp_path / name / "training_loss.png").is_file()
     with pytest.raises(TrainingError, match=r"is finished \(4 of 4 steps\)"):
-        run(*settings, AGAIN)
+        run(*settings, AGAIN, name=name)
 
 
-def test_a_picture_that_cannot_be_drawn_costs_nothing_else(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    def fail(*args: Any) -> None:
-        raise RuntimeError("no fonts")
-
-    monkeypatch.setattr(finish, "draw_losses", fail)
+def test_a_picture_that_cannot_be_drawn_costs_nothing_else(
+    run: Run, after_step: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    after_step(2, (tmp_path / "run" / "training_loss.png").mkdir)  # so that there is no place for it
     assert run("train.max_steps=2").selftest is not None
+    assert "training_loss.png could not be drawn" in caplog.text
     assert (tmp_path / "run" / "all_results.json").is_file()
 
 
 @pytest.fixture(scope="module")
-def checkpointed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpointed(train_once: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four steps with checkpoints after two and four, not finished."""
-    base = tmp_path_factory.mktemp("checkpointed")
-    data = base / "data.json"
-    rows = [{"instruction": f"第{n}个问题？", "output": f"这是第{n}个回答，没有别的。"} for n in range(24)]
-    data.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    settings = [
-        f"data.path={data}",
-        f"train.output_dir={base / 'run'}",
-        "train.use_cpu=true",
-        "train.per_device_train_batch_size=2",
-        "train.num_train_epochs=1",
-        "train.learning_rate=0.01",
-        "train.save_steps=2",
-        "train.logging_steps=1",
-        "train.max_steps=4",
-    ]
-    train(load_config(None, settings))
-    cut_off_the_end(base / "run")
-    return base / "run"
+    whole = train_once("train.max_steps=4", "train.save_steps=2")
+    run = shutil.copytree(whole, tmp_path_factory.mktemp("checkpointed") / "run")
+    cut_off_the_end(run)
+    return run
 
 
 DAMAGE = {
@@ -159,7 +155,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_file_named(
     if how != "folder" or name != "trainer_state.json":  # without that file it counts as no checkpoint at all
         assert str(run / "checkpoint-4") in caplog.text
         assert name in caplog.text
-        assert "Going on from checkpoint-2" in caplog.text
+        assert "Continuing from checkpoint-2" in caplog.text
         with pytest.raises(TrainingError, match=name):
             find_checkpoint(run, str(run / "checkpoint-4"))
 
@@ -192,8 +188,10 @@ def test_a_state_of_other_types_is_named(checkpointed: Path, tmp_path: Path, tex
         find_checkpoint(run, str(run / "checkpoint-4"))
 
 
-def test_a_log_with_foreign_bytes_does_not_keep_a_run_from_going_on(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=3")
+def test_a_log_with_foreign_bytes_does_not_keep_a_run_from_going_on(
+    run: Run, earlier_run: EarlierRun, tmp_path: Path
+) -> None:
+    earlier_run("train.max_steps=3")
     with (tmp_path / "run" / "trainer_log.jsonl").open("ab") as log:
         log.write(b'\xff\xfe\n[1]\n{"step": "three"}\n{"step": 3, "lo')
     run("train.max_steps=4", AGAIN)
@@ -207,17 +205,19 @@ def test_the_state_of_another_adapters_optimiser_is_refused(run: Run, tmp_path: 
     checkpoint = tmp_path / "run" / "checkpoint-3"
     shutil.copyfile(tmp_path / "other" / "checkpoint-3" / "optimizer.pt", checkpoint / "optimizer.pt")
     (checkpoint / CHECKSUMS_NAME).unlink()
-    with pytest.raises(TrainingError, match=r"optimizer\.pt is of another optimiser or adapter"):
+    with pytest.raises(TrainingError, match=r"optimizer\.pt belongs to another optimiser or adapter"):
         run("train.max_steps=4", optim, AGAIN)
 
 
-def test_accidents_cost_no_checkpoint_that_can_be_gone_on_from(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=4", "train.save_steps=2")
-    folder = tmp_path / "run"
+def test_accidents_cost_no_checkpoint_that_can_be_gone_on_from(
+    run: Run, earlier_run: EarlierRun, tmp_path: Path
+) -> None:
+    folder = earlier_run("train.max_steps=4", "train.save_steps=2")
     (folder / "checkpoint-6").mkdir()  # of a program that was killed
     (folder / ".unfinished" / "checkpoint-2.old").mkdir(parents=True)
     run("train.max_steps=5", "train.save_steps=5", "train.save_total_limit=2", AGAIN)
-    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+    assert (folder / "_superseded-1" / "checkpoint-6").is_dir()
     assert not (folder / ".unfinished").exists()
 
 
@@ -232,8 +232,8 @@ def test_a_checkpoint_has_its_name_only_once_it_is_complete(run: Run, tmp_path: 
     assert not (tmp_path / "run" / "checkpoint-3").exists()
 
 
-def test_a_refused_run_can_start_afresh_from_its_adapter(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=3")
+def test_a_refused_run_can_start_afresh_from_its_adapter(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
+    earlier_run("train.max_steps=3")
     checkpoint = tmp_path / "run" / "checkpoint-3"
     with pytest.raises(TrainingError) as caught:
         run("train.max_steps=6", "train.seed=1", AGAIN)
@@ -242,7 +242,7 @@ def test_a_refused_run_can_start_afresh_from_its_adapter(run: Run, tmp_path: Pat
     run(*fresh, name="fresh")
     before, after = (load_file(folder / "adapter_model.safetensors") for folder in (checkpoint, tmp_path / "fresh"))
     assert all(torch.equal(before[name], after[name]) for name in before)
-    with pytest.raises(ConfigError, match=r"lora\.r=4 was asked for, and the adapter in .* has 8"):
+    with pytest.raises(ConfigError, match=r"lora\.r=4 was requested, but the adapter in .* has 8"):
         run(*fresh, "lora.r=4", name="other")
     with pytest.raises(ConfigError, match="is a base model, not an adapter"):
         run(f"model.adapter_path={embedded_base()}", name="other")

@@ -23,6 +23,7 @@ from glmtune.training.lora_trainer import set_schedule
 from glmtune.training.run import TrainResult
 
 Run = Callable[..., TrainResult]
+EarlierRun = Callable[..., Path]
 AGAIN = "train.resume_from_checkpoint=true"
 
 
@@ -37,8 +38,8 @@ def change_state(checkpoint: Path, **values: Any) -> None:
     (checkpoint / CHECKSUMS_NAME).unlink(missing_ok=True)
 
 
-def test_changed_intervals_are_applied(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=3", "train.save_steps=3")
+def test_changed_intervals_are_applied(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
+    earlier_run("train.max_steps=3")
     changed = ("train.logging_steps=2", "train.save_steps=4", "train.eval_steps=5")
     run("train.max_steps=7", *changed, AGAIN)
     folder = tmp_path / "run"
@@ -47,9 +48,9 @@ def test_changed_intervals_are_applied(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def never_better(run: Run, tmp_path: Path) -> tuple[str, ...]:
+def never_better(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> tuple[str, ...]:
     """Settings of a run whose evaluation loss never changes: at a rate of 0 nothing is learnt."""
-    run("train.max_steps=1", name="adapter")
+    earlier_run("train.max_steps=1", name="adapter")
     settings = ("data.eval_fraction=0.25", "train.save_steps=1", "train.max_steps=8", "train.learning_rate=0")
     return (*settings, f"model.adapter_path={tmp_path / 'adapter'}")
 
@@ -88,8 +89,10 @@ def test_an_evaluation_after_the_last_checkpoint_is_made_up_for(run: Run, tmp_pa
     assert run(*settings, AGAIN).metrics["eval_loss"] == before.metrics["eval_loss"]
 
 
-def test_steps_that_loss_scaling_left_out_are_none_of_the_schedules(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=3")
+def test_steps_that_loss_scaling_left_out_are_none_of_the_schedules(
+    run: Run, earlier_run: EarlierRun, tmp_path: Path
+) -> None:
+    earlier_run("train.max_steps=3")
     checkpoint = tmp_path / "run" / "checkpoint-3"
     state = torch.load(checkpoint / "scheduler.pt", weights_only=True)
     torch.save({**state, "last_epoch": 2}, checkpoint / "scheduler.pt")
@@ -125,26 +128,26 @@ def test_what_is_uploaded_has_its_place_already(run: Run, tmp_path: Path, monkey
     assert uploaded == [tmp_path / "run", tmp_path / "run" / "checkpoint-3"]
 
 
-def test_a_checkpoint_of_float16_goes_on_in_float32(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=3")
+def test_a_checkpoint_of_float16_goes_on_in_float32(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
+    earlier_run("train.max_steps=3")
     checkpoint = tmp_path / "run" / "checkpoint-3"
     torch.save({"scale": 65536.0}, checkpoint / "scaler.pt")
     (checkpoint / CHECKSUMS_NAME).unlink()
     assert run("train.max_steps=4", AGAIN).num_steps == 4
 
 
-def test_another_number_of_processes_is_refused(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=3")
+def test_another_number_of_processes_is_refused(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
+    earlier_run("train.max_steps=3")
     checkpoint = tmp_path / "run" / "checkpoint-3"
     (checkpoint / CHECKSUMS_NAME).unlink()
     (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
     shutil.copyfile(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
-    with pytest.raises(TrainingError, match="with 2 processes, and goes on with 1"):
+    with pytest.raises(TrainingError, match="with 2 processes, and continues with 1"):
         run("train.max_steps=4", AGAIN)
 
 
-def test_results_that_were_cut_short_are_written_again(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=2")
+def test_results_that_were_cut_short_are_written_again(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
+    earlier_run("train.max_steps=2")
     results = tmp_path / "run" / "all_results.json"
     whole = json.loads(results.read_text())
     results.write_bytes(results.read_bytes()[:40])
@@ -164,15 +167,17 @@ def test_results_that_were_cut_short_are_written_again(run: Run, tmp_path: Path)
         ("of_another_version", 1),
     ],
 )
-def test_values_of_other_types_in_a_state_are_named(run: Run, tmp_path: Path, key: str, value: Any) -> None:
-    run("train.max_steps=3")
+def test_values_of_other_types_in_a_state_are_named(
+    run: Run, earlier_run: EarlierRun, tmp_path: Path, key: str, value: Any
+) -> None:
+    earlier_run("train.max_steps=3")
     change_state(tmp_path / "run" / "checkpoint-3", **{key: value})
     with pytest.raises(TrainingError, match=rf"trainer_state\.json.*{key}"):
         run("train.max_steps=4", AGAIN)
 
 
-def test_values_of_other_types_in_a_runs_settings_are_named(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=3")
+def test_values_of_other_types_in_a_runs_settings_are_named(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
+    earlier_run("train.max_steps=3")
     manifest = RunManifest.read(tmp_path / "run" / "checkpoint-3")
     assert manifest is not None
     manifest.config["train"]["max_tokens_per_device"] = "many"
@@ -182,9 +187,9 @@ def test_values_of_other_types_in_a_runs_settings_are_named(run: Run, tmp_path: 
         run("train.max_steps=4", AGAIN)
 
 
-def test_a_run_that_has_more_steps_than_asked_for_is_refused(run: Run) -> None:
-    run("train.max_steps=3")
-    with pytest.raises(TrainingError, match=r"checkpoint-3 has 3 steps already, and 2 are asked for"):
+def test_a_run_that_has_more_steps_than_asked_for_is_refused(run: Run, earlier_run: EarlierRun) -> None:
+    earlier_run("train.max_steps=3")
+    with pytest.raises(TrainingError, match=r"checkpoint-3 has 3 steps already, and 2 were requested"):
         run("train.max_steps=2", AGAIN)
 
 
@@ -197,10 +202,9 @@ def test_the_best_is_not_looked_for_by_two_metrics(run: Run) -> None:
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
 def test_a_file_of_another_kind_is_seen_in_a_checkpoint_without_checksums(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+    earlier_run: EarlierRun, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    run("train.max_steps=4", "train.save_steps=2")
-    folder = tmp_path / "run"
+    folder = earlier_run("train.max_steps=4", "train.save_steps=2")
     for checkpoint in folder.glob("checkpoint-*"):
         (checkpoint / CHECKSUMS_NAME).unlink()
     torch.save({"weight": torch.zeros(3)}, folder / "checkpoint-4" / name)
@@ -208,9 +212,8 @@ def test_a_file_of_another_kind_is_seen_in_a_checkpoint_without_checksums(
     assert name in caplog.text
 
 
-def test_a_checkpoint_without_its_state_is_named(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run("train.max_steps=4", "train.save_steps=2")
-    folder = tmp_path / "run"
+def test_a_checkpoint_without_its_state_is_named(earlier_run: EarlierRun, caplog: pytest.LogCaptureFixture) -> None:
+    folder = earlier_run("train.max_steps=4", "train.save_steps=2")
     (folder / "checkpoint-4" / "trainer_state.json").unlink()
     assert find_checkpoint(folder, True) == folder / "checkpoint-2"
     assert "checkpoint-4" in caplog.text
@@ -249,5 +252,28 @@ def test_a_run_from_an_adapter_goes_on_when_that_adapter_is_gone(run: Run, tmp_p
 
 def test_a_rank_that_was_asked_for_is_not_replaced_silently(run: Run, tmp_path: Path) -> None:
     run("train.max_steps=1", "lora.r=3", name="first")
-    with pytest.raises(ConfigError, match=r"lora\.r=8 was asked for, and the adapter in .* has 3"):
+    with pytest.raises(ConfigError, match=r"lora\.r=8 was requested, but the adapter in .* has 3"):
         run(f"model.adapter_path={tmp_path / 'first'}", "lora.r=8", "train.max_steps=1")
+
+
+def test_the_best_is_not_looked_for_on_two_sets_of_data(run: Run, tmp_path: Path) -> None:
+    def evaluated_on(name: str) -> tuple[str, ...]:
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps([{"instruction": name, "output": name}]), encoding="utf-8")
+        return (f"data.eval_path={file}", "train.load_best_model_at_end=true")
+
+    run(*evaluated_on("one"), "train.max_steps=3")
+    with pytest.raises(TrainingError, match="the evaluation data are not those that the best"):
+        run(*evaluated_on("two"), "train.max_steps=4", AGAIN)
+    run("train.max_steps=4", AGAIN)
+    with pytest.raises(TrainingError, match="the evaluation data are not those that the best"):
+        run(*evaluated_on("two"), "train.max_steps=5", AGAIN)
+    assert run(*evaluated_on("one"), "train.max_steps=5", AGAIN).num_steps == 5
+
+
+def test_evaluation_data_by_which_nothing_was_chosen_may_change(run: Run, tmp_path: Path) -> None:
+    for name, num_steps in (("one", 3), ("two", 4)):
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps([{"instruction": name, "output": name}]), encoding="utf-8")
+        again = [AGAIN] if name == "two" else []
+        assert run(f"data.eval_path={file}", f"train.max_steps={num_steps}", *again).num_steps == num_steps

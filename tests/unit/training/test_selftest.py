@@ -11,17 +11,21 @@ import torch
 from glmtune.adapters.adapter_files import save_adapter
 from glmtune.adapters.lora import attach_lora, initial_adapter_weights
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.data.run_data import Sample
+from glmtune.data.run_data import SelfTestSample
 from glmtune.errors import DataError, TrainingError
 from glmtune.loading.bases import load_base
 from glmtune.prompts import Conversation, Message, render
 from glmtune.training import selftest
 from glmtune.training.selftest import run_selftest
 
+_TURNS = (Message("user", "你好"), Message("assistant", "嬛嬛在此。"))
+
 
 @pytest.fixture
 def trained(tiny_base: Path, tmp_path: Path) -> Callable[..., Any]:
-    def make(init: Any = True, *, is_zero: bool = False) -> tuple[Any, ...]:
+    def make(
+        init: Any = True, *, is_zero: bool = False, turns: tuple[Message, ...] = _TURNS, change: float = 0.01
+    ) -> tuple[Any, ...]:
         base, tokenizer = load_base(tiny_base, device_map="cpu")
         model = attach_lora(base, {"target_modules": ["query_key_value"], "init_lora_weights": init})
         initial = initial_adapter_weights(model)
@@ -29,12 +33,12 @@ def trained(tiny_base: Path, tmp_path: Path) -> Callable[..., Any]:
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.requires_grad:
-                        parameter += 0.01
+                        parameter += change
         save_adapter(model, tmp_path, initial)
         RunManifest(None, system="你是甄嬛").write(tmp_path)
-        conversation = Conversation((Message("user", "你好"), Message("assistant", "嬛嬛在此。")))
+        conversation = Conversation(turns)
         ids = render(conversation.with_system("你是甄嬛"), tokenizer).input_ids
-        return model, tokenizer, tmp_path, Sample(conversation, ids, None), initial
+        return model, tokenizer, tmp_path, SelfTestSample(conversation, ids, None), initial
 
     return make
 
@@ -49,10 +53,37 @@ def test_a_sound_run(trained: Callable[..., Any], init: Any) -> None:
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
-@pytest.mark.parametrize(("init", "message"), [(True, "lora_B are zero"), ("pissa", "has not moved")])
+@pytest.mark.parametrize(("init", "message"), [(True, "lora_B are zero"), ("pissa", "has not changed")])
 def test_an_adapter_that_learnt_nothing(trained: Callable[..., Any], init: Any, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         run_selftest(*trained(init, is_zero=True))
+
+
+@pytest.mark.parametrize("init", [True, "pissa"])
+def test_an_adapter_that_is_not_finite(trained: Callable[..., Any], init: Any) -> None:
+    with pytest.raises(TrainingError, match="adapter weights are not finite"):
+        run_selftest(*trained(init, change=float("nan")))
+
+
+_CALLED = (Message("user", "天气？"), Message("assistant", "{}", metadata="weather"), Message("observation", "晴"))
+
+
+@pytest.mark.parametrize(("before", "question"), [(_TURNS[:1], "你好"), (_CALLED, "晴")])
+def test_an_answer_of_several_turns(
+    trained: Callable[..., Any], caplog: pytest.LogCaptureFixture, before: tuple[Message, ...], question: str
+) -> None:
+    report = run_selftest(
+        *trained(turns=(*before, Message("assistant", "我查一下。"), Message("assistant", "今天晴。")))
+    )
+    assert (report.question, report.expected) == (question, "我查一下。\n今天晴。")
+    assert caplog.text == ""
+
+
+def test_a_long_sample_is_no_row_of_the_users(trained: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    model, *rest = trained(turns=(Message("user", "你好" * 300), _TURNS[1]))
+    model.config.seq_length = 128
+    assert run_selftest(model, *rest).logit_change > 0
+    assert caplog.text == ""
 
 
 def test_a_file_that_is_not_what_was_trained(trained: Callable[..., Any]) -> None:
@@ -67,7 +98,7 @@ def test_another_prompt_than_in_training(trained: Callable[..., Any]) -> None:
     arguments = trained()
     file = arguments[2] / "glmtune.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "system": "别人"}))
-    with pytest.raises(TrainingError, match="give other ids than the training had"):
+    with pytest.raises(TrainingError, match="give other ids than those in training"):
         run_selftest(*arguments)
 
 
@@ -78,7 +109,7 @@ def test_a_sample_reply_that_fails_does_not_fail_the_run(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr(selftest, "generate_replies", fail)
+    monkeypatch.setattr(selftest, "generate_ids", fail)
     report = run_selftest(*trained())
     assert report.reply == ""
     assert report.logit_change > 0

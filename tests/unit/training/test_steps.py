@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glmtune.adapters.lora import attach_lora
-from glmtune.config import LORA_DEFAULTS
+from glmtune.config import LORA_DEFAULTS, load_config
 from glmtune.data.dataset import load_dataset
-from glmtune.data.packed_rows import PackedRows
+from glmtune.data.packed_batch import PackedBatch
 from glmtune.errors import ConfigError
 from glmtune.loading.bases import load_base
 from glmtune.loading.runs import load
+from glmtune.planning.steps import num_optimizer_steps
 from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.run import TrainResult
 
@@ -26,10 +27,10 @@ Run = Callable[..., TrainResult]
 
 
 @pytest.fixture
-def micro_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[PackedRows]]:
+def micro_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[PackedBatch]]:
     """Collects what each step is computed in; tests empty it between runs."""
     original = LoraTrainer.training_step
-    seen: list[list[PackedRows]] = []
+    seen: list[list[PackedBatch]] = []
 
     def watched(self: LoraTrainer, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append(inputs["micro_batches"])
@@ -254,3 +255,17 @@ def test_what_a_quantised_base_cannot_be_trained_with(run: Run, setting: str) ->
 def test_a_missing_optimiser_is_one_clear_error(run: Run) -> None:
     with pytest.raises(ConfigError, match=r"train\.optim=grokadamw: .*pip install"):
         run("train.optim=grokadamw")
+
+
+@pytest.mark.parametrize(("drops_last", "num_steps"), [("true", 8), ("false", 10)])
+def test_steps_are_planned_as_they_are_taken(run: Run, drops_last: str, num_steps: int) -> None:
+    settings = ["train.per_device_train_batch_size=5", "train.gradient_accumulation_steps=1"]
+    settings += [f"train.dataloader_drop_last={drops_last}", "train.num_train_epochs=2"]
+    assert run(*settings).num_steps == num_steps
+    assert num_optimizer_steps(load_config(None, settings), 24, 1) == num_steps
+
+
+@pytest.mark.parametrize("length", ["train.num_train_epochs=1", "train.max_steps=2"])
+def test_fewer_samples_than_a_step_takes_are_not_all_dropped_in_silence(run: Run, length: str) -> None:
+    with pytest.raises(ConfigError, match=r"a step takes 26 samples .* and there are 24"):
+        run("train.per_device_train_batch_size=13", "train.dataloader_drop_last=true", length)

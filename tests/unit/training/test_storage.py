@@ -36,8 +36,8 @@ def test_a_folder_that_is_trained_into_is_held_and_another_run_is_refused(
     assert refused == [True]
     other = ("train.max_steps=4", "train.resume_from_checkpoint=true", "data.path=nowhere.json")
     with (
-        held(folder, "is being trained into"),
-        pytest.raises(StorageError, match=r"train\.output_dir: .*run is being trained into by another process"),
+        held(folder, "is being used for training"),
+        pytest.raises(StorageError, match=r"train\.output_dir: .*run is being used for training by another process"),
     ):
         run(*other)  # before the data are looked at
     with pytest.raises(DataError):
@@ -113,7 +113,7 @@ def test_whoever_writes_a_full_disk_ends_in_a_sentence(tmp_path: Path, write: Ca
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with (
-            pytest.raises(StorageError, match=r"training stopped: .*\.\nThere is no checkpoint to go on from\."),
+            pytest.raises(StorageError, match=r"training stopped: .*\.\nThere is no checkpoint to continue from\."),
             ending_where_it_cannot_write(tmp_path, "glmtune train"),
         ):
             write(tmp_path / "file")
@@ -137,7 +137,7 @@ def test_a_run_folder_in_the_home_folder_is_the_one_that_is_held(
     monkeypatch.chdir(tmp_path / "here")
     folder = tmp_path / "home" / "run"
     folder.mkdir()
-    with held(folder, "is wanted"), pytest.raises(StorageError, match="is being trained into by another process"):
+    with held(folder, "is wanted"), pytest.raises(StorageError, match="is being used for training by another process"):
         run("train.output_dir=~/run", "train.max_steps=1")
     assert run("train.output_dir=~/run", "train.max_steps=1").output_dir == folder
     assert not list((tmp_path / "here").iterdir())

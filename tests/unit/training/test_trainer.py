@@ -28,6 +28,7 @@ from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.run import TrainingInterrupted, TrainResult
 
 Run = Callable[..., TrainResult]
+EarlierRun = Callable[..., Path]
 
 
 def losses(run: Path) -> dict[int, float]:
@@ -86,7 +87,7 @@ def test_a_run_leaves_what_people_look_for(run: Run, tmp_path: Path, console: Co
     assert manifest.config["data"]["max_length"] == 64
     assert RunManifest.read(folder / "checkpoint-3") == manifest
     text = console.export_text()
-    assert "trained parameters:" in text
+    assert "trainable parameters:" in text
     assert re.search(r"step 6/6 \(100%\)  loss [\d.]+  lr [\d.e-]+  [\d,]+ tokens/s  0:00 left", text)
     assert result.selftest is not None
     assert (result.selftest.question, result.selftest.logit_change > 0) == ("第0个问题？", True)
@@ -123,27 +124,27 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(run: Run, at_step: Any
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_run_is_never_overwritten(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=1")
+def test_a_run_is_never_overwritten(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
+    earlier_run("train.max_steps=1")
     before = (tmp_path / "run" / "glmtune.json").read_bytes()
     with pytest.raises(ConfigError, match="holds a run already"):
         run("train.max_steps=2")
     assert (tmp_path / "run" / "glmtune.json").read_bytes() == before
 
 
-def test_resuming_what_is_finished_or_changed_or_not_there(run: Run, data_file: Path) -> None:
+def test_resuming_what_is_finished_or_changed_or_not_there(run: Run, earlier_run: EarlierRun, data_file: Path) -> None:
     with pytest.raises(TrainingError, match="no complete checkpoint"):
         run("train.resume_from_checkpoint=true")
-    run("train.max_steps=3")
+    earlier_run("train.max_steps=3")
     with pytest.raises(TrainingError, match=r"is finished \(3 of 3 steps\)"):
         run("train.max_steps=3", "train.resume_from_checkpoint=true")
     run("train.max_steps=3", "train.optim=sgd", name="other")
     with pytest.raises(TrainingError, match=r"train\.optim was 'sgd' and is 'adamw_torch_fused' now"):
         run("train.max_steps=6", "train.resume_from_checkpoint=true", name="other")
-    with pytest.raises(TrainingError, match=r"2 faults(.|\n)*prompt\.system was None(.|\n)*lora\.r was 8 and is 4 now"):
+    with pytest.raises(TrainingError, match=r"2 errors(.|\n)*prompt\.system was None(.|\n)*lora\.r was 8 and is 4 now"):
         run("train.max_steps=6", "train.resume_from_checkpoint=true", "lora.r=4", "prompt.system=x")
     data_file.write_text(data_file.read_text(encoding="utf-8").replace("没有别的", "还有别的"), encoding="utf-8")
-    with pytest.raises(TrainingError, match="the data are others now"):
+    with pytest.raises(TrainingError, match="the data have changed"):
         run("train.max_steps=6", "train.resume_from_checkpoint=true")
 
 
@@ -152,12 +153,12 @@ def test_a_run_does_not_go_on_with_another_base_in_the_old_place(run: Run, tiny_
     run("train.max_steps=3", f"model.path={base}")
     weights = load_file(base / "model.safetensors")
     save_file({name: weight * 1.01 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(TrainingError, match="the base's weights are others now"):
+    with pytest.raises(TrainingError, match="the base's weights are not those"):
         run("train.max_steps=6", f"model.path={base}", "train.resume_from_checkpoint=true")
 
 
-def test_a_finished_run_can_be_made_longer(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=3")
+def test_a_finished_run_can_be_made_longer(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
+    earlier_run("train.max_steps=3")
     assert run("train.max_steps=5", "train.resume_from_checkpoint=true").num_steps == 5
     assert sorted(losses(tmp_path / "run")) == [1, 2, 3, 4, 5]
 
@@ -286,17 +287,17 @@ def test_a_scheduler_or_a_closed_terminal_stops_a_run_with_a_checkpoint(
     assert (tmp_path / "run" / "checkpoint-2" / "adapter_model.safetensors").is_file()
 
 
-def test_a_checkpoint_from_elsewhere_overwrites_no_run(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=3", name="one")
-    run("train.max_steps=3", name="two")
+def test_a_checkpoint_from_elsewhere_overwrites_no_run(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
+    earlier_run("train.max_steps=3", name="one")
+    earlier_run("train.max_steps=3", name="two")
     elsewhere = f"train.resume_from_checkpoint={tmp_path / 'one' / 'checkpoint-3'}"
     with pytest.raises(ConfigError, match="holds a run already"):
         run("train.max_steps=4", elsewhere, name="two")
     assert run("train.max_steps=4", elsewhere, name="three").num_steps == 4
 
 
-def test_checkpoints_that_cannot_be_gone_on_from(run: Run, tmp_path: Path) -> None:
-    run("train.max_steps=3")
+def test_checkpoints_that_cannot_be_gone_on_from(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
+    earlier_run("train.max_steps=3")
     again = ("train.max_steps=6", "train.resume_from_checkpoint=true")
     checkpoint = tmp_path / "run" / "checkpoint-3"
     state = checkpoint / "trainer_state.json"

@@ -28,7 +28,8 @@ def check_vocabulary(folder: Path, num_ids: int) -> None:
     if isinstance(num_rows, int) and num_ids > num_rows:
         raise ModelError(
             f"{folder}: the tokenizer has {num_ids:,} ids, more than the {num_rows:,} of the model "
-            "(padded_vocab_size in config.json); tokenizer.model is another model's. Copy this model's into the folder"
+            "(padded_vocab_size in config.json); tokenizer.model belongs to another model. Copy this model's "
+            "into the folder"
         )
 
 

@@ -121,7 +121,7 @@ class ChatMixin:
         if past_key_values is not None:
             raise ValueError("stream_chat reads the whole prompt each time; leave past_key_values out")
         options = dict(max_length=max_length, **_sampling(do_sample, top_p, temperature), **kwargs)
-        asked = [*(history or []), {"role": role, "content": query}]
+        with_query = [*(history or []), {"role": role, "content": query}]
         inputs = tokenizer.build_chat_input(query, history=history, role=role).to(self.device)
         token_ids: list[int] = []
         shown = ""
@@ -131,8 +131,11 @@ class ChatMixin:
             text = messages[-1].content
             if text and text != shown and not text.endswith("\ufffd"):
                 shown = text
-                yield text, [*asked, {"role": "assistant", "metadata": messages[-1].metadata, "content": text}]
-        yield self.process_response(parse_reply(token_ids, tokenizer, tokenizer.template), asked)
+                yield (
+                    text,
+                    [*with_query, {"role": "assistant", "metadata": messages[-1].metadata, "content": text}],
+                )
+        yield self.process_response(parse_reply(token_ids, tokenizer, tokenizer.template), with_query)
 
 
 def _sampling(do_sample: bool, top_p: float, temperature: float) -> dict[str, Any]:

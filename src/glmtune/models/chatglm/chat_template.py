@@ -71,7 +71,7 @@ def rendered_as_asked(
     """
     if not add_generation_prompt and conversation.messages[-1].role == "assistant":
         rendered = render(conversation, tokenizer, tokenizer.template, max_length)
-        return rendered.input_ids, [int(is_learnt) for is_learnt in rendered.loss_mask]
+        return rendered.input_ids, [int(has_loss) for has_loss in rendered.loss_mask]
     ids = render_prompt(conversation, tokenizer, tokenizer.template, max_length)
     if not add_generation_prompt and tokenizer.template == "chatglm3":
         ids = ids[:-1]  # the generation marker, which is one token

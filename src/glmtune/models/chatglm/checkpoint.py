@@ -42,7 +42,7 @@ def resolve_and_check(
         return name
     folder = Path(name)
     if folder.is_file():
-        raise ModelError(f"{folder} is a file; give the folder that it lies in")
+        raise ModelError(f"{folder} is a file; give the folder that contains it")
     if not folder.is_dir():
         folder = download_base(str(name), kwargs)
     root = folder / kwargs.get("subfolder", "")

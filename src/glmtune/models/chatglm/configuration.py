@@ -7,7 +7,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 
 from glmtune.errors import ModelError
-from glmtune.models.base_folder import ConfigKeys, check_keys
+from glmtune.models.base_folder import check_keys
 
 # Far above every published model, but small enough to build such a model on the meta device.
 _LARGEST = {
@@ -130,7 +130,7 @@ class ChatGLMConfig(PretrainedConfig):
         ]
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if groups <= 0 or heads % groups:
-            faults.append(f"num_attention_heads ({heads}) is no multiple of multi_query_group_num ({groups})")
+            faults.append(f"num_attention_heads ({heads}) is not a multiple of multi_query_group_num ({groups})")
         if self.kv_channels % 4:
             faults.append(
                 f"kv_channels is {self.kv_channels}, expected a multiple of 4 (half of it is rotated in pairs)"
@@ -174,11 +174,11 @@ class ChatGLMConfig(PretrainedConfig):
         Raises:
             ModelError: A value is of the wrong type, contradicts another, or requests an unsupported feature.
         """
-        check_keys("config.json", config_dict, ConfigKeys)
+        check_keys("config.json", config_dict)
         for key in config_dict:
             attribute = getattr(cls, key, None)
             if callable(attribute) or (isinstance(attribute, property) and attribute.fset is None):
-                raise ModelError(f"config.json: {key!r} is no key of a configuration; take it out")
+                raise ModelError(f"config.json: {key!r} is not a configuration key; remove it")
         try:
             read = super().from_dict(config_dict, **kwargs)
         except StrictDataclassError as error:

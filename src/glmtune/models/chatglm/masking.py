@@ -79,8 +79,8 @@ def _own_sample(
         _refuse_other_than_samples(position_ids_BT)
     if "flash" in attention_implementation(config) and (attention_mask_BS is not None or num_seen or num_rows > 1):
         raise ValueError(
-            "flash attention separates packed samples in one row only, without attention_mask and with nothing in the "
-            'cache yet; use attn_implementation="sdpa", or give one whole row and no mask'
+            "flash attention can separate packed samples only in a single row, without attention_mask and "
+            'with an empty cache; use attn_implementation="sdpa", or pass one whole row and no mask'
         )
     if attention_mask_BS is None and past_key_values is None:
         return None
@@ -110,5 +110,5 @@ def _refuse_other_than_samples(position_ids_BT: Tensor) -> None:
     if wrong.numel():
         raise ValueError(
             f"position_ids restart at {int(wrong[0])} within a row, expected 0, where the next sample of a packed row "
-            "begins. If they are an attention mask, give it by its name: attention_mask=..."
+            "begins. If they are an attention mask, pass it by name: attention_mask=..."
         )

@@ -74,7 +74,7 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
         """
         if device is not None:
             if kwargs.get("device_map") is not None:
-                raise TypeError("from_pretrained: device and device_map mean the same; give one of them")
+                raise TypeError("from_pretrained: device and device_map mean the same; pass only one of them")
             kwargs["device_map"] = _existing_device(device)
         folder = resolve_and_check(cls, pretrained_model_name_or_path, kwargs)
         loaded = super().from_pretrained(folder, *args, **kwargs)
@@ -166,15 +166,15 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         """
         if full_attention_mask is not None:
             raise TypeError(
-                "full_attention_mask is not supported; give a padding mask, or a ready 4-D one, as attention_mask"
+                "full_attention_mask is not supported; pass a padding mask or a complete 4-D mask as attention_mask"
             )
         if not isinstance(past_key_values, Cache | None):
             raise TypeError(
-                f"past_key_values is a {type(past_key_values).__name__}, expected a transformers Cache: hand over the "
-                "past_key_values of the previous output as they are, or a DynamicCache"
+                f"past_key_values is a {type(past_key_values).__name__}, expected a transformers Cache: pass "
+                "the past_key_values of the previous output unchanged, or a DynamicCache"
             )
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
         hidden_BTH = self.embedding.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         compute_dtype = hidden_BTH.dtype
         if use_cache and past_key_values is None:

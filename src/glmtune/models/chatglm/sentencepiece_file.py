@@ -24,4 +24,4 @@ def load_sentencepiece(vocab_file: str) -> Any:
     try:
         return sentencepiece.SentencePieceProcessor(model_file=vocab_file)
     except (OSError, RuntimeError) as error:
-        raise ModelError(f"{vocab_file} is no sentencepiece model: {error}") from error
+        raise ModelError(f"{vocab_file} is not a sentencepiece model: {error}") from error

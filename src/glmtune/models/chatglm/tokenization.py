@@ -149,7 +149,9 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         if token in own:
             return int(own[token])
         if token not in self.special_tokens:
-            raise ModelError(f"{token!r} is no special token; there are {', '.join(self.special_tokens)}")
+            raise ModelError(
+                f"{token!r} is not a special token; the special tokens are {', '.join(self.special_tokens)}"
+            )
         return self.special_tokens[token]
 
     @property

@@ -6,7 +6,6 @@ The output is readable at 80 columns, with wide characters and without colour.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy
 from rich.cells import cell_len
@@ -14,27 +13,21 @@ from rich.console import Console
 from rich.text import Text
 
 from glmtune.data.convert import write_messages
-from glmtune.data.dataset import DataTokenizer, load_dataset
+from glmtune.data.dataset import load_dataset
 from glmtune.data.formats import Conversations, Paths, read_conversations, scan
-from glmtune.data.statistics import DataStats, join_line, percentiles
+from glmtune.data.stats import DataStats, join_line, percentiles
 from glmtune.errors import DataError, show_text, summarise_faults
 from glmtune.language import localise
+from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Rendered, Template, render
 
-_LEARNT_STYLE = "bold green"
+_SUPERVISED_STYLE = "bold green"
 _LEGEND = (
     "+ lines (green): the model learns to produce these tokens; other lines are given",
     "/ parts tokens; ▁ is a space, ⏎ a newline, <0xE5> one byte of a rare character",
 )
 _NUM_BARS = 12
 _MAX_SHOWN = 1000  # characters of a message, enough to recognise it
-
-
-class ShowingTokenizer(DataTokenizer, Protocol):
-    """The tokenizer interface for showing tokens; transformers' tokenizers implement it."""
-
-    def convert_ids_to_tokens(self, ids: list[int], skip_special_tokens: bool = False) -> list[str]:
-        """The tokens as the vocabulary spells them."""
 
 
 def check(
@@ -56,7 +49,7 @@ def check(
     if faults:
         raise DataError(summarise_faults("the data cannot be used", faults, limit=len(faults)))
     lines = found.format_lines()
-    lines += [f"{len(found):,} rows, all sound", join_line(join, found.num_joined)]
+    lines += [f"{len(found):,} rows, no errors", join_line(join, found.num_joined)]
     lines += ["", f"the first sample ({found.sources[0]}):"]
     console = console or Console()
     _print(console, lines)
@@ -69,7 +62,7 @@ def check(
 
 def show(
     paths: Paths,
-    tokenizer: ShowingTokenizer,
+    tokenizer: Tokenizer,
     *,
     template: Template = "chatglm3",
     system: str | None = None,
@@ -107,13 +100,13 @@ def show(
             raise DataError(f"{found.sources[index]}: {error}") from error
         _print(console, ["", f"sample {index + 1} ({found.sources[index]}): {_summary(rendered)}"])
         tokens = [_visible_token(token) for token in tokenizer.convert_ids_to_tokens(rendered.input_ids)]
-        for line in _layout(tokens, rendered.loss_mask, console.width):
+        for line in _token_lines(tokens, rendered.loss_mask, console.width):
             console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
 def stats(
     paths: Paths,
-    tokenizer: DataTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     *,
     template: Template = "chatglm3",
     system: str | None = None,
@@ -200,17 +193,17 @@ def _visible_token(token: str) -> str:
     return _visible(token)
 
 
-def _layout(tokens: Sequence[str], loss_mask: Sequence[bool], width: int) -> list[Text]:
+def _token_lines(tokens: Sequence[str], loss_mask: Sequence[bool], width: int) -> list[Text]:
     """Lines of tokens, each line either supervised (marked with a plus) or not."""
     lines: list[Text] = []
-    was_learnt: bool | None = None
-    for token, is_learnt in zip(tokens, loss_mask, strict=True):
-        if is_learnt is not was_learnt or cell_len(lines[-1].plain) + cell_len(token) + 1 > width:
-            lines.append(Text("+ " if is_learnt else "  "))
+    was_supervised: bool | None = None
+    for token, is_supervised in zip(tokens, loss_mask, strict=True):
+        if is_supervised is not was_supervised or cell_len(lines[-1].plain) + cell_len(token) + 1 > width:
+            lines.append(Text("+ " if is_supervised else "  "))
         else:
             lines[-1].append("/")
-        lines[-1].append(token, style=_LEARNT_STYLE if is_learnt else "")
-        was_learnt = is_learnt
+        lines[-1].append(token, style=_SUPERVISED_STYLE if is_supervised else "")
+        was_supervised = is_supervised
     return lines
 
 
@@ -221,7 +214,7 @@ def _character_lines(found: Conversations, width: int) -> list[str]:
     return [
         *found.format_lines(),
         f"{len(found):,} rows, {num_messages:,} messages, {int(lengths.sum()):,} characters",
-        f"characters a row: {spread}",
+        f"characters per row: {spread}",
         join_line(found.join, found.num_joined),
         "",
         *_histogram(lengths, "characters", width),
@@ -231,15 +224,15 @@ def _character_lines(found: Conversations, width: int) -> list[str]:
 def _histogram(lengths: numpy.ndarray, unit: str, width: int) -> list[str]:
     """A line for each range of lengths: the range, how many samples, a bar."""
     low, high = int(lengths.min()), int(lengths.max())
-    step = -(-(high - low + 1) // _NUM_BARS)
-    starts = range(low, high + 1, step)
-    counts = [int(((lengths >= start) & (lengths < start + step)).sum()) for start in starts]
-    ranges = [f"{start}-{start + step - 1}" if step > 1 else str(start) for start in starts]
+    bin_width = -(-(high - low + 1) // _NUM_BARS)
+    starts = range(low, high + 1, bin_width)
+    counts = [int(((lengths >= start) & (lengths < start + bin_width)).sum()) for start in starts]
+    ranges = [f"{start}-{start + bin_width - 1}" if bin_width > 1 else str(start) for start in starts]
     label = max(cell_len(localise(unit)), *map(len, ranges))
-    room = max(width - label - 12, 10)
+    bar_width = max(width - label - 12, 10)
     lines = [f"{_right(localise(unit), label)}  {_right(localise('samples'), 8)}"]
     for name, count in zip(ranges, counts, strict=True):
-        bar = "#" * max(round(room * count / max(counts)), min(count, 1))
+        bar = "#" * max(round(bar_width * count / max(counts)), min(count, 1))
         lines.append(f"{name:>{label}}  {count:>8,} {bar}".rstrip())
     return lines
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from glmtune.errors import ConfigError
-from glmtune.export.layout import parse_size, save_weights
+from glmtune.export.model_folder import parse_size, save_weights
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def copy_small_files(base: Path, target: Path, tokenizer: Tokenizer, dtype: torc
 
     Args:
         base: The base's folder.
-        target: The new folder.
+        target: New folder for the merged model.
         tokenizer: The base's tokenizer.
         dtype: The dtype of the new weights.
     """
@@ -93,13 +93,13 @@ def save_weights(state_dict: Mapping[str, torch.Tensor], folder: Path, max_shard
     for name, tensor in state_dict.items():
         owners.setdefault(tensor.data_ptr(), name)
     weights = {name: state_dict[name].contiguous() for name in owners.values()}
-    plan = split_torch_state_dict_into_shards(weights, max_shard_size=max_shard_bytes)
-    for file, names in plan.filename_to_tensors.items():
+    shards = split_torch_state_dict_into_shards(weights, max_shard_size=max_shard_bytes)
+    for file, names in shards.filename_to_tensors.items():
         write_tensors(folder / file, {name: weights[name] for name in names})
-    if plan.is_sharded:
-        index = {"metadata": {"total_size": plan.metadata["total_size"]}, "weight_map": plan.tensor_to_filename}
+    if shards.is_sharded:
+        index = {"metadata": {"total_size": shards.metadata["total_size"]}, "weight_map": shards.tensor_to_filename}
         write_json(folder / "model.safetensors.index.json", index)
-    return int(plan.metadata["total_size"])
+    return int(shards.metadata["total_size"])
 
 
 def parse_size(size: str | int) -> int:

@@ -1,4 +1,4 @@
-"""Reads values out of an object, such as a row of data, and says in one sentence what is wrong with them."""
+"""Reads the fields of an object, such as a row of data, with one-sentence errors for what is wrong with them."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from glmtune.errors import DataError, show_names, show_text
 
-MAX_DEPTH = 100  # nested brackets; far below Python's own recursion limit
+MAX_DEPTH = 100  # nested brackets; far below Python's recursion limit
 _CONTAINERS = (list, tuple, dict)
 
 
@@ -15,7 +15,7 @@ _CONTAINERS = (list, tuple, dict)
 class Unreadable:
     """Stands for a value of a file that has no Python form, such as a date beyond the year 9999.
 
-    It is a fault only where it is used. As text, it is the reason.
+    It is an error only where the value is used. Converted to text, it gives the reason.
     """
 
     reason: str
@@ -25,13 +25,13 @@ class Unreadable:
 
 
 def read_text(values: Mapping[str, Any], name: str, *, may_be_empty: bool = False, advice: str = "Add it") -> str:
-    """A text that has to be there.
+    """Reads a required text.
 
     Args:
-        values: An object of the data.
+        values: An object in the data.
         name: The key of the text.
-        may_be_empty: Whether a text of nothing but white space will do.
-        advice: What to do where the key is missing.
+        may_be_empty: Whether empty text, or nothing but white space, is allowed.
+        advice: What to do if the key is missing.
 
     Returns:
         The text, unchanged.
@@ -52,7 +52,7 @@ def read_text(values: Mapping[str, Any], name: str, *, may_be_empty: bool = Fals
 
 
 def read_optional_text(values: Mapping[str, Any], name: str) -> str:
-    """A text that may be missing, null or empty; then the empty string is returned.
+    """Reads an optional text; the empty string if it is missing, null or empty.
 
     Raises:
         DataError: It is present but not a string.
@@ -61,7 +61,7 @@ def read_optional_text(values: Mapping[str, Any], name: str) -> str:
 
 
 def read_list(values: Mapping[str, Any], name: str) -> list[Any]:
-    """An array, also as JSON text, since a CSV cell can hold it in no other way; empty if missing, null or empty.
+    """Reads an array, also one in JSON text, the only form a CSV cell can hold; empty if missing, null or empty.
 
     Raises:
         DataError: It is present but not an array.
@@ -77,7 +77,7 @@ def read_list(values: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def parse_json(text: str, name: str) -> Any:
-    """The value of JSON text inside a field.
+    """Parses JSON text inside a field.
 
     Raises:
         DataError: It is not JSON, or nested too deeply.
@@ -91,26 +91,26 @@ def parse_json(text: str, name: str) -> Any:
 
 
 def write_json(value: Any, name: str) -> str:
-    """The JSON text of a value that the model is to see as such, such as a tool's result.
+    """Converts a value to JSON text for the model, such as the result of a tool.
 
     Raises:
-        DataError: It has no JSON form (NaN, or a date of a Parquet file, for example), is nested too deeply, or is not
+        DataError: It has no JSON form (such as NaN, or a date in a Parquet file), is nested too deeply, or is not
             valid Unicode.
     """
     _check_depth(value, name)
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise DataError(f'"{name}" has to hold JSON values only: {error}') from error
+        raise DataError(f'"{name}" may contain JSON values only: {error}') from error
     check_unicode(text, name)
     return text
 
 
 def check_unicode(text: str, name: str) -> None:
-    r"""Refuses text that no tokenizer can read: half of a surrogate pair, such as a lone `\ud83d` in JSON.
+    r"""Refuses text that no tokenizer can encode: half of a surrogate pair, such as a lone `\ud83d` in JSON.
 
     Raises:
-        DataError: There is such a half.
+        DataError: The text contains such a half.
     """
     try:
         text.encode()
@@ -136,7 +136,7 @@ def _check_depth(value: Any, name: str) -> None:
 
 
 def json_type(value: Any) -> str:
-    """What JSON calls a value, with its article: `a string`, `an array`, ..."""
+    """The JSON type of a value, with its article: `a string`, `an array`, ..."""
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, Unreadable):
@@ -146,7 +146,7 @@ def json_type(value: Any) -> str:
 
 
 def shorten(value: Any) -> str:
-    """A value as JSON, safe for a terminal and cut to a length that fits into a sentence."""
+    """A value as JSON, safe for a terminal and short enough for a sentence."""
     if isinstance(value, Unreadable):
         return show_text(value.reason, 200)
     return show_text(json.dumps(value, ensure_ascii=False, default=str), 60)

@@ -1,50 +1,25 @@
-"""Canaries: the private parts of other libraries that are relied on are there, and do what they did.
+"""Canaries: what is overridden or read of transformers though it is private is there, and is called as it was."""
 
-One that fails after an upgrade says what has to be looked at: the function of glmtune.compat of the same name, or the
-override that it names.
-"""
-
-import ast
 import inspect
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import typer
-from accelerate.commands.launch import launch_command_parser
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainerState, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
-from typer import rich_utils
-from typer.testing import CliRunner
 
-import glmtune
+from canary import changed
 from glmtune import compat
 from glmtune.config import embedded_base
-from glmtune.loading.formats import Nf4Weights
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.models.chatglm.modeling import ChatGLMPreTrainedModel
 from glmtune.training.lora_trainer import LoraTrainer
 
-PACKAGE = Path(glmtune.__file__).parent
-TORCH = "torch 2.13"
 TRANSFORMERS = "transformers 5.23"
-ACCELERATE = "accelerate 1.15"
-TYPER = "typer 0.29"
-
-
-def changed(seen: str, what: str) -> str:
-    """What a canary says when it fails."""
-    return f"{what}. Last seen: {seen}; installed: {metadata.version(seen.split()[0])}"
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:
@@ -57,106 +32,6 @@ def has_parameters(function: Callable[..., Any], expected: list[str]) -> bool:
     rest = found[len(expected) :]
     is_optional = all(p.default is not p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in rest)
     return [p.name for p in found[: len(expected)]] == expected and is_optional
-
-
-# torch
-
-
-@pytest.mark.parametrize(
-    ("name", "inputs", "keywords", "num_outputs"),
-    [
-        (
-            "_flash_attention_forward",
-            "query key value cum_seq_q cum_seq_k max_q max_k dropout_p is_causal return_debug_mask",
-            {"scale"},
-            5,
-        ),
-        (
-            "_flash_attention_backward",
-            "grad_out query key value out logsumexp cum_seq_q cum_seq_k max_q max_k dropout_p is_causal rng_state "
-            "unused",
-            {"scale"},
-            3,
-        ),
-    ],
-)
-def test_flash_attention_takes_and_gives_what_it_did(
-    name: str, inputs: str, keywords: set[str], num_outputs: int
-) -> None:
-    assert hasattr(torch.ops.aten, name), changed(TORCH, f"torch.ops.aten.{name} is gone")
-    schema = getattr(torch.ops.aten, name).default._schema
-    positional = [argument.name for argument in schema.arguments if not argument.kwarg_only]
-    assert positional == inputs.split(), changed(TORCH, f"{name} takes other arguments")
-    assert keywords <= {argument.name for argument in schema.arguments if argument.kwarg_only}
-    assert len(schema.returns) == num_outputs, changed(TORCH, f"{name} returns something else")
-
-
-def test_flash_attention_returns_values_gradients_and_log_sum_exp_in_their_shapes() -> None:
-    bounds = torch.tensor([0, 4, 10], dtype=torch.int32, device="meta")
-    query, key, value = (torch.empty(10, heads, 16, dtype=torch.bfloat16, device="meta") for heads in (4, 2, 2))
-    segments = (bounds, bounds, 6, 6, 0.25)
-    output, log_sum_exp = compat.flash_attention_forward(query, key, value, *segments)
-    assert (output.shape, log_sum_exp.shape, log_sum_exp.dtype) == ((10, 4, 16), (4, 10), torch.float32), changed(
-        TORCH, "flash attention over segments returns other shapes"
-    )
-    gradients = compat.flash_attention_backward(query, query, key, value, output, log_sum_exp, *segments)
-    assert [gradient.shape for gradient in gradients] == [query.shape, key.shape, value.shape]
-
-
-def test_each_of_many_tensors_is_added_to() -> None:
-    totals = [torch.ones(2), torch.zeros(3)]
-    compat.add_to_each(totals, (torch.ones(2), torch.ones(3)))
-    assert [t.tolist() for t in totals] == [[2, 2], [1, 1, 1]], changed(TORCH, "torch._foreach_add_ does not add")
-
-
-def test_each_of_many_tensors_is_copied_into_another_dtype() -> None:
-    targets = [torch.zeros(2, dtype=torch.bfloat16), torch.zeros(3, dtype=torch.bfloat16)]
-    compat.copy_to_each(targets, [torch.full((2,), 1.5), torch.ones(3)])
-    assert [t.tolist() for t in targets] == [[1.5, 1.5], [1, 1, 1]], changed(
-        TORCH, "torch._foreach_copy_ does not copy"
-    )
-
-
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
-def test_a_fused_step_that_is_to_be_skipped_changes_nothing(kind: type[torch.optim.Optimizer]) -> None:
-    weight = nn.Parameter(torch.ones(3))
-    optimizer = kind([weight], lr=0.1, fused=True)  # type: ignore[call-arg]
-    for is_skipped in (False, True):
-        before = weight.detach().clone()
-        weight.grad = torch.full((3,), float("nan") if is_skipped else 1.0)
-        compat.skip_fused_step(optimizer, torch.tensor(is_skipped))
-        optimizer.step()
-        assert torch.equal(weight, before) == is_skipped, changed(TORCH, "fused optimisers do not read found_inf")
-
-
-def test_a_schedule_says_the_rates_that_it_was_put_to() -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
-    scheduler = LambdaLR(optimizer, lambda step: 1 / (step + 1))
-    fresh = dict(scheduler.state_dict())
-    assert "_last_lr" in fresh, changed(TORCH, "a schedule's state has no _last_lr")
-    compat.put_schedule(scheduler, fresh, 3, [0.25])
-    assert scheduler.get_last_lr() == [0.25], changed(TORCH, "get_last_lr returns something other than _last_lr")
-    optimizer.step()
-    scheduler.step()
-    assert scheduler.get_last_lr() == [pytest.approx(0.2)]
-
-
-def test_moving_a_module_goes_through_apply() -> None:
-    calls = []
-
-    class Spied(nn.Linear):
-        def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
-            calls.append(fn)
-            return super()._apply(fn, recurse)
-
-    module = Spied(2, 2)
-    for move in (lambda: module.to("meta"), module.half):
-        calls.clear()
-        move()
-        assert calls, changed(TORCH, f"nn.Module moves without _apply, which {Nf4Weights.__name__} overrides")
-
-
-# transformers
 
 
 def test_the_attention_of_a_configuration_can_be_read() -> None:
@@ -380,98 +255,3 @@ def test_the_tokenizers_public_calls_come_to_its_overrides(
     call(tokenizer)
     assert given, changed(TRANSFORMERS, f"the tokenizer's base class no longer calls {name}")
     assert expected <= given[0], changed(TRANSFORMERS, f"{name} is given {given[0]}")
-
-
-# accelerate
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("FSDP", ["--multi_gpu", "--use_fsdp"]),
-        ("DEEPSPEED", ["--use_deepspeed"]),
-        ("MEGATRON_LM", ["--multi_gpu", "--use_megatron_lm"]),
-        ("PARALLELISM_CONFIG", ["--multi_gpu", "--use_parallelism_config"]),
-        ("CPU", ["--cpu"]),
-    ],
-)
-def test_the_launcher_says_what_it_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, name: str, options: list[str]
-) -> None:
-    arguments = launch_command_parser().parse_args([*options, "--num_processes=2", "--mixed_precision=no", "train.py"])
-    arguments.num_machines, arguments.num_cpu_threads_per_process, arguments.dynamo_backend = 1, 1, "no"
-    if name == "CPU":
-        arguments.num_processes = 1
-        environment = prepare_simple_launcher_cmd_env(arguments)[1]
-    elif name == "DEEPSPEED":
-        arguments.deepspeed_fields_from_accelerate_config = ""
-        environment = prepare_deepspeed_cmd_env(arguments)[1]
-    else:
-        environment = prepare_multi_gpu_env(arguments)
-    assert not compat.launcher_asks_for(name)
-    monkeypatch.setattr(os, "environ", environment)
-    assert compat.launcher_asks_for(name), changed(
-        ACCELERATE, f"accelerate launch {' '.join(options)} does not set ACCELERATE_USE_{name}"
-    )
-
-
-# typer
-
-
-def test_what_typer_prints_around_help_can_be_translated(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("ARGUMENTS_PANEL_TITLE", "OPTIONS_PANEL_TITLE", "COMMANDS_PANEL_TITLE", "DEFAULT_STRING")
-    for name in (*names, "REQUIRED_LONG_STRING"):
-        assert hasattr(rich_utils, name), changed(TYPER, f"typer.rich_utils.{name} is gone")
-        monkeypatch.setattr(rich_utils, name, getattr(rich_utils, name))  # as it was, afterwards
-    compat.translate_help(lambda text: f"<{text}>")
-    app = typer.Typer()
-
-    @app.command()
-    def command(given: str, chosen: int = 3) -> None: ...
-
-    printed = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["--help"]).output
-    for text in ("<Arguments>", "<Options>", "<[required]>", "<[default: 3]>"):
-        assert text in printed, changed(TYPER, f"help has no {text}")
-
-
-# The package
-
-
-def _private_touches(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Where a module reads or writes what another library keeps to itself."""
-    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    public = {"_replace", "_asdict", "_fields", "_exit"}  # of named tuples and os, which are documented
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("glmtune"):
-            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [part for alias in node.names for part in alias.name.split(".")]
-        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls", "super()"):
-            names = [node.attr] if node.attr not in own | public else []
-        else:
-            continue
-        for name in names:
-            if (name.startswith("_") and not name.startswith("__")) or ast.unparse(node).startswith("torch.ops.aten."):
-                yield node.lineno, name
-
-
-def test_private_parts_of_other_libraries_are_touched_in_compat_alone() -> None:
-    touches = [
-        f"{path.relative_to(PACKAGE)}:{line}: {name}"
-        for path in PACKAGE.rglob("*.py")
-        if path != PACKAGE / "compat.py"
-        for line, name in _private_touches(ast.parse(path.read_text(encoding="utf-8")))
-    ]
-    assert not touches, f"give each a function in glmtune.compat with a canary here: {touches}"
-
-
-def test_the_check_sees_private_parts() -> None:
-    tree = ast.parse("from a._b import c\nimport a._d\nx._e = torch.ops.aten.f(1)\nself._own = g._own\n_own = 1")
-    assert {name for _, name in _private_touches(tree)} == {"_b", "_d", "_e", "f"}
-
-
-def test_importing_compat_imports_nothing_of_what_it_is_about() -> None:
-    code = "import sys, glmtune.compat; print([m for m in ('torch', 'transformers', 'accelerate') if m in sys.modules])"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "[]"

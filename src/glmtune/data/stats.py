@@ -71,7 +71,7 @@ class DataStats:
             *self.formats,
             f"{self.num_samples:,} samples, {self.num_tokens:,} tokens, "
             f"{self.num_supervised_tokens:,} of them learnt ({share:.0f} %)",
-            f"tokens a sample: {spread}",
+            f"tokens per sample: {spread}",
         ]
         if self.num_cut_samples:
             lines.append(
@@ -91,4 +91,4 @@ def percentiles(lengths: numpy.ndarray) -> dict[str, int]:
 def join_line(join: str, num_joined: int) -> str:
     """Says how `instruction` and `input` were joined, and in how many rows."""
     name = {"": "nothing", "\n": "a newline"}.get(join, repr(join))
-    return f"{num_joined:,} rows have instruction and input; between them stands {name} (data.join)"
+    return f"{num_joined:,} rows have instruction and input; they are joined with {name} (data.join)"

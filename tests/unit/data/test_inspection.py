@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from glmtune.data.inspect import check, show, stats
+from glmtune.data.inspection import check, show, stats
 from glmtune.errors import DataError
 
 ROWS = [
@@ -39,8 +39,8 @@ def test_check_says_what_was_found(path, console):
     assert len(check(path, console=console)) == 3
     assert printed(console) == [
         "train.json: instruction/output",
-        "3 rows, all sound",
-        "1 rows have instruction and input; between them stands a newline (data.join)",
+        "3 rows, no errors",
+        "1 rows have instruction and input; they are joined with a newline (data.join)",
         "",
         "the first sample (train.json, row 1):",
         "  user: 翻译⏎[bold]hello",
@@ -64,7 +64,7 @@ def test_check_tells_every_fault(tmp_path, console):
     with pytest.raises(DataError) as caught:
         check(path, console=console)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "the data cannot be used: 57 faults"
+    assert lines[0] == "the data cannot be used: 57 errors"
     assert lines[-1] == f'  - {path}, row 57 (line 57): "answer" is empty. Fill it in or remove the row'
     assert len(lines) == 58
 
@@ -129,7 +129,7 @@ def test_stats_in_characters(path, console):
     assert stats(path, join="", console=console) is None
     lines = printed(console)
     assert lines[1] == "3 rows, 6 messages, 144 characters"
-    assert lines[2].startswith("characters a row: min 6, mean 48, p50 18,")
+    assert lines[2].startswith("characters per row: min 6, mean 48, p50 18,")
     assert any(line.split()[:2] == ["characters", "samples"] for line in lines)
 
 

@@ -1,0 +1,71 @@
+"""Runs of the published shape, planned for cards that are not here."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from glmtune.adapters.run_folder import RunManifest
+from glmtune.config import RunConfig, load_config
+from glmtune.data.run_data import load_run_data
+from glmtune.loading.bases import load_tokenizer
+from glmtune.models.chatglm import ChatGLMConfig
+from glmtune.planning.card import plan_for_card
+from glmtune.planning.device import KnownDevice
+from glmtune.planning.plan import plan_run
+from glmtune.planning.planned import PlannedRun
+from glmtune.planning.speed import DeviceSpeed
+
+Configure = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def configure(tiny_base: Path, data_file: Path, tmp_path: Path) -> Configure:
+    """A run of ChatGLM3-6B's shape: there are no weights in its folder, and none are needed."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        (folder / name).write_bytes((tiny_base / name).read_bytes())
+    ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True).save_pretrained(folder)
+
+    def configure(*overrides: str) -> RunConfig:
+        return load_config(
+            None, [f"model.path={folder}", f"data.path={data_file}", "prompt.template=chatglm3", *overrides]
+        )
+
+    return configure
+
+
+@pytest.fixture
+def plan(configure: Configure) -> Callable[..., PlannedRun]:
+    def plan(*overrides: str, gib: float | None = None) -> PlannedRun:
+        return plan_for_card(configure(*overrides), gib, None)[1]
+
+    return plan
+
+
+def make_card(gib: float | None = None, kind: str | None = None) -> KnownDevice:
+    """A device with so much free memory; none that is here, unless a kind is named."""
+    device = None if kind is None else torch.device(kind)
+    free = None if gib is None else gib * 2**30
+    return KnownDevice(device, torch.bfloat16, free, DeviceSpeed.assumed())
+
+
+@pytest.fixture
+def card() -> Callable[..., KnownDevice]:
+    return make_card
+
+
+@pytest.fixture
+def decide(configure: Configure) -> Callable[..., PlannedRun]:
+    """What is decided for a card with so much free memory."""
+
+    def decide(*overrides: str, gib: float, before: RunManifest | None = None) -> PlannedRun:
+        config = configure(*overrides)
+        data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+        planned = plan_run(config, data.train, make_card(gib), None if before is None else before.config)
+        planned.check()
+        return planned
+
+    return decide

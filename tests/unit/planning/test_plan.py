@@ -1,0 +1,88 @@
+"""Without these, a run could be planned for memory that it does not have, or not go by its plan."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from glmtune.adapters.run_folder import RunManifest
+from glmtune.config import RunConfig
+from glmtune.data.packing import PackingCollator
+from glmtune.data.run_data import load_run_data
+from glmtune.errors import ConfigError, TrainingError
+from glmtune.loading.bases import load_tokenizer
+from glmtune.planning.device import KnownDevice
+from glmtune.planning.memory import MemorySettings
+from glmtune.planning.plan import plan_run
+from glmtune.planning.planned import PlannedRun
+from glmtune.planning.settings import with_settings
+
+Configure = Callable[..., RunConfig]
+Plan = Callable[..., PlannedRun]
+MakeCard = Callable[..., KnownDevice]
+
+
+@pytest.mark.parametrize("overrides", [[], ["lora.lora_dropout=0"], ["train.max_tokens_per_device=70"]])
+def test_no_pass_is_larger_than_planned(configure: Configure, card: MakeCard, overrides: list[str]) -> None:
+    config = configure(*overrides, "train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
+    data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+    planned = plan_run(config, data.train, card())
+    chosen = planned.chosen
+    collator = PackingCollator(
+        max_tokens=chosen.step.max_tokens,
+        shares_prefix="lora.lora_dropout=0" in overrides,
+        pads_to_buckets=chosen.settings.uses_graphs,
+    )
+    for start in range(0, len(data.train), 4):
+        for packed in collator([data.train[index] for index in range(start, start + 4)])["micro_batches"]:
+            assert len(packed.input_ids) <= chosen.step.largest.num_tokens
+
+
+def test_labels_of_the_largest_pass(configure: Configure, card: MakeCard, data_file: Path) -> None:
+    """Samples that are learnt in full may come together, however rare they are."""
+    rows = [{"instruction": "问" * 40, "output": "答"}] * 200 + [{"instruction": "问", "output": "答" * 40}] * 4
+    data_file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    config = configure("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
+    data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+    assert data.train.num_labels.tolist() == [
+        sum(label != -100 for label in data.train[index]["labels"][1:]) for index in range(204)
+    ]
+    planned = plan_run(config, data.train, card())
+    longest = sorted(data.train.num_labels)[-2:]
+    assert planned.chosen.step.largest.num_labels >= sum(longest)
+
+
+def test_a_run_that_is_not_planned_is_plain(configure: Configure, card: MakeCard) -> None:
+    config = configure()
+    data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+    planned = plan_run(config, data.train, card(kind="cpu"))
+    assert (planned.settings, planned.max_tokens) == (MemorySettings(), 4 * max(data.train.lengths))
+    filled = with_settings(config, planned.chosen)
+    assert plan_run(filled, data.train, card(kind="cpu")).chosen == planned.chosen
+    assert filled.command() == config.command()
+    with pytest.raises(ConfigError, match=r"cuda_graphs=true is not possible: it requires fused layers"):
+        plan_run(configure("train.cuda_graphs=true"), data.train, card(kind="cpu"))
+
+
+def test_a_run_on_a_gpu_goes_by_its_plan(decide: Plan) -> None:
+    assert decide(gib=23.4).settings.quantize == "none"
+    small = decide(gib=5.4)
+    assert small.settings.quantize == "nf4"
+    assert small.fits
+    assert small.config.model.quantize == "nf4"
+    assert small.config.train["max_tokens_per_device"] == small.max_tokens
+    with pytest.raises(TrainingError, match="does not fit"):
+        decide(gib=2)
+
+
+def test_a_resumed_run_on_a_gpu_keeps_its_plan_while_that_fits(decide: Plan) -> None:
+    first = decide("model.quantize=nf4", "train.gradient_checkpointing=9", gib=23.4)
+    before = RunManifest(None, config=first.config.model_dump(mode="json"))
+    assert decide("model.quantize=nf4", gib=23.4, before=before).settings == first.settings
+    tight = decide("model.quantize=nf4", gib=4.5, before=before)
+    assert tight.settings != first.settings
+    assert tight.settings.quantize == "nf4"
+    with pytest.raises(TrainingError, match="does not fit") as caught:
+        decide("model.quantize=none", gib=8, before=before)
+    assert "int8" not in str(caught.value)  # a resumed run cannot change its base
