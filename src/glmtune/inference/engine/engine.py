@@ -19,6 +19,7 @@ from glmtune.inference.engine.adapters import AdapterWeights, StackedAdapters, a
 from glmtune.inference.engine.blocks import BlockPool, block_names
 from glmtune.inference.engine.cache import KeyValueCache, bytes_per_block
 from glmtune.inference.engine.decoder import Decoder, PromptChunk
+from glmtune.inference.engine.graphs import DecodingGraphs
 from glmtune.inference.engine.layers import DecoderWeights, base_of, why_not
 from glmtune.inference.engine.request import FinishReason, Request, RunningRequest
 from glmtune.inference.engine.rows import DecodingRows
@@ -98,6 +99,7 @@ class Engine:
         self._pool = BlockPool(num_blocks, BLOCK_SIZE)
         self._scheduler = Scheduler(self._pool, max_rows, max_prefill_tokens)
         self._rows = DecodingRows(max_rows, self._max_length, device)
+        self._graphs = DecodingGraphs(self._decoder, self._rows) if device.type == "cuda" else None
         self._sampler: Sampler | None = None
         self._stop_texts: dict[RunningRequest, StopTexts] = {}
         # An adapter that is loaded anew has other keys and values under the same name.
@@ -256,19 +258,16 @@ class Engine:
         return torch.cat(parts) if parts else None
 
     def _decode(self, num_rows: int) -> Tensor:
-        rows, width = self._rows, max(len(running.token_ids) for running in self._scheduler.decoding)
-        width = -(-width // BLOCK_SIZE)
-        num_padded = num_rows
-        if rows.positions.is_cuda:  # few shapes, of which graphs can be recorded
-            width = min(_power_of_two(width), rows.block_tables.shape[1])
-            num_padded = min(_power_of_two(num_rows), len(rows.positions))
-        logits_RV = self._decoder.decode(
-            rows.token_ids[:num_padded],
-            rows.positions[:num_padded],
-            rows.block_tables[:num_padded, :width],
-            rows.adapters[:num_padded],
+        if self._graphs is not None:
+            return self._graphs(num_rows)
+        rows, longest = self._rows, max(len(running.token_ids) for running in self._scheduler.decoding)
+        width = -(-longest // BLOCK_SIZE)
+        return self._decoder.decode(
+            rows.token_ids[:num_rows],
+            rows.positions[:num_rows],
+            rows.block_tables[:num_rows, :width],
+            rows.adapters[:num_rows],
         )
-        return logits_RV[:num_rows]
 
     def _choose(self, logits_RV: Tensor) -> list[Event]:
         """Chooses a token for each row, and ends the replies that are complete with it."""
@@ -346,8 +345,3 @@ class Engine:
 def _prompt_chunk(chunk: Chunk) -> PromptChunk:
     running = chunk.running
     return PromptChunk(running.token_ids[chunk.start : chunk.stop], chunk.start, running.blocks, running.adapter)
-
-
-def _power_of_two(number: int) -> int:
-    """The smallest power of two that is at least `number`."""
-    return 1 << (number - 1).bit_length()
