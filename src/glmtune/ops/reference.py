@@ -387,12 +387,12 @@ def paged_attention(
     Returns:
         The attended values, [R, N, D].
     """
-    offsets = torch.arange(BLOCK_SIZE, device=block_tables_RW.device)
-    slots = (block_tables_RW.unsqueeze(-1) * BLOCK_SIZE + offsets).flatten(1)
-    seen = torch.arange(slots.shape[1], device=slots.device) < lengths_R.unsqueeze(-1)
-    query = query_RND.unflatten(1, (key_SGD.shape[1], -1))  # the heads of a group, as queries with the same keys
-    key, value = key_SGD[slots].transpose(1, 2), value_SGD[slots].transpose(1, 2)
-    mask = seen[:, None, None, :]
+    key, value = (
+        x.unflatten(0, (-1, BLOCK_SIZE)).index_select(0, block_tables_RW.flatten()) for x in (key_SGD, value_SGD)
+    )
+    key, value = (x.view(len(query_RND), -1, *x.shape[2:]).transpose(1, 2) for x in (key, value))
+    mask = (torch.arange(key.shape[2], device=key.device) < lengths_R.unsqueeze(-1))[:, None, None, :]
+    query = query_RND.unflatten(1, (key.shape[1], -1))  # the heads of a group, as queries with the same keys
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).flatten(1, 2)
 
 

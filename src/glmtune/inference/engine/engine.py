@@ -3,10 +3,11 @@
 No threads: whoever calls `step` does the work.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from peft import PeftModel
@@ -36,15 +37,14 @@ _NAN_LOGITS = (
 _MOST_CACHE_BYTES = 2**30  # by default; the host commits memory only as it is written
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """What a step has brought for a request.
 
     Attributes:
         request: What `submit` returned.
         new_ids: New ids of the reply, the one that ended it included.
         finish_reason: Why the reply has ended; None if it goes on.
-        logprobs: Log-probabilities of the new ids, if the request asks for them.
+        logprobs: Log-probabilities of the new ids, if the request asks for them; otherwise none.
         text: New text of the reply, if the request has stop texts, which the ids may reach beyond; otherwise None.
         error: What went wrong, where the reason is `error`.
     """
@@ -52,7 +52,7 @@ class Event:
     request: RunningRequest
     new_ids: list[int]
     finish_reason: FinishReason | None = None
-    logprobs: list[Logprobs] = field(default_factory=list)
+    logprobs: Sequence[Logprobs] = ()
     text: str | None = None
     error: ModelError | None = None
 
@@ -255,7 +255,9 @@ class Engine:
                 self._sampler = None
             if complete:
                 parts.append(logits[complete])
-        return torch.cat(parts) if parts else None
+        if not parts:
+            return None
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _decode(self, num_rows: int) -> Tensor:
         if self._graphs is not None:
@@ -302,7 +304,7 @@ class Engine:
                 text += stop_texts.flush()
                 reason = "stop" if stop_texts.is_found else reason
             self._finish(running, reason)
-        return Event(running, [token_id], reason, [] if logprobs is None else [logprobs], text)
+        return Event(running, [token_id], reason, () if logprobs is None else (logprobs,), text)
 
     def _finish(self, running: RunningRequest, reason: FinishReason) -> None:
         """Ends a request, and gives its row and its blocks back."""

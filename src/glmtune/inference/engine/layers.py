@@ -89,7 +89,8 @@ def _why_not_modules(base: Any) -> str | None:
         for parts in family.layers(base)
         for layer in parts.projections
     ]
-    if len({module.weight.dtype for module in [head, norm, embedding] if module is not None}) > 1:
+    dense = [linear for linear in linears if not isinstance(linear, QuantizedLinear)]
+    if len({module.weight.dtype for module in [head, norm, embedding, *dense] if module is not None}) > 1:
         return "the base's weights are of several dtypes"
     if type(head) is not nn.Linear or head.bias is not None or not isinstance(norm, RMSNorm | None):
         return "final norm or output layer are not as published"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -47,6 +48,11 @@ class Sampling:
         """Whether the choice depends on the tokens before it."""
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether the likeliest token is taken, and nothing else is asked for."""
+        return not (self.do_sample or self.has_penalty or self.min_new_tokens) and self.num_logprobs is None
+
 
 @dataclass(frozen=True)
 class Request:
@@ -91,7 +97,7 @@ class RunningRequest:
     row: int = -1
     finish_reason: FinishReason | None = None
 
-    @property
+    @cached_property
     def num_prompt(self) -> int:
         """The tokens of the prompt."""
         return len(self.request.prompt_ids)
@@ -101,7 +107,7 @@ class RunningRequest:
         """The reply so far, with the id that ended it."""
         return self.token_ids[self.num_prompt :]
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """The most tokens of prompt and reply together."""
         return self.num_prompt + self.sampling.max_new_tokens

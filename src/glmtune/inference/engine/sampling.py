@@ -67,10 +67,10 @@ class Candidates(NamedTuple):
 class _Part:
     """Some of the rows, and their options as columns."""
 
-    def __init__(self, samplings: Sequence[Sampling], wanted: Callable[[Sampling], bool], device: torch.device) -> None:
+    def __init__(self, numbered: Sequence[tuple[int, Sampling]], device: torch.device) -> None:
         self._device = device
-        self.numbers = [number for number, sampling in enumerate(samplings) if wanted(sampling)]
-        self.samplings = [samplings[number] for number in self.numbers]
+        self.numbers = [number for number, _ in numbered]
+        self.samplings = [sampling for _, sampling in numbered]
         self.rows = torch.tensor(self.numbers, dtype=torch.int64, device=device)
 
     def __bool__(self) -> bool:
@@ -138,10 +138,10 @@ class Sampler:
     """
 
     def __init__(self, samplings: Sequence[Sampling], device: torch.device | str) -> None:
-        device = torch.device(device)
+        numbered = [(row, sampling) for row, sampling in enumerate(samplings) if not sampling.is_plain]
 
         def part(wanted: Callable[[Sampling], bool]) -> _Part:
-            return _Part(samplings, wanted, device)
+            return _Part([each for each in numbered if wanted(each[1])], torch.device(device))
 
         self._repeating = part(lambda one: one.repetition_penalty != 1)
         self._repetition = self._repeating.column(lambda one: one.repetition_penalty)
@@ -150,7 +150,7 @@ class Sampler:
         self._frequency = self._present.column(lambda one: one.frequency_penalty)
         stops = [
             (row, token_id, one.min_new_tokens)
-            for row, one in enumerate(samplings)
+            for row, one in numbered
             if one.min_new_tokens > 0
             for token_id in one.stop_token_ids
         ]
