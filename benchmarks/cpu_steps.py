@@ -22,9 +22,10 @@ from rows import append_row
 from glmtune.adapters.lora import attach_lora
 from glmtune.config import embedded_data, load_config
 from glmtune.data.dataset import load_dataset
-from glmtune.data.packing import IGNORED_LABEL, PackingCollator
+from glmtune.data.packing import PackingCollator
 from glmtune.data.samples import SampleDataset
 from glmtune.loading.bases import load_base
+from glmtune.prompts import IGNORED_LABEL
 from glmtune.training.packed_model import PackedModel, fuse
 
 STEPS, WARM_UP = 50, 3

@@ -23,10 +23,11 @@ from torch import Tensor
 from workload import load_samples, make_tokenizer, random_model
 
 from glmtune.adapters.lora import attach_lora
-from glmtune.data.packing import IGNORED_LABEL, TokenizedSample, pack
+from glmtune.data.packing import TokenizedSample, pack
 from glmtune.data.samples import SampleDataset
 from glmtune.loading.bases import load_base
 from glmtune.loading.formats import quantize_layers
+from glmtune.prompts import IGNORED_LABEL
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.packed_model import PackedModel, fuse

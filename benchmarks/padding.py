@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from glmtune.data.packing import IGNORED_LABEL
+from glmtune.prompts import IGNORED_LABEL
 
 
 @dataclass(frozen=True)

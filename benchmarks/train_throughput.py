@@ -28,9 +28,10 @@ from workload import load_samples, make_tokenizer, random_model
 
 from glmtune.adapters.lora import attach_lora
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.data.packing import IGNORED_LABEL, PackingCollator, TokenizedSample, pack
+from glmtune.data.packing import PackingCollator, TokenizedSample, pack
 from glmtune.data.samples import SampleDataset
 from glmtune.loading.formats import quantize_layers
+from glmtune.prompts import IGNORED_LABEL
 from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator

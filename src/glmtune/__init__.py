@@ -48,6 +48,11 @@ _LAZY = {
 }
 
 
+def __dir__() -> list[str]:
+    """The public names, without the submodules that have been imported."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Imports a public name on first use, since torch and transformers take seconds to import."""
     if name not in _LAZY:

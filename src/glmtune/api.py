@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from glmtune.config import load_config
+from glmtune.config import load_arguments
 from glmtune.export.merge import MergeResult
 from glmtune.export.merge import merge as merge_run
 from glmtune.loading.runs import load as load_run
@@ -16,7 +16,8 @@ def train(config: str | Path | None = None, *overrides: str) -> TrainResult:
     """Trains an adapter.
 
     Args:
-        config: A YAML file, or None for the defaults, which train on the embedded tiny base.
+        config: A YAML file, or an override, as on the command line; None for the defaults, which train on the embedded
+            tiny base.
         *overrides: `section.key=value` settings, which take precedence over the file.
 
     Returns:
@@ -25,7 +26,7 @@ def train(config: str | Path | None = None, *overrides: str) -> TrainResult:
     Raises:
         GlmtuneError: The configuration, the data or the model is wrong, or training had to stop.
     """
-    return train_config(load_config(config, overrides))
+    return train_config(load_arguments(overrides if config is None else (config, *overrides)))
 
 
 def load(run: str | Path, *, model_path: str | Path | None = None, **options: Any) -> tuple[Any, Tokenizer]:

@@ -214,7 +214,8 @@ def flush(path: Path) -> None:
     """Waits until what has been written to a file or folder is on the disk."""
     if os.name != "posix" and path.is_dir():
         return  # other systems cannot open a folder
-    descriptor = os.open(path, os.O_RDONLY)
+    # Systems other than POSIX flush only what was opened for writing.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,6 +1,8 @@
 """Without these, a command that people type could break as a whole though each of its parts works."""
 
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -44,11 +46,15 @@ def run_glmtune(*arguments: str, text: str | None = None, code: int = 0) -> str:
 
 @pytest.fixture
 def call_glmtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """The same within this process, which has imported everything already: for commands that end soon."""
+    """The same within this process, which has imported everything already: for what a process of its own has shown."""
     monkeypatch.setenv("COLUMNS", "100")
+    logger = logging.getLogger("glmtune")  # as it was, afterwards: the command takes it away from pytest
+    monkeypatch.setattr(logger, "propagate", logger.propagate)
+    monkeypatch.setattr(logger, "handlers", [*logger.handlers])
 
-    def call(*arguments: str, code: int = 0) -> str:
+    def call(*arguments: str, text: str = "", code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["glmtune", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
         with pytest.raises(SystemExit) as ended:
             cli.main()
         printed = "".join(capsys.readouterr())
@@ -108,9 +114,9 @@ def test_run_folder(run: Path) -> None:
     assert sum(list(by_step.values())[-4:]) < sum(list(by_step.values())[:4])
 
 
-def test_interrupted_equals_uninterrupted(run: Path, workplace: Path) -> None:
+def test_interrupted_equals_uninterrupted(run: Path, workplace: Path, call_glmtune: Callable[..., str]) -> None:
     folder = workplace / "straight"
-    run_glmtune("train", *SETTINGS, f"train.output_dir={folder}", f"train.max_steps={_num_steps(run)}")
+    call_glmtune("train", *SETTINGS, f"train.output_dir={folder}", f"train.max_steps={_num_steps(run)}")
     resumed, straight = (
         json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["log_history"] for path in (run, folder)
     )
@@ -118,23 +124,23 @@ def test_interrupted_equals_uninterrupted(run: Path, workplace: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_second_run_is_not_overwritten(run: Path) -> None:
+def test_second_run_is_not_overwritten(run: Path, call_glmtune: Callable[..., str]) -> None:
     before = (run / "adapter_model.safetensors").read_bytes()
-    printed = run_glmtune("train", *SETTINGS, f"train.output_dir={run}", code=1)
+    printed = call_glmtune("train", *SETTINGS, f"train.output_dir={run}", code=1)
     assert "train.output_dir" in printed
     assert (run / "adapter_model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("part", ["run", "checkpoint"])
-def test_chat(run: Path, part: str) -> None:
-    folder = run if part == "run" else run / f"checkpoint-{_num_steps(run)}"
-    printed = run_glmtune("chat", str(folder), text="你是谁？\n/system 你是一只猫\n/reset\n/nonsense\n你好\n/exit\n")
+def test_chat(run: Path, part: str, call_glmtune: Callable[..., str]) -> None:
+    folder, chat = (run, run_glmtune) if part == "run" else (run / f"checkpoint-{_num_steps(run)}", call_glmtune)
+    printed = chat("chat", str(folder), text="你是谁？\n/system 你是一只猫\n/reset\n/nonsense\n你好\n/exit\n")
     assert printed.count("GLM>") == 2
     assert "你是一只猫" in printed
     assert "/nonsense" in printed
 
 
-def test_generate_is_ordered_and_resumable(run: Path, workplace: Path) -> None:
+def test_generate_is_ordered_and_resumable(run: Path, workplace: Path, call_glmtune: Callable[..., str]) -> None:
     questions, replies = workplace / "questions.json", workplace / "replies.jsonl"
     rows = [{"instruction": f"{number} 加 1 等于几？", "input": ""} for number in range(11)]
     questions.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
@@ -144,11 +150,13 @@ def test_generate_is_ordered_and_resumable(run: Path, workplace: Path) -> None:
     lines = whole.splitlines()
     assert [json.loads(line)["instruction"] for line in lines] == [row["instruction"] for row in rows]
     replies.write_text("\n".join(lines[:5]) + "\n" + lines[5][:7], encoding="utf-8")
-    run_glmtune(*command, "max_new_tokens=8")
+    call_glmtune(*command, "max_new_tokens=8")
     assert replies.read_text(encoding="utf-8") == whole
 
 
-def test_merged_folder_loads_with_plain_transformers(run: Path, workplace: Path) -> None:
+def test_merged_folder_loads_with_plain_transformers(
+    run: Path, workplace: Path, call_glmtune: Callable[..., str]
+) -> None:
     merged = workplace / "merged"
     run_glmtune("merge", str(run), "--output", str(merged))
     plain = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
@@ -157,7 +165,7 @@ def test_merged_folder_loads_with_plain_transformers(run: Path, workplace: Path)
     inputs = tokenizer.build_chat_input("你是谁？")
     with torch.no_grad():
         torch.testing.assert_close(plain(**inputs).logits, model(**inputs).logits, atol=0.1, rtol=0.0)
-    printed = run_glmtune("chat", str(merged), text="你好\n/exit\n")
+    printed = call_glmtune("chat", str(merged), text="你好\n/exit\n")
     assert "GLM>" in printed
 
 
@@ -169,7 +177,7 @@ def test_mistakes_are_one_clear_message(workplace: Path, call_glmtune: Callable[
     assert "no-such-run" in call_glmtune("chat", "./no-such-run", code=1)
     broken = workplace / "broken.json"
     broken.write_text('[{"instruction": "a", "input": ""}, {"instruction": "", "output": "c"}]', encoding="utf-8")
-    printed = call_glmtune("data", "check", str(broken), code=1)
+    printed = run_glmtune("data", "check", str(broken), code=1)
     assert "row 1" in printed
     assert "row 2" in printed
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import glmtune
 import processes
+from settings import changed
 
 SETTINGS = [
     "train.use_cpu=true",
@@ -27,12 +29,8 @@ GLMTUNE = str(Path(sys.executable).with_name("glmtune"))
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
 
 
-def train(folder: Path, launcher: list[str], *settings: str) -> tuple[list[tuple[float, float]], list[float]]:
+def logged(folder: Path) -> tuple[list[tuple[float, float]], list[float]]:
     """Losses and gradient norms of a run, and its evaluation losses."""
-    command = [*launcher, GLMTUNE, "train", *SETTINGS, *settings]
-    done = processes.run(*command, f"train.output_dir={folder}", env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("Done") == 1  # said once, however many processes there are
     entries = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
     return (
         [(entry["loss"], entry["grad_norm"]) for entry in entries if "loss" in entry],
@@ -49,8 +47,13 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     # Two accumulated batches of two on each process, in several forward passes, against eight at once.
     spread = ("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
     at_once = ("train.per_device_train_batch_size=8", "train.gradient_accumulation_steps=1")
-    two, two_evaluated = train(tmp_path / "two", TORCHRUN, *spread, *evaluating, "train.max_tokens_per_device=60")
-    one, one_evaluated = train(tmp_path / "one", [], *at_once, *evaluating)
+    settings = (*SETTINGS, *spread, *evaluating, "train.max_tokens_per_device=60")
+    command = [*TORCHRUN, GLMTUNE, "train", *settings, f"train.output_dir={tmp_path / 'two'}"]
+    done = processes.run(*command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Done") == 1  # said once, however many processes there are
+    glmtune.train(None, *SETTINGS, *at_once, *evaluating, f"train.output_dir={tmp_path / 'one'}")
+    (two, two_evaluated), (one, one_evaluated) = logged(tmp_path / "two"), logged(tmp_path / "one")
     assert (len(one), len(one_evaluated)) == (4, 2)
     for pair, expected in zip(two, one, strict=True):
         assert pair == pytest.approx(expected, rel=1e-4)
@@ -75,7 +78,11 @@ def test_two_nodes_that_share_a_disk_leave_one_whole_checkpoint(tmp_path: Path) 
         for rank in range(2):
             launcher = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
             command = [sys.executable, "-m", "torch.distributed.run", *launcher, f"--master_port={port}", "--no-python"]
-            command += [GLMTUNE, "train", *SETTINGS, "train.save_steps=2", f"train.output_dir={tmp_path / 'run'}"]
+            command += [
+                GLMTUNE,
+                "train",
+                *changed(SETTINGS, "train.save_steps=2", f"train.output_dir={tmp_path / 'run'}"),
+            ]
             node = processes.started(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             nodes.append(stack.enter_context(node))
         for node in nodes:
@@ -84,7 +91,7 @@ def test_two_nodes_that_share_a_disk_leave_one_whole_checkpoint(tmp_path: Path) 
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
     files = {path.name for path in (tmp_path / "run" / "checkpoint-4").iterdir()}
     assert {"adapter_model.safetensors", "checksums.json", "rng_state_0.pth", "rng_state_1.pth"} <= files
-    again = [GLMTUNE, "train", *SETTINGS, f"train.output_dir={tmp_path / 'run'}", "train.resume_from_checkpoint=true"]
-    done = processes.run(*again, "train.max_steps=6")
+    again = (f"train.output_dir={tmp_path / 'run'}", "train.resume_from_checkpoint=true", "train.max_steps=6")
+    done = processes.run(GLMTUNE, "train", *changed(SETTINGS, *again))
     assert done.returncode == 1
     assert "it began with 2 processes, and continues with 1" in done.stderr

@@ -1,5 +1,6 @@
-"""The installed command speaks one language at a time: the reader's."""
+"""The command line speaks one language at a time: the reader's."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-GLMTUNE = Path(sys.executable).with_name("glmtune")
+import processes
+
 CHINESE = re.compile(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
 COMMAND = re.compile(r"glmtune( [\w./-]+)+")
 ENGLISH = re.compile(r"[A-Za-z]+(?: [a-z]{2,}){2,}")
@@ -18,9 +20,10 @@ CALLS = [
     ["plan", "--help"],
     ["generate", "--help"],
     ["data", "show", "--help"],
+    ["data", "convert", "--help"],
     ["train", "--keys"],
+    ["env"],  # before what imports more than it does
     ["plan", "--gpu-gib", "8"],
-    ["env"],
 ]
 MISTAKES = [
     ["train", "nosuch.yaml"],
@@ -34,49 +37,68 @@ MISTAKES = [
     ["nonsense"],
     ["generate", "nosuch", "--batch-size", "many"],
     ["data", "check", "broken.json"],
+    ["data", "convert", "broken.json", "--to", "qa"],
+    ["data", "convert", "broken.json", "--to", "qa", "--output", "out.csv"],
 ]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    rows = '[{"instruction": "a", "input": ""}, {"instruction": "", "output": "c"}, 5, {"messages": [{"role": "x"}]}]'
-    (tmp_path / "broken.json").write_text(rows, encoding="utf-8")
-    return tmp_path
+ALL = [*CALLS, *MISTAKES]
+# One process is one reader: it runs several commands, and says after each with which status it ended.
+SCRIPT = """
+import json, sys
+from glmtune.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["glmtune", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        print(f"\\x1e{ended.code or 0}\\x1e", flush=True)
+"""
 
 
-def speak(language: str, folder: Path, arguments: list[str], text: str | None = None) -> tuple[int, str]:
-    """Runs the command in a language, in a folder; returns its exit status and what it printed."""
-    done = subprocess.run(
-        [GLMTUNE, *arguments],
+def speak(language: str, folder: Path, commands: list[list[str]], text: str = "") -> list[tuple[int, str]]:
+    """Runs commands in a language, in a folder; returns the exit status of each and what it printed."""
+    done = processes.run(
+        *(sys.executable, "-c", SCRIPT, json.dumps(commands)),
         cwd=folder,
         input=text,
+        capture_output=False,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=240,
         env={**os.environ, "GLMTUNE_LANG": language, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8"},
     )
+    assert done.returncode == 0, done.stdout
     assert "Traceback" not in done.stdout
-    return done.returncode, done.stdout
+    *parts, rest = done.stdout.split("\x1e")
+    assert (len(parts), rest.strip()) == (2 * len(commands), "")
+    return [(int(code), printed) for printed, code in zip(parts[::2], parts[1::2], strict=True)]
 
 
-@pytest.mark.parametrize("arguments", [*CALLS, *MISTAKES], ids=" ".join)
-def test_one_language_at_a_time(arguments: list[str], folder: Path) -> None:
-    code, english = speak("en", folder, arguments)
-    assert code == 0 if arguments in CALLS else code in (1, 2)
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int, str]]]:
+    """By language, what all commands answer."""
+    folder = tmp_path_factory.mktemp("spoken")
+    rows = '[{"instruction": "a", "input": ""}, {"instruction": "", "output": "c"}, 5, {"messages": [{"role": "x"}]}]'
+    (folder / "broken.json").write_text(rows, encoding="utf-8")
+    return {language: speak(language, folder, ALL) for language in ("en", "zh")}
+
+
+@pytest.mark.parametrize("number", range(len(ALL)), ids=[" ".join(arguments) for arguments in ALL])
+def test_one_language_at_a_time(number: int, spoken: dict[str, list[tuple[int, str]]]) -> None:
+    (code, english), (same_code, chinese) = (spoken[language][number] for language in ("en", "zh"))
+    assert code == 0 if ALL[number] in CALLS else code in (1, 2)
     assert CHINESE.findall(english) == []
-    same_code, chinese = speak("zh", folder, arguments)
     assert same_code == code
     assert CHINESE.search(chinese)
     assert ENGLISH.findall(COMMAND.sub("", chinese)) == []
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
-def test_demo_and_chat(language: str, folder: Path) -> None:
-    code, printed = speak(language, folder, ["demo"])
-    assert code == 0
-    code, chat = speak(language, folder, ["chat", "demo-output/run"], "/help\n/system\n/nonsense\n你好\n/exit\n")
-    assert code == 0
+def test_demo_and_chat(language: str, tmp_path: Path) -> None:
+    commands = [["demo"], ["chat", "demo-output/run"]]
+    (code, printed), chatted = speak(language, tmp_path, commands, "/help\n/system\n/nonsense\n你好\n/exit\n")
+    assert (code, chatted[0]) == (0, 0)
+    chat = chatted[1]
     if language == "zh":
         assert ENGLISH.findall(COMMAND.sub("", printed + chat)) == []
         assert "助手>" in chat
@@ -85,5 +107,5 @@ def test_demo_and_chat(language: str, folder: Path) -> None:
         ours = [line for line in table.splitlines() if "│" not in line]
         assert CHINESE.findall("\n".join(ours) + rest) == []
         assert [line for line in chat.splitlines() if CHINESE.search(line) and "GLM>" not in line] == []
-    log = (folder / "demo-output" / "run" / "trainer_log.jsonl").read_text(encoding="utf-8")
+    log = (tmp_path / "demo-output" / "run" / "trainer_log.jsonl").read_text(encoding="utf-8")
     assert CHINESE.findall(log) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import glmtune
+from glmtune.data.conversion.convert import convert_file
 
 
 @pytest.mark.real_data
@@ -31,3 +32,19 @@ def test_every_row_trains(real_data: Path, tmp_path: Path) -> None:
     chat = glmtune.Chat(model, tokenizer, max_new_tokens=24)
     assert chat.system == "现在你要扮演皇帝身边的女人--甄嬛"
     assert chat.ask("皇上驾到！")
+
+
+@pytest.mark.real_data
+def test_every_row_is_converted_both_ways_or_kept(real_data: Path, tmp_path: Path) -> None:
+    data, there, back = real_data / "data" / "huanhuan.json", tmp_path / "instruction.json", tmp_path / "qa.json"
+    report = convert_file(data, there, "instruction")
+    again = convert_file(there, back, "qa")
+    rows, converted, returned = (json.loads(path.read_text(encoding="utf-8")) for path in (data, there, back))
+    assert report.num_rows == len(rows) == len(converted) == len(returned) == 3729
+    changed = [number for number, row in enumerate(rows) if converted[number] != row]
+    assert len(changed) == report.converted.total() == again.converted.total()
+    assert [row["output"] for row in returned] == [row["output"] for row in rows]
+    assert [row for number, row in enumerate(returned) if number not in changed] == [
+        row for number, row in enumerate(rows) if number not in changed
+    ]
+    assert report.converted.total() < 10, "these are lines of a play, few of which ask for anything"

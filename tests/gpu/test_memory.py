@@ -26,6 +26,7 @@ from glmtune.planning.shape import AdapterShape
 from glmtune.training import run as training
 from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.packed_model import PackedModel, fuse
+from settings import changed
 
 pytestmark = [
     pytest.mark.gpu,
@@ -198,9 +199,8 @@ def run(tiny_base: Path, tmp_path: Path):
             "train.per_device_train_batch_size=2",
             "train.logging_steps=1",
             "train.save_steps=2",
-            *overrides,
         ]
-        result = training.train(load_config(None, arguments), console)
+        result = training.train(load_config(None, changed(arguments, *overrides)), console)
         return result, console.export_text()
 
     return run

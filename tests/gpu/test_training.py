@@ -20,6 +20,7 @@ from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneratio
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.packed_model import PackedModel, fuse
 from glmtune.training.run import train
+from settings import changed
 
 pytestmark = [
     pytest.mark.gpu,
@@ -220,7 +221,7 @@ def test_a_whole_run(overrides: list[str], tmp_path: Path) -> None:
         "train.save_steps=20",
     ]
     console = Console(record=True, force_terminal=False, width=160, file=io.StringIO())
-    result = train(load_config(None, [*settings, *overrides]), console)
+    result = train(load_config(None, changed(settings, *overrides)), console)
     assert result.last_loss < 0.7 * result.first_loss
     assert result.metrics["eval_loss"] < result.first_loss
     assert ("layers cannot be fused" in console.export_text()) == ("lora.use_dora=true" in overrides)

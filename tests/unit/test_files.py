@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,22 @@ def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "weights").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.posix
+def test_what_is_flushed_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows flushes no other descriptors, but cannot tell how one was opened."""
+    import fcntl
+
+    modes = []
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            modes.append(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "results.json", "text")
+    assert modes == [os.O_RDWR]
 
 
 def test_a_long_name_can_be_written(tmp_path: Path) -> None:

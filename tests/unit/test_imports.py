@@ -46,3 +46,8 @@ def test_public_names() -> None:
     shown = _run(code).splitlines()
     assert [line.split()[0] for line in shown] == glmtune.__all__
     assert f"__version__ {glmtune.__version__}" in shown
+
+
+def test_completion_offers_the_public_names_alone() -> None:
+    code = "import glmtune, glmtune.prompts; glmtune.Message; print(dir(glmtune) == sorted(glmtune.__all__))"
+    assert _run(code) == "True"

@@ -128,7 +128,6 @@ def test_truncation_fits_and_keeps_roles_marker_and_end(max_length, letters):
     assert roles[0] == "<|system|>"
     assert roles[-3:] == ["<|user|>", "<|assistant|>", "</s>"]
     assert names[-1] == "</s>"
-    assert rendered.loss_mask[-1]
     for position, name in enumerate(names):
         if name.startswith("<|"):
             assert names[position + 1] == "\n"  # the metadata line
@@ -179,6 +178,23 @@ def test_truncation_cuts_the_longest_contents_to_one_length(letters):
     assert "s" * 30 in text
     assert rendered.num_cut_tokens == 60 + 10
     assert len(rendered.input_ids) == 119
+
+
+@pytest.mark.parametrize("template", ["chatglm3", "tutorial", "chatglm2"])
+def test_an_answer_that_was_cut_does_not_teach_to_stop_there(letters, template):
+    cut = Conversation((Message("user", "Q"), Message("assistant", "A" * 200)))
+    rendered = render(cut, letters, template, 80)
+    assert rendered.input_ids[-1] == letters.eos_token_id
+    assert rendered.loss_mask[-2:] == [True, False]
+    question_cut = Conversation((Message("user", "Q" * 200), Message("assistant", "A" * 20)))
+    assert render(question_cut, letters, template, 80).loss_mask[-2:] == [True, True]
+
+
+def test_of_several_answers_only_those_that_were_cut_do_not_end(letters):
+    messages = (*(Message("assistant", "A" * n) for n in (50, 3)),)
+    text = spell_learnt(render(Conversation((Message("user", "Q"), *messages)), letters, max_length=30), letters)
+    assert text[0].strip("\nA") == ""
+    assert text[1] == "\nAAA</s>"
 
 
 def test_room_for_structure_only_is_an_error(letters):

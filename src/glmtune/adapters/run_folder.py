@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 from glmtune.errors import AdapterError, ModelError
 from glmtune.files import write_json
 from glmtune.hub import is_hub_id
-from glmtune.prompts import Template
+from glmtune.prompts import TEMPLATES, Template
 
 MANIFEST_NAME = "glmtune.json"
 STATE_NAME = "trainer_state.json"
@@ -96,7 +96,7 @@ class RunManifest:
             raise AdapterError(f"{file} is damaged: {error!r}. Delete it to load the adapter without it") from error
         if faults := list(_type_faults(values)):
             raise AdapterError(f"{file} is damaged: {'; '.join(faults)}. Delete it to load the adapter without it")
-        if manifest.template not in get_args(Template):
+        if manifest.template not in TEMPLATES:
             raise AdapterError(f"{file}: unknown template {manifest.template!r}; was it written by a newer glmtune?")
         return manifest
 

@@ -9,12 +9,14 @@ from glmtune.cli.options import (
     FieldOption,
     JoinOption,
     SystemOption,
+    TargetName,
     TemplateOption,
     not_empty,
     parse_fields,
     unescape,
 )
 from glmtune.cli.setting_up import tokenizer_of
+from glmtune.errors import ConfigError
 from glmtune.language.terminal import TerminalConsole
 
 app = typer.Typer(help="Check, show, count and convert data files.", no_args_is_help=True)
@@ -99,11 +101,33 @@ def stats(
 @app.command()
 def convert(
     files: DataFiles,
-    output: Annotated[str, typer.Option("--output", callback=not_empty, help="The JSONL file to write.")],
+    to: Annotated[
+        TargetName, typer.Option("--to", help="messages, or instruction or qa: one from the other, by rules.")
+    ] = "messages",
+    output: Annotated[
+        str | None, typer.Option("--output", callback=not_empty, help="The JSON or JSONL file to write.")
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show ten rows before and after, and write nothing.")
+    ] = False,
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Convert any readable format to `messages`, one JSON object per line."""
-    from glmtune.data import inspection
+    """Write data in another form: messages, instructions with an input, or questions."""
+    if output is None and not preview:
+        raise ConfigError("data convert needs --output FILE, or --preview to write nothing")
+    console = TerminalConsole()
+    # What is to come here: --to conversations, sharegpt, alpaca.
+    if to == "messages":
+        from glmtune.data import inspection
 
-    inspection.convert(files, output, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())
+        if output is None or preview:
+            raise ConfigError("--preview is for --to instruction and --to qa; messages need --output FILE.jsonl")
+        inspection.convert(files, output, fields=parse_fields(field), join=unescape(join), console=console)
+        return
+    from glmtune.data.conversion import convert as conversion
+
+    if preview or output is None:
+        conversion.preview(files, to, fields=parse_fields(field), console=console)
+    else:
+        conversion.convert_file(files, output, to, fields=parse_fields(field), console=console)

@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from glmtune.errors import ConfigError
+from glmtune.prompts import Template
 
 # Repeated here because the modules that define them take seconds to import; a test checks that they agree.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 QuantizeName = Literal["auto", "none", "int8", "nf4", "fp8"]
-TemplateName = Literal["chatglm3", "chatglm2", "tutorial"]
+TargetName = Literal["messages", "instruction", "qa"]
 
 
 def not_empty(value: Any) -> Any:
@@ -33,12 +34,14 @@ QuantizeOption = Annotated[
     QuantizeName, typer.Option("--quantize", help="Quantise the base; auto only if it does not fit otherwise.")
 ]
 SystemOption = Annotated[str | None, typer.Option("--system", help='System prompt instead of the run\'s; "" for none.')]
-TemplateOption = Annotated[TemplateName | None, typer.Option("--template", help="Prompt format instead of the run's.")]
+TemplateOption = Annotated[Template | None, typer.Option("--template", help="Prompt format instead of the run's.")]
 Sampling = Annotated[
     list[str] | None,
     typer.Argument(help="Sampling options by their transformers names, such as do_sample=true temperature=0.8."),
 ]
-DataFiles = Annotated[list[str], typer.Argument(help="Data files, or a hub data set.")]
+DataFiles = Annotated[
+    list[str], typer.Argument(help="Data files, folders, patterns such as 'data/*.json', or a hub data set.")
+]
 FieldOption = Annotated[
     list[str] | None, typer.Option("--field", help="Map a column of another name: --field output=answer. Repeatable.")
 ]
@@ -59,12 +62,15 @@ def parse_fields(fields: list[str] | None) -> dict[str, str]:
 
 
 def _pairs(arguments: list[str] | None, what: str) -> dict[str, str]:
-    pairs = {}
+    pairs: dict[str, str] = {}
     for argument in arguments or []:
         name, equals, value = argument.partition("=")
         if not name or not equals:
             raise ConfigError(f"{argument!r} is not {what}")
-        pairs[name.strip()] = value.strip()
+        name, value = name.strip(), value.strip()
+        if name in pairs:
+            raise ConfigError(f"{name} is given twice, as {pairs[name]} and as {value}. Keep one")
+        pairs[name] = value
     return pairs
 
 

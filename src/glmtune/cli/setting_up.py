@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 def read_config(arguments: list[str] | None) -> "RunConfig":
     """Reads the configuration from a file, if the first argument is one, and the overrides after it."""
-    from glmtune.config import load_config
+    from glmtune.config import load_arguments
 
-    given = arguments or []
-    has_file = bool(given) and "=" not in given[0]
-    return load_config(given[0] if has_file else None, given[1:] if has_file else given)
+    return load_arguments(arguments or [])
 
 
 def outlive_display() -> None:

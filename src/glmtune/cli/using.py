@@ -61,7 +61,9 @@ def generate(
     ] = "",
     output_path: Annotated[
         str,
-        typer.Option("--output", help="JSONL file for the replies, in input order; an unfinished one is continued."),
+        typer.Option(
+            "--output", help="File for the replies, .jsonl or .csv, in input order; an unfinished one is continued."
+        ),
     ] = "",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Questions answered at once.")] = 8,
     model: ModelOption = None,
@@ -76,7 +78,7 @@ def generate(
 ) -> None:
     """Answer a file of questions."""
     if not input_path or not output_path:
-        raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl")
+        raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl (or .csv)")
     from glmtune.inference.batch import check_generation_files, generate_file
 
     outlive_display()

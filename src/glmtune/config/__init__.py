@@ -12,7 +12,7 @@ needs anyway.
 
 from glmtune.config.embedded import embedded_base, embedded_data, say_base
 from glmtune.config.keys import LORA_DEFAULTS, OWN_TRAIN_KEYS, TRAIN_DEFAULTS
-from glmtune.config.reading import load_config, validate_names
+from glmtune.config.reading import load_arguments, load_config, validate_names
 from glmtune.config.refused_keys import WHY_NOT_SHARDED
 from glmtune.config.sections import (
     DataSection,
@@ -36,6 +36,7 @@ __all__ = [
     "describe_keys",
     "embedded_base",
     "embedded_data",
+    "load_arguments",
     "load_config",
     "say_base",
     "validate_names",

@@ -22,7 +22,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
     Args:
         path: A YAML file; None to use only defaults and overrides.
-        overrides: `section.key=value` settings, with values in YAML; the last one for a key takes precedence.
+        overrides: `section.key=value` settings, with values in YAML; they take precedence over the file.
 
     Returns:
         The configuration, with defaults filled in.
@@ -31,7 +31,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         ConfigError: The file cannot be read, or keys or values are wrong; all faults in one message.
     """
     values = {} if path is None else read_yaml(Path(path))
-    faults = [fault for override in overrides if (fault := _apply_override(values, override))]
+    faults = _repeated(overrides)
+    faults += [fault for override in overrides if (fault := _apply_override(values, override))]
     for section in ("lora", "train"):
         if isinstance(values.get(section), dict):
             values[section], section_faults = check_passed_keys(section, values[section])
@@ -46,18 +47,51 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return config
 
 
-def validate_names(config: RunConfig) -> None:
+def load_arguments(arguments: Sequence[str | Path]) -> RunConfig:
+    """Reads a configuration as `glmtune train` takes it.
+
+    Args:
+        arguments: A YAML file, if the first one is a file rather than an override, and overrides as for `load_config`.
+
+    Returns:
+        The configuration, defaults filled in.
+
+    Raises:
+        ConfigError: As for `load_config`.
+    """
+    first = next(iter(arguments), None)
+    has_file = isinstance(first, Path) or (first is not None and "=" not in first)
+    return load_config(first if has_file else None, [str(each) for each in arguments[has_file:]])
+
+
+def validate_names(config: RunConfig) -> RunConfig:
     """Checks the keys under `lora` and `train` of a configuration that was not made by `load_config`.
 
     Args:
         config: The configuration.
 
+    Returns:
+        The configuration, with values given as text read as the numbers they stand for.
+
     Raises:
         ConfigError: Unknown or replaced keys, or values of the wrong type; all faults in one message.
     """
-    faults = [fault for name in ("lora", "train") for fault in check_passed_keys(name, config.model_dump()[name])[1]]
-    if faults:
+    lora, lora_faults = check_passed_keys("lora", config.lora)
+    train, train_faults = check_passed_keys("train", config.train)
+    if faults := lora_faults + train_faults:
         raise ConfigError(summarise_faults("configuration", faults))
+    return config.model_copy(update={"lora": lora, "train": train})
+
+
+def _repeated(overrides: Sequence[str]) -> list[str]:
+    """A fault for each override that sets what an earlier one has set, as a whole or in part."""
+    faults = []
+    keys = [f"{override.partition('=')[0].strip()}." for override in overrides]
+    for second, key in enumerate(keys):
+        for first, earlier in enumerate(keys[:second]):
+            if key.startswith(earlier) or earlier.startswith(key):
+                faults.append(f"{overrides[first]} and {overrides[second]}: both set the same key. Keep one")
+    return faults
 
 
 def _apply_override(values: dict[str, Any], override: str) -> str | None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 
 from glmtune.config.key_checks import path_fault
 from glmtune.config.keys import LORA_DEFAULTS, OWN_TRAIN_KEYS, PASSED_KEYS, TRAIN_DEFAULTS
+from glmtune.prompts import Template
 
 
 class _Section(BaseModel):
@@ -111,7 +112,7 @@ class PromptSection(_Section):
         system: System prompt for every conversation that has none of its own.
     """
 
-    template: Literal["auto", "chatglm3", "chatglm2", "tutorial"] = Field(
+    template: Literal["auto", Template] = Field(
         default="auto", description="Prompt format: chatglm3, chatglm2 (official), tutorial, or auto: the base's own."
     )
     system: str | None = Field(default=None, description="System prompt for conversations that have none.")

@@ -32,9 +32,10 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f'"{key}" is given twice', node.start_mark)
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                first, second = (node.value[place][0].start_mark.line + 1 for place in (keys.index(key), index))
+                raise ConfigError(f'"{key}" is given twice, in line {first} and in line {second}. Keep one')
         return super().construct_mapping(node, deep)
 
 
@@ -58,7 +59,7 @@ def parse_value(text: str) -> Any:
         A number, boolean, text, list or dictionary; None for an empty text.
 
     Raises:
-        ConfigError: It is not a YAML value; the message quotes the text.
+        ConfigError: It is not a YAML value, or a mapping in it has a key twice; the message quotes the text.
     """
     try:
         return yaml.load(text, _Loader)
@@ -76,6 +77,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ConfigError as error:  # a key that is given twice
+        raise ConfigError(f"{path}: {error}") from error
     except _YAML_ERRORS as error:
         raise ConfigError(f"{path}: not YAML in UTF-8: {error}") from error
     if values is None:

@@ -185,7 +185,7 @@ def _from_json(text: str) -> Conversation:
 def _fingerprint(rows: Sequence[str], tokenizer: Tokenizer, template: Template, max_length: int | None) -> str:
     """The cache key of the result: 32 hexadecimal digits that change with everything that it depends on."""
     digest = hashlib.sha256()
-    renderer = Path(prompts.__file__).read_text(encoding="utf-8")
+    renderer = [file.read_text(encoding="utf-8") for file in sorted(Path(prompts.__file__).parent.glob("*.py"))]
     vocabulary = sorted(tokenizer.get_vocab().items())
     special = [*tokenizer.prefix_token_ids, tokenizer.eos_token_id]
     digest.update(json.dumps([__version__, renderer, vocabulary, special, template, max_length]).encode())

@@ -2,7 +2,7 @@
 
     instruction   instruction, input (optional), output
     pairs         question/answer, query/response or prompt/response
-    chat          messages or conversations: see `glmtune/messages.py`
+    chat          messages or conversations: see `glmtune/prompts/messages.py`
 
 Rows of the first two formats may also have `history` ([[question, answer], ...]), `system` and `tools`; rows of the
 last may have `system` and `tools`. Questions are read in the same way as training data, except that the answer may be
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from glmtune.data.readers import Row, Source, read_rows
+from glmtune.data.readers import Row, Source, find_files, read_rows
 from glmtune.errors import DataError, show_names, show_text, summarise_faults
 from glmtune.json_values import read_list, read_optional_text, read_text, shorten
-from glmtune.prompts import Conversation, Message, check_supervision, check_turns
+from glmtune.prompts import Conversation, Message, check_supervision
 from glmtune.prompts.messages import add_system, read_chat, read_tools, unread_keys
 
 Paths = str | Path | Sequence[str | Path]
@@ -56,6 +56,8 @@ _FORMATS = (
     _Format("query/response", ("query", "response")),
     _Format("prompt/response", ("prompt", "response")),
 )
+PAIR_COLUMNS = tuple((form.columns[0], form.columns[1]) for form in _FORMATS if not form.is_chat)
+CHAT_COLUMNS = tuple(form.columns[0] for form in _FORMATS if form.is_chat)
 _ANSWERS = {form.columns[1] for form in _FORMATS if not form.is_chat}
 _OPTIONAL_COLUMNS = ("input", "history", "system", "tools")
 STANDARD_NAMES = tuple(dict.fromkeys([name for form in _FORMATS for name in form.columns] + [*_OPTIONAL_COLUMNS]))
@@ -117,7 +119,7 @@ def read_conversations(paths: Paths, fields: Mapping[str, str] | None = None, jo
     """Reads all rows of one or several files.
 
     Args:
-        paths: Files or names of hub data sets; see `readers.read_rows`.
+        paths: Files, folders, patterns or names of hub data sets; see `readers.find_files` and `readers.read_rows`.
         fields: Other column names: maps the standard name to the column used instead, {"output": "reply"}.
         join: The separator between `instruction` and `input`; the tutorial uses none. Where `input` is empty or blank,
             the instruction is used alone.
@@ -134,44 +136,61 @@ def read_conversations(paths: Paths, fields: Mapping[str, str] | None = None, jo
     return found
 
 
-def read_questions(path: str | Path, fields: Mapping[str, str] | None = None, join: str = "\n") -> list[Question]:
-    """Reads the questions of a file.
+def read_questions(paths: Paths, fields: Mapping[str, str] | None = None, join: str = "\n") -> list[Question]:
+    """Reads the questions of one or several files.
 
     Args:
-        path: A file or hub data set with rows of any training format, with or without the answers, or a `.txt` file
-            with one question per line.
+        paths: Files as for `read_conversations`, with rows of any training format, with or without the answers; or
+            `.txt` files with one question per line.
         fields: As for `read_conversations`.
         join: As for `read_conversations`; use the value that the model was trained with.
 
     Returns:
-        The questions, in the order of rows.
+        The questions, in the order of files and rows.
 
     Raises:
-        DataError: Anything is wrong in the file; all faults, with their row numbers.
+        DataError: Anything is wrong in any file; all faults, with their row numbers.
     """
     _check_names(fields or {})
-    content = _read_file(path, fields or {}, join, needs_answer=False)
-    if content.faults:
-        raise DataError(summarise_faults(f"{show_text(str(path))} cannot be answered", content.faults))
-    return [Question(row.source, row.values, item) for row, item in zip(content.rows, content.items, strict=True)]
+    files, faults = _find_all(paths)
+    contents = [_read_file(file, fields or {}, join, needs_answer=False) for file in files]
+    faults += [fault for content in contents for fault in content.faults]
+    if faults:
+        raise DataError(summarise_faults("the questions cannot be answered", faults))
+    return [
+        Question(row.source, row.values, item)
+        for content in contents
+        for row, item in zip(content.rows, content.items, strict=True)
+    ]
+
+
+def _find_all(paths: Paths) -> tuple[list[str], list[str]]:
+    """The files that names stand for, in order, and the faults of those that stand for none."""
+    files: list[str] = []
+    faults: list[str] = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        try:
+            files += find_files(path)
+        except DataError as error:
+            faults.append(str(error))
+    return files, faults
 
 
 def scan(paths: Paths, fields: Mapping[str, str] | None = None, join: str = "\n") -> tuple[Conversations, list[str]]:
     """Like `read_conversations`, but returns the faults, one sentence each, along with the valid rows."""
-    paths = [paths] if isinstance(paths, str | Path) else list(paths)
     found = Conversations(join=join)
-    faults: list[str] = []
     try:
         _check_names(fields or {})
     except DataError as error:
         return found, [str(error)]
-    if not paths:
+    files, faults = _find_all(paths)
+    if not files and not faults:
         faults.append("no data file is given. Set data.path")
-    for path in paths:
+    for path in files:
         content = _read_file(path, fields or {}, join, needs_answer=True)
         faults += content.faults
         if content.form:
-            found.formats[str(path)] = content.form
+            found.formats[path] = content.form
         found.items += content.items
         found.sources += [row.source for row in content.rows]
         found.num_joined += content.num_joined
@@ -215,25 +234,27 @@ def _read_file_rows(
             f"{name}: data.fields.{unused[0]} has no effect: these rows are read as {form.name}, which has no "
             f'"{unused[0]}". Map all columns of one format'
         )
-    needed = form.columns if needs_answer else form.columns[:1]
-    known, left = form.known, set[str]()
+    others, left = dict[str, None](), set[str]()
     for row, values in zip(rows, renamed, strict=True):
-        is_whole = all(column in values for column in needed)
-        if not is_whole and (other := _row_format(values, forms, needs_answer=needs_answer)):
-            content.faults.append(
-                f"{row.source}: this row has {' and '.join(other.columns[: len(needed)])}, but the file began with "
-                f"{' and '.join(needed)}. Keep rows of different formats in separate files"
-            )
-            continue
-        conversation, faults = _read_row(values, form, join, needs_answer=needs_answer)
+        row_form = _form_of(values, form, forms, needs_answer=needs_answer)
+        conversation, faults = _read_row(values, row_form, join, needs_answer=needs_answer)
         content.faults += [f"{row.source}: {fault}" for fault in faults]
         if not faults:
             content.rows.append(row)
             content.items.append(conversation)
-            content.num_joined += "input" in form.optional and bool(read_optional_text(values, "input").strip())
-            left |= values.keys() - known
-            left |= _unread_in_messages(values, form.columns[0]) if form.is_chat else set()
-    content.form = _describe(form, renamed[0], left)
+            content.num_joined += "input" in row_form.optional and bool(read_optional_text(values, "input").strip())
+            others |= {row_form.name: None} if row_form is not form else {}
+            left |= values.keys() - row_form.known
+            left |= _unread_in_messages(values, row_form.columns[0]) if row_form.is_chat else set()
+    content.form = _describe(form, renamed[0], list(others), left)
+
+
+def _form_of(values: Mapping[str, Any], form: _Format, forms: Sequence[_Format], *, needs_answer: bool) -> _Format:
+    """The format of a row: the file's, unless the row lacks a column of that and is complete in another."""
+    needed = form.columns if needs_answer else form.columns[:1]
+    if all(column in values for column in needed):
+        return form
+    return _row_format(values, forms, needs_answer=needs_answer) or form
 
 
 def _check_columns(name: str, rows: Sequence[Row], fields: Mapping[str, str]) -> None:
@@ -284,11 +305,12 @@ def _unread_in_messages(values: Mapping[str, Any], column: str) -> set[str]:
     return {f"{column}[].{key}" for entry in read_list(values, column) for key in unread_keys(entry)}
 
 
-def _describe(form: _Format, values: Mapping[str, Any], left: set[str]) -> str:
+def _describe(form: _Format, values: Mapping[str, Any], others: Sequence[str], left: set[str]) -> str:
     name = form.name
     messages = values.get(form.columns[0])
     if form.is_chat and isinstance(messages, list) and messages and isinstance(messages[0], dict):
         name += f" ({'from/value' if 'from' in messages[0] else 'role/content'})"
+    name = ", ".join([name, *others])
     return f"{name}; not read: {show_names(sorted(left))}" if left else name
 
 
@@ -297,10 +319,11 @@ def _read_row(
 ) -> tuple[Conversation, list[str]]:
     """The conversation of a row, and its faults, one sentence each."""
     if form.is_chat:
-        conversation, faults = read_chat(values, form.columns[0])
-        if not needs_answer and conversation.messages:  # the fault may be just the missing answer
+        conversation, faults = read_chat(values, form.columns[0], for_training=needs_answer)
+        if not needs_answer and not faults:
             conversation = _without_answer(conversation)
-            faults = check_turns(conversation, for_training=False)
+            if conversation.messages[-1].role == "user" and not conversation.messages[-1].content.strip():
+                faults = ["the question is empty. Fill it in or remove the row"]
     else:
         conversation, faults = _read_pair(values, form, join, needs_answer=needs_answer)
     if needs_answer and not faults:

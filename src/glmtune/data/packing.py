@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from glmtune.data.packed_batch import PackedBatch
-
-IGNORED_LABEL = -100  # torch's cross entropy leaves it out
+from glmtune.prompts import IGNORED_LABEL
 
 LossWeight = Literal["token", "sample"]
 Ints = NDArray[numpy.int32]

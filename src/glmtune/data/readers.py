@@ -5,11 +5,11 @@ of them can be shown at once.
 """
 
 import csv
+import glob
 import io
 import json
 import re
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from glmtune.json_values import MAX_DEPTH, is_too_deep, json_type
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 TEXT_SUFFIX = ".txt"
+_MOST_LETTERS_A_CELL = 2**31 - 1  # the largest long of C on every system
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,6 @@ def read_rows(path: str | Path, *, needs_answer: bool = True) -> tuple[list[Row]
     suffix = file.suffix.lower()
     suffixes = SUFFIXES if needs_answer else (*SUFFIXES, TEXT_SUFFIX)
     try:
-        if file.is_dir():
-            raise DataError(f"{name}: expected a file, found a folder; {_files_in(file)}")
         if not file.exists():
             if is_hub_name(given) and suffix not in suffixes:
                 return _numbered(given, load_hub_rows(given)), []
@@ -93,6 +92,42 @@ def read_rows(path: str | Path, *, needs_answer: bool = True) -> tuple[list[Row]
     if not rows and not faults:
         raise DataError(f"{name}: the file holds no rows; expected at least one")
     return rows, faults
+
+
+def find_files(path: str | Path) -> list[str]:
+    """The files that a name stands for.
+
+    Args:
+        path: A file or hub data set, which stands for itself; a folder, for the files in it that can be read, by name;
+            a pattern such as `data/*.json`, for the files that match it, by name; or several of these with commas
+            between them, in that order.
+
+    Returns:
+        At least one name. A name of a file that does not exist is returned as it is.
+
+    Raises:
+        DataError: A folder has no such file, or nothing matches a pattern.
+    """
+    given = str(path)
+    place = expand_path(path)
+    try:
+        if place.is_dir():
+            inside = (file for file in place.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
+            if found := sorted(str(file) for file in inside if file.is_file()):
+                return found
+            raise DataError(f"{show_text(given)}: there is no {', '.join(SUFFIXES)} in this folder")
+        if place.exists() or is_hub_name(given):
+            return [given]
+    except OSError:  # a name that no file can have, of which reading says what is wrong
+        return [given]
+    if "," in given:
+        return [file for part in given.split(",") if part.strip() for file in find_files(part.strip())]
+    if any(letter in given for letter in "*?["):
+        if found := sorted(file for file in glob.glob(str(place), recursive=True) if Path(file).is_file()):
+            return found
+        here = show_text(str(Path.cwd()))
+        raise DataError(f"{show_text(given)}: no file matches this pattern; relative ones start from {here}")
+    return [given]
 
 
 def expand_path(path: str | Path) -> Path:
@@ -122,11 +157,6 @@ def _read_file(file: Path, path: str, suffix: str) -> tuple[list[Row], list[str]
 
 
 _Repeated = dict[int, tuple[dict[str, Any], list[str]]]  # objects with duplicate keys, by id, and these keys
-
-
-def _files_in(folder: Path) -> str:
-    names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-    return f"name files in it: {show_names(names, 8)}" if names else f"it holds no {', '.join(SUFFIXES)}"
 
 
 def _numbered(path: str, rows: list[dict[str, Any]]) -> list[Row]:
@@ -186,7 +216,7 @@ def _read_parquet(file: Path, name: str) -> list[dict[str, Any]]:
 def _read_csv(text: str, path: str) -> tuple[list[Row], list[str]]:
     """Rows of a CSV file with a header; every cell stays a string."""
     name = show_text(path)
-    csv.field_size_limit(sys.maxsize)  # the default refuses texts beyond 128 KiB
+    csv.field_size_limit(_MOST_LETTERS_A_CELL)  # the default refuses texts beyond 128 KiB
     records = _csv_records(text, name)
     line, columns = next(records)
     if repeated := _repeated(columns):

@@ -1,18 +1,20 @@
 """Reads and tokenises a run's data."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from datasets import Dataset
+
 from glmtune.config import RunConfig, embedded_data
 from glmtune.data.dataset import tokenize_conversations
-from glmtune.data.formats import read_conversations
+from glmtune.data.formats import Conversations, read_conversations
 from glmtune.data.samples import SampleDataset
 from glmtune.data.stats import DataStats
 from glmtune.errors import ConfigError
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.prompts import Conversation, Template
+from glmtune.prompts import Conversation
 
 
 @dataclass(frozen=True)
@@ -61,49 +63,36 @@ def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData
         DataError: Files or rows are wrong.
         ConfigError: Nothing would be left to train on.
     """
-    settings = config.data.model_dump(exclude={"loss_weight"})
-    template: Any = config.prompt.template  # no longer `auto`
-    return _load_data(tokenizer, template, config.prompt.system, seed, **settings)
-
-
-def _load_data(
-    tokenizer: Tokenizer,
-    template: Template,
-    system: str | None,
-    seed: int,
-    *,
-    path: str | list[str] | None,
-    eval_path: str | list[str] | None,
-    eval_fraction: float,
-    max_length: int | None,
-    fields: Mapping[str, str],
-    join: str,
-    num_workers: int | None,
-) -> RunData:
-    """Reads and tokenises the data, and splits off an evaluation set if the configuration asks for one."""
-    settings: dict[str, Any] = {
-        "template": template,
-        "system": system,
-        "max_length": max_length,
-        "num_workers": num_workers,
-    }
-    conversations = read_conversations(path or embedded_data(), fields, join)
-    dataset, stats = tokenize_conversations(conversations, tokenizer, **settings)
+    data = config.data
+    conversations = read_conversations(data.path or embedded_data(), data.fields, data.join)
+    dataset, stats = _tokenize(conversations, config, tokenizer)
     chosen = list(range(len(dataset)))
     evaluated, eval_fingerprint = None, ""
-    if eval_path is not None:
-        held_out = read_conversations(eval_path, fields, join)
-        evaluated, eval_stats = tokenize_conversations(held_out, tokenizer, **settings)
+    if data.eval_path is not None:
+        held_out = read_conversations(data.eval_path, data.fields, data.join)
+        evaluated, eval_stats = _tokenize(held_out, config, tokenizer)
         eval_fingerprint = eval_stats.fingerprint
-    elif eval_fraction > 0:
+    elif data.eval_fraction > 0:
         random.Random(seed).shuffle(chosen)
-        num_held_out = max(1, round(eval_fraction * len(dataset)))
+        num_held_out = max(1, round(data.eval_fraction * len(dataset)))
         if num_held_out == len(dataset):
             raise ConfigError(f"data.eval_fraction leaves nothing to train on: there are {len(dataset)} samples")
         evaluated = dataset.select(sorted(chosen[:num_held_out]))
         chosen = sorted(chosen[num_held_out:])
     first = chosen[0]
-    sample = SelfTestSample(conversations.items[first], dataset[first]["input_ids"], max_length)
+    sample = SelfTestSample(conversations.items[first], dataset[first]["input_ids"], data.max_length)
     trained = dataset if evaluated is None else dataset.select(chosen)
     held = None if evaluated is None else SampleDataset(evaluated)
     return RunData(SampleDataset(trained), held, stats, sample, eval_fingerprint)
+
+
+def _tokenize(conversations: Conversations, config: RunConfig, tokenizer: Tokenizer) -> tuple[Dataset, DataStats]:
+    template: Any = config.prompt.template  # no longer `auto`
+    return tokenize_conversations(
+        conversations,
+        tokenizer,
+        template=template,
+        system=config.prompt.system,
+        max_length=config.data.max_length,
+        num_workers=config.data.num_workers,
+    )

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from glmtune.data.packing import IGNORED_LABEL
+from glmtune.prompts import IGNORED_LABEL
 
 _COLUMNS = ("input_ids", "labels")
 

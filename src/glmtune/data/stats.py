@@ -22,7 +22,8 @@ class DataStats:
         join: The separator between `instruction` and `input`.
         num_joined: Rows that have both.
         formats: How each file is read, one line per file.
-        fingerprint: Changes with the data, the tokenizer and every setting of the prompt.
+        fingerprint: The key of the tokenised data in the cache: changes with the conversations, the tokenizer,
+            template, system prompt and `max_length`, and with the renderer and the version of glmtune.
     """
 
     num_samples: int

@@ -1,9 +1,8 @@
 """Generates a file of replies from a file of questions, batch by batch; an interrupted run is resumed."""
 
-import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from rich.progress import (
 from rich.text import Text
 from transformers import PreTrainedModel
 
-from glmtune.data.formats import Question, read_questions
-from glmtune.data.readers import expand_path
-from glmtune.errors import ConfigError, DataError, StorageError, show_text
+from glmtune.data.formats import read_questions
+from glmtune.data.readers import expand_path, find_files
+from glmtune.errors import ConfigError, StorageError, show_names, show_text
 from glmtune.files import check_writable_folder, held, storage_faults
 from glmtune.inference.generate import (
     Reply,
@@ -36,12 +35,11 @@ from glmtune.inference.generate import (
     read_reply,
 )
 from glmtune.inference.options import build_generation_config, remembered_prompt
+from glmtune.inference.reply_files import ReplyFile, check_reply_suffix
 from glmtune.language import localise
 from glmtune.language.terminal import TerminalConsole
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
-
-_OWN_KEYS = ("index", "reply", "metadata")
 
 
 @dataclass(frozen=True)
@@ -107,14 +105,16 @@ def generate_file(
 ) -> GenerationReport:
     """Answers all questions of a file.
 
-    The output has one JSON object per line, in the order of the input: `index` (from 0), the row's own fields, `reply`,
-    and for a tool call `metadata`, the tool's name. If it exists already, generation is resumed after its last line.
+    The output has a row for each question, in the order of the input: `index` (from 0), the row's own columns, `reply`,
+    and for a tool call `metadata`, the tool's name. Columns of the input that have one of these names are written as
+    `input_index` and so on, unless the input is an earlier output. If the output exists already, generation is resumed
+    after its last row.
 
     Args:
         model: A ChatGLM model, bare or within PEFT.
         tokenizer: Its tokenizer.
         input_path: As `read_questions` takes it.
-        output_path: A JSON lines file; its folder is created if needed.
+        output_path: A file named `.jsonl` or `.json`, for JSON lines, or `.csv`; its folder is created if needed.
         template: The prompt template; None for the one stored with the tokenizer.
         system: The system prompt of rows without one; None for the tokenizer's, "" for none at all.
         batch_size: The number of prompts per batch; halved when memory runs out.
@@ -141,8 +141,13 @@ def generate_file(
     with storage_faults(show_text(str(output))):
         output.parent.mkdir(parents=True, exist_ok=True)
     with _held(output):
-        num_done = _resume(output, questions)
+        replies = ReplyFile(output, questions)
+        num_done = _resume(output, replies)
         console = console or TerminalConsole(stderr=True)
+        if replies.renamed:
+            names, new = show_names(replies.renamed), show_names(replies.renamed.values())
+            line = f"{show_text(str(input_path))}: the columns {names} are written as {new}"
+            console.print(line, markup=False, highlight=False)
         if num_done:
             console.print(
                 f"{show_text(str(output))}: {num_done} replies are there already and are kept; for another "
@@ -156,7 +161,8 @@ def generate_file(
         conversations = [question.conversation.with_system(system) for question in rest]
         prompts = fit_prompts(conversations, tokenizer, template, max_tokens, source, first_number=num_done + 1)
         with storage_faults(show_text(str(output))):
-            output.touch()
+            if not num_done:
+                output.write_bytes(replies.head)
 
         started = time.monotonic()
         waiting: dict[int, Reply] = {}
@@ -170,10 +176,10 @@ def generate_file(
                 lines = []
                 while num_written in waiting:
                     reply = waiting.pop(num_written)
-                    lines.append(_line(num_done + num_written, rest[num_written].values, reply))
+                    lines.append(replies.line(num_done + num_written, reply))
                     num_written += 1
                 _append(output, lines)
-                progress.advance(task, len(batch))
+                progress.advance(task, len(lines))  # a reply that waits for an earlier one would be lost with the run
     num_cut = sum(prompt.num_cut_tokens > 0 for prompt in prompts)
     return GenerationReport(
         output, len(questions), num_done, num_cut, num_unfinished, seconds=time.monotonic() - started
@@ -182,18 +188,21 @@ def generate_file(
 
 def _check_output(input_path: str | Path, output_path: str | Path) -> Path:
     """The file to write to, after all checks that are possible without writing."""
-    output, questions = expand_path(output_path), expand_path(input_path)
+    output = expand_path(output_path)
     name = show_text(str(output_path))
     with storage_faults(name):
         if output.is_dir():
             raise ConfigError(f"{name}: expected a file to write replies to, found a folder; name a file in it")
         check_writable_folder(output.parent)
         if not output.exists():
+            check_reply_suffix(output)
             return output
         if not output.is_file():
             raise ConfigError(f"{name}: expected a file to write replies to, found a device or a pipe")
-        if questions.exists() and output.samefile(questions):
+        inputs = [expand_path(file) for file in find_files(input_path)]
+        if any(file.exists() and output.samefile(file) for file in inputs):
             raise ConfigError(f"{name}: input and output are the same file; choose another --output")
+        check_reply_suffix(output)
     with _held(output):
         _append(output, [])
     return output
@@ -216,61 +225,18 @@ def _append(output: Path, lines: Iterable[bytes]) -> None:
         ) from error
 
 
-def _resume(output: Path, questions: Sequence[Question]) -> int:
-    """Checks the lines of an earlier run, drops an incomplete last one, and returns the number of complete ones."""
-    with storage_faults(show_text(str(output))):
+def _resume(output: Path, replies: ReplyFile) -> int:
+    """Checks the rows of an earlier run, drops an incomplete last one, and returns the number of complete ones."""
+    name = show_text(str(output))
+    with storage_faults(name):
         if not output.exists():
             return 0
-        *lines, unfinished = output.read_bytes().split(b"\n")
-    if len(lines) > len(questions):
-        raise DataError(_mismatch(output, f"it has {len(lines)} rows, the input only {len(questions)}"))
-    for number, (line, question) in enumerate(zip(lines, questions, strict=False), start=1):
-        try:
-            written = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(_mismatch(output, f"line {number} is not JSON")) from error
-        if not isinstance(written, dict) or "reply" not in written:
-            raise DataError(_mismatch(output, f'line {number} has no "reply"'))
-        if _dump(_without_own_keys(written)) != _dump(_without_own_keys(json.loads(_dump(question.values)))):
-            raise DataError(_mismatch(output, f"line {number} answers another question than {question.source} asks"))
-    if unfinished:
-        if not any(_may_begin(unfinished, len(lines), question) for question in questions[len(lines) :][:1]):
-            raise DataError(_mismatch(output, "its last line is not the beginning of the next reply"))
-        with storage_faults(show_text(str(output))):
-            os.truncate(output, sum(len(line) + 1 for line in lines))
-    return len(lines)
-
-
-def _may_begin(unfinished: bytes, index: int, question: Question) -> bool:
-    """Whether bytes are the beginning of a question's line, so that only this program's own output is dropped."""
-    start = _encode({"index": index, **_without_own_keys(question.values), "reply": ""}).removesuffix(b'"}\n')
-    return unfinished.startswith(start) or start.startswith(unfinished)
-
-
-def _mismatch(output: Path, reason: str) -> str:
-    name = show_text(str(output))
-    return f"{name} exists and does not continue this input: {reason}. Choose another --output, or delete the file"
-
-
-def _line(index: int, values: Mapping[str, Any], reply: Reply) -> bytes:
-    row = {"index": index, **_without_own_keys(values), "reply": reply.text}
-    if reply.metadata:
-        row["metadata"] = reply.metadata
-    return _encode(row)
-
-
-def _encode(row: Mapping[str, Any]) -> bytes:
-    """A line of the output. A lone surrogate, which UTF-8 cannot encode, stays a JSON escape."""
-    return f"{_dump(row)}\n".encode(errors="backslashreplace")
-
-
-def _without_own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The row without the names that the output itself uses, so that an output can be the next input."""
-    return {name: value for name, value in values.items() if name not in _OWN_KEYS}
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+        content = output.read_bytes()
+    num_rows, size = replies.count_rows(content, name)
+    if size < len(content):
+        with storage_faults(name):
+            os.truncate(output, size)
+    return num_rows
 
 
 class _RateColumn(ProgressColumn):

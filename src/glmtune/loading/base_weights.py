@@ -62,7 +62,7 @@ def check_finite(name: str, weight: Tensor) -> None:
         weight: The weight, floating-point, on any device.
 
     Raises:
-        ModelError: It has.
+        ModelError: It is not.
     """
     # NaN comes through minimum and maximum; isfinite on the whole takes 15 times as long, and memory.
     if not torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all():

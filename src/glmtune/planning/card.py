@@ -29,7 +29,7 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
     Raises:
         GlmtuneError: Configuration, data or base are wrong.
     """
-    validate_names(config)
+    config = validate_names(config)
     is_resumed = config.train.get("resume_from_checkpoint") not in (None, False)
     earlier = find_earlier_run(config.train) if is_resumed else None  # a new run ignores what is in its folder
     tokenizer = load_tokenizer(config.model.path or embedded_base())

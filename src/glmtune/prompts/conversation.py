@@ -6,18 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 Role = Literal["system", "user", "assistant", "observation"]
-
-
 ROLES: tuple[Role, ...] = get_args(Role)
-
-
 Template = Literal["chatglm3", "chatglm2", "tutorial"]
-
-
 TEMPLATES: tuple[Template, ...] = get_args(Template)
-
-
 Encode = Callable[[str], list[int]]
+
+IGNORED_LABEL = -100  # torch's cross entropy leaves it out
 
 
 class PromptTokenizer(Protocol):
@@ -102,8 +96,8 @@ class Rendered:
 
     @property
     def labels(self) -> list[int]:
-        """The ids where supervised, -100 elsewhere."""
-        return [i if has_loss else -100 for i, has_loss in zip(self.input_ids, self.loss_mask, strict=True)]
+        """The ids where supervised, `IGNORED_LABEL` elsewhere."""
+        return [i if has_loss else IGNORED_LABEL for i, has_loss in zip(self.input_ids, self.loss_mask, strict=True)]
 
 
 def check_turns(conversation: Conversation, *, for_training: bool = True) -> list[str]:

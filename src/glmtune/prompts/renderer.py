@@ -19,7 +19,8 @@ def render(
 
     Truncation to `max_length`: first the oldest exchanges are dropped whole (never the system message or the last
     exchange); then the longest contents are cut at the end, all to one common length, so that short contents stay
-    whole. Role tokens, metadata lines, the generation marker and end tokens are never cut.
+    whole. Role tokens, metadata lines, the generation marker and end tokens are never cut; the token after an answer
+    that was cut is not supervised.
 
     Args:
         conversation: Messages in a valid order, the last of them the assistant's.

@@ -64,7 +64,13 @@ def _chatglm2_pieces(
     messages: Sequence[Message], tokenizer: PromptTokenizer, encode: Encode, for_training: bool
 ) -> list[Piece]:
     """ChatGLM2's pieces: as in the official code, everything before the last answer is encoded as one text."""
+    _refuse_tools(messages)
     *context, last = messages if for_training else [*messages, Message("assistant", "")]
+    if not last.has_loss:
+        raise DataError(
+            "there is nothing to learn from: the chatglm2 template teaches the last answer alone, "
+            "and this one is marked as not to be learnt"
+        )
     head, question, marker = _chatglm2_text(context)
     ids = encode(head + question + marker)
     start = _common_prefix(ids, encode(head))
@@ -72,15 +78,13 @@ def _chatglm2_pieces(
     pieces = [Piece(tokenizer.prefix_token_ids)]
     pieces += [Piece(ids[:start]), Piece(ids[start:stop], is_content=True), Piece(ids[stop:])]
     if for_training:
-        pieces.append(Piece(encode(last.content), last.has_loss, is_content=True))
-        pieces.append(Piece([tokenizer.eos_token_id], last.has_loss))
+        pieces.append(Piece(encode(last.content), is_supervised=True, is_content=True))
+        pieces.append(Piece([tokenizer.eos_token_id], is_supervised=True))
     return pieces
 
 
 def _chatglm2_text(context: Sequence[Message]) -> tuple[str, str, str]:
     """The text before the last answer, in three parts: before the last question, the question, and after it."""
-    if any(message.role == "observation" or message.metadata or message.tools for message in context):
-        raise DataError("the chatglm2 template has no tools; ChatGLM3 has")
     head = question = ""
     number = 0
     for message in context:
@@ -92,6 +96,12 @@ def _chatglm2_text(context: Sequence[Message]) -> tuple[str, str, str]:
         else:
             head = f"{head}{question}\n\n答：{message.content}\n\n"
     return head, question, "\n\n答："
+
+
+def _refuse_tools(messages: Sequence[Message]) -> None:
+    """Raises a DataError for what ChatGLM2's prompt has no place for."""
+    if any(message.role == "observation" or message.metadata or message.tools for message in messages):
+        raise DataError("the chatglm2 template has no tools; ChatGLM3 has")
 
 
 TEMPLATE_PIECES = {"chatglm3": _chatglm3_pieces, "chatglm2": _chatglm2_pieces, "tutorial": _tutorial_pieces}
@@ -110,6 +120,7 @@ def render_text(conversation: Conversation, template: Template, *, for_generatio
     """
     messages = conversation.messages
     if template == "chatglm2":
+        _refuse_tools(messages)
         is_answered = messages[-1].role == "assistant"
         text = "".join(_chatglm2_text(messages[:-1] if is_answered else messages))
         return f"[gMASK]sop{text}{messages[-1].content if is_answered else ''}"

@@ -2,6 +2,7 @@
 
 import bisect
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from glmtune.errors import DataError
 from glmtune.prompts.conversation import Message
@@ -29,7 +30,11 @@ def without_oldest_exchanges(
 
 
 def shorten_contents(pieces: Sequence[Piece], max_length: int) -> int:
-    """Cuts contents in place to the largest common length at which all fits; returns the number of tokens cut."""
+    """Cuts contents in place to the largest common length at which all fits; returns the number of tokens cut.
+
+    The token after an answer that was cut stays, since the format needs it, but is not supervised: the model would
+    learn to stop in the middle of a sentence.
+    """
     lengths = [len(piece.ids) for piece in pieces if piece.is_content]
     max_content = max_length - sum(len(piece.ids) for piece in pieces if not piece.is_content)
     if sum(lengths) <= max_content:
@@ -41,7 +46,8 @@ def shorten_contents(pieces: Sequence[Piece], max_length: int) -> int:
             f"nothing is left after truncation to {max_length} tokens: role and end tokens alone take "
             f"{max_length - max_content}; raise data.max_length"
         )
-    for piece in pieces:
-        if piece.is_content:
+    for piece, end in pairwise(pieces):  # the last piece is never a content
+        if piece.is_content and len(piece.ids) > level:
             piece.ids = piece.ids[:level]
+            end.is_supervised = False
     return sum(max(length - level, 0) for length in lengths)

@@ -56,7 +56,7 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         GlmtuneError: Configuration, data, base or adapter are invalid, or training had to stop.
         TrainingInterrupted: A signal such as Ctrl-C stopped the run; it can be resumed where it stopped.
     """
-    validate_names(config)
+    config = validate_names(config)
     is_main = join_processes(config.train).is_main_process
     console = (console or progress_console()) if is_main else Console(quiet=True)
     folder = Path(str(config.train["output_dir"])).expanduser()

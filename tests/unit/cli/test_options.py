@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 import glmtune
 from glmtune.cli.app import app
-from glmtune.cli.options import DtypeName, QuantizeName, TemplateName
+from glmtune.cli.options import DtypeName, QuantizeName, parse_fields, parse_options
+from glmtune.errors import ConfigError
 from glmtune.loading.devices import Dtype
 from glmtune.loading.formats import Quantize
-from glmtune.prompts import TEMPLATES
 
 COMMANDS = ["", "train", "plan", "chat", "generate", "merge", "env", "demo", "data", "data check", "data show"]
 
@@ -32,6 +32,12 @@ def test_every_command_helps_by_the_short_option_too(command: str) -> None:
     assert code == 0
     assert "Usage:" in short
     assert invoke(*command.split(), "--help") == (0, short)
+
+
+def test_an_option_of_a_name_given_twice_is_refused() -> None:
+    for parse, name in ((parse_options, "top_p"), (parse_fields, "output")):
+        with pytest.raises(ConfigError, match=f"{name} is given twice, as 1 and as 2"):
+            parse([f"{name}=1", f"{name}=2"])
 
 
 def test_the_version_is_the_packages() -> None:
@@ -73,7 +79,6 @@ def test_another_value_is_refused_with_those_that_there_are(option: str) -> None
 def test_the_values_are_those_of_the_functions_that_they_go_to() -> None:
     assert set(get_args(DtypeName)) == set(get_args(Dtype))
     assert set(get_args(QuantizeName)) == {"auto", *get_args(Quantize)}
-    assert get_args(TemplateName) == TEMPLATES
 
 
 def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

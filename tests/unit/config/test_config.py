@@ -1,5 +1,6 @@
 """Without these, a misspelt or outdated setting would be ignored, or end in a traceback."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from glmtune.config import (
     TRAIN_DEFAULTS,
     RunConfig,
     describe_keys,
+    load_arguments,
     load_config,
     validate_names,
 )
@@ -150,12 +152,19 @@ def test_validate_names_of_a_config_made_in_python() -> None:
         validate_names(RunConfig(train={"max_step": 3}))
 
 
+def test_text_in_a_config_made_in_python_counts_as_the_number_that_it_stands_for() -> None:
+    config = validate_names(RunConfig(train={"per_device_train_batch_size": "4"}, lora={"r": "16"}))
+    assert (config.train["per_device_train_batch_size"], config.lora["r"]) == (4, 16)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("- a\n", "expected sections"),
         ("model: {\n", "not YAML"),
-        ("train: {max_steps: 1, max_steps: 2}\n", '"max_steps" is given twice'),
+        ("train: {max_steps: 1, max_steps: 2}\n", 'run.yaml: "max_steps" is given twice, in line 1 and in line 1'),
+        ("train:\n  max_steps: 1\n  seed: 2\n  max_steps: 2\n", "twice, in line 2 and in line 4"),
+        ("train: {seed: 1}\ndata: {}\ntrain: {seed: 1}\n", '"train" is given twice, in line 1 and in line 3'),
         ("model: base\n", "model: input should be a valid dictionary"),
     ],
 )
@@ -164,6 +173,32 @@ def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.max_steps=1", "train.max_steps=2"],
+        ["data.fields.output=a", "data.fields={instruction: b}"],
+        ["data.fields={output: a}", "data.fields.output=b"],
+    ],
+)
+def test_a_key_given_twice_is_not_settled_in_silence(overrides: list[str]) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{overrides[0]} and {overrides[1]}: both set the same key")):
+        load_config(None, [overrides[0], "train.seed=1", overrides[1]])
+
+
+def test_an_override_goes_before_the_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("train: {max_steps: 1, seed: 3}")
+    train = load_config(tmp_path / "run.yaml", ["train.max_steps=2", "train.max_grad_norm=1"]).train
+    assert (train["max_steps"], train["seed"]) == (2, 3)
+
+
+def test_python_and_the_command_line_take_an_override_without_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("train: {max_steps: 1}")
+    for arguments in (["train.max_steps=1"], [str(tmp_path / "run.yaml")], [tmp_path / "run.yaml", "train.seed=1"]):
+        assert load_arguments(arguments).train["max_steps"] == 1
+    assert load_arguments([]) == load_config()
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -187,13 +222,6 @@ def test_every_own_key_is_described() -> None:
 def test_importing_is_cheap() -> None:
     code = "import sys, glmtune.config; print({'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules))"
     assert processes.run(sys.executable, "-c", code).stdout == "set()\n"
-
-
-def test_templates_are_those_of_the_renderer() -> None:
-    from glmtune.config import PromptSection
-    from glmtune.prompts import TEMPLATES
-
-    assert [PromptSection(template=name).template for name in TEMPLATES] == list(TEMPLATES)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 import json
 import resource
+import shutil
+from pathlib import Path
 
 import datasets
 import pytest
 from transformers import AutoTokenizer
 
+from glmtune import prompts
 from glmtune.data import dataset as dataset_module
 from glmtune.data.dataset import load_dataset, tokenize_conversations
 from glmtune.data.formats import Conversations
@@ -109,9 +112,11 @@ def test_a_second_run_tokenises_nothing(letters, count_renders, cache):
         {"max_length": 60},
         {"version": "9.9"},
         {"vocabulary": {"other": 1}},
+        {"source": "templates.py"},
+        {"source": "truncation.py"},
     ],
 )
-def test_a_run_with_anything_changed_tokenises_again(letters, count_renders, monkeypatch, changed):
+def test_a_run_with_anything_changed_tokenises_again(letters, count_renders, monkeypatch, tmp_path, changed):
     _, before = tokenize_conversations(conversations(), letters)
     settings = dict(changed)
     data = conversations(settings.pop("texts", TEXTS))
@@ -120,6 +125,12 @@ def test_a_run_with_anything_changed_tokenises_again(letters, count_renders, mon
     if "vocabulary" in settings:
         vocabulary = settings.pop("vocabulary")
         monkeypatch.setattr(letters, "get_vocab", lambda: vocabulary)
+    if "source" in settings:
+        changed_copy = tmp_path / "prompts"
+        shutil.copytree(Path(prompts.__file__).parent, changed_copy)
+        with (changed_copy / settings.pop("source")).open("a") as file:
+            file.write("# changed\n")
+        monkeypatch.setattr(prompts, "__file__", str(changed_copy / "__init__.py"))
     _, after = tokenize_conversations(data, letters, **settings)
     assert len(count_renders) == 2 * len(TEXTS)
     assert after.fingerprint != before.fingerprint

@@ -176,12 +176,17 @@ def test_faults_of_lines_and_of_rows_come_together(tmp_path):
     assert [fault.removeprefix(f"{path}, ")[:5] for fault in faults] == ["row 2", "row 1"]
 
 
-def test_mixed_forms_in_one_file(faults_of):
-    rows = [{"instruction": "q", "output": "a"}, {"question": "q", "answer": "a"}, {"instruction": "q", "output": "a"}]
-    assert faults_of(*rows) == [
-        "row 2: this row has question and answer, but the file began with instruction and output. "
-        "Keep rows of different formats in separate files"
+def test_rows_of_several_forms_in_one_file(write):
+    """As data conversion leaves them: a question that no rule fits keeps its columns."""
+    rows = [
+        {"instruction": "q", "input": "", "output": "a"},
+        {"question": "q", "answer": "a", "note": "n"},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        {"instruction": "q", "input": "", "output": "a"},
     ]
+    found = read_conversations(write(*rows))
+    assert found.items == [found.items[0]] * 4
+    assert found.formats == {"train.json": "instruction/output, question/answer, messages; not read: note"}
 
 
 def test_a_row_short_of_a_column_is_no_other_form(faults_of):

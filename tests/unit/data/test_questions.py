@@ -123,8 +123,32 @@ def test_all_faults_are_named(tmp_path):
         read_questions(
             write(tmp_path, [{"messages": [{"role": role, "content": "x"} for role in ("assistant", "user")]}])
         )
-    with pytest.raises(DataError, match="there are no messages"):
+    with pytest.raises(DataError, match="nobody has asked anything"):
         read_questions(write(tmp_path, [{"messages": [{"role": "assistant", "content": "答"}]}]))
+    with pytest.raises(DataError, match="the question is empty"):
+        read_questions(write(tmp_path, [{"messages": [{"role": "user", "content": " "}]}]))
+
+
+def test_messages_are_numbered_as_in_the_file(tmp_path):
+    """Not as in what is left of it without the answer and with the row's system text."""
+    messages = [{"role": role, "content": "x"} for role in ("user", "user", "assistant")]
+    with pytest.raises(DataError, match="message 2 is the user's"):
+        read_questions(write(tmp_path, [{"system": "S", "messages": messages}]))
+
+
+def test_an_answer_that_is_still_to_be_written_may_be_empty(tmp_path):
+    row = {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": ""}]}
+    assert read_questions(write(tmp_path, [row]))[0].conversation == user("问")
+
+
+def test_several_files_are_asked_in_order(tmp_path):
+    for name in ("b", "a"):
+        write(tmp_path, [{"question": name}], f"{name}.jsonl")
+    expected = {str(tmp_path): "ab", f"{tmp_path}/b.jsonl,{tmp_path}/a.jsonl": "ba", f"{tmp_path}/*.jsonl": "ab"}
+    for given, order in expected.items():
+        assert "".join(question.values["question"] for question in read_questions(given)) == order
+    with pytest.raises(DataError, match=r"none-\*: no file matches"):
+        read_questions([tmp_path, "none-*"])
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", "你好".encode("gbk")])

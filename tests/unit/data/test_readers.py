@@ -1,5 +1,6 @@
 """Without these, a broken data file would end in a traceback instead of a sentence that names file and row."""
 
+import csv
 import json
 
 import datasets
@@ -7,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from glmtune.data.readers import Source, read_rows
+from glmtune.data.readers import Source, find_files, read_rows
 from glmtune.errors import DataError
 
 ROW = {"instruction": "你好", "input": "", "output": "皇上万福"}
@@ -50,6 +51,22 @@ def test_sources_have_row_and_line(tmp_path):
     assert [(row.source.row, row.source.line) for row in rows] == [(1, 2), (2, 5)]
     assert str(Source("a.csv", 2, 5)) == "a.csv, row 2 (line 5)"
     assert str(Source("a.json", 2)) == "a.json, row 2"
+
+
+def test_long_cells_of_csv_are_read_where_a_long_has_32_bits(tmp_path, monkeypatch):
+    """As on Windows."""
+    real = csv.field_size_limit
+
+    def limit(size):
+        if size > 2**31 - 1:
+            raise OverflowError("Python int too large to convert to C long")
+        return real(size)
+
+    monkeypatch.setattr(csv, "field_size_limit", limit)
+    path = tmp_path / "long.csv"
+    path.write_text(f"question,answer\nq,{'a' * 200_000}\n", encoding="utf-8")
+    rows, _ = read_rows(path)
+    assert len(rows[0].values["answer"]) == 200_000
 
 
 def test_numbers_in_csv_are_strings(tmp_path):
@@ -140,9 +157,35 @@ def test_all_faults_of_rows_are_collected(tmp_path, name, content, faults):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(DataError, match=r"no\.json: there is no such file\. Check the path"):
         read_rows(tmp_path / "no.json")
-    write(tmp_path, "b.json", "[]")
-    with pytest.raises(DataError, match=r"expected a file, found a folder; name files in it: b\.json"):
-        read_rows(tmp_path)
+    with pytest.raises(DataError, match=r"there is no \.json, \.jsonl, \.csv, \.parquet in this folder"):
+        find_files(tmp_path)
+    with pytest.raises(DataError, match=r"\*\.json: no file matches this pattern"):
+        find_files(f"{tmp_path}/*.json")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("b.json,a.csv", ["b.json", "a.csv"]),
+        ("b.json, a.csv,", ["b.json", "a.csv"]),
+        ("one,two.json", ["one,two.json"]),
+        ("[x].json", ["[x].json"]),
+        ("inside", ["inside/c.jsonl", "inside/d.json"]),
+        ("*.json", ["[x].json", "b.json", "one,two.json"]),
+        ("in*/*.json*,b.json", ["inside/c.jsonl", "inside/d.json", "b.json"]),
+        ("**/d.json", ["inside/d.json"]),
+        ("owner/name:train[:100]", ["owner/name:train[:100]"]),
+        ("none.json", ["none.json"]),
+    ],
+)
+def test_a_name_stands_for_files_in_a_fixed_order(tmp_path, monkeypatch, given, found):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inside").mkdir()
+    for name in ("d.json", "c.jsonl", "README.md", "._d.json"):
+        write(tmp_path / "inside", name, "")
+    for name in ("b.json", "a.csv", "one,two.json", "[x].json"):
+        write(tmp_path, name, "")
+    assert find_files(given) == found
 
 
 @pytest.mark.parametrize("name", ["~nosuchuser/x.json", "a" * 300 + ".json"], ids=["user", "long"])

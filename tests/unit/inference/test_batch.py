@@ -1,5 +1,6 @@
 """Without these, an interrupted batch could lose replies, or give them to other questions."""
 
+import csv
 import io
 import json
 import resource
@@ -7,6 +8,7 @@ from functools import partial
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from glmtune.errors import ConfigError, DataError, StorageError
 from glmtune.inference.batch import check_generation_files, generate_file
@@ -154,6 +156,83 @@ def test_bad_outputs(tiny, questions, tmp_path):
         generate(tiny, questions, "/dev/null")
     with pytest.raises(StorageError, match=r"questions\.json: a part of the path is a file, not a folder"):
         generate(tiny, questions, questions / "out.jsonl")
+
+
+QUESTION_OF_A_USER = {"index": "id-17", "instruction": "你好", "metadata": {"src": "a"}, "reply": "参考"}
+
+
+def test_columns_of_the_users_own_are_kept_under_another_name(tiny, tmp_path):
+    path, output = tmp_path / "q.json", tmp_path / "a.jsonl"
+    path.write_text(json.dumps([QUESTION_OF_A_USER], ensure_ascii=False), encoding="utf-8")
+    console = Console(file=io.StringIO(), width=300)
+    generate_file(*tiny, path, output, max_new_tokens=6, console=console)
+    row = json.loads(output.read_text(encoding="utf-8"))
+    own = {"input_index": "id-17", "instruction": "你好", "input_metadata": {"src": "a"}, "input_reply": "参考"}
+    assert row == {"index": 0, **own, "reply": row["reply"]}
+    assert "q.json: the columns index, reply, metadata are written as input_index, " in console.file.getvalue()
+    assert generate(tiny, path, output).num_resumed == 1
+    path.write_text(json.dumps([QUESTION_OF_A_USER | {"index": "id-18"}], ensure_ascii=False), encoding="utf-8")
+    with pytest.raises(DataError, match="answers another question"):
+        generate(tiny, path, output)
+
+
+TABLE = [
+    {"instruction": '你好，\n"世界"\r\n', "id": None, "more": [1, "二"]},
+    {"instruction": "好", "other": "x"},
+    {"instruction": "数", "id": 3},
+]
+
+
+def test_a_table_is_written_and_resumed_wherever_it_was_cut(tiny, tmp_path):
+    path, output = tmp_path / "q.json", tmp_path / "a.csv"
+    path.write_text(json.dumps(TABLE, ensure_ascii=False), encoding="utf-8")
+    generate(tiny, path, output)
+    whole = output.read_bytes()
+    rows = list(csv.DictReader(io.StringIO(whole.decode("utf-8-sig"), newline=""), strict=True))
+    assert list(rows[0]) == ["index", "instruction", "id", "more", "other", "reply", "metadata"]
+    assert [row["instruction"] for row in rows] == [row["instruction"] for row in TABLE]
+    assert [(row["index"], row["id"]) for row in rows] == [("0", ""), ("1", ""), ("2", "3")]
+    assert [row["more"] for row in rows] == ['[1, "二"]', "", ""]
+    jsonl = tmp_path / "a.jsonl"
+    generate(tiny, path, jsonl)
+    replies = [json.loads(line)["reply"] for line in jsonl.read_bytes().split(b"\n")[:-1]]
+    assert [row["reply"] for row in rows] == replies
+    within_a_letter, second_row = whole.index("世".encode()) + 1, whole.rindex(b"\r\n", 0, -2) + 3
+    for size in (0, 2, 20, within_a_letter, second_row, len(whole) - 1, len(whole)):
+        output.write_bytes(whole[:size])
+        generate(tiny, path, output)
+        assert output.read_bytes() == whole
+    output.write_bytes(whole.replace(b"index", b"number"))
+    with pytest.raises(DataError, match="its heading is another one"):
+        generate(tiny, path, output)
+
+
+def test_a_table_of_replies_can_be_the_next_input(tiny, tmp_path):
+    path, first, second = tmp_path / "q.json", tmp_path / "a.csv", tmp_path / "b.csv"
+    path.write_text(json.dumps(TABLE, ensure_ascii=False), encoding="utf-8")
+    generate(tiny, path, first)
+    generate(tiny, first, second)
+    assert second.read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.txt", "a"])
+def test_a_format_that_is_not_written_is_refused(questions, tmp_path, name):
+    with pytest.raises(ConfigError, match=r"\.jsonl, \.json\) or CSV"):
+        check_generation_files(questions, tmp_path / name)
+
+
+def test_the_bar_counts_what_is_written(tiny, questions, tmp_path, monkeypatch):
+    output = tmp_path / "replies.jsonl"
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    seen = []
+
+    def advance(self, task, num):
+        seen.append(num)
+        assert sum(seen) == output.read_bytes().count(b"\n")
+
+    monkeypatch.setattr(Progress, "advance", advance)
+    generate_file(*tiny, questions, output, batch_size=3, max_new_tokens=6, console=console)
+    assert sum(seen) == len(ROWS)
 
 
 def during_generation(tiny, monkeypatch, action):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from glmtune.export.merge import merge
 from glmtune.inference.chat import Chat
 from glmtune.loading.runs import load
 from glmtune.models.chatglm import ChatGLMTokenizer, register_auto_classes
-from glmtune.prompts import Conversation, Message, parse_reply, render, render_prompt
+from glmtune.prompts import Conversation, Message, parse_reply, render, render_prompt, render_text
 
 CONVERSATION = Conversation(
     (
@@ -94,6 +95,24 @@ def test_a_system_prompt_stands_before_the_first_round_and_tools_have_no_place(t
         render_prompt(called, tokenizer, "chatglm2")
     with pytest.raises(ModelError, match="is not a special token"):
         tokenizer.get_command("<|user|>")
+
+
+@pytest.mark.parametrize("max_length", [None, 24])
+def test_a_last_answer_that_is_not_to_be_learnt_is_the_fault_that_is_told(
+    tokenizer: ChatGLMTokenizer, max_length: int | None
+) -> None:
+    *context, last = CONVERSATION.messages
+    unlearnt = Conversation((*context, replace(last, is_supervised=False)))
+    with pytest.raises(DataError, match="teaches the last answer alone, and this one is marked as not to be learnt"):
+        render(unlearnt, tokenizer, "chatglm2", max_length)
+
+
+def test_the_tool_of_a_last_answer_is_refused_and_not_left_out(tokenizer: ChatGLMTokenizer) -> None:
+    called = Conversation((Message("user", "天气"), Message("assistant", "tool_call(a=1)", metadata="get_weather")))
+    with pytest.raises(DataError, match="the chatglm2 template has no tools"):
+        render(called, tokenizer, "chatglm2")
+    with pytest.raises(DataError, match="the chatglm2 template has no tools"):
+        render_text(called, "chatglm2", for_generation=False)
 
 
 @pytest.mark.parametrize("max_length", [24, 30, 40, 60])

@@ -13,6 +13,7 @@ from transformers.trainer_callback import CallbackHandler
 
 from glmtune.config import load_config
 from glmtune.training.run import TrainResult, train
+from settings import changed
 
 Run = Callable[..., TrainResult]
 AddAction = Callable[[int, Callable[[], None]], None]
@@ -44,7 +45,7 @@ def run(tiny_base: Path, data_file: Path, tmp_path: Path, console: Console) -> R
     """Trains the tiny base on the CPU: 6 steps of 4 samples, checkpoints after 3 and 6."""
 
     def run(*overrides: str, name: str = "run") -> TrainResult:
-        return train(load_config(None, [*settings(tiny_base, data_file, tmp_path / name), *overrides]), console)
+        return train(load_config(None, changed(settings(tiny_base, data_file, tmp_path / name), *overrides)), console)
 
     return run
 

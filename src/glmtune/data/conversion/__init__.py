@@ -1,0 +1,1 @@
+"""Questions into instructions with an input, and back, by rules."""
