@@ -1,6 +1,6 @@
 """Without these, a Triton kernel could train an adapter on wrong gradients with nothing to show for it.
 
-Each is held to its twin in `ops/reference.py`, forward and backward, at odd sizes and in three dtypes.
+Each is held to its twin in `ops/reference`, forward and backward, at odd sizes and in three dtypes.
 The twin is given the same inputs in float64, and the kernel's error may be no more than rounding to its dtype.
 Without a GPU, `TRITON_INTERPRET=1` runs most of them in Triton's interpreter: not fp8 nor flash attention, and under
 NumPy 2.4 not the loops of `sum_slots` and `cross_entropy`.
@@ -258,6 +258,26 @@ def test_gemv_of_eight_bits(kernels, dtype, held: torch.dtype, is_gated: bool) -
     result = kernels.gemv(x, weight, scales=scales, is_gated=is_gated)
     expected = reference.gemv(x.double(), weight.double(), scales=scales.double(), is_gated=is_gated)
     assert_near(result, expected, dtype)
+
+
+@needs_gpu
+@pytest.mark.parametrize("is_gated", [False, True])
+@pytest.mark.parametrize("num_inputs", [64, 192, 4096, 13696])
+def test_gemv_of_nf4(kernels, dtype, num_inputs: int, is_gated: bool) -> None:
+    """To its twin, whose table is not rounded to bfloat16, and the twin to what bitsandbytes itself dequantises."""
+    functional = pytest.importorskip("bitsandbytes.functional", reason="needs bitsandbytes")
+    quantised = random(86, num_inputs, dtype=dtype, seed=1, scale=num_inputs**-0.5)
+    values, state = functional.quantize_4bit(quantised, blocksize=64, compress_statistics=True, quant_type="nf4")
+    nested = state.state2
+    weight = reference.Nf4Weight(values, state.absmax, nested.code, nested.absmax, state.offset)
+    x, norm = random(1, num_inputs, dtype=dtype), random(num_inputs, dtype=dtype, seed=2)
+    residual = random(1, 43 if is_gated else 86, dtype=dtype, seed=3)
+    beside = {"norm": (norm, 1e-5), "residual_1N": residual, "is_gated": is_gated}
+    wide = {"norm": (norm.double(), 1e-5), "residual_1N": residual.double(), "is_gated": is_gated}
+    expected = reference.gemv_nf4(x.double(), weight, **wide)
+    assert error(kernels.gemv_nf4(x, weight, **beside), expected) < 5e-3
+    dense = functional.dequantize_4bit(values, state).double()
+    assert error(expected, reference.gemv(x.double(), dense, **wide)) < TOLERANCE[dtype]
 
 
 SHAPES = {"ChatGLM3": (32, 2, 128), "one group": (4, 1, 64), "a group for each head": (3, 3, 80)}

@@ -11,6 +11,7 @@ from glmtune.errors import ConfigError
 from glmtune.ops import DequantizedLinear, Fp8Linear, FrozenLinear, Scratch
 from glmtune.ops.back_end import back_end
 from glmtune.ops.frozen_linear import Beside
+from glmtune.ops.reference import Nf4Weight
 
 HOW_TO_INSTALL = "pip install -c constraints.txt -e '.[quant]'"
 
@@ -105,7 +106,7 @@ class _Dequantized(QuantizedLinear):
     @property
     def frozen(self) -> FrozenLinear:
         """As the base class."""
-        kernel = self.row_product if self.weight.is_cuda else None
+        kernel = self.row_product if self.weight.is_cuda and self.in_features % NF4_BLOCK == 0 else None
         return DequantizedLinear(self._dequantized, self._scratch, self._frozen_bias, row_kernel=kernel)
 
 
@@ -150,23 +151,12 @@ class Nf4Weights(_Dequantized):
             output_NK.copy_(self._dequantize(self.weight, self._state))
 
     def row_product(self, x_1K: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
-        """As the base class, by bitsandbytes' matrix-vector product."""
-        self._state.dtype = x_1K.dtype
-        ops, norm, adapter = back_end(x_1K), beside.get("norm"), beside.get("adapter")
-        x = x_1K if norm is None else ops.rms_norm(x_1K, *norm)
-        output = self._multiply(x, self.weight.t(), state=self._state)
-        if bias is not None:
-            output += bias
-        if adapter is not None:
-            output.addmm_(adapter[0], adapter[1].T)
-        if beside.get("is_gated"):
-            output = ops.swiglu(output)
-        residual = beside.get("residual_1N")
-        return output if residual is None else output.add_(residual)
-
-    @cached_property
-    def _multiply(self) -> Any:
-        return bitsandbytes("nf4").gemv_4bit
+        """As the base class."""
+        state = self._state
+        nested = state.state2
+        weight = Nf4Weight(self.weight, state.absmax, nested.code, nested.absmax, state.offset)
+        result: Tensor = back_end(x_1K).gemv_nf4(x_1K, weight, bias=bias, **beside)
+        return result
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Nf4Weights":
         super()._apply(fn, recurse)

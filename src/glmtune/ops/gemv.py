@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_outputs"])
 def _kernel(
     x_ptr,
     weight_ptr,
@@ -56,10 +56,10 @@ def _kernel(
             up = tl.load(pointers + start + num_outputs.to(tl.int64) * K, mask, 0.0, eviction_policy="evict_first")
             up_total += up.to(tl.float32) * x[None, :]
     inverse_rms = tl.rsqrt(tl.sum(squares, axis=0) / K + eps) if HAS_NORM else 1.0
-    y = _finished(total, inverse_rms, outputs, is_output, scale_ptr, bias_ptr, low_ptr, b_ptr, C, HAS_SCALE, HAS_BIAS)
+    y = finish(total, inverse_rms, outputs, is_output, scale_ptr, bias_ptr, low_ptr, b_ptr, C, HAS_SCALE, HAS_BIAS)
     if IS_GATED:
         up_rows = outputs + num_outputs
-        up = _finished(
+        up = finish(
             up_total, inverse_rms, up_rows, is_output, scale_ptr, bias_ptr, low_ptr, b_ptr, C, HAS_SCALE, HAS_BIAS
         )
         y = y * tl.sigmoid(y) * up
@@ -69,7 +69,7 @@ def _kernel(
 
 
 @triton.jit
-def _finished(
+def finish(
     total,
     inverse_rms,
     rows,
@@ -118,12 +118,12 @@ def gemv(
     _kernel[(triton.cdiv(num_outputs, block_n),)](
         x_1K,
         weight_NK,
-        _or(scales, x_1K),
-        _or(bias, x_1K),
+        or_else(scales, x_1K),
+        or_else(bias, x_1K),
         norm_weight,
         low,
         b,
-        _or(residual_1N, x_1K),
+        or_else(residual_1N, x_1K),
         output,
         num_outputs,
         eps,
@@ -147,6 +147,6 @@ def _blocks(num_inputs: int, num_bytes: int, is_gated: bool) -> tuple[int, int, 
     return block_n, min(triton.next_power_of_2(num_inputs), block_k), num_warps
 
 
-def _or(tensor: Tensor | None, other: Tensor) -> Any:
+def or_else(tensor: Tensor | None, other: Tensor) -> Any:
     """A tensor, or another in its place for a kernel that does not read it."""
     return other if tensor is None else tensor

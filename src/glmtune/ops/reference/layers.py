@@ -1,4 +1,4 @@
-"""Every op in plain torch: the specification, and the implementation for any device.
+"""The ops of the layers, forward and backward.
 
 Legend of dimension suffixes: B batch, T tokens, N heads, D head size, R rotated part of a head, H hidden size.
 """
@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-BLOCK_SIZE = 16  # slots in a block of the key-value cache
 
 
 class Mask(NamedTuple):
@@ -351,94 +349,6 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
 def transpose_bytes(x: Tensor) -> Tensor:
     """A contiguous transpose of a matrix of one-byte elements, [N, K] -> [K, N]."""
     return x.T.contiguous()
-
-
-# Decoding: a sequence's keys and values lie in blocks of `BLOCK_SIZE` slots, which its block table lists in order. R is
-# rows, each one token of a sequence, W the width of block tables, S slots; key and value: a layer's, [S, G, D] each.
-
-
-def store_rotated(
-    mixed_TMD: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, slots_T: Tensor, key_SGD: Tensor, value_SGD: Tensor
-) -> None:
-    """Rotates queries and keys in place, and writes keys and values into their slots.
-
-    Args:
-        mixed_TMD: Queries, then keys, then values, [T, N + 2 G, D].
-        cos_Tr: Cosines, [T, rotated / 2], and `sin_Tr`, sines.
-        slots_T: The slot of each row, [T], integer; rows of padding share one.
-    """
-    groups = key_SGD.shape[1]
-    rotate_(mixed_TMD, cos_Tr, sin_Tr, mixed_TMD.shape[1] - groups)
-    key_SGD[slots_T] = mixed_TMD[:, -2 * groups : -groups]
-    value_SGD[slots_T] = mixed_TMD[:, -groups:]
-
-
-def paged_attention(
-    query_RND: Tensor, key_SGD: Tensor, value_SGD: Tensor, block_tables_RW: Tensor, lengths_R: Tensor, scale: float
-) -> Tensor:
-    """Grouped-query attention of one query a row to the first keys of the row's block table.
-
-    Args:
-        query_RND: Queries, [R, N, D]; only the channels need be contiguous.
-        block_tables_RW: Blocks, [R, W] int32; those past a row's keys count for nothing, but exist.
-        lengths_R: The number of keys that each row attends to, [R] int32, at least 1.
-        scale: The factor on the attention scores.
-
-    Returns:
-        The attended values, [R, N, D].
-    """
-    key, value = (
-        x.unflatten(0, (-1, BLOCK_SIZE)).index_select(0, block_tables_RW.flatten()) for x in (key_SGD, value_SGD)
-    )
-    key, value = (x.view(len(query_RND), -1, *x.shape[2:]).transpose(1, 2) for x in (key, value))
-    mask = (torch.arange(key.shape[2], device=key.device) < lengths_R.unsqueeze(-1))[:, None, None, :]
-    query = query_RND.unflatten(1, (key.shape[1], -1))  # the heads of a group, as queries with the same keys
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).flatten(1, 2)
-
-
-def gemv(
-    x_1K: Tensor,
-    weight_NK: Tensor,
-    *,
-    scales: Tensor | None = None,
-    bias: Tensor | None = None,
-    norm: tuple[Tensor, float] | None = None,
-    adapter: tuple[Tensor, Tensor] | None = None,
-    residual_1N: Tensor | None = None,
-    is_gated: bool = False,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """A linear layer on a single row, with what stands before and after it.
-
-    In this order: norm, product, scales, bias, adapter, SwiGLU, residual.
-
-    Args:
-        x_1K: The row, [1, K].
-        weight_NK: The weight, [N, K], in the dtype of `x_1K`, or int8 or fp8 with `scales`.
-        scales: A factor on each output, [N]; None for none.
-        bias: [N]; None for none.
-        norm: Scale, [K], and epsilon of an RMSNorm on the row; None for none.
-        adapter: LoRA's `x @ A.T`, [1, C], and B, [N, C]; None for none.
-        residual_1N: Added to the result, of its shape; None for none.
-        is_gated: Whether the outputs are gate and up of a SwiGLU, N / 2 each.
-        dtype: The dtype of the result; None for that of `x_1K`.
-
-    Returns:
-        [1, N], or [1, N / 2] if gated.
-    """
-    x = x_1K if norm is None else rms_norm(x_1K, *norm)
-    output = x @ weight_NK.to(x.dtype).T
-    if scales is not None:
-        output = (output * scales).to(x.dtype)
-    if bias is not None:
-        output = output + bias
-    if adapter is not None:
-        low_1C, b_NC = adapter
-        output = output.addmm(low_1C, b_NC.T)
-    if is_gated:
-        output = swiglu(output)
-    output = output if residual_1N is None else output + residual_1N
-    return output.to(dtype or x_1K.dtype)
 
 
 def _widen(x: Tensor) -> Tensor:
