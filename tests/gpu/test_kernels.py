@@ -1,6 +1,6 @@
 """Without these, a Triton kernel could train an adapter on wrong gradients with nothing to show for it.
 
-Each is held to its twin in `ops/reference.py`, forward and backward, at odd sizes and in three dtypes.
+Each is held to its twin in `ops/reference`, forward and backward, at odd sizes and in three dtypes.
 The twin is given the same inputs in float64, and the kernel's error may be no more than rounding to its dtype.
 Without a GPU, `TRITON_INTERPRET=1` runs most of them in Triton's interpreter: not fp8 nor flash attention, and under
 NumPy 2.4 not the loops of `sum_slots` and `cross_entropy`.
@@ -222,3 +222,103 @@ def test_fp8(kernels, num_rows: int) -> None:
     assert error(back.cpu(), on_cpu.input_gradient(grad.cpu())) < 0.01
     assert error(product, exact.product(x.double(), residual.double())) < 0.05
     assert error(back, exact.input_gradient(grad.double())) < 0.05
+
+
+@pytest.mark.parametrize("num_outputs", [2, 50, 4608])
+@pytest.mark.parametrize("num_inputs", [64, 100, 4096, 13696])
+def test_gemv(kernels, dtype, num_inputs: int, num_outputs: int) -> None:
+    x, norm = random(1, num_inputs, dtype=dtype), random(num_inputs, dtype=dtype, seed=1)
+    weight = random(num_outputs, num_inputs, dtype=dtype, seed=2, scale=num_inputs**-0.5)
+    bias, low, b = (random(*size, dtype=dtype, seed=3) for size in [(num_outputs,), (1, 16), (num_outputs, 16)])
+    for is_gated in (False, True):
+        residual = random(1, num_outputs // 2 if is_gated else num_outputs, dtype=dtype, seed=4)
+        result = kernels.gemv(
+            x, weight, bias=bias, norm=(norm, 1e-5), adapter=(low, b), residual_1N=residual, is_gated=is_gated
+        )
+        expected = reference.gemv(
+            x.double(),
+            weight.double(),
+            bias=bias.double(),
+            norm=(norm.double(), 1e-5),
+            adapter=(low.double(), b.double()),
+            residual_1N=residual.double(),
+            is_gated=is_gated,
+        )
+        assert_near(result, expected, dtype)
+    assert_near(kernels.gemv(x, weight), reference.gemv(x.double(), weight.double()), dtype)
+    wide = kernels.gemv(x, weight, dtype=torch.float32)
+    assert_near(wide, reference.gemv(x.double(), weight.double()), torch.float32)
+
+
+@pytest.mark.parametrize("held", [torch.int8, pytest.param(torch.float8_e4m3fn, marks=needs_gpu)], ids=str)
+@pytest.mark.parametrize("is_gated", [False, True])
+def test_gemv_of_eight_bits(kernels, dtype, held: torch.dtype, is_gated: bool) -> None:
+    x, weight = random(1, 300, dtype=dtype), (20 * random(46, 300, dtype=torch.float32, seed=1)).to(held)
+    scales = random(46, dtype=torch.float32, seed=2, scale=0.01)
+    result = kernels.gemv(x, weight, scales=scales, is_gated=is_gated)
+    expected = reference.gemv(x.double(), weight.double(), scales=scales.double(), is_gated=is_gated)
+    assert_near(result, expected, dtype)
+
+
+@needs_gpu
+@pytest.mark.parametrize("is_gated", [False, True])
+@pytest.mark.parametrize("num_inputs", [64, 192, 4096, 13696])
+def test_gemv_of_nf4(kernels, dtype, num_inputs: int, is_gated: bool) -> None:
+    """To its twin, whose table is not rounded to bfloat16, and the twin to what bitsandbytes itself dequantises."""
+    functional = pytest.importorskip("bitsandbytes.functional", reason="needs bitsandbytes")
+    quantised = random(86, num_inputs, dtype=dtype, seed=1, scale=num_inputs**-0.5)
+    values, state = functional.quantize_4bit(quantised, blocksize=64, compress_statistics=True, quant_type="nf4")
+    nested = state.state2
+    weight = reference.Nf4Weight(values, state.absmax, nested.code, nested.absmax, state.offset)
+    x, norm = random(1, num_inputs, dtype=dtype), random(num_inputs, dtype=dtype, seed=2)
+    residual = random(1, 43 if is_gated else 86, dtype=dtype, seed=3)
+    beside = {"norm": (norm, 1e-5), "residual_1N": residual, "is_gated": is_gated}
+    wide = {"norm": (norm.double(), 1e-5), "residual_1N": residual.double(), "is_gated": is_gated}
+    expected = reference.gemv_nf4(x.double(), weight, **wide)
+    assert error(kernels.gemv_nf4(x, weight, **beside), expected) < 5e-3
+    dense = functional.dequantize_4bit(values, state).double()
+    assert error(expected, reference.gemv(x.double(), dense, **wide)) < TOLERANCE[dtype]
+
+
+SHAPES = {"ChatGLM3": (32, 2, 128), "one group": (4, 1, 64), "a group for each head": (3, 3, 80)}
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 70])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_paged_attention(kernels, dtype, shape: tuple[int, int, int], num_rows: int) -> None:
+    """Lengths of one key, at and around the borders of blocks, and long ones; values not written are infinite."""
+    heads, groups, size = shape
+    num_blocks, width = 300, 70
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([1, 15, 16, 17, 64, 65, 700, width * 16])[torch.arange(num_rows) % 8]
+    tables = torch.randint(num_blocks, (num_rows, width), generator=generator)
+    is_read = torch.zeros(num_blocks * 16, dtype=torch.bool)
+    for row, length in enumerate(lengths.tolist()):
+        position = torch.arange(length)
+        is_read[tables[row, position // 16] * 16 + position % 16] = True
+    mixed = random(num_rows, heads + 2 * groups, size, dtype=dtype)
+    key, value = (random(num_blocks * 16, groups, size, dtype=dtype, seed=seed) for seed in (1, 2))
+    wide = [tensor.double() for tensor in (mixed[:, :heads], key, value)]
+    for tensor in (key, value):
+        tensor[~is_read.to(DEVICE)] = float("inf")
+    places = tables.to(DEVICE, torch.int32), lengths.to(DEVICE, torch.int32)
+    result = kernels.paged_attention(mixed[:, :heads], key, value, *places, size**-0.5)
+    assert_near(result, reference.paged_attention(*wide, *places, size**-0.5), dtype)
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_store_rotated(kernels, dtype, shape: tuple[int, int, int], num_rows: int) -> None:
+    heads, groups, size = shape
+    mixed = random(num_rows, heads + 2 * groups, size, dtype=dtype)
+    cos, sin = (random(num_rows, size // 4, dtype=dtype, seed=seed) for seed in (1, 2))
+    cache = [random(1000, groups, size, dtype=dtype, seed=seed) for seed in (3, 4)]
+    slots = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:num_rows].to(DEVICE)
+    wide = [tensor.double() for tensor in (mixed, cos, sin, *cache)]
+    reference.store_rotated(*wide[:3], slots, *wide[3:])
+    kernels.store_rotated(mixed, cos, sin, slots, *cache)
+    assert_near(mixed[:, : heads + groups], wide[0][:, : heads + groups], dtype)
+    for result, expected in zip(cache, wide[3:], strict=True):
+        assert_near(result, expected, dtype)
+        untouched = torch.ones(1000, dtype=torch.bool, device=DEVICE).index_fill_(0, slots, False)
+        assert torch.equal(result[untouched].double(), expected[untouched])

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from glmtune.errors import ConfigError
 from glmtune.ops import DequantizedLinear, Fp8Linear, FrozenLinear, Scratch
 from glmtune.ops.back_end import back_end
+from glmtune.ops.frozen_linear import Beside
+from glmtune.ops.reference import Nf4Weight
 
 HOW_TO_INSTALL = "pip install -c constraints.txt -e '.[quant]'"
 
@@ -97,10 +99,15 @@ class _Dequantized(QuantizedLinear):
         self.write_to(output)
         return output
 
+    def row_product(self, x_1K: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
+        """`FrozenLinear.row_product`, computed from the quantised weight."""
+        raise NotImplementedError
+
     @property
     def frozen(self) -> FrozenLinear:
         """As the base class."""
-        return DequantizedLinear(self._dequantized, self._scratch, self._frozen_bias)
+        kernel = self.row_product if self.weight.is_cuda and self.in_features % NF4_BLOCK == 0 else None
+        return DequantizedLinear(self._dequantized, self._scratch, self._frozen_bias, row_kernel=kernel)
 
 
 class Int8Weights(_Dequantized):
@@ -115,6 +122,11 @@ class Int8Weights(_Dequantized):
     def write_to(self, output_NK: Tensor) -> None:
         """As the base class."""
         back_end(output_NK).scale_rows(self.weight, self.scales, output_NK)
+
+    def row_product(self, x_1K: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
+        """As the base class."""
+        result: Tensor = back_end(x_1K).gemv(x_1K, self.weight, scales=self.scales, bias=bias, **beside)
+        return result
 
 
 class Nf4Weights(_Dequantized):
@@ -137,6 +149,14 @@ class Nf4Weights(_Dequantized):
             self._dequantize(self.weight, self._state, out=output_NK)
         else:  # has no such variant
             output_NK.copy_(self._dequantize(self.weight, self._state))
+
+    def row_product(self, x_1K: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
+        """As the base class."""
+        state = self._state
+        nested = state.state2
+        weight = Nf4Weight(self.weight, state.absmax, nested.code, nested.absmax, state.offset)
+        result: Tensor = back_end(x_1K).gemv_nf4(x_1K, weight, bias=bias, **beside)
+        return result
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Nf4Weights":
         super()._apply(fn, recurse)

@@ -14,7 +14,7 @@ _BLOCK = 2048
 
 @triton.jit
 def _hash_uint32(value):
-    """As `reference._hash_uint32`: Chris Wellons' lowbias32."""
+    """As `reference.hash_uint32`: Chris Wellons' lowbias32."""
     value = (value ^ (value >> 16)) * 0x7FEB352D
     value = (value ^ (value >> 15)) * 0x846CA68B
     return value ^ (value >> 16)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -11,11 +11,23 @@ from torch import Tensor
 from glmtune.ops.back_end import back_end
 
 
+class Beside(TypedDict, total=False):
+    """What is computed before and after the product of a single row; the arguments of `reference.gemv`."""
+
+    norm: tuple[Tensor, float] | None
+    adapter: tuple[Tensor, Tensor] | None
+    residual_1N: Tensor | None
+    is_gated: bool
+
+
 class FrozenLinear(Protocol):
     """The interface that the fused layer needs of a frozen linear layer."""
 
     def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
         """`x @ weight.T + bias` plus a residual, if given, [T, N]; residual and result have the dtype of `x`."""
+
+    def row_product(self, x_1K: Tensor, **beside: Unpack[Beside]) -> Tensor:
+        """The product of a single row with what stands before and after it, [1, N], or [1, N / 2] if gated."""
 
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """`grad @ weight`, [T, K]."""
@@ -43,6 +55,11 @@ class DenseLinear:
             return x_TK @ weight if self.bias is None else torch.addmm(self.bias, x_TK, weight)
         result = torch.addmm(residual_TN, x_TK, weight)
         return result if self.bias is None else result.add_(self.bias)
+
+    def row_product(self, x_1K: Tensor, **beside: Unpack[Beside]) -> Tensor:
+        """As `FrozenLinear`."""
+        result: Tensor = back_end(x_1K).gemv(x_1K, self.weight, bias=self.bias, **beside)
+        return result
 
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """As `FrozenLinear`."""
@@ -82,6 +99,11 @@ class Fp8Linear:
         ops = back_end(x_TK)
         result: Tensor = ops.scaled_product(*ops.quantize_rows(x_TK), self.values, self.scales, self.bias, x_TK.dtype)
         return result if residual_TN is None else result.add_(residual_TN)
+
+    def row_product(self, x_1K: Tensor, **beside: Unpack[Beside]) -> Tensor:
+        """As `FrozenLinear`; the row is not quantised."""
+        result: Tensor = back_end(x_1K).gemv(x_1K, self.values, scales=self.scales, bias=self.bias, **beside)
+        return result
 
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """As `FrozenLinear`."""
@@ -134,17 +156,27 @@ class DequantizedLinear:
         scratch: The buffer, locked until the product has been launched.
         bias: [N], or None.
         outputs: Begin and end of the outputs to compute; None for all.
+        row_kernel: Computes `row_product` from the quantised weight, given the row, the bias and what is beside the
+            product; None where there is no such kernel.
     """
 
     dequantize: Callable[[torch.dtype], Tensor]
     scratch: Scratch
     bias: Tensor | None = None
     outputs: tuple[int, int] | None = None
+    row_kernel: Callable[[Tensor, Tensor | None, Beside], Tensor] | None = None
 
     def product(self, x_TK: Tensor, residual_TN: Tensor | None = None) -> Tensor:
         """As `FrozenLinear`."""
         with self.scratch.lock:
             return self._dense(x_TK.dtype).product(x_TK, residual_TN)
+
+    def row_product(self, x_1K: Tensor, **beside: Unpack[Beside]) -> Tensor:
+        """As `FrozenLinear`; the weight is not dequantised into memory where its format has a kernel."""
+        if self.row_kernel is not None and self.outputs is None:
+            return self.row_kernel(x_1K, self.bias, beside)
+        with self.scratch.lock:
+            return self._dense(x_1K.dtype).row_product(x_1K, **beside)
 
     def input_gradient(self, grad_TN: Tensor) -> Tensor:
         """As `FrozenLinear`."""

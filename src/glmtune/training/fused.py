@@ -16,10 +16,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from glmtune.adapters.fusable import ADAPTER_NAME, adapter_parameters, lora_linears
 from glmtune.compat import copy_to_each
 from glmtune.data.packed_batch import PackedBatch
-from glmtune.loading.quantized_linear import QuantizedLinear
+from glmtune.loading.layer_weights import frozen_linear, layer_weights, without_adapter
 from glmtune.models.families import family_of
 from glmtune.models.family import LayerParts, Rotation, Shape
-from glmtune.ops import Adapter, DenseLinear, FrozenLinear, LayerCall, LayerWeights, Projection, fused_layer
+from glmtune.ops import Adapter, LayerCall, LayerWeights, Projection, fused_layer
 
 
 @dataclass(frozen=True)
@@ -110,27 +110,16 @@ class FusedLayers:
 
     def _fused_layer(self, parts: LayerParts, shape: Shape) -> _FusedLayer:
         adapted = [layer for layer in parts.projections if isinstance(layer, LoraLinear)]
-        weights = LayerWeights(
-            input_norm=parts.input_norm.get_parameter("weight").detach(),
-            post_attention_norm=parts.post_attention_norm.get_parameter("weight").detach(),
-            eps=shape.norm_eps,
-            query_key_value=self._projection(parts.query_key_value),
-            dense=self._projection(parts.dense),
-            up=self._projection(parts.up),
-            down=self._projection(parts.down),
-            num_heads=shape.num_attention_heads,
-            num_key_value_heads=shape.num_key_value_heads,
-            head_dim=shape.head_dim,
-        )
+        weights = layer_weights(parts, shape, self._projection)
         return _FusedLayer(parts.layer, weights, [p for layer in adapted for p in adapter_parameters(layer)])
 
     def _projection(self, layer: nn.Module) -> Projection:
         if not isinstance(layer, LoraLinear):
-            return Projection(_frozen(layer))
+            return without_adapter(layer)
         a, b = (self._narrow_copy(parameter) for parameter in adapter_parameters(layer))
         dropout = layer.lora_dropout[ADAPTER_NAME]
         probability = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
-        return Projection(_frozen(layer.get_base_layer()), Adapter(a, b, layer.scaling[ADAPTER_NAME], probability))
+        return Projection(frozen_linear(layer), Adapter(a, b, layer.scaling[ADAPTER_NAME], probability))
 
     def _narrow_copy(self, parameter: nn.Parameter) -> Tensor:
         copy = parameter.detach().to(self._dtype, copy=True)
@@ -152,10 +141,3 @@ def _without_adapters(weights: LayerWeights) -> LayerWeights:
         up=Projection(weights.up.linear),
         down=Projection(weights.down.linear),
     )
-
-
-def _frozen(layer: nn.Module) -> FrozenLinear:
-    if isinstance(layer, QuantizedLinear):
-        return layer.frozen
-    assert isinstance(layer, nn.Linear)
-    return DenseLinear(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())

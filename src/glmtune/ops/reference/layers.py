@@ -1,4 +1,4 @@
-"""Every op in plain torch: the specification, and the implementation for any device.
+"""The ops of the layers, forward and backward.
 
 Legend of dimension suffixes: B batch, T tokens, N heads, D head size, R rotated part of a head, H hidden size.
 """
@@ -220,11 +220,11 @@ def dropout_threshold(probability: float) -> int:
 
 def _is_kept(x: Tensor, mask: Mask) -> Tensor:
     index = torch.arange(x.numel(), device=x.device).view(x.shape)
-    seed = _hash_uint32(mask.seed + mask.stream * 0x9E3779B9)
-    return _hash_uint32(index ^ seed) >= dropout_threshold(mask.probability)
+    seed = hash_uint32(mask.seed + mask.stream * 0x9E3779B9)
+    return hash_uint32(index ^ seed) >= dropout_threshold(mask.probability)
 
 
-def _hash_uint32(value: Tensor) -> Tensor:
+def hash_uint32(value: Tensor) -> Tensor:
     """Hashes the lower 32 bits of int64 values; overflow of the products does not affect these bits."""
     value = value & 0xFFFFFFFF
     value = ((value ^ (value >> 16)) * 0x7FEB352D) & 0xFFFFFFFF

@@ -1,0 +1,101 @@
+"""What the decoder needs of a model: its weights without adapters, and the cosines and sines of all positions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from glmtune.adapters.fusable import lora_linears, why_not_base, why_not_plain
+from glmtune.loading.layer_weights import layer_weights
+from glmtune.loading.quantized_linear import QuantizedLinear
+from glmtune.models.families import family_of
+from glmtune.models.family import Shape
+from glmtune.models.host_embedding import HostEmbedding
+from glmtune.models.rms_norm import RMSNorm
+from glmtune.ops import LayerWeights
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """A model's weights, shared with it.
+
+    Attributes:
+        shape: The model's sizes.
+        layers: The layers, without adapters.
+        embedding: Embeds token ids, [T] -> [T, H].
+        final_norm: Scale of the norm after the last layer, [H]; None where there is none.
+        head: The output layer, [V, H].
+        cos: Cosines of every position of the context, [positions, rotated / 2], in the compute dtype.
+        sin: Sines, likewise.
+    """
+
+    shape: Shape
+    layers: list[LayerWeights]
+    embedding: Callable[[Tensor], Tensor]
+    final_norm: Tensor | None
+    head: Tensor
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def of(cls, model: PreTrainedModel | PeftModel) -> "DecoderWeights":
+        """The weights of a model that the engine supports, bare or within PEFT; see `why_not`."""
+        base = base_of(model)
+        family = family_of(base)
+        shape, norm, head = family.shape(base.config), family.final_norm(base), base.get_output_embeddings().weight
+        positions = torch.arange(base.config.seq_length, device=head.device).unsqueeze(0)
+        cos, sin = family.rotation(base.config, positions, head.dtype)
+        return cls(
+            shape=shape,
+            layers=[layer_weights(parts, shape) for parts in family.layers(base)],
+            embedding=base.get_input_embeddings(),
+            final_norm=None if norm is None else norm.get_parameter("weight").detach(),
+            head=head.detach(),
+            cos=cos[0],
+            sin=sin[0],
+        )
+
+
+def base_of(model: PreTrainedModel | PeftModel) -> Any:
+    """The bare model."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def why_not(model: PreTrainedModel | PeftModel) -> str | None:
+    """What the engine does not support about a model, as a phrase; None if it supports it."""
+    base = base_of(model)
+    return why_not_base(base) or _why_not_adapters(model) or _why_not_modules(base)
+
+
+def _why_not_adapters(model: PreTrainedModel | PeftModel) -> str | None:
+    if not isinstance(model, PeftModel):
+        return None
+    if any(layer.merged for layer in lora_linears(model.get_base_model())):
+        return "an adapter is merged into the base"
+    reasons = (why_not_plain(model, name) for name in model.peft_config)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _why_not_modules(base: Any) -> str | None:
+    family = family_of(base)
+    head, norm, embedding = base.get_output_embeddings(), family.final_norm(base), base.get_input_embeddings()
+    linears = [
+        layer.get_base_layer() if isinstance(layer, LoraLinear) else layer
+        for parts in family.layers(base)
+        for layer in parts.projections
+    ]
+    dense = [linear for linear in linears if not isinstance(linear, QuantizedLinear)]
+    if len({module.weight.dtype for module in [head, norm, embedding, *dense] if module is not None}) > 1:
+        return "the base's weights are of several dtypes"
+    if type(head) is not nn.Linear or head.bias is not None or not isinstance(norm, RMSNorm | None):
+        return "final norm or output layer are not as published"
+    if type(embedding) not in (nn.Embedding, HostEmbedding):
+        return "the embedding is not as published"
+    if not all(type(linear) is nn.Linear or isinstance(linear, QuantizedLinear) for linear in linears):
+        return "a linear layer is of another library"
+    return None

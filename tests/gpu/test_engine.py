@@ -1,0 +1,97 @@
+"""Without these, CUDA graphs could answer with the weights, rows or adapters of an earlier step."""
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import GenerationConfig
+
+from glmtune.inference.engine.engine import Engine
+from glmtune.inference.engine.request import Request, Sampling
+from glmtune.inference.generate import generate_ids
+from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+NUM_NEW = 24
+
+
+@pytest.fixture
+def model() -> PeftModel:
+    """A small random model in fp32 with two adapters that change it, on the GPU."""
+    torch.manual_seed(0)
+    config = ChatGLMConfig(
+        num_layers=3,
+        padded_vocab_size=256,
+        hidden_size=128,
+        ffn_hidden_size=192,
+        kv_channels=32,
+        num_attention_heads=8,
+        multi_query_attention=True,
+        multi_query_group_num=2,
+        add_qkv_bias=True,
+        seq_length=512,
+    )
+    base = ChatGLMForConditionalGeneration(config)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["query_key_value", "dense"]), adapter_name="one")
+    model.add_adapter("two", LoraConfig(r=8, target_modules="all-linear"))
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3 if "lora_" in name else 0.2)
+    return model.cuda().eval()
+
+
+def expected(model: PeftModel, prompt: list[int], adapter: str | None) -> list[int]:
+    """The reply of transformers' `generate`."""
+    generation = GenerationConfig(max_new_tokens=NUM_NEW, do_sample=False, pad_token_id=0, eos_token_id=[2])
+    if adapter is None:
+        with model.disable_adapter():
+            return generate_ids(model, [prompt], generation)[0]
+    model.set_adapter(adapter)
+    return generate_ids(model, [prompt], generation)[0]
+
+
+def test_replies_through_graphs_are_those_of_generate(model: PeftModel) -> None:
+    """Rows of several adapters that join at different times and wait for a row; then each alone."""
+    lengths = [1, 3, 16, 17, 40, 5, 100, 64, 33]
+    prompts = [torch.randint(3, 256, (length,)).tolist() for length in lengths]
+    adapters = [("one", "two", None)[number % 3] for number in range(len(prompts))]
+    replies = [expected(model, *pair) for pair in zip(prompts, adapters, strict=True)]
+    assert len({tuple(reply) for reply in replies}) == len(replies)
+    engine = Engine(model, None, max_rows=6, num_blocks=200)
+    sampling = Sampling(max_new_tokens=NUM_NEW, stop_token_ids=(2,))
+    requests = [Request(*pair[:1], sampling, pair[1]) for pair in zip(prompts, adapters, strict=True)]
+    running = []
+    for request in requests:
+        running.append(engine.submit(request))
+        engine.step()
+    while any(one.finish_reason is None for one in running):
+        engine.step()
+    assert [one.generated_ids for one in running] == replies
+    for request, reply in zip(requests, replies, strict=True):
+        alone = engine.submit(request)
+        while alone.finish_reason is None:
+            engine.step()
+        assert alone.generated_ids == reply
+
+
+def test_an_adapter_loaded_after_a_graph_was_recorded_is_the_one_that_answers(model: PeftModel, tmp_path) -> None:
+    model.save_pretrained(tmp_path, selected_adapters=["two"])
+    prompt = list(range(3, 40))
+    other = expected(model, prompt, "two")
+    model.delete_adapter("two")
+    before = expected(model, prompt, "one")
+    engine = Engine(model, None, max_rows=4, num_blocks=100)
+    sampling = Sampling(max_new_tokens=NUM_NEW, stop_token_ids=(2,))
+
+    def reply(adapter: str) -> list[int]:
+        running = engine.submit(Request(prompt, sampling, adapter))
+        while running.finish_reason is None:
+            engine.step()
+        return running.generated_ids
+
+    assert reply("one") == before
+    engine.load_adapter("two", tmp_path / "two")
+    assert (reply("two"), reply("one")) == (other, before)
+    engine.unload_adapter("one")
+    assert reply("two") == other
