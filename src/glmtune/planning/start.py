@@ -18,6 +18,7 @@ from glmtune.loading.base_weights import is_trained_base
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.planning.resume import EarlierRun
 from glmtune.planning.settings import SETTINGS, as_before
+from glmtune.planning.targets import with_targets
 
 # Keys of an adapter's configuration that do not concern its weights.
 _NOT_OF_WEIGHTS = {
@@ -39,7 +40,7 @@ def resolve_start(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun |
         ConfigError: `model.adapter_path` is a base, or keys under `lora` ask for another adapter than that one.
         AdapterError: The adapter is damaged, its start cannot be brought back, or a record of the prompt is damaged.
     """
-    config = _with_prompt(_from_adapter(config, earlier), tokenizer, earlier)
+    config = with_targets(_with_prompt(_from_adapter(config, earlier), tokenizer, earlier))
     if earlier is not None:
         config = as_before(config, earlier.config, [setting for setting in SETTINGS if setting.name == "quantize"])
     return config

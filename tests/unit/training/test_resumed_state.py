@@ -245,7 +245,7 @@ def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name(
 def test_a_run_from_an_adapter_goes_on_when_that_adapter_is_gone(run: Run, tmp_path: Path) -> None:
     run("train.max_steps=1", "lora.r=3", "prompt.template=tutorial", "prompt.system=你是甄嬛", name="first")
     adapter = f"model.adapter_path={tmp_path / 'first'}"
-    run(adapter, "train.max_steps=3")
+    run(adapter, "lora.target_modules=auto", "train.max_steps=3")
     shutil.rmtree(tmp_path / "first")
     assert run(adapter, "train.max_steps=4", AGAIN).num_steps == 4
 
