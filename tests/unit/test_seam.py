@@ -17,6 +17,8 @@ MODULES = {
 }  # fmt: skip
 # Modules that `LayerParts` has under the same names: code may ask it for them, but not look for them by name.
 PARTS = {"query_key_value", "dense"}
+# A list of layers, and an embedding, as a part of a name: `".layers."`, `"embedding" in name`.
+PLACE = re.compile(r"\.layers\b|^(layers|embeddings?)\b[.\\]*$")
 MODULE = re.compile(rf"\b({'|'.join((MODULES | PARTS) - {'transformer', 'encoder', 'mlp'})}|transformer\.\w+)\b")
 TOKEN = re.compile(r"<\||\|>|\[s?g?MASK\]|\bsop\b|</s>")
 CLASS = re.compile(r"^(ChatGLM|GLM)[A-Z][a-z]\w*$")
@@ -40,7 +42,7 @@ def violations(tree: ast.AST, may_name_tokens: bool = False) -> Iterator[str]:
         elif isinstance(node, ast.Name) and CLASS.match(node.id):
             yield node.id
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            forbidden = [MODULE, CLASS] + ([] if may_name_tokens else [TOKEN])
+            forbidden = [MODULE, PLACE, CLASS] + ([] if may_name_tokens else [TOKEN])
             if any(pattern.search(node.value) for pattern in forbidden):
                 yield repr(node.value)
 
@@ -63,6 +65,9 @@ def test_only_a_family_knows_its_models(path: Path) -> None:
         "is_head = 'output_layer' in name",
         "DEFAULTS = {'target_modules': ['query_key_value']}",
         "is_adapted = name.endswith('.dense')",
+        "number = parts.index('layers')",
+        "found = re.search(r'\\.layers\\.(\\d+)$', name)",
+        "is_trained = 'embedding' in name",
         "token = f'<|{role}|>'",
         "prefix = '[gMASK]'",
         "def f(block: GLMBlock): ...",
