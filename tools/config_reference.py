@@ -23,6 +23,7 @@ from glmtune.config import RunConfig, describe_keys
 from glmtune.config.other_names import NO_SUCH_SETTING, OTHER_NAMES, OTHER_SECTIONS
 from glmtune.config.refused_keys import REFUSED_KEYS
 from glmtune.config.replaced_keys import REPLACED_KEYS
+from glmtune.models.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"zh": "docs/reference/configuration.md", "en": "docs/reference/configuration.en.md"}
@@ -55,6 +56,7 @@ OFTEN_SET = {
 # What these take is not what their annotations say.
 OWN_TYPES = {
     "lora.init_lora_weights": "true, false, text",
+    "lora.target_modules": "`auto`, text, list",
     "train.gradient_checkpointing": "`auto`, true, false, whole number",
     "train.resume_from_checkpoint": "true, text",
     "train.max_tokens_per_device": "whole number",
@@ -90,6 +92,7 @@ ELSEWHERE = (
     "Names from LLaMA-Factory, ms-swift, Axolotl, alpaca-lora and the official demos, in whichever section they are "
     "written:"
 )
+TARGETS = "What `lora.target_modules=auto` means, by the `model_type` in the base's `config.json`:"
 OPTIM = "schedule_free, lomo and adalomo need a training loop of their own."
 
 
@@ -172,6 +175,12 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def family_targets() -> str:
+    """What each family adapts by default, as a list."""
+    named = {each.config_class.model_type: ", ".join(f"`{name}`" for name in each.lora_targets) for each in FAMILIES}
+    return "\n".join(f"- `{model_type}`: {targets}" for model_type, targets in named.items())
+
+
 def write_page(intro: str, translate: Callable[[str], str]) -> str:
     """One page.
 
@@ -195,6 +204,8 @@ def write_page(intro: str, translate: Callable[[str], str]) -> str:
             if key.startswith(f"{section}.")
         ]
         page += [f"## {section}", translate(about), table(headings, rows)]
+        if section == "lora":
+            page += [translate(TARGETS), family_targets()]
     refused = [[f"`{key}`", as_code(translate(text))] for key, text in REFUSED_KEYS.items()]
     refused.append(["`train.optim`", as_code(translate(OPTIM))])
     page += [f"## {translate('What is refused')}", translate(REFUSED)]

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 import glmtune
-from glmtune.config import LORA_DEFAULTS
-from glmtune.models.families import FAMILIES
 
 PACKAGE = Path(glmtune.__file__).parent
 OUTSIDE = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "models")
@@ -17,7 +15,11 @@ MODULES = {
     "transformer", "encoder", "self_attention", "mlp", "dense_h_to_4h", "dense_4h_to_h", "word_embeddings",
     "output_layer", "input_layernorm", "post_attention_layernorm", "final_layernorm", "rotary_pos_emb",
 }  # fmt: skip
-MODULE = re.compile(rf"\b({'|'.join(MODULES - {'transformer', 'encoder', 'mlp'})}|transformer\.\w+)\b")
+# Modules that `LayerParts` has under the same names: code may ask it for them, but not look for them by name.
+PARTS = {"query_key_value", "dense"}
+# A list of layers, and an embedding, as a part of a name: `".layers."`, `"embedding" in name`.
+PLACE = re.compile(r"\.layers\b|^(layers|embeddings?)\b[.\\]*$")
+MODULE = re.compile(rf"\b({'|'.join((MODULES | PARTS) - {'transformer', 'encoder', 'mlp'})}|transformer\.\w+)\b")
 TOKEN = re.compile(r"<\||\|>|\[s?g?MASK\]|\bsop\b|</s>")
 CLASS = re.compile(r"^(ChatGLM|GLM)[A-Z][a-z]\w*$")
 
@@ -40,7 +42,7 @@ def violations(tree: ast.AST, may_name_tokens: bool = False) -> Iterator[str]:
         elif isinstance(node, ast.Name) and CLASS.match(node.id):
             yield node.id
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            forbidden = [MODULE, CLASS] if may_name_tokens else [MODULE, CLASS, TOKEN]
+            forbidden = [MODULE, PLACE, CLASS] + ([] if may_name_tokens else [TOKEN])
             if any(pattern.search(node.value) for pattern in forbidden):
                 yield repr(node.value)
 
@@ -61,6 +63,11 @@ def test_only_a_family_knows_its_models(path: Path) -> None:
         "layer.mlp.dense_4h_to_h",
         "name = 'transformer.encoder.layers.'",
         "is_head = 'output_layer' in name",
+        "DEFAULTS = {'target_modules': ['query_key_value']}",
+        "is_adapted = name.endswith('.dense')",
+        "number = parts.index('layers')",
+        "found = re.search(r'\\.layers\\.(\\d+)$', name)",
+        "is_trained = 'embedding' in name",
         "token = f'<|{role}|>'",
         "prefix = '[gMASK]'",
         "def f(block: GLMBlock): ...",
@@ -73,7 +80,3 @@ def test_the_check_sees(code: str) -> None:
 
 def test_the_check_leaves_docstrings_and_names_of_products_alone() -> None:
     assert not [*violations(ast.parse('"""The `output_layer`, after <|user|>."""\nname = "ChatGLM3-6B"'))]
-
-
-def test_lora_adapts_by_default_what_the_family_says() -> None:
-    assert LORA_DEFAULTS["target_modules"] == [*FAMILIES[0].lora_targets]

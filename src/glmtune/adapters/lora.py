@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from glmtune.errors import AdapterError, summarise_faults
+from glmtune.models.families import family_of
 from glmtune.models.host_embedding import HostEmbedding
 
 ALL_LINEAR = "all-linear"
@@ -298,12 +299,14 @@ def _unmatched(model: nn.Module, key: str, targets: str | list[str]) -> list[str
 
 def _layer_faults(model: nn.Module, layers: Any) -> list[str]:
     """A fault for each layer index that the model does not have."""
-    wanted = list(layers) if isinstance(layers, Iterable) else [] if layers is None else [layers]
-    there = {int(match[1]) for name, _ in model.named_modules() if (match := re.search(r"\.layers\.(\d+)$", name))}
+    if layers is None:
+        return []
+    config: Any = model.config
+    num_layers = family_of(config).shape(config).num_layers
     return [
-        f"lora.layers_to_transform: there is no layer {layer}; the model has layers 0 to {max(there, default=0)}"
-        for layer in wanted
-        if layer not in there
+        f"lora.layers_to_transform: there is no layer {layer}; the model has layers 0 to {num_layers - 1}"
+        for layer in (layers if isinstance(layers, Iterable) else [layers])
+        if layer not in range(num_layers)
     ]
 
 

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 LORA_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {"r": 8, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": ["query_key_value"]}
+    {"r": 8, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": "auto"}
 )
 TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -50,7 +50,8 @@ PASSED_KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "r": "Rank of the adapter.",
             "lora_alpha": "Scale of the adapter: its output is multiplied by lora_alpha / r.",
             "lora_dropout": "Dropout on the adapter's input.",
-            "target_modules": "Layers to adapt: a list of names, a regular expression, or all-linear.",
+            "target_modules": "Layers to adapt: a list of names, a regular expression, all-linear, or auto: those "
+            "of the base's family, usually the projections of queries, keys and values.",
         },
         "train": {
             "output_dir": "The run folder.",

@@ -142,7 +142,8 @@ class RunConfig(_Section):
         """Fills in defaults; if the run starts from an adapter, all but dropout come from that adapter instead."""
         model = info.data.get("model")
         if model is not None and model.adapter_path is not None:
-            return {"lora_dropout": LORA_DEFAULTS["lora_dropout"], **lora}
+            given = {key: value for key, value in lora.items() if value != "auto"}
+            return {"lora_dropout": LORA_DEFAULTS["lora_dropout"], **given}
         return {**LORA_DEFAULTS, **lora}
 
     @field_validator("train")

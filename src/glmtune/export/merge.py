@@ -20,7 +20,7 @@ from glmtune.export.model_folder import (
     save_weights,
     small_files,
 )
-from glmtune.export.verify import compare_folder, probe_prompts, stock_logits
+from glmtune.export.verify import compare_folder, compare_weights, load_stock, probe_prompts
 from glmtune.files import check_writable_folder, held, storage_faults
 from glmtune.loading.base_weights import is_trained_base
 from glmtune.loading.bases import read_base_config
@@ -71,11 +71,12 @@ def merge(
     """Merges a run into its base.
 
     Each weight is merged in float32 and rounded once; before that, the residual base weights of pissa and olora are
-    held in the base's dtype, as in training. The folder is written beside its final place and renamed only once the
-    merged model, loaded by plain transformers, computes the same as base and adapter in stock PEFT. A failure leaves
-    nothing behind; the remains of a merge that was killed are deleted by the next one to the same place. Runs on the
-    CPU. Memory holds the weights once, in the base's or the merged dtype (12.5 GB for ChatGLM3-6B in 16 bits), and one
-    layer or embedding table in float32 (about 1 GB); versions of safetensors that copy when writing need another shard.
+    held in the base's dtype, as in training. The folder is written beside its final place and renamed only once its
+    weights are those that stock PEFT merges, and the model, loaded by plain transformers, computes the same as base and
+    adapter in stock PEFT. A failure leaves nothing behind; the remains of a merge that was killed are deleted by the
+    next one to the same place. Runs on the CPU. Memory holds the weights once, in the base's or the merged dtype (12.5
+    GB for ChatGLM3-6B in 16 bits), and one layer or embedding table in float32 (about 1 GB); versions of safetensors
+    that copy when writing need another shard.
 
     Args:
         run: A run folder, a `checkpoint-N` in one, or an adapter folder of stock PEFT.
@@ -120,7 +121,9 @@ def merge(
             num_bytes = save_weights(weights, unfinished, shard_bytes)
         base_path = loaded.base_path
         del loaded, model  # hold only one model in memory at a time
-        expected, effect = stock_logits(base_path, adapter_path, base_dtype, prompts)
+        stock, expected, effect = load_stock(base_path, adapter_path, base_dtype, prompts)
+        compare_weights(unfinished, stock, resolve_dtype(base_dtype))
+        del stock
         difference, tolerance = compare_folder(unfinished, prompts, expected, num_rounded)
     return MergeResult(output, merged_dtype, num_bytes, effect, difference, tolerance)
 

@@ -1,7 +1,8 @@
 """Compares a merged model with its base and adapter, as plain transformers and stock PEFT load them.
 
-Both compute in float32, a layer at a time, whatever dtype they are stored in, so that they differ only in the rounding
-of the merged weights.
+Logits are computed in float32, a layer at a time, whatever dtype the weights are stored in, so that they differ only in
+the rounding of the merged weights. In 16 bits that may be more than a weak adapter changes; therefore the weights are
+compared too, where nothing but the rounding itself is allowed.
 """
 
 import math
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from glmtune.adapters.lora import quiet_peft
+from glmtune.adapters.lora import changes_base, quiet_peft
 from glmtune.errors import AdapterError
 from glmtune.models.families import family_of
 from glmtune.models.tokenizer import Tokenizer
+from glmtune.models.weight_files import read_weight
 from glmtune.prompts import Conversation, Message, render_prompt
 
 _PROBES = ("你是谁？", "请用一句话介绍你自己。", "Hello! What can you do for me?")
@@ -25,6 +28,11 @@ _FLOAT32_TOLERANCE = 1e-4
 # Rounding moves a weight by about 0.4 units, and the largest of millions of normally distributed errors lies 5 to 6
 # standard deviations out; the rest is margin for errors that add up rather than average out.
 _ROUNDING_MARGIN = 4.0
+# How exactly float32 gives what an adapter adds to a weight, relative to the largest value of it. pissa and olora
+# decompose the base each time that they are loaded, and then round it.
+_PRODUCT_NOISE = 1e-5
+_DECOMPOSITION_NOISE = 1e-2
+_ROWS_AT_ONCE = 1024  # of a weight that is compared in float32
 
 
 def probe_prompts(tokenizer: Tokenizer) -> list[list[int]]:
@@ -39,10 +47,10 @@ def probe_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> li
         return [model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0].float() for prompt in prompts]
 
 
-def stock_logits(
+def load_stock(
     base_path: str, adapter_path: Path, dtype: torch.dtype | str, prompts: Sequence[Sequence[int]]
-) -> tuple[list[Tensor], float]:
-    """Logits of base and adapter as plain transformers and stock PEFT load them.
+) -> tuple[PeftModel, list[Tensor], float]:
+    """Base and adapter as plain transformers and stock PEFT load them, and their logits.
 
     This does not use the package's own code for reading adapters, so that a bug there cannot go unnoticed.
 
@@ -53,19 +61,70 @@ def stock_logits(
         prompts: From `probe_prompts`.
 
     Returns:
-        Logits of each prompt, and the largest change that the adapter makes to those of the base.
+        The model, logits of each prompt, and the largest change that the adapter makes to those of the base.
     """
-    model = AutoModelForCausalLM.from_pretrained(base_path, dtype=dtype, device_map="cpu").eval()
-    without_adapter = probe_logits(model, prompts)
+    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=dtype, device_map="cpu").eval()
+    without_adapter = probe_logits(base, prompts)
     with quiet_peft():
-        model = PeftModel.from_pretrained(model, str(adapter_path)).eval()
+        model = PeftModel.from_pretrained(base, str(adapter_path)).eval()
     with_adapter = probe_logits(model, prompts)
-    return with_adapter, largest_difference(with_adapter, without_adapter)
+    return model, with_adapter, largest_difference(with_adapter, without_adapter)
 
 
 def largest_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """The largest absolute difference of logits; NaN if any of them is NaN, which `max` would hide."""
+    """The largest absolute difference of tensors; NaN if any value is NaN, which `max` would hide."""
     return float(torch.stack([(one - other).abs().max() for one, other in zip(first, second, strict=True)]).max())
+
+
+@torch.inference_mode()
+def compare_weights(folder: Path, stock: PeftModel, dtype: torch.dtype) -> None:
+    """Compares a merged folder's weights, one at a time, with those that stock PEFT merges in float32.
+
+    Each must be the exact weight, rounded once. An adapter that was left out is noticed however weak it is, unless
+    rounding leaves nothing of it.
+
+    Args:
+        folder: The merged model.
+        stock: From `load_stock`. It is merged in place.
+        dtype: The dtype that the base was held in, to which modules that are trained as a whole were rounded first.
+
+    Raises:
+        AdapterError: A weight is missing, or another one.
+    """
+    is_decomposed = changes_base(stock.peft_config["default"].init_lora_weights)
+    noise = _DECOMPOSITION_NOISE if is_decomposed else _PRODUCT_NOISE
+    compared = set()
+    for name, layer in stock.get_base_model().named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            inner = layer.get_base_layer()
+            before = {key: parameter.clone() for key, parameter in inner.named_parameters()}
+            inner.float()
+            layer.merge()
+            for key, exact in inner.named_parameters():
+                added = largest_difference(exact.split(_ROWS_AT_ONCE), before[key].split(_ROWS_AT_ONCE))
+                _compare_weight(folder, f"{name}.{key}", exact, noise * added)
+                exact.data = exact.data.to(before[key].dtype)  # only one layer at a time is in float32
+                compared.add(f"{name}.{key}")
+    for name, exact in stock.base_model.unload().named_parameters():
+        if name not in compared:
+            _compare_weight(folder, name, exact.to(dtype), 0.0)
+
+
+def _compare_weight(folder: Path, name: str, exact: Tensor, noise: float) -> None:
+    """Compares one weight of a folder with the exact one, which is off by at most `noise` and one float32 rounding."""
+    found = read_weight(folder, name)
+    is_same = found is not None and found.shape == exact.shape
+    if found is not None and is_same:
+        for found_rows, exact_rows in zip(found.split(_ROWS_AT_ONCE), exact.split(_ROWS_AT_ONCE), strict=True):
+            rows = exact_rows.float()
+            slack = noise + torch.finfo(torch.float32).eps * rows.abs()
+            least, most = (rows - slack).to(found.dtype), (rows + slack).to(found.dtype)
+            is_same = is_same and bool(((least <= found_rows) & (found_rows <= most)).all())
+    if not is_same:
+        raise AdapterError(
+            f"the merged model does not compute what base and adapter compute: {name} is not the base's weight with "
+            "the adapter's added, rounded once. Nothing was kept. Please report this with the run's adapter_config.json"
+        )
 
 
 def compare_folder(
@@ -79,7 +138,7 @@ def compare_folder(
     Args:
         folder: The merged model.
         prompts: From `probe_prompts`.
-        expected: From `stock_logits`.
+        expected: From `load_stock`.
         num_rounded: How many weight matrices were rounded to 16 bits.
 
     Returns:

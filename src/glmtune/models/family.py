@@ -99,7 +99,6 @@ class Family(ABC):
         layers_name: The full name of the list of layers.
         embedding_weight: The full name of the token embedding's weight.
         head_weight: The full name of the output layer's weight.
-        head_modules: Names of final norm and output layer, without parents.
         last_projection: Name of a layer's last projection, without parents.
         lora_targets: Names of the modules that LoRA adapts by default, without parents.
         buffers: Full names of buffers in official weight files, which the models here compute themselves.
@@ -112,7 +111,6 @@ class Family(ABC):
     layers_name: ClassVar[str]
     embedding_weight: ClassVar[str]
     head_weight: ClassVar[str]
-    head_modules: ClassVar[tuple[str, ...]]
     last_projection: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
     buffers: ClassVar[tuple[str, ...]]
@@ -124,6 +122,12 @@ class Family(ABC):
     @abstractmethod
     def layers(self, model: Any) -> Sequence[LayerParts]:
         """The layers of a model."""
+
+    def layer_number(self, name: str) -> int | None:
+        """The number of the layer that a module, by its full name, is in, from 0; None if it is in none."""
+        path, prefix = name.split("."), self.layers_name.split(".")
+        is_inside = path[: len(prefix)] == prefix and len(path) > len(prefix)
+        return int(path[len(prefix)]) if is_inside else None
 
     @abstractmethod
     def final_norm(self, model: Any) -> nn.Module | None:

@@ -228,15 +228,14 @@ class _Backward:
         self.call = call
         self.weights = call.weights
         self.projections = projections
-        self.adapter_grads: dict[str, tuple[Tensor, Tensor]] = {}  # of A and B, by the name of the projection
+        self.adapter_grads: list[tuple[Tensor, Tensor]] = []  # of A and B, from the last adapted projection on
 
     def run(
         self, hidden_TH: Tensor, kept: _Activations, low_down: Tensor, grad_QH: Tensor, needs_hidden: bool
     ) -> tuple[Tensor | None, ...]:
         """The gradient of the hidden states, and of A and B of each adapted projection."""
         hidden_grad = self._run(hidden_TH, kept, low_down, grad_QH, needs_hidden)
-        pairs = (self.adapter_grads[name] for name in _Projections._fields if name in self.adapter_grads)
-        return hidden_grad, *(grad for pair in pairs for grad in pair)
+        return hidden_grad, *(grad for pair in reversed(self.adapter_grads) for grad in pair)
 
     def _run(
         self, hidden_TH: Tensor, kept: _Activations, low_down: Tensor, grad_QH: Tensor, needs_hidden: bool
@@ -250,17 +249,17 @@ class _Backward:
 
         grads = down.backward(grad_QH, low_down, needs_activation)
         if grads.input is None:
-            self._note("down", grads, down.dropped(ops.swiglu(kept.gate_up_QF)))
+            self._note(grads, down.dropped(ops.swiglu(kept.gate_up_QF)))
             return None
         is_adapted = grads.low is not None
         gate_up_grad, dropped = ops.swiglu_backward(grads.input, kept.gate_up_QF, is_adapted, grads.masked, down.mask)
-        self._note("down", grads, dropped)
+        self._note(grads, dropped)
         del grads, dropped
 
         grads = up.backward(gate_up_grad, kept.low_up, needs_normed)
         del gate_up_grad
         if grads.low is not None:
-            self._note("up", grads, ops.rms_norm(kept.middle_QH, weights.post_attention_norm, eps, up.mask))
+            self._note(grads, ops.rms_norm(kept.middle_QH, weights.post_attention_norm, eps, up.mask))
         if grads.input is None:
             return None
         middle_grad = ops.rms_norm_backward(
@@ -270,7 +269,7 @@ class _Backward:
 
         grads = dense.backward(middle_grad, kept.low_dense, needs_attended)
         if grads.low is not None:
-            self._note("dense", grads, dense.dropped(kept.attended_QND.flatten(1)))
+            self._note(grads, dense.dropped(kept.attended_QND.flatten(1)))
         if grads.input is None:
             return None
         if grads.masked is not None:
@@ -280,7 +279,7 @@ class _Backward:
         grads = self._heads(query_grad, key_value_grad, kept.low_query_key_value, needs_hidden)
         if grads.low is not None:
             normed = ops.rms_norm(hidden_TH, weights.input_norm, eps, query_key_value.mask)
-            self._note("query_key_value", grads, normed)
+            self._note(grads, normed)
         if grads.input is None:
             return None
         residual = middle_grad
@@ -292,11 +291,11 @@ class _Backward:
         )
         return hidden_grad
 
-    def _note(self, name: str, grads: InputGradients, dropped_TK: Tensor | None) -> None:
+    def _note(self, grads: InputGradients, dropped_TK: Tensor | None) -> None:
         """Records the gradients of A and B; that of A is computed from the adapter's input."""
         if grads.low is not None and grads.b is not None and dropped_TK is not None:
             a_grad = back_end(dropped_TK).wide_product(grads.low.T, dropped_TK)
-            self.adapter_grads[name] = a_grad, grads.b
+            self.adapter_grads.append((a_grad, grads.b))
 
     def _attention(self, grad_QND: Tensor, kept: _Activations) -> tuple[Tensor, Tensor]:
         """Gradients of the rotated queries, [Q, N, D], and of rotated keys beside values, [T, 2 G, D]."""

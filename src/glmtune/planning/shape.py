@@ -36,19 +36,18 @@ class AdapterShape:
     @classmethod
     def of(cls, model: PeftModel) -> "AdapterShape":
         """From a model with its adapter, which may be on the meta device."""
-        by_layer: dict[int, dict[str, LoraLayer]] = {}
-        for name, module in lora_layers(model).items():
-            parts = name.split(".")
-            if "layers" in parts:
-                by_layer.setdefault(int(parts[parts.index("layers") + 1]), {})[parts[-1]] = module
-        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         base = model.get_base_model()
         family = family_of(base)
+        by_layer: dict[int, dict[str, LoraLayer]] = {}
+        for name, module in lora_layers(base).items():
+            number = family.layer_number(name)
+            if number is not None:
+                by_layer.setdefault(number, {})[name.rpartition(".")[2]] = module
         ranks = [sum(module.r["default"] for module in layer.values()) for layer in by_layer.values()]
         return cls(
             num_trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
             # The gradient of a trained embedding passes through all layers.
-            first_layer=0 if any("embedding" in name for name in trained) else min(by_layer, default=0),
+            first_layer=0 if _is_trained(base.get_input_embeddings()) else min(by_layer, default=0),
             ranks=max(ranks, default=0),
             is_on_last_projection=any(family.last_projection in layer for layer in by_layer.values()),
             has_dropout=any(
@@ -58,5 +57,9 @@ class AdapterShape:
             ),
             why_not_fused=why_not_fused(model),
             has_plain_head=family.shape(base.config).has_rms_norm
-            and not any(part in name for name in trained for part in family.head_modules),
+            and not any(map(_is_trained, (family.final_norm(base), base.get_output_embeddings()))),
         )
+
+
+def _is_trained(module: nn.Module | None) -> bool:
+    return module is not None and any(parameter.requires_grad for parameter in module.parameters())

@@ -19,6 +19,7 @@ from glmtune.loading.bases import load_tokenizer, read_base_config
 from glmtune.models.families import family_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.planning.resume import EarlierRun, find_earlier_run
+from glmtune.planning.targets import with_targets
 
 # Keys of an adapter's configuration that do not concern its weights.
 _NOT_OF_WEIGHTS = {
@@ -60,7 +61,8 @@ def read_start(config: RunConfig, *, may_overwrite: bool = False) -> Start:
     is_new = config.train.get("resume_from_checkpoint") in (None, False)
     earlier = None if is_new and may_overwrite else find_earlier_run(config.train)
     tokenizer = load_tokenizer(config.model.path or embedded_base())
-    return Start(_with_prompt(_from_adapter(config, earlier), tokenizer, earlier), tokenizer, earlier)
+    config = with_targets(_with_prompt(_from_adapter(config, earlier), tokenizer, earlier))
+    return Start(config, tokenizer, earlier)
 
 
 def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:

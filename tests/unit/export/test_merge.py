@@ -38,12 +38,13 @@ def logits(model):
         {"use_dora": True},
         {"use_rslora": True, "target_modules": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]},
         {"modules_to_save": ["output_layer"]},
+        {"modules_to_save": ["word_embeddings"]},
         {"bias": "lora_only"},
         {"bias": "all"},
         {"init_lora_weights": "pissa"},
         {"init_lora_weights": "olora"},
     ],
-    ids=["plain", "dora", "all linear", "modules_to_save", "bias", "all biases", "pissa", "olora"],
+    ids=["plain", "dora", "all linear", "modules_to_save", "embedding", "bias", "all biases", "pissa", "olora"],
 )
 def test_equals_base_with_adapter(base, make_adapter, tmp_path, settings):
     """Against stock PEFT on stock transformers, in float32."""
@@ -207,6 +208,39 @@ def test_wrong_result_is_not_kept(base, make_adapter, tmp_path, monkeypatch):
     with pytest.raises(AdapterError, match="does not compute"):
         merge(adapter, tmp_path / "out/merged", model_path=base)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_an_adapter_too_weak_to_see_in_the_logits_is_not_lost(base, make_adapter, tmp_path, monkeypatch, dtype):
+    """In 16 bits, rounding the weights changes the logits more than it does."""
+    adapter = make_adapter(lora_alpha=5e-4)
+    result = merge(adapter, tmp_path / "merged", model_path=base, dtype=dtype)
+    assert result.effect < result.tolerance
+    unmerged = {name: weight.to(result.dtype) for name, weight in load_file(base / "model.safetensors").items()}
+    merged = load_file(tmp_path / "merged/model.safetensors")
+    assert any(not torch.equal(merged[name], unmerged[name]) for name in merged)
+    monkeypatch.setattr("glmtune.export.merge.save_weights", _saving(unmerged))
+    with pytest.raises(
+        AdapterError, match=r"does not compute.*: transformer.*query_key_value\.weight is not the base's"
+    ):
+        merge(adapter, tmp_path / "out/merged", model_path=base, dtype=dtype)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("lost", ["output_layer.weight", "query_key_value.bias"])
+def test_a_trained_module_or_bias_that_is_left_out_is_noticed(base, make_adapter, tmp_path, monkeypatch, lost):
+    adapter = make_adapter(lora_alpha=1e-3, modules_to_save=["output_layer"], bias="lora_only")
+    before = load_file(base / "model.safetensors")
+
+    def save(weights, folder, size):
+        kept = {name: before[name] if name.endswith(lost) else weight for name, weight in weights.items()}
+        return save_weights(kept, folder, size)
+
+    monkeypatch.setattr("glmtune.export.merge.save_weights", save)
+    with pytest.raises(
+        AdapterError, match=rf"{lost} is not the base's weight with the adapter's added".replace(".", r"\.")
+    ):
+        merge(adapter, tmp_path / "out/merged", model_path=base)
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])

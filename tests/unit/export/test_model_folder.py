@@ -12,7 +12,7 @@ from glmtune.export.model_folder import parse_size, save_weights
     ("size", "expected"),
     [("5GB", 5 * 10**9), ("500 mb", 5 * 10**8), ("1.5KB", 1500), ("12", 12), (12, 12), ("2G", 2e9)],
 )
-def test_sizes(size, expected):
+def test_weight_files_get_the_size_that_was_asked_for_however_it_is_written(size, expected):
     assert parse_size(size) == expected
 
 

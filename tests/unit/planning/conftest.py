@@ -31,9 +31,8 @@ def configure(tiny_base: Path, data_file: Path, tmp_path: Path) -> Configure:
     ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True).save_pretrained(folder)
 
     def configure(*overrides: str) -> RunConfig:
-        return load_config(
-            None, [f"model.path={folder}", f"data.path={data_file}", "prompt.template=chatglm3", *overrides]
-        )
+        decided = ["prompt.template=chatglm3", "lora.target_modules=[query_key_value]"]
+        return load_config(None, [f"model.path={folder}", f"data.path={data_file}", *decided, *overrides])
 
     return configure
 

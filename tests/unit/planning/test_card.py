@@ -12,7 +12,7 @@ from glmtune.planning.planned import PlannedRun
 Plan = Callable[..., PlannedRun]
 
 
-def test_small_cards(plan: Plan) -> None:
+def test_a_card_holds_the_base_as_exactly_as_it_has_room_for(plan: Plan) -> None:
     formats = {gib: plan(gib=gib).chosen.settings.quantize for gib in (6, 12, 16, 24)}
     assert formats == {6: "nf4", 12: "int8", 16: "none", 24: "none"}
     assert all(plan(gib=gib).fits for gib in (6, 12, 16, 24))
@@ -74,7 +74,7 @@ def test_without_bitsandbytes_nothing_is_quantised(plan: Plan, monkeypatch: pyte
     assert plan("model.quantize=nf4", gib=8).fits  # a sum takes no package
 
 
-def test_steps_and_time(plan: Plan) -> None:
+def test_as_many_steps_are_announced_as_the_run_will_take(plan: Plan) -> None:
     assert plan("train.num_train_epochs=2").num_steps == 2 * 3  # 24 samples, 8 a step
     assert plan("train.max_steps=70").num_steps == 70
     assert plan(gib=24).chosen.seconds_per_step > 0

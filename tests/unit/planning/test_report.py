@@ -12,7 +12,7 @@ from glmtune.planning.report import print_plan
 Plan = Callable[..., PlannedRun]
 
 
-def test_the_table(plan: Plan) -> None:
+def test_the_plan_says_what_takes_memory_how_many_steps_and_in_which_format(plan: Plan) -> None:
     console = Console(record=True, width=100)
     print_plan(plan(gib=8), console)
     text = console.export_text()

@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from glmtune.training.callbacks import LogFile, ProgressReport, describe_logs
 
 
-def test_describe_logs() -> None:
+def test_a_line_of_progress_has_loss_rate_and_speed_and_tells_evaluation_from_training() -> None:
     logs = {"epoch": 1, "tokens_per_second": 12345.6, "learning_rate": 1e-4, "loss": 2.5}
     assert describe_logs(logs) == "loss 2.5000  lr 1.00e-04  12,346 tokens/s"
     assert describe_logs({"eval_loss": 1.0}) == "evaluation loss 1.0000"

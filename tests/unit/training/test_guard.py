@@ -44,6 +44,6 @@ def test_only_persistent_overflow_is_an_error_with_loss_scaling() -> None:
         (torch.float32, [2.0, float("nan")], "glmtune data check"),
     ],
 )
-def test_probable_cause(dtype: torch.dtype, losses: list[float], expected: str) -> None:
+def test_a_run_that_diverged_says_what_to_change(dtype: torch.dtype, losses: list[float], expected: str) -> None:
     cause = probable_cause(base_dtype=dtype, losses=losses, learning_rate=0.01, max_grad_norm=1.0)
     assert expected in cause

@@ -21,6 +21,7 @@ from glmtune.errors import ConfigError, TrainingError
 from glmtune.planning.resume import find_checkpoint
 from glmtune.training.lora_trainer import set_schedule
 from glmtune.training.run import TrainResult
+from settings import changed
 
 Run = Callable[..., TrainResult]
 EarlierRun = Callable[..., Path]
@@ -56,7 +57,7 @@ def never_better(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> tuple[str
 
 
 def test_early_stopping_can_be_added(run: Run, never_better: tuple[str, ...]) -> None:
-    run(*never_better, "train.max_steps=1")
+    run(*changed([*never_better], "train.max_steps=1"))
     # Counted from where it was added: what was evaluated before was not looked at for this.
     assert run(*never_better, "train.early_stopping_patience=2", AGAIN).num_steps == 2 + 2
 
@@ -245,7 +246,7 @@ def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name(
 def test_a_run_from_an_adapter_goes_on_when_that_adapter_is_gone(run: Run, tmp_path: Path) -> None:
     run("train.max_steps=1", "lora.r=3", "prompt.template=tutorial", "prompt.system=你是甄嬛", name="first")
     adapter = f"model.adapter_path={tmp_path / 'first'}"
-    run(adapter, "train.max_steps=3")
+    run(adapter, "lora.target_modules=auto", "train.max_steps=3")
     shutil.rmtree(tmp_path / "first")
     assert run(adapter, "train.max_steps=4", AGAIN).num_steps == 4
 

@@ -9,6 +9,7 @@ import pytest
 from glmtune.config import load_config
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.training.run import TrainResult, train
+from settings import changed
 
 Run = Callable[..., TrainResult]
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -38,14 +39,14 @@ def test_the_command_that_is_printed_goes_on_from_the_adapter(
     settings += ["train.save_steps=1", "train.per_device_train_batch_size=2"]
 
     def run(*overrides: str) -> TrainResult:
-        return train(load_config(EXAMPLES / example, [*settings, *overrides]))
+        return train(load_config(EXAMPLES / example, changed(settings, *overrides)))
 
     run(f"train.output_dir={tmp_path / 'run'}")
-    changed = ("train.seed=1", "train.max_steps=3")
+    other = ("train.seed=1", "train.max_steps=3")
     with pytest.raises(TrainingError) as caught:
-        run(f"train.output_dir={tmp_path / 'run'}", *changed, "train.resume_from_checkpoint=true")
+        run(f"train.output_dir={tmp_path / 'run'}", *other, "train.resume_from_checkpoint=true")
     printed = re.search(r"(model\.adapter_path=\S+) train\.output_dir=ANOTHER_FOLDER", str(caught.value))
     assert printed is not None
-    second = (printed[1], f"train.output_dir={tmp_path / 'second'}", *changed)
+    second = (printed[1], f"train.output_dir={tmp_path / 'second'}", *other)
     assert run(*second).num_steps == 3
-    assert run(*second, "train.max_steps=4", "train.resume_from_checkpoint=true").num_steps == 4
+    assert run(*changed([*second], "train.max_steps=4", "train.resume_from_checkpoint=true")).num_steps == 4

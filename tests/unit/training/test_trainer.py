@@ -85,6 +85,7 @@ def test_a_run_leaves_what_people_look_for(run: Run, tmp_path: Path, console: Co
     assert manifest is not None
     assert manifest.system == "你是甄嬛"
     assert manifest.config["data"]["max_length"] == 64
+    assert manifest.config["lora"]["target_modules"] == ["query_key_value"]  # what `auto` stood for
     assert RunManifest.read(folder / "checkpoint-3") == manifest
     text = console.export_text()
     assert "trainable parameters:" in text

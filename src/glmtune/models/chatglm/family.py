@@ -34,7 +34,6 @@ class ChatGLMFamily(Family):
     layers_name = "transformer.encoder.layers"
     embedding_weight = EMBEDDING_WEIGHT
     head_weight = HEAD_WEIGHT
-    head_modules = ("final_layernorm", "output_layer")
     last_projection = "dense_4h_to_h"
     lora_targets = ("query_key_value",)
     buffers = (IGNORED_WEIGHT,)
