@@ -123,13 +123,14 @@ class StackedAdapters:
         index = self._indices.get(name)
         if index is None or self._places[index] != weights.keys():
             return False
+        columns = torch.tensor(self._columns[index], dtype=torch.int64, device=self._like.device)
+        if any(a.shape[0] > len(columns) for a, _ in weights.values()):
+            return False
         differs = self._like.new_zeros((), dtype=torch.bool)
         for place, (a, b) in weights.items():
             a_CK, b_NC = self._pairs[place]
-            own = self._columns[index][: a.shape[0]]
-            if len(own) < a.shape[0]:
-                return False
-            for loaded, given in ((a_CK[own], a), (b_NC[:, own], b)):
+            own = columns[: a.shape[0]]
+            for loaded, given in ((a_CK.index_select(0, own), a), (b_NC.index_select(1, own), b)):
                 differs |= (loaded != given.to(loaded)).any()
         return not differs.item()
 
