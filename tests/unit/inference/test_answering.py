@@ -88,8 +88,7 @@ def test_an_adapter_that_is_switched_off_for_a_while(model):
     assert replies(model) == own
 
 
-def test_an_unloaded_adapter_is_not_forgotten_within_its_base(model):
-    """The base of a PEFT model computes with the adapter too."""
+def test_the_inside_of_a_peft_model_computes_with_the_adapter_too(model):
     replies(model)
     base = model.get_base_model()
     assert why_not(base) == "it is the inside of a PEFT model"
@@ -280,3 +279,19 @@ def test_replies_that_are_read_by_turns_or_by_several_threads(tiny):
     for thread in threads:
         thread.join()
     assert [found[question] for question in questions] == expected
+
+
+def test_a_cache_has_the_blocks_that_the_requests_at_hand_need(model):
+    """Not those of the whole context, which would take memory from whoever goes on to train."""
+    assert engine_for(model, None, [20, 33, 5, 40], batch_size=2).num_free_blocks == 3 + 3
+    assert engine_for(model, None, [20, 33, 5, 40], batch_size=4).num_free_blocks == 2 + 3 + 1 + 3
+    assert engine_for(model, None, [5] * 100, batch_size=4).num_free_blocks == 2 + 3 + 1 + 3  # the same one
+
+
+def test_adapters_other_than_lora_are_left_to_transformers(model, caplog):
+    from peft import IA3Config, get_peft_model
+
+    config = IA3Config(target_modules=["query_key_value"], feedforward_modules=[])
+    other = get_peft_model(model.unload(), config).eval()
+    assert replies(other) == plain(other)
+    assert "it has an adapter other than LoRA" in caplog.text
