@@ -181,6 +181,17 @@ def enable_checkpointing(model: "PreTrainedModel", options: Mapping[str, Any]) -
     enable(dict(options))
 
 
+def generation_defaults() -> Mapping[str, object]:
+    """The values of generation options that neither the caller nor the model's own configuration sets.
+
+    Missing: a fresh `GenerationConfig` has None for all of them.
+    """
+    from transformers import GenerationConfig
+
+    defaults: Mapping[str, object] = GenerationConfig._get_default_generation_params()
+    return defaults
+
+
 def use_one_gpu(arguments: "TrainingArguments") -> None:
     """Keeps the Trainer from putting DataParallel around the model where a process sees several GPUs.
 

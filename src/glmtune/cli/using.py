@@ -65,7 +65,9 @@ def generate(
             "--output", help="File for the replies, .jsonl or .csv, in input order; an unfinished one is continued."
         ),
     ] = "",
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Questions answered at once.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="The most questions at once; by default what suits the device.")
+    ] = None,
     model: ModelOption = None,
     dtype: DtypeOption = "auto",
     quantize: QuantizeOption = "auto",

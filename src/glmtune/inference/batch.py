@@ -1,9 +1,9 @@
-"""Generates a file of replies from a file of questions, batch by batch; an interrupted run is resumed."""
+"""Generates a file of replies from a file of questions, many at once; an interrupted run is resumed."""
 
 import os
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from glmtune.errors import ConfigError, StorageError, show_names, show_text
 from glmtune.files import check_writable_folder, held, storage_faults
 from glmtune.inference.generate import (
     Reply,
+    answer,
     check_batch_size,
     fit_prompts,
-    generate_batches,
     max_prompt_tokens,
     read_reply,
 )
@@ -100,7 +100,7 @@ def generate_file(
     *,
     template: Template | None = None,
     system: str | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     fields: Mapping[str, str] | None = None,
     join: str = "\n",
     console: Console | None = None,
@@ -120,7 +120,7 @@ def generate_file(
         output_path: A file named `.jsonl` or `.json`, for JSON lines, or `.csv`; its folder is created if needed.
         template: The prompt template; None for the one stored with the tokenizer.
         system: The system prompt of rows without one; None for the tokenizer's, "" for none at all.
-        batch_size: The number of prompts per batch; halved when memory runs out.
+        batch_size: The most questions at once, halved when memory runs out; None for a number that suits the device.
         fields: Other column names, as `read_questions` takes them.
         join: The separator between `instruction` and `input`.
         console: Where notes and the progress bar go; standard error if None.
@@ -170,19 +170,21 @@ def generate_file(
         started = time.monotonic()
         waiting: dict[int, Reply] = {}
         num_written = num_unfinished = 0
-        with _progress(console) as progress:
-            task = progress.add_task(localise("generating"), total=len(questions), completed=num_done)
-            for batch in generate_batches(model, [prompt.input_ids for prompt in prompts], generation, batch_size):
-                for index, token_ids in batch:
+        ids = [prompt.input_ids for prompt in prompts]
+        with _progress(console) as progress, closing(answer(model, tokenizer, ids, generation, batch_size)) as steps:
+            task = progress.add_task(localise("generating"), total=len(questions), completed=num_done, num_tokens=0)
+            for answered in steps:
+                progress.update(task, num_tokens=answered.num_tokens)
+                for index, token_ids in answered.replies:
                     waiting[index] = read_reply(token_ids, tokenizer, template, generation)
                     num_unfinished += not waiting[index].is_complete
                 lines = []
                 while num_written in waiting:
-                    reply = waiting.pop(num_written)
-                    lines.append(replies.line(num_done + num_written, reply))
+                    lines.append(replies.line(num_done + num_written, waiting.pop(num_written)))
                     num_written += 1
-                _append(output, lines)
-                progress.advance(task, len(lines))  # a reply that waits for an earlier one would be lost with the run
+                if lines:
+                    _append(output, lines)
+                    progress.advance(task, len(lines))  # one that waits for an earlier one would be lost with the run
     num_cut = sum(prompt.num_cut_tokens > 0 for prompt in prompts)
     return GenerationReport(
         output, len(questions), num_done, num_cut, num_unfinished, seconds=time.monotonic() - started
@@ -243,10 +245,11 @@ def _resume(output: Path, replies: ReplyFile) -> int:
 
 
 class _RateColumn(ProgressColumn):
-    """Samples a second."""
+    """Generated tokens a second, since the beginning."""
 
     def render(self, task: Task) -> Text:
-        return Text(localise(f"{task.speed:.2f} replies/s" if task.speed else "- replies/s"))
+        num_tokens, seconds = task.fields["num_tokens"], task.elapsed
+        return Text(f"{num_tokens / seconds:.0f} tokens/s" if num_tokens and seconds else "- tokens/s")
 
 
 def _progress(console: Console) -> Progress:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
-from glmtune.inference.generate import Reply, fit_prompt, generate_ids, max_prompt_tokens, read_reply
+from glmtune.inference.generate import Reply, answer_one, fit_prompt, max_prompt_tokens, read_reply
 from glmtune.inference.options import build_generation_config, remembered_prompt
 from glmtune.inference.streaming import stream_text
 from glmtune.models.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ class Chat:
             ModelError: Memory ran out. The history stays as it was.
         """
         message = Message(role, text)
-        [token_ids] = generate_ids(self._model, [self._prompt(message)], self._generation)
+        token_ids = answer_one(self._model, self._tokenizer, self._prompt(message), self._generation)
         return self._remember(message, token_ids).text
 
     def stream(self, text: str, role: Literal["user", "observation"] = "user") -> Generator[str, None, None]:

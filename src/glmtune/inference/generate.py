@@ -1,8 +1,11 @@
-"""Replies to many conversations: rendered prompts, left-padded batches, replies in input order."""
+"""Replies to many conversations: rendered prompts, replies in input order.
+
+The engine generates them, and transformers' `generate`, in left-padded batches, those for which it does not.
+"""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -11,10 +14,13 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from glmtune.errors import ConfigError, DataError, ModelError, summarise_faults
+from glmtune.inference.answering import Answered, answer_all, stream_ids, uses_engine
+from glmtune.inference.faults import nan_logits, out_of_memory
 from glmtune.inference.options import build_generation_config
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, Template, check_turns, parse_reply, render_prompt
 
+_BATCH_SIZE = 8  # of transformers' `generate`, where nobody has said another
 _BATCHES_PER_WINDOW = 4  # sorted by length only within a window, so that replies can be written in order early
 
 logger = logging.getLogger(__name__)
@@ -130,17 +136,17 @@ def generate_replies(
     tokenizer: Tokenizer,
     conversations: Sequence[Conversation],
     template: Template = "chatglm3",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     **options: Any,
 ) -> list[Reply]:
-    """Answers conversations in batches.
+    """Answers conversations, many at once.
 
     Args:
         model: A ChatGLM model, bare or within PEFT.
         tokenizer: Its tokenizer.
         conversations: Each ends with the user's turn or an observation.
         template: The prompt template that the model was trained with.
-        batch_size: The number of prompts per batch; halved when memory runs out.
+        batch_size: The most prompts at once, halved when memory runs out; None for a number that suits the device.
         **options: Sampling options by their transformers names. Without any, replies are greedy.
 
     Returns:
@@ -154,8 +160,10 @@ def generate_replies(
     generation = build_generation_config(tokenizer, model.config.seq_length, options)
     prompts = fit_prompts(conversations, tokenizer, template, max_prompt_tokens(model, generation))
     replies: dict[int, Reply] = {}
-    for batch in generate_batches(model, [prompt.input_ids for prompt in prompts], generation, batch_size):
-        replies |= {index: read_reply(token_ids, tokenizer, template, generation) for index, token_ids in batch}
+    with closing(answer(model, tokenizer, [prompt.input_ids for prompt in prompts], generation, batch_size)) as steps:
+        for answered in steps:
+            for index, token_ids in answered.replies:
+                replies[index] = read_reply(token_ids, tokenizer, template, generation)
     return [replies[index] for index in range(len(prompts))]
 
 
@@ -168,10 +176,61 @@ def read_reply(
     return Reply(tuple(parse_reply(content_ids, tokenizer, template)), is_complete)
 
 
+def answer(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    generation: GenerationConfig,
+    batch_size: int | None = None,
+) -> Generator[Answered, None, None]:
+    """Answers prompts, many at once.
+
+    Args:
+        model: A ChatGLM model, bare or within PEFT.
+        tokenizer: Its tokenizer.
+        prompts: Token ids.
+        generation: From `build_generation_config`.
+        batch_size: As for `generate_replies`.
+
+    Yields:
+        The replies that have ended meanwhile; those of earlier prompts often, but not always, before those of later.
+
+    Raises:
+        ConfigError: The batch size is not positive, or an option cannot be had with this model.
+        ModelError: Memory is too small for a single prompt, or the model computes NaN.
+    """
+    check_batch_size(batch_size)
+    if not prompts:
+        return
+    if uses_engine(model, generation):
+        yield from answer_all(model, tokenizer, prompts, generation, batch_size)
+        return
+    num_tokens = 0
+    for batch in generate_batches(model, prompts, generation, batch_size or _BATCH_SIZE):
+        num_tokens += sum(len(token_ids) for _, token_ids in batch)
+        yield Answered(batch, num_tokens)
+
+
+def answer_one(
+    model: PreTrainedModel, tokenizer: Tokenizer, prompt: Sequence[int], generation: GenerationConfig
+) -> list[int]:
+    """The reply to one prompt.
+
+    Args:
+        model: As for `answer`, as are the others.
+
+    Raises:
+        As `answer`.
+    """
+    if uses_engine(model, generation):
+        return list(stream_ids(model, tokenizer, prompt, generation))
+    return generate_ids(model, [prompt], generation)[0]
+
+
 def generate_batches(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], generation: GenerationConfig, batch_size: int
 ) -> Iterator[list[tuple[int, list[int]]]]:
-    """Generates in batches of prompts of similar length, and yields each batch when it is done.
+    """Generates with transformers, in batches of prompts of similar length, and yields each batch when it is done.
 
     When memory runs out, the batch size is halved for the rest of the prompts.
 
@@ -205,13 +264,13 @@ def generate_batches(
         start += len(batch)
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Refuses a batch size that is not positive.
+def check_batch_size(batch_size: int | None) -> None:
+    """Refuses a batch size that is not positive; None will do.
 
     Raises:
         ConfigError: It is not.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size: expected a whole number of at least 1, found {batch_size}")
 
 
@@ -232,7 +291,7 @@ def _generate_unless_out_of_memory(
 def generate_ids(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], generation: GenerationConfig
 ) -> list[list[int]]:
-    """Generates once for a batch of prompts.
+    """Generates once for a batch of prompts, with transformers.
 
     Args:
         model: A ChatGLM model, bare or within PEFT.
@@ -280,10 +339,7 @@ class _RefuseNaN(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if scores.isnan().any():
-            raise ModelError(
-                "the model computes NaN instead of logits: numbers grew too large for its dtype, or its weights are "
-                "damaged. Try --dtype bfloat16 or float32; if that does not help, another checkpoint or base"
-            )
+            raise nan_logits()
         return scores
 
 
@@ -308,10 +364,7 @@ def out_of_memory_as_error(input_ids: torch.Tensor, generation: GenerationConfig
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"out of memory while generating {generation.max_new_tokens} new tokens for {input_ids.shape[0]} prompt(s)"
-            f" of up to {input_ids.shape[1]}; lower max_new_tokens or shorten the prompts"
-        ) from error
+        raise out_of_memory(generation.max_new_tokens, *input_ids.shape) from error
 
 
 def _until_stop(token_ids: list[int], stop_ids: Sequence[int]) -> list[int]:

@@ -20,7 +20,7 @@ _NOT_FOR_CALLERS = {
     "eos_token_id": "the stop tokens are the tokenizer's",
     "pad_token_id": "the padding token is the tokenizer's",
 }
-_SAMPLING_ONLY = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_SAMPLING_ONLY = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "seed")
 
 
 def _is_whole(value: object) -> bool:
@@ -41,6 +41,8 @@ def _whole(minimum: int) -> _Check:
 _SWITCH: _Check = (lambda value: isinstance(value, bool), "true or false")
 _SHARE: _Check = (lambda value: _is_number(value) and 0 < value <= 1, "a number above 0 and at most 1")
 _CUTOFF: _Check = (lambda value: _is_number(value) and 0 <= value < 1, "a number of at least 0 and below 1 (0 is off)")
+
+_PENALTY: _Check = (lambda value: _is_number(value) and -2 <= value <= 2, "a number from -2 to 2 (0 has no effect)")
 
 # The supported options. Odd values of others make `generate` fail with obscure errors, or have silent effects.
 _OPTIONS: dict[str, _Check] = {
@@ -69,7 +71,12 @@ _OPTIONS: dict[str, _Check] = {
     "renormalize_logits": _SWITCH,
     "remove_invalid_values": _SWITCH,
     "use_cache": _SWITCH,
+    "presence_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
+    "seed": (lambda value: _is_whole(value) and 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1"),
 }
+# Of these, transformers knows nothing: `generate` would ignore them.
+ENGINE_ONLY = ("presence_penalty", "frequency_penalty", "seed")
 
 
 def build_generation_config(tokenizer: Tokenizer, seq_length: int, options: Mapping[str, Any]) -> GenerationConfig:
@@ -78,11 +85,12 @@ def build_generation_config(tokenizer: Tokenizer, seq_length: int, options: Mapp
     Args:
         tokenizer: The tokenizer, which has the stop and padding ids.
         seq_length: The model's context length in tokens, prompt and reply together.
-        options: Sampling options by the names of transformers' `GenerationConfig`; None means "not given". Without any,
-            replies are greedy and at most 512 tokens long.
+        options: Sampling options by the names of transformers' `GenerationConfig`, and `seed`, `presence_penalty` and
+            `frequency_penalty`; None means "not given". Without any, replies are greedy and at most 512 tokens long.
 
     Returns:
-        The configuration; what it leaves unset is taken from the model's own `generation_config`.
+        The configuration; what it leaves unset is taken from the model's own `generation_config`. The three options
+        that transformers does not know are attributes of it where they are given.
 
     Raises:
         ConfigError: A name is unknown or may not be set by the caller, or a value is out of range.

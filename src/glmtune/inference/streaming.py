@@ -1,4 +1,4 @@
-"""Streams a reply as readable text from a running `generate`."""
+"""Streams a reply as readable text while it is generated."""
 
 from collections.abc import Generator, Iterable
 from contextlib import closing
@@ -7,6 +7,7 @@ from typing import cast
 from transformers import GenerationConfig, PreTrainedModel
 
 from glmtune.errors import ConfigError
+from glmtune.inference.answering import stream_ids, uses_engine
 from glmtune.inference.generate import generation_inputs, in_evaluation, out_of_memory_as_error
 from glmtune.models.incremental import IncrementalDecoder
 from glmtune.models.streaming import stream_token_ids
@@ -86,7 +87,7 @@ def stream_text(
     generation: GenerationConfig,
     token_ids: list[int],
 ) -> Generator[str, None, None]:
-    """Generates in a thread and yields readable text as it is generated.
+    """Generates a reply and yields readable text as it is generated.
 
     Closing the generator, or an exception in its consumer, stops generation after the current token.
 
@@ -109,15 +110,24 @@ def stream_text(
     if (generation.num_beams or 1) > 1:
         raise ConfigError(f"num_beams: {generation.num_beams} beams cannot be streamed; set num_beams=1")
     decoder = ReplyDecoder(tokenizer, template)
-    inputs = generation_inputs(model, [prompt], generation)
-    with (
-        in_evaluation(model),
-        out_of_memory_as_error(inputs["input_ids"], generation),
-        closing(cast(_Ids, stream_token_ids(model, inputs, generation_config=generation))) as new_ids,
-    ):
+    if uses_engine(model, generation):
+        ids = stream_ids(model, tokenizer, prompt, generation)
+    else:
+        ids = _stream_with_transformers(model, prompt, generation)
+    with closing(ids) as new_ids:
         for token_id in new_ids:
             token_ids.append(token_id)
             if text := decoder.push([token_id]):
                 yield text
     if text := decoder.flush():
         yield text
+
+
+def _stream_with_transformers(model: PreTrainedModel, prompt: list[int], generation: GenerationConfig) -> _Ids:
+    inputs = generation_inputs(model, [prompt], generation)
+    with (
+        in_evaluation(model),
+        out_of_memory_as_error(inputs["input_ids"], generation),
+        closing(cast(_Ids, stream_token_ids(model, inputs, generation_config=generation))) as new_ids,
+    ):
+        yield from new_ids

@@ -35,6 +35,14 @@ def has_parameters(function: Callable[..., Any], expected: list[str]) -> bool:
     return [p.name for p in found[: len(expected)]] == expected and is_optional
 
 
+def test_the_defaults_of_generation_options_can_be_read() -> None:
+    defaults = compat.generation_defaults()
+    expected = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "num_beams": 1}
+    assert {name: defaults.get(name) for name in expected} == expected, changed(
+        TRANSFORMERS, "GenerationConfig._get_default_generation_params gives other defaults"
+    )
+
+
 def test_the_attention_of_a_configuration_can_be_read() -> None:
     config = PretrainedConfig(attn_implementation="eager")
     assert compat.attention_implementation(config) == "eager", changed(

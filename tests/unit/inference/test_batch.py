@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from glmtune.errors import ConfigError, DataError, StorageError
 from glmtune.inference.batch import check_generation_files, generate_file
+from glmtune.inference.engine.engine import Engine
 from glmtune.inference.generate import generate_replies
 from glmtune.prompts import Conversation, Message
 
@@ -86,24 +87,19 @@ def test_text_that_utf8_cannot_hold(tiny, tmp_path):
 
 def test_interrupt_keeps_whole_lines(tiny, questions, tmp_path, whole, monkeypatch):
     output = tmp_path / "replies.jsonl"
-    real = tiny.model.generate
-    num_calls = 0
 
-    def interrupted(**kwargs):
-        nonlocal num_calls
-        num_calls += 1
-        if num_calls > 4:
-            raise KeyboardInterrupt
-        return real(**kwargs)
+    def interrupt():
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(tiny.model, "generate", interrupted)
+    during_generation(monkeypatch, interrupt, num_replies=7)
     with pytest.raises(KeyboardInterrupt):
         generate(tiny, questions, output)
     monkeypatch.undo()
     written = output.read_bytes()
-    assert written.count(b"\n") == 12  # the first window of four batches
+    num_written = written.count(b"\n")
+    assert 7 <= num_written < 15
     assert whole.startswith(written)
-    assert generate(tiny, questions, output).num_resumed == 12
+    assert generate(tiny, questions, output).num_resumed == num_written
     assert output.read_bytes() == whole
 
 
@@ -235,19 +231,21 @@ def test_the_bar_counts_what_is_written(tiny, questions, tmp_path, monkeypatch):
     assert sum(seen) == len(ROWS)
 
 
-def during_generation(tiny, monkeypatch, action):
-    """Runs something while the third batch is being answered."""
-    real = tiny.model.generate
-    num_calls = 0
+def during_generation(monkeypatch, action, num_replies=5):
+    """Runs something, once, when so many replies have ended."""
+    real = Engine.step
+    num_ended = 0
 
-    def acting(**kwargs):
-        nonlocal num_calls
-        num_calls += 1
-        if num_calls == 3:
+    def step(self):
+        nonlocal num_ended
+        if num_ended >= num_replies:
+            monkeypatch.setattr(Engine, "step", real)
             action()
-        return real(**kwargs)
+        events = real(self)
+        num_ended += sum(event.finish_reason is not None for event in events)
+        return events
 
-    monkeypatch.setattr(tiny.model, "generate", acting)
+    monkeypatch.setattr(Engine, "step", step)
 
 
 def test_two_runs_never_write_into_one_file(tiny, questions, tmp_path, whole, monkeypatch):
@@ -262,7 +260,7 @@ def test_two_runs_never_write_into_one_file(tiny, questions, tmp_path, whole, mo
                     write(questions, path)
                 refused.append(path)
 
-    during_generation(tiny, monkeypatch, try_others)
+    during_generation(monkeypatch, try_others)
     generate(tiny, questions, output)
     assert len(refused) == 4
     assert output.read_bytes() == whole
@@ -272,7 +270,7 @@ def test_a_full_disk_is_told_and_costs_no_reply(tiny, questions, tmp_path, whole
     output = tmp_path / "replies.jsonl"
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = len(whole) // 2 + 1  # within a line
-    during_generation(tiny, monkeypatch, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard)))
+    during_generation(monkeypatch, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard)))
     try:
         with pytest.raises(StorageError, match=r"replies\.jsonl: .*run the same command again"):
             generate(tiny, questions, output)
@@ -287,7 +285,7 @@ def test_a_full_disk_is_told_and_costs_no_reply(tiny, questions, tmp_path, whole
 
 def test_a_file_that_vanishes_is_told_and_not_begun_anew_in_the_middle(tiny, questions, tmp_path, monkeypatch):
     output = tmp_path / "replies.jsonl"
-    during_generation(tiny, monkeypatch, output.unlink)
+    during_generation(monkeypatch, output.unlink)
     with pytest.raises(StorageError, match=r"replies\.jsonl: it, or the folder that contains it, does not exist"):
         generate(tiny, questions, output)
     assert not output.exists()

@@ -76,7 +76,7 @@ def test_failure_leaves_the_history_alone(tiny, chat, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(tiny.model, "forward", fail)
+    monkeypatch.setattr("glmtune.ops.reference.swiglu", fail)
     for talk in (chat.ask, lambda text: list(chat.stream(text))):
         with pytest.raises(RuntimeError):
             talk("你好")
@@ -87,7 +87,7 @@ def test_tool_call_and_observation(tiny, chat, monkeypatch):
     tokenizer = tiny.tokenizer
     ids = [*tokenizer.encode_text("get_weather\n"), *tokenizer.encode_text("tool_call(city='北京')")]
     ids.append(tokenizer.get_command("<|observation|>"))
-    monkeypatch.setattr("glmtune.inference.chat.generate_ids", lambda *_: [ids])
+    monkeypatch.setattr("glmtune.inference.chat.answer_one", lambda *_: ids)
     assert chat.ask("天气？") == "tool_call(city='北京')"
     assert chat.history[-1] == Message("assistant", "tool_call(city='北京')", "get_weather")
     monkeypatch.undo()

@@ -92,9 +92,10 @@ def test_out_of_memory_halves_the_batch(tiny, monkeypatch, caplog):
             raise torch.OutOfMemoryError("out of memory")
         return real(input_ids=input_ids, **kwargs)
 
-    expected = generate_replies(*tiny, [ask(question) for question in QUESTIONS], max_new_tokens=4)
+    conversations = [ask(question) for question in QUESTIONS]
+    expected = generate_replies(*tiny, conversations, max_new_tokens=4, num_beams=2)
     monkeypatch.setattr(tiny.model, "generate", generate)
-    replies = generate_replies(*tiny, [ask(question) for question in QUESTIONS], batch_size=5, max_new_tokens=4)
+    replies = generate_replies(*tiny, conversations, batch_size=5, max_new_tokens=4, num_beams=2)
     assert replies == expected
     assert sizes == [5, 2, 2, 1]
     assert "Out of memory with 5 prompts at once; continuing with 2." in caplog.text
@@ -106,18 +107,19 @@ def test_out_of_memory_with_one_prompt_is_an_error(tiny, monkeypatch):
 
     monkeypatch.setattr(tiny.model, "generate", generate)
     with pytest.raises(ModelError, match=r"out of memory .* 1 prompt"):
-        generate_replies(*tiny, [ask(question) for question in QUESTIONS], max_new_tokens=4)
+        generate_replies(*tiny, [ask(question) for question in QUESTIONS], max_new_tokens=4, num_beams=2)
 
 
-def test_nan_is_an_error_and_no_empty_reply(tiny, monkeypatch, caplog):
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}], ids=["engine", "transformers"])
+def test_nan_is_an_error_and_no_empty_reply(tiny, monkeypatch, caplog, options):
     """As where numbers grow too large for float16 on the way through the layers."""
     head = tiny.model.get_output_embeddings()
-    monkeypatch.setattr(head, "forward", lambda hidden: torch.full((*hidden.shape[:-1], 500), torch.nan))
+    monkeypatch.setattr(head.weight, "data", torch.full_like(head.weight, torch.nan))
     with pytest.raises(ModelError, match="computes NaN instead of logits"):
-        generate_replies(*tiny, [ask("你好"), ask("你是谁")], batch_size=2, max_new_tokens=4)
+        generate_replies(*tiny, [ask("你好"), ask("你是谁")], batch_size=2, max_new_tokens=4, **options)
     assert "memory" not in caplog.text
     prompt = render_prompt(ask("你好"), tiny.tokenizer)
-    generation = build_generation_config(tiny.tokenizer, 512, {"max_new_tokens": 4})
+    generation = build_generation_config(tiny.tokenizer, 512, {"max_new_tokens": 4, **options})
     with pytest.raises(ModelError, match="computes NaN instead of logits"):
         list(stream_text(*tiny, prompt, "chatglm3", generation, []))
 

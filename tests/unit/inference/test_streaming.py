@@ -54,14 +54,15 @@ def stream(tiny, token_ids=None, **options):
     return stream_text(tiny.model, tiny.tokenizer, prompt, "tutorial", generation, ids)
 
 
-def test_closing_stops_the_model(tiny):
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}], ids=["engine", "transformers"])
+def test_closing_stops_the_model(tiny, options):
     token_ids: list[int] = []
-    pieces = stream(tiny, token_ids, max_new_tokens=400)
+    pieces = stream(tiny, token_ids, max_new_tokens=400, **options)
     next(pieces)
     pieces.close()
     assert 0 < len(token_ids) < 100
     num_ids, num_threads = len(token_ids), threading.active_count()
-    list(stream(tiny, max_new_tokens=2))  # its thread comes and goes
+    list(stream(tiny, max_new_tokens=2, **options))  # its thread comes and goes
     assert (len(token_ids), threading.active_count()) == (num_ids, num_threads)
 
 
@@ -71,7 +72,7 @@ def test_errors_of_the_thread_arrive(tiny, monkeypatch):
 
     monkeypatch.setattr(tiny.model, "forward", fail)
     with pytest.raises(RuntimeError, match="broken kernel"):
-        list(stream(tiny))
+        list(stream(tiny, use_cache=False))
 
 
 def test_out_of_memory_is_an_error(tiny, monkeypatch):
@@ -80,7 +81,7 @@ def test_out_of_memory_is_an_error(tiny, monkeypatch):
 
     monkeypatch.setattr(tiny.model, "forward", fail)
     with pytest.raises(ModelError, match="out of memory"):
-        list(stream(tiny))
+        list(stream(tiny, use_cache=False))
 
 
 def test_beams_cannot_be_streamed(tiny):

@@ -63,6 +63,7 @@ class StackedAdapters:
         self._pairs: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._indices: dict[str, int] = {}
         self._columns: dict[int, list[int]] = {}
+        self._places: dict[int, frozenset[tuple[int, int]]] = {}
 
     @property
     def names(self) -> list[str]:
@@ -112,6 +113,27 @@ class StackedAdapters:
         a_CK, b_NC = pair
         return back_end(x_1K).gemv(x_1K, a_CK, scales=chosen_1C[0], norm=norm), b_NC
 
+    def holds(self, name: str, weights: AdapterWeights) -> bool:
+        """Whether an adapter is loaded with just these numbers, as far as the compute dtype can tell.
+
+        Args:
+            name: Its name.
+            weights: Its A and B.
+        """
+        index = self._indices.get(name)
+        if index is None or self._places[index] != weights.keys():
+            return False
+        columns = torch.tensor(self._columns[index], dtype=torch.int64, device=self._like.device)
+        if any(a.shape[0] > len(columns) for a, _ in weights.values()):
+            return False
+        differs = self._like.new_zeros((), dtype=torch.bool)
+        for place, (a, b) in weights.items():
+            a_CK, b_NC = self._pairs[place]
+            own = columns[: a.shape[0]]
+            for loaded, given in ((a_CK.index_select(0, own), a), (b_NC.index_select(1, own), b)):
+                differs |= (loaded != given.to(loaded)).any()
+        return not differs.item()
+
     def load(self, name: str, weights: AdapterWeights) -> None:
         """Adds an adapter, or replaces the one of that name.
 
@@ -132,11 +154,13 @@ class StackedAdapters:
         self._table[index, columns] = 1
         self._indices[name] = index
         self._columns[index] = columns
+        self._places[index] = frozenset(weights)
 
     def unload(self, name: str) -> None:
         """Takes an adapter out; what it holds is overwritten, since a zero in the table does not hide NaN."""
         index = self._indices.pop(name)
         columns = self._columns.pop(index)
+        del self._places[index]
         self._table[index] = 0
         for a_CK, b_NC in self._pairs.values():
             a_CK[columns] = 0
@@ -202,6 +226,11 @@ def adapter_weights(model: PeftModel, name: str) -> AdapterWeights:
                 a, b = (parameter.detach() for parameter in adapter_parameters(layer, name))
                 weights[index, projection] = a, b * layer.scaling[name]
     return weights
+
+
+def all_adapter_weights(model: PreTrainedModel | PeftModel) -> dict[str, AdapterWeights]:
+    """The adapters of a model by name, as `adapter_weights` gives them; none of a bare model."""
+    return {name: adapter_weights(model, name) for name in model.peft_config} if isinstance(model, PeftModel) else {}
 
 
 def read_adapter(base: PreTrainedModel, folder: str | Path) -> AdapterWeights:

@@ -1,8 +1,10 @@
 """Answers many requests at once: each step computes one token of every running one, and parts of new prompts.
 
-No threads: whoever calls `step` does the work.
+No threads of its own: whoever calls `step` does the work. Several threads may share an engine; one steps at a time.
 """
 
+import threading
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
@@ -14,27 +16,22 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from glmtune.adapters.fusable import lora_linears
 from glmtune.errors import AdapterError, DataError, ModelError, show_names
-from glmtune.inference.engine.adapters import AdapterWeights, StackedAdapters, adapter_weights, read_adapter
+from glmtune.inference.engine.adapters import AdapterWeights, StackedAdapters, all_adapter_weights, read_adapter
 from glmtune.inference.engine.blocks import BlockPool, block_names
-from glmtune.inference.engine.cache import KeyValueCache, bytes_per_block
+from glmtune.inference.engine.capacity import affordable_blocks, blocks_needed, make_cache
 from glmtune.inference.engine.decoder import Decoder, PromptChunk
 from glmtune.inference.engine.graphs import DecodingGraphs
-from glmtune.inference.engine.layers import DecoderWeights, base_of, why_not
+from glmtune.inference.engine.layers import DecoderWeights, active_adapter, base_of, why_not
 from glmtune.inference.engine.request import FinishReason, Request, RunningRequest
 from glmtune.inference.engine.rows import DecodingRows
 from glmtune.inference.engine.sampling import Histories, Logprobs, Sampler
-from glmtune.inference.engine.scheduler import Chunk, Scheduler
+from glmtune.inference.engine.scheduler import Chunk, Scheduler, most_prefill_tokens
 from glmtune.inference.engine.stop_texts import StopTexts
+from glmtune.inference.faults import nan_logits
+from glmtune.loading.devices import is_out_of_memory
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.ops.reference import BLOCK_SIZE
-
-_NAN_LOGITS = (
-    "the model computes NaN instead of logits: numbers grew too large for its dtype, or its weights are damaged. Try "
-    "--dtype bfloat16 or float32; if that does not help, another checkpoint or base"
-)
-_MOST_CACHE_BYTES = 2**30  # by default; the host commits memory only as it is written
 
 
 class Event(NamedTuple):
@@ -60,17 +57,22 @@ class Event(NamedTuple):
 class Engine:
     """Continuous batching of one model.
 
-    The engine shares the model's weights; its adapters it copies.
+    The engine shares the model's weights; its adapters it copies. It does not keep the model itself alive.
 
     Args:
         model: A model of which `why_not` says nothing, bare or within PEFT.
         tokenizer: Its tokenizer.
         max_rows: The most requests that run at once.
-        num_blocks: Blocks of the key-value cache; None for as many as all rows may need, in at most 1 GiB.
+        num_blocks: Blocks of the key-value cache; None for as many as all rows may need, as far as there is memory.
+            Where there is less memory, it gets fewer.
         max_prefill_tokens: The most tokens of prompts in a step while others decode.
 
+    Attributes:
+        max_rows: The most requests that run at once.
+        num_prefilled: The tokens of prompts that have been computed; not those that were in the cache already.
+
     Raises:
-        ModelError: The engine does not support the model, or there are too few blocks.
+        ModelError: The engine does not support the model, or there is no memory for a cache.
     """
 
     def __init__(
@@ -84,19 +86,22 @@ class Engine:
     ) -> None:
         if reason := why_not(model):
             raise ModelError(f"the engine does not support this model: {reason}")
-        self._model = model
+        self.max_rows = max_rows
+        self.num_prefilled = 0
+        self._model_reference = weakref.ref(model)
         self._tokenizer = tokenizer
-        self._max_length = int(base_of(model).config.seq_length)
+        self._lock = threading.RLock()
+        base = base_of(model)
+        self._max_length = int(base.config.seq_length)
         weights = DecoderWeights.of(model)
         dtype, device = weights.head.dtype, weights.head.device
         if num_blocks is None:
-            per_row = -(-self._max_length // BLOCK_SIZE)
-            affordable = _MOST_CACHE_BYTES // bytes_per_block(weights.shape, dtype)
-            num_blocks = 1 + max(per_row, min(max_rows * per_row, affordable))
-        self._cache = KeyValueCache(weights.shape, num_blocks, dtype, device)
+            affordable = affordable_blocks(base, max_rows, most_prefill_tokens(max_prefill_tokens))
+            num_blocks = min(blocks_needed([self._max_length] * max_rows, max_rows), max(2, affordable))
+        self._cache = make_cache(weights.shape, num_blocks, dtype, device)
         self._adapters = StackedAdapters(weights.shape, dtype, device)
         self._decoder = Decoder(weights, self._cache, self._adapters)
-        self._pool = BlockPool(num_blocks, BLOCK_SIZE)
+        self._pool = BlockPool(self._cache.num_blocks, BLOCK_SIZE)
         self._scheduler = Scheduler(self._pool, max_rows, max_prefill_tokens)
         self._rows = DecodingRows(max_rows, self._max_length, device)
         self._graphs = DecodingGraphs(self._decoder, self._rows) if device.type == "cuda" else None
@@ -105,9 +110,8 @@ class Engine:
         # An adapter that is loaded anew has other keys and values under the same name.
         self._numbers = count()
         self._namespaces: dict[str, str] = {}
-        if isinstance(model, PeftModel):
-            for name in model.peft_config:
-                self._add_adapter(name, adapter_weights(model, name))
+        self._of_model: set[str] = set()
+        self.refresh()
 
     # Requests
 
@@ -125,6 +129,10 @@ class Engine:
             AdapterError: There is no such adapter.
             DataError: The prompt is empty, or holds ids that the model does not know.
         """
+        with self._lock:
+            return self._submit(request)
+
+    def _submit(self, request: Request) -> RunningRequest:
         self._check(request)
         sampling = request.sampling
         if sampling.do_sample and sampling.seed is None:
@@ -144,8 +152,9 @@ class Engine:
 
     def cancel(self, running: RunningRequest) -> None:
         """Ends a request; no more events of it follow. One that has ended stays as it is."""
-        if running.finish_reason is None:
-            self._finish(running, "cancelled")
+        with self._lock:
+            if running.finish_reason is None:
+                self._finish(running, "cancelled")
 
     def run(self, requests: Iterable[Request]) -> Iterator[Event]:
         """Answers requests until all are done; closing the iterator cancels the rest.
@@ -177,16 +186,21 @@ class Engine:
         Raises:
             ModelError: Memory ran out. All requests are ended, their reason `error`.
         """
-        try:
-            logits_RV = self._logits(self._scheduler.next_chunks())
-            return [] if logits_RV is None else self._choose(logits_RV)
-        except BaseException as error:
-            # What was to be computed is known of already, but may not be.
-            for running in self._scheduler.unfinished:
-                self._finish(running, "error")
-            if isinstance(error, torch.OutOfMemoryError):
-                raise ModelError("out of memory while generating; lower max_rows or the number of blocks") from error
-            raise
+        with self._lock:
+            try:
+                logits_RV = self._logits(self._scheduler.next_chunks())
+                return [] if logits_RV is None else self._choose(logits_RV)
+            except BaseException as error:
+                told = ModelError("another request was interrupted, and this one with it; ask again")
+                if is_out_of_memory(error):
+                    told = ModelError("out of memory while generating; lower max_rows or the number of blocks")
+                    told.__cause__ = error
+                # What was to be computed is known of already, but may not be.
+                for running in self._scheduler.unfinished:
+                    self._finish(running, "error", told)
+                if is_out_of_memory(error):
+                    raise told from error
+                raise
 
     @property
     def num_free_blocks(self) -> int:
@@ -198,14 +212,27 @@ class Engine:
     @property
     def active_adapter(self) -> str | None:
         """The adapter that the model itself computes with at present; None if it has none, or it is switched off."""
-        if not isinstance(self._model, PeftModel) or lora_linears(base_of(self._model))[0].disable_adapters:
-            return None
-        return str(self._model.active_adapter)
+        return active_adapter(self._model)
 
     @property
     def adapters(self) -> list[str]:
         """The names of the loaded adapters."""
         return self._adapters.names
+
+    def refresh(self) -> None:
+        """Takes over which adapters the model itself has now, and their numbers; cached prefixes of others stay valid.
+
+        Raises:
+            AdapterError: Requests still use one that has changed or is gone.
+        """
+        with self._lock:
+            found = all_adapter_weights(self._model)
+            for name in self._of_model - found.keys():
+                self.unload_adapter(name)
+            for name, weights in found.items():
+                if not self._adapters.holds(name, weights):
+                    self._replace_adapter(name, weights)
+            self._of_model = set(found)
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
         """Loads an adapter from a folder, in place of one of that name if there is one.
@@ -219,9 +246,9 @@ class Engine:
                 or requests still use the one that it replaces.
         """
         weights = read_adapter(base_of(self._model), folder)
-        if name in self._namespaces:
-            self.unload_adapter(name)
-        self._add_adapter(name, weights)
+        with self._lock:
+            self._replace_adapter(name, weights)
+            self._of_model.discard(name)
 
     def unload_adapter(self, name: str) -> None:
         """Takes an adapter out.
@@ -229,13 +256,24 @@ class Engine:
         Raises:
             AdapterError: There is none of that name, or requests still use it.
         """
-        self._check_adapter(name)
-        if num_users := sum(running.request.adapter == name for running in self._scheduler.unfinished):
-            raise AdapterError(f"adapter {name} is in use by {num_users} requests; let them end, or cancel them")
-        self._adapters.unload(name)
-        del self._namespaces[name]
+        with self._lock:
+            self._check_adapter(name)
+            if num_users := sum(running.request.adapter == name for running in self._scheduler.unfinished):
+                raise AdapterError(f"adapter {name} is in use by {num_users} requests; let them end, or cancel them")
+            self._adapters.unload(name)
+            del self._namespaces[name]
+            self._of_model.discard(name)
 
-    def _add_adapter(self, name: str, weights: AdapterWeights) -> None:
+    @property
+    def _model(self) -> PreTrainedModel | PeftModel:
+        model = self._model_reference()
+        if model is None:
+            raise ModelError("the engine's model has been deleted; keep a reference to it")
+        return model
+
+    def _replace_adapter(self, name: str, weights: AdapterWeights) -> None:
+        if name in self._namespaces:
+            self.unload_adapter(name)
         self._adapters.load(name, weights)
         self._namespaces[name] = f"{next(self._numbers)} {name}"
 
@@ -248,6 +286,7 @@ class Engine:
             parts.append(self._decode(num_rows))
         if chunks:
             logits = self._decoder.prefill([_prompt_chunk(chunk) for chunk in chunks])
+            self.num_prefilled += sum(chunk.stop - chunk.start for chunk in chunks)
             complete = [number for number, chunk in enumerate(chunks) if chunk.is_last]
             for number in complete:
                 self._scheduler.start_decoding(chunks[number].running)
@@ -289,8 +328,8 @@ class Engine:
 
     def _event(self, running: RunningRequest, token_id: int, logprobs: Logprobs | None) -> Event:
         if token_id < 0:
-            self._finish(running, "error")
-            return Event(running, [], "error", error=ModelError(_NAN_LOGITS))
+            self._finish(running, "error", nan_logits())
+            return Event(running, [], "error", error=running.error)
         self._scheduler.add_token(running, token_id)
         sampling, stop_texts = running.sampling, self._stop_texts.get(running)
         text = None if stop_texts is None else stop_texts.push(token_id)
@@ -306,9 +345,9 @@ class Engine:
             self._finish(running, reason)
         return Event(running, [token_id], reason, () if logprobs is None else (logprobs,), text)
 
-    def _finish(self, running: RunningRequest, reason: FinishReason) -> None:
+    def _finish(self, running: RunningRequest, reason: FinishReason, error: ModelError | None = None) -> None:
         """Ends a request, and gives its row and its blocks back."""
-        running.finish_reason = reason
+        running.finish_reason, running.error = reason, error
         self._stop_texts.pop(running, None)
         if reason == "error":  # what it has written may be NaN, which would spread
             self._cache.clear([block for block in running.blocks if self._pool.num_users(block) == 1])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -18,6 +18,8 @@ from glmtune.models.family import Shape
 from glmtune.models.host_embedding import HostEmbedding
 from glmtune.models.rms_norm import RMSNorm
 from glmtune.ops import LayerWeights
+
+_NUMBERS = 16  # of each weight; whatever changes one on purpose changes most of its numbers
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,36 @@ class DecoderWeights:
         )
 
 
+class BaseMark:
+    """By what a base is recognised that has been changed in place: where its weights are, and a few of their numbers.
+
+    Args:
+        base: The bare model. Adapters within it do not count.
+
+    Attributes:
+        places: Address and dtype of each weight.
+        numbers: Some numbers of all of them, one after the other.
+    """
+
+    def __init__(self, base: PreTrainedModel) -> None:
+        adapters = {id(weight) for layer in lora_linears(base) for weight in layer.parameters()}
+        adapters -= {id(weight) for layer in lora_linears(base) for weight in layer.get_base_layer().parameters()}
+        weights = [weight.detach() for weight in base.parameters() if id(weight) not in adapters]
+        self.places = [(weight.data_ptr(), weight.dtype) for weight in weights]
+        flat = [weight.flatten() for weight in weights if weight.numel()]
+        self.numbers = torch.cat([weight[:: 1 + len(weight) // _NUMBERS].float() for weight in flat])
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, BaseMark)
+            and self.places == other.places
+            and self.numbers.device == other.numbers.device
+            and torch.equal(self.numbers, other.numbers)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def base_of(model: PreTrainedModel | PeftModel) -> Any:
     """The bare model."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
@@ -69,14 +101,39 @@ def base_of(model: PreTrainedModel | PeftModel) -> Any:
 def why_not(model: PreTrainedModel | PeftModel) -> str | None:
     """What the engine does not support about a model, as a phrase; None if it supports it."""
     base = base_of(model)
-    return why_not_base(base) or _why_not_adapters(model) or _why_not_modules(base)
+    return why_not_base(base) or _why_not_device(base) or _why_not_adapters(model) or _why_not_modules(base)
+
+
+def _why_not_device(base: Any) -> str | None:
+    return None if base.device.type in ("cpu", "cuda") else f"the model is on a device of type {base.device.type}"
+
+
+def active_adapter(model: PreTrainedModel | PeftModel) -> str | None:
+    """The adapter that a supported model computes with at present; None if it has none, or it is switched off."""
+    if not isinstance(model, PeftModel):
+        return None
+    [active] = _active_adapters(model.get_base_model()) or [()]
+    return str(active[0]) if active else None
+
+
+def _active_adapters(base: Any) -> set[tuple[str, ...]]:
+    """The adapters that layers compute with at present; layers that agree count once."""
+    return {() if layer.disable_adapters else tuple(layer.active_adapters) for layer in lora_linears(base)}
 
 
 def _why_not_adapters(model: PreTrainedModel | PeftModel) -> str | None:
-    if not isinstance(model, PeftModel):
-        return None
-    if any(layer.merged for layer in lora_linears(model.get_base_model())):
+    linears = lora_linears(base_of(model))
+    if any(layer.merged for layer in linears):
         return "an adapter is merged into the base"
+    if not isinstance(model, PeftModel):
+        return "it is the inside of a PEFT model" if linears else None
+    if not all(isinstance(config, LoraConfig) for config in model.peft_config.values()):
+        return "it has an adapter other than LoRA"
+    active = _active_adapters(model.get_base_model())
+    if len(active) > 1:
+        return "its layers use different adapters"
+    if any(len(names) > 1 for names in active):
+        return "several adapters are active at once"
     reasons = (why_not_plain(model, name) for name in model.peft_config)
     return next((reason for reason in reasons if reason is not None), None)
 

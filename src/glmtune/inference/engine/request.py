@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from glmtune.errors import ModelError
+
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -85,6 +87,7 @@ class RunningRequest:
         num_computed: The tokens whose keys and values are in the cache.
         row: Its row among those that decode; -1 before and after.
         finish_reason: Why it ended; None while it has not.
+        error: What went wrong, where the reason is `error`.
     """
 
     request: Request
@@ -96,6 +99,7 @@ class RunningRequest:
     num_computed: int = 0
     row: int = -1
     finish_reason: FinishReason | None = None
+    error: ModelError | None = None
 
     @cached_property
     def num_prompt(self) -> int:

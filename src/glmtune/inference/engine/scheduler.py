@@ -15,6 +15,11 @@ from glmtune.inference.engine.request import RunningRequest
 _ALONE = 8
 
 
+def most_prefill_tokens(max_prefill_tokens: int) -> int:
+    """The most tokens of prompts in any step: while nobody decodes."""
+    return max_prefill_tokens * _ALONE
+
+
 class Chunk(NamedTuple):
     """The part of a prompt that is computed in one step: tokens `start` up to `stop`."""
 
@@ -79,7 +84,7 @@ class Scheduler:
         A chunk's whole blocks count as computed at once. Another prompt may share them in the same step, since a pass
         writes all its keys before it reads any.
         """
-        budget = self._max_prefill_tokens * (1 if self.decoding else _ALONE)
+        budget = self._max_prefill_tokens if self.decoding else most_prefill_tokens(self._max_prefill_tokens)
         chunks = []
         for running in self._prefilling:
             if budget > 0:
