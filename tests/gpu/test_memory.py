@@ -250,7 +250,7 @@ def test_a_run_that_does_not_fit_stops_before_loading(run, monkeypatch) -> None:
 
     monkeypatch.setattr(training, "load_base", load)
     monkeypatch.setattr(device, "free_device_bytes", lambda _: 10_000_000)
-    with pytest.raises(TrainingError, match=r"does not fit: it needs .* The smallest card that would do has"):
+    with pytest.raises(TrainingError, match=r"does not fit: it needs at least .* smallest card that would do"):
         run()
 
 

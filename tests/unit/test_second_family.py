@@ -12,12 +12,11 @@ from transformers import GPTJConfig, GPTJForCausalLM
 from glmtune.adapters.lora import attach_lora
 from glmtune.config import embedded_base, load_config
 from glmtune.errors import AdapterError
-from glmtune.loading.bases import load_tokenizer
 from glmtune.models import families
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.models.family import Family, LayerParts, Rotation, Shape
 from glmtune.planning.shape import AdapterShape
-from glmtune.planning.start import resolve_start
+from glmtune.planning.targets import with_targets
 
 
 class GPTJFamily(Family):
@@ -84,7 +83,7 @@ def resolved(gptj: GPTJConfig, tmp_path: Path) -> Any:
 
     def resolved(*overrides: str, base: Path = tmp_path) -> list[str] | str:
         config = load_config(None, [f"model.path={base}", *overrides])
-        return resolve_start(config, load_tokenizer(embedded_base()), None).lora["target_modules"]
+        return with_targets(config).lora["target_modules"]
 
     return resolved
 

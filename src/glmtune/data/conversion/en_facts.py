@@ -25,6 +25,20 @@ RULES = (
                 object="{xs}",
             ),
             Form(
+                reads=(r"(?:(?:know|understand|learn) )?(?:the |some |main )?{aspect} between {xs}",),
+                task="Explain the {aspect} between the following {things}.",
+                object="{xs}",
+                where={"xs": r"(?!.*\b(?:is|are|was|were|has|have|should|can|will|lies)\b)[^?!\n:;]{5,100}?"},
+            ),
+            Form(
+                reads=(
+                    r"what {aspect} (?:is|are)(?: there)? between {xs}",
+                    r"what(?: exactly)? the {aspect} between {xs} (?:is|are)",
+                ),
+                task="Explain the {aspect} between the following {things}.",
+                object="{xs}",
+            ),
+            Form(
                 reads=(
                     r"(?:how|in what ways?) (?:do|does) {a} (?:differ|differentiate) from {b}",
                     r"(?:how|in what ways?) (?:is|are) {a} different (?:from|to|than) {b}",
@@ -80,7 +94,7 @@ RULES = (
                 object="{xs}",
             ),
             Form(
-                reads=(r"compare (?:and contrast )?{a} (?:with|to|against) {b}",),
+                reads=(r"(?:compare(?: and contrast)?|contrast) {a} (?:with|to|against|versus|vs\.?) {b}",),
                 task="Compare the following {things}.",
                 object="{a} and {b}",
             ),
@@ -123,6 +137,15 @@ RULES = (
                 where={"s": r"(?:so |very )?\w+"},
             ),
             Form(
+                reads=(r"(?:explain )?what {s} {x}",),
+                task="Explain what {s} the following.",
+                asks="What {s} {x}?",
+                where={
+                    "s": r"caused|led to|triggered|started|brought about|contributed to|is causing|can cause"
+                    r"|determines|influences|affects"
+                },
+            ),
+            Form(
                 reads=(r"(?:explain )?what causes {x}",),
                 task="Explain what causes the following.",
                 asks="What causes {x}?",
@@ -145,7 +168,7 @@ RULES = (
             Form(
                 reads=(
                     r"(?:explain |describe |tell me |show me )?how does {x} (?:work|function)s?",
-                    r"{tell} how {x} (?:works|functions)",
+                    r"(?:{tell} )?how {x} (?:works|functions)",
                 ),
                 task="Explain how the following works.",
                 asks="How does {x} work?",
@@ -153,7 +176,7 @@ RULES = (
             Form(
                 reads=(
                     r"(?:explain |describe |tell me |show me )?how do {x} (?:work|function)",
-                    r"{tell} how {x} (?:work|function)",
+                    r"(?:{tell} )?how {x} (?:work|function)",
                 ),
                 task="Explain how the following work.",
                 asks="How do {x} work?",
@@ -179,11 +202,14 @@ RULES = (
                 reads=(
                     r"how (?:do|can|should|could|would|might|does|may) (?:i|you|we|one|someone|people|a person)"
                     r"(?: best)? {x}",
-                    r"(?:(?:explain|describe|tell me|show me|teach me|give(?: me)? instructions on)(?: to me)? )?"
+                    r"(?:(?:explain|describe|tell me|show me|teach me"
+                    r"|give(?: me)?(?: step-by-step)? instructions (?:on|for))(?: to me)? )?"
                     r"how to {x}",
                     r"what(?: is|'s) the best way to {x}",
                     r"what should (?:i|you|we|one) do to {x}",
                     r"what steps should (?:i|we|one) take to {x}",
+                    r"(?:(?:describe|explain|list|give(?: me)?|outline|what are) )?(?:the )?steps (?:to|needed to"
+                    r"|required to) {x}",
                 ),
                 task="Explain how to do the following.",
                 asks="How do you {x}?",
@@ -194,7 +220,7 @@ RULES = (
                 asks="Explain how {s}.",
                 object="{s}",
                 where={
-                    "inverted": r"(?:do|does) [^?!\n:;]{3,100}?",
+                    "inverted": r"(?:do|does) (?!i |you |we )[^?!\n:;]{3,100}?",
                     "s": r"(?!to |i |you |it |he |she |they )[^?!\n:;]{5,100}",
                 },
             ),
@@ -218,7 +244,9 @@ RULES = (
                     r"what does (?:the (?:word|term|phrase|idiom|expression|acronym) )?{x} (?:mean|stand for)",
                     r"what(?: is|'s) the meaning of (?:the (?:word|term|phrase|idiom|expression|acronym)"
                     r" )?{x}",
-                    r"(?:explain )?the meaning of (?:the (?:word|term|phrase|idiom|expression) )?{x}",
+                    r"(?:(?:explain|tell me) )?what (?:the (?:word|term|phrase|idiom|expression"
+                    r"|acronym) )?{x} (?:means|stands for)",
+                    r"(?:explain )?(?:the )?meaning of (?:the (?:word|term|phrase|idiom|expression) )?{x}",
                     r"what(?: is|'s) meant by (?:the (?:word|term|phrase|idiom|expression) )?{x}",
                 ),
                 task="Explain what the following {unit} means.",
@@ -226,7 +254,8 @@ RULES = (
             ),
             Form(
                 reads=(
-                    r"define (?:the (?:word|term|concept|phrase)(?: of)? )?{x}",
+                    r"(?:a |the )?definition of (?:the (?:word|term|concept) )?{x}",
+                    r"define[:,]? (?:the (?:word|term|concept|phrase)(?: of)? )?{x}",
                     r"(?:give|provide|state|what(?: is|'s))(?: me)? (?:a|the) definition (?:of|for)"
                     r" (?:the (?:word|term|concept) )?{x}",
                 ),
@@ -236,7 +265,7 @@ RULES = (
             Form(
                 reads=(
                     r"(?:explain |describe |tell me )?what(?: exactly)?(?: is|'s) {x}",
-                    r"(?:explain|describe|tell me) what {x} is",
+                    r"(?:(?:explain|describe|tell me)(?: to me)? )?what {x} is",
                 ),
                 task="Explain what the following is.",
                 asks="What is {x}?",
@@ -247,7 +276,7 @@ RULES = (
             Form(
                 reads=(
                     r"(?:explain |describe |tell me )?what are {x}",
-                    r"(?:explain|describe|tell me) what {x} are",
+                    r"(?:(?:explain|describe|tell me)(?: to me)? )?what {x} are",
                 ),
                 task="Explain what the following are.",
                 asks="What are {x}?",
@@ -281,7 +310,12 @@ RULES = (
                 },
             ),
             Form(
-                reads=(r"what {be}(?: some of)?(?: the| some)? {s} {t} {x}",),
+                reads=(
+                    r"what (?:{be}|was|were)(?: some of)?(?: the| some)? {s} {t} {x}",
+                    r"what's the {s} {t} {x}",
+                    r"(?:the )?{s} (?P<t>of) (?P<x>(?!.*\b(?:is|are|was|were|has|have|had|can|will|should|may|must"
+                    r"|include|depend)\b)[^?!\n:;,\"“”]{2,60})",
+                ),
                 task="Describe the {s} {t} the following.",
                 where={
                     "be": r"is|are",
@@ -341,7 +375,8 @@ RULES = (
                     r"explain(?: to me| for me)?(?: the (?:concept|idea|notion|term)"
                     r" of)? {x}(?: to me| for me)?",
                     r"(?:tell me|teach me) (?:more |something )?about {x}",
-                    r"give (?:me )?(?:an? )?(?:brief |short |simple )?(?:explanation|overview|introduction"
+                    r"(?:give|provide|write)(?: me)? (?:an? )?(?:brief |short |simple |quick "
+                    r"|detailed )?(?:explanation|overview|introduction"
                     r"|description) (?:of|to) {x}",
                 ),
                 task="Explain the following.",

@@ -3,9 +3,11 @@
 from glmtune.data.conversion.rule import Command, Form, Rule
 
 _CODE = (
-    r"code|(?:an?|some|the)(?: [\w#+-]+){0,4} (?:function|program|script|class|method|query|algorithm|code|code snippet"
+    r"(?:code|(?:python|java|javascript|c|c\+\+|sql|html|bash|r) code)(?: (?:in|using) [\w#+.]+)?|(?:an?|some"
+    r"|the)(?: [\w#+-]+){0,4} (?:function|program|script|class|method|query|algorithm|code|code snippet"
     r"|regex"
     r"|regular expression|command|macro)"
+    r"(?: (?:in|using) [\w#+.]+)?"
 )
 
 RULES = (
@@ -50,7 +52,8 @@ RULES = (
                 task="List {n} {s} to do the following.",
                 asks="List {n} {s} to {x}.",
                 where={
-                    "s": r"(?:(?:good|effective|simple|easy|best|common|different|practical) )?(?:ways|steps|reasons)"
+                    "s": r"(?:(?:good|effective|simple|easy|best|common|different|practical) )?(?:ways|steps"
+                    r"|reasons|tips on how|tips|ideas on how|suggestions on how)"
                 },
             ),
             Form(
@@ -70,7 +73,31 @@ RULES = (
                 },
             ),
             Form(
-                reads=(r"(?:{lister})(?: me)? {n} {x}",),
+                reads=(r"(?:{v})(?: me)? {n} {s} {t} {x}", r"what are {n} {s} {t} {x}"),
+                task="Name {n} {s} {t} the following{kind}.",
+                asks="Name {n} {s} {t} {x}.",
+                where={
+                    "v": "list|name|give|state|mention|identify|tell",
+                    "s": r"(?:[\w'-]+ ){0,2}[a-z-]+s|people",
+                    "t": (
+                        r"(?:that|which|who) [a-z]+(?: (?:in|on|with|to|from|by|at|for))?|bordering|by|written by"
+                        r"|directed by|starring|located in"
+                        r"|native to|named after|beginning with|starting with|ending with|featuring|set in"
+                        r"|played by|related to|associated with"
+                    ),
+                    "x": r"\"[^\"]+\"|“[^“”]+”|(?-i:(?:the )?[A-Z][\w'.]*(?: (?:[A-Z0-9][\w'.]*|of|the|and))*)",
+                },
+            ),
+            Form(
+                reads=(r"(?:give|provide|show|write|tell)(?: me)? {s} of {x}", r"what(?: is|'s) {s} of {x}"),
+                task="Give {s} of the following.",
+                asks="Give {s} of {x}.",
+                where={
+                    "s": r"an? (?:good |real-life |real-world |simple |famous |common |concrete )?example|an analogy"
+                },
+            ),
+            Form(
+                reads=(r"(?!write)(?:{lister})(?: me)? {n} {x}",),
                 task="List {n} of the following.",
                 asks="List {n} {x}.",
             ),
@@ -120,7 +147,7 @@ RULES = (
                 asks="{work} {s} {t} {x}.",
                 where={
                     "s": r"(?:an?|\d+|{n}|some)(?: [\w'-]+){1,6}?",
-                    "t": r"about|on|describing|explaining",
+                    "t": r"about|on|describing|explaining|promoting|advertising|celebrating|summarizing",
                 },
             ),
             Form(

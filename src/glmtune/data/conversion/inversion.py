@@ -28,11 +28,11 @@ _VERBS = frozenset(
     re.findall(
         r"\w+",
         """
-        appear attract become believe bend blow boil bounce break breathe burn buy call cause
+        appear attract become affect believe bend blow boil bounce break breathe burn buy call cause
         celebrate change chase choose collapse come conduct contain contract cough cry decay
         decrease dissolve dream drink dry eat emit evaporate exist expand explode fade fail fall
         feel fight float flow fly follow form freeze get give glow go grow happen hate have help
-        hibernate hurt increase keep lay lead learn leave lick lie like live look lose love make
+        hibernate hurt impact increase influence keep lay lead learn leave lick lie like live look lose love make
         matter melt migrate move need occur orbit play prefer produce purr quit rain raise react
         reflect require rise rotate run rust save see shed shine shrink sing sink sleep smell sneeze
         snore spin spread start stay stick stop study sweat swim take tarnish taste think travel

@@ -18,6 +18,10 @@ _END = "。．.？?！!：:，,;； \t\n　"
 _LONGEST_COMMAND = 240  # characters; what is longer is a text itself
 _LONGEST_BARE_COMMAND = 80  # one that points at nothing but names a text
 _LONGEST_QUESTION = 200
+# Answer the question from the text below: who won?
+_ASKED_IN_COMMAND = re.compile(
+    r"(?P<head>(?P<command>[^\n：:]{4,80})[：:] *[^\n：:？?]{3,80}[？?]) *\n+(?=\s*\S)(?!\s*\w{1,12}[：:])"
+)
 _MOST_CUTS = 12
 _LONGEST_ON_ONE_LINE = 80
 
@@ -35,7 +39,8 @@ def split_question(question: str) -> Parts | None:
     if found is None:
         return None
     back = join_parts(found.task, found.object)
-    return found if back is not None and _split(back[1]) == found else None
+    again = _split(back[1]) if back else None
+    return found if again and (again.task, again.object) == (found.task, found.object) else None
 
 
 def join_parts(task: str, object: str) -> tuple[str, str] | None:
@@ -91,6 +96,13 @@ def _split(question: str) -> Parts | None:
 
 
 def _by_command(grammar: Grammar, question: str) -> Parts | None:
+    if asked := _ASKED_IN_COMMAND.match(question):
+        found = _read_command(grammar, asked["command"])
+        if found and found[0] == "question about a text":
+            about = _as_task(
+                grammar, _without_courtesies(grammar, asked["head"])[0], was_polite=False, is_question=True
+            )
+            return Parts(found[0], about, question[asked.end() :])
     for head, sign, text in _cuts(question):
         if not text.strip() or _leads_to_options(grammar, head):
             continue
@@ -104,7 +116,8 @@ def _by_command(grammar: Grammar, question: str) -> Parts | None:
 def _cuts(question: str) -> Iterator[tuple[str, str, str]]:
     """The places where a task may end: the part before, a colon, a newline or a full stop, and the part after."""
     signs = re.finditer(
-        r"(?P<colon>：|:(?!//)(?!(?<=\d:)\d))|(?P<line>\n+)|(?P<stop>[。？！]|[.?!](?=[ \"“']))", question[:400]
+        r"(?P<colon>：|:(?!//)(?!(?<=\d:)\d))|(?P<line>\n+)|(?P<stop>[。？！]|[.?!](?=[ \"“'])|[~～](?= ))",
+        question[:400],
     )
     for number, sign in enumerate(signs):
         if number == _MOST_CUTS:
@@ -129,7 +142,7 @@ def _ends_for_sure(grammar: Grammar, head: str, text: str) -> bool:
     """Whether a full stop within a line is where the task ends: the rest is no further sentence of it."""
     return (
         not re.search(r"[：:]", head)
-        and re.search(grammar.strong_pointer, head) is not None
+        and re.search(grammar.strong_pointer, head, re.IGNORECASE) is not None
         and re.match(grammar.more_orders, text) is None
         and not text.startswith("\n")
     )
@@ -151,6 +164,8 @@ def _read_command(grammar: Grammar, head: str) -> tuple[str, str] | None:
     if len(head) > _LONGEST_COMMAND:
         return None
     core, was_polite = _without_courtesies(grammar, head)
+    if re.search(grammar.two_tasks, core, re.IGNORECASE):
+        return None
     first, *_ = re.split(r"(?<=[。！？?!])|(?<=\n)|(?<=[a-z]\.)(?= )", core, maxsplit=1)
     if re.search(grammar.not_a_task, first, re.IGNORECASE):
         return None
@@ -213,6 +228,8 @@ def _without_courtesies(grammar: Grammar, text: str) -> tuple[str, bool]:
     rest = re.sub(rf"(?:{'|'.join(closings)})+$", "", rest, flags=re.IGNORECASE).rstrip(_END)
     if not rest:
         return core, False
+    for typo, meant in grammar.typos.items():
+        rest = re.sub(rf"^{typo}", meant, rest, flags=re.IGNORECASE)
     is_question = core[-1] in "？?" and not re.search(grammar.leave[0], courtesies, re.IGNORECASE)
     return rest + (core[-1] if is_question else ""), bool(courtesies)
 
@@ -246,11 +263,15 @@ def _forms(name: str) -> list[_CompiledForm]:
     """All forms of a language, in the order of its rules."""
     grammar = _GRAMMARS[name]
     return [
-        _compile(rule.name, form, {**grammar.places, **form.where}) for rule in grammar.rules for form in rule.forms
+        _compile(rule.name, form, {**grammar.places, **form.where}, grammar.quotable)
+        for rule in grammar.rules
+        for form in rule.forms
     ]
 
 
-def _compile(rule: str, form: Form, places: Mapping[str, str]) -> _CompiledForm:
+def _compile(rule: str, form: Form, places: Mapping[str, str], quotable: str) -> _CompiledForm:
+    is_quoted = re.search(r"[“\"]\{x\}[”\"]", form.asks) is not None
+    object_places = {**places, "x": f"{places['x']}|{quotable}"} if is_quoted else places
     can_lack_number = any("{n}?" in question for question in form.reads)
     questions = [*form.reads, *([_as_pattern(form.asks, can_lack_number)] if form.asks else [])]
     return _CompiledForm(
@@ -258,7 +279,7 @@ def _compile(rule: str, form: Form, places: Mapping[str, str]) -> _CompiledForm:
         form,
         tuple(re.compile(_filled(question, places), re.IGNORECASE) for question in questions),
         re.compile(_filled(_as_pattern(form.task, can_lack_number), places), re.IGNORECASE),
-        re.compile(_filled(_as_pattern(form.object, can_lack_number), places), re.IGNORECASE),
+        re.compile(_filled(_as_pattern(form.object, can_lack_number), object_places), re.IGNORECASE),
     )
 
 
@@ -285,7 +306,39 @@ def _filled(pattern: str, places: Mapping[str, str]) -> str:
 
 def _by_form(grammar: Grammar, question: str) -> Parts | None:
     core = _without_courtesies(grammar, question)[0].strip().rstrip(_END)
-    if not core or len(core) > _LONGEST_QUESTION or "\n" in core or re.search(grammar.not_asked, core):
+    if not core or len(core) > _LONGEST_QUESTION or "\n" in core:
+        return None
+    found = _match_forms(grammar, core)
+    if (conditional := _split_condition(grammar, core)) is None:
+        return found
+    rest, sign, condition = conditional
+    if found and condition not in found.object:
+        return found
+    # A condition is part of the task, never of the object.
+    if (found := _match_forms(grammar, rest)) is None:
+        return None
+    return Parts(found.rule, _with_condition(grammar, found.task, sign, condition), found.object)
+
+
+def _split_condition(grammar: Grammar, sentence: str) -> tuple[str, str, str] | None:
+    """A question without its condition, the sign between, and the condition: in simple terms; 不超过100字."""
+    for pattern in grammar.conditions:
+        if found := re.fullmatch(pattern, sentence, re.IGNORECASE):
+            return found["rest"], found["sign"], found["condition"]
+    return None
+
+
+def _with_condition(grammar: Grammar, sentence: str, sign: str, condition: str) -> str:
+    end = sentence[-1] if sentence[-1] in _END else ""
+    if grammar.condition_sign and end in ("？", "?"):
+        return f"{sentence}{condition}{grammar.full_stop}"
+    if not grammar.condition_sign and sign.strip() in (".", "?", "!"):
+        return f"{sentence} {condition[0].upper()}{condition[1:]}{grammar.full_stop}"
+    return f"{sentence.rstrip(_END)}{grammar.condition_sign or sign}{condition}{end}"
+
+
+def _match_forms(grammar: Grammar, core: str) -> Parts | None:
+    if re.search(grammar.not_asked, core):
         return None
     for compiled in _forms(grammar.name):
         form = compiled.form
@@ -323,6 +376,12 @@ def _joined(task: str, object: str) -> Iterator[tuple[str, str]]:
     for compiled in _forms(grammar.name):
         if compiled.form.asks and (values := _read_parts(grammar, compiled, task, object)):
             yield compiled.rule, _begin(grammar, _fill(compiled.form.asks, values))
+    if conditional := _split_condition(grammar, task.strip().rstrip(_END)):
+        rest, sign, condition = conditional
+        for compiled in _forms(grammar.name):
+            if compiled.form.asks and (values := _read_parts(grammar, compiled, rest, object)):
+                question = _begin(grammar, _fill(compiled.form.asks, values))
+                yield compiled.rule, _with_condition(grammar, question, sign, condition)
     found = _read_command(grammar, task)
     if found is None:
         return

@@ -95,6 +95,12 @@ class Grammar:
         more_orders: The beginning of a sentence that says how the task before it is to be done.
         not_an_object: What shows that an object leans on another sentence, or is none.
         not_asked: What shows that a sentence is no question that a form may read.
+        typos: Task words as they are often mistyped, and what is meant.
+        two_tasks: What shows that a request has a second task, which would need the answer to the first.
+        conditions: How questions end that say how the task is to be done: patterns with the groups rest, sign and
+            condition.
+        condition_sign: The plain sign before a condition; "" if the one that was found stays.
+        quotable: What an object may be besides if the question puts it in quotation marks.
         point: Puts a pointer in the place of the only quotation of a sentence; None if there is none, or more.
         complete: Adds the places that follow from the others, such as the kind of thing; None if they do not fit.
         colon, full_stop, question_mark: The plain signs after a task with its text, and without.
@@ -121,6 +127,11 @@ class Grammar:
     more_orders: str
     not_an_object: str
     not_asked: str
+    typos: Mapping[str, str]
+    two_tasks: str
+    conditions: tuple[str, ...]
+    condition_sign: str
+    quotable: str
     point: Callable[[str], tuple[str, str] | None]
     complete: Callable[[dict[str, str], str], dict[str, str] | None]
     colon: str

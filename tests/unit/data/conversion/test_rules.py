@@ -17,6 +17,7 @@ SENTENCES = [
     for sentence in sentences
 ]
 LEFT = yaml.safe_load((HERE / "left.yaml").read_text(encoding="utf-8"))
+FOREIGN = yaml.safe_load((HERE / "foreign.yaml").read_text(encoding="utf-8"))
 TEXTS = [
     "今天下雨了。",
     "他说：“明天见！”\n然后走了",
@@ -63,6 +64,51 @@ def test_no_letter_of_the_object_is_lost_or_made_up(sentence) -> None:
 @pytest.mark.parametrize("question", LEFT)
 def test_what_merely_contains_the_words_is_left(question) -> None:
     assert split_question(question) is None
+
+
+@pytest.mark.parametrize("sentence", FOREIGN, ids=lambda sentence: sentence["id"])
+def test_what_others_wrote_is_converted_or_left_undamaged(sentence) -> None:
+    if sentence["direction"] == "to_instruction":
+        parts = split_question(sentence["text"])
+        found = parts and (parts.task, parts.object)
+    else:
+        joined = join_parts(sentence["text"], sentence["input"]) if sentence["input"].strip() else None
+        found = joined and (joined[1], joined[1])
+    if "objects" not in sentence:
+        assert found is None
+        return
+    assert found is not None
+    task, object = found
+    assert [each for each in sentence["objects"] if each not in object] == []
+    assert any(word in task for word in sentence["task_words"])
+
+
+@pytest.mark.parametrize(
+    ("question", "task", "object"),
+    [
+        ("写一篇关于环保的作文，不少于800字。", "请写一篇关于下面主题的作文，不少于800字。", "环保"),
+        ("简述TCP和UDP的区别，用表格列出。", "请解释下面两者之间的区别，用表格列出。", "TCP和UDP。"),
+        ("如何提高专注力？请给出具体建议", "请说明怎样做下面的事情，请给出具体建议。", "提高专注力"),
+        (
+            "Summarize the plot of Hamlet in three sentences.",
+            "Summarize the plot of the following in three sentences.",
+            "Hamlet",
+        ),
+        ("Write a poem about rain. Make it rhyme.", "Write a poem about the following topic. Make it rhyme.", "rain"),
+        (
+            "Write a SQL query to find duplicates in a table",
+            "Write a SQL query to do the following.",
+            "find duplicates in a table",
+        ),
+    ],
+)
+def test_a_condition_belongs_to_the_task_and_not_to_the_object(question: str, task: str, object: str) -> None:
+    parts = split_question(question)
+    assert parts is not None
+    assert (parts.task, parts.object) == (task, object)
+    joined = join_parts(task, object)
+    assert joined is not None
+    assert split_question(joined[1]) == parts
 
 
 def test_every_rule_is_tried_on_five_sentences() -> None:
