@@ -119,6 +119,7 @@ def _make_manifest(config: RunConfig, data: RunData, earlier: EarlierRun | None)
         base_fingerprint=fingerprint_base(path or embedded_base()),
         # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
         eval_fingerprint=data.eval_fingerprint or ("" if before is None else before.eval_fingerprint),
+        num_overlong=data.stats.num_overlong,
     )
 
 
