@@ -56,6 +56,7 @@ class RunManifest:
         base_fingerprint: Tells whether the base's weights are still the same; empty in older runs.
         eval_fingerprint: Tells whether evaluation data of their own are still the same; empty in older runs, and where
             there have never been any.
+        num_overlong: Samples left out because they are longer than `data.max_length` (`data.overlong=drop`).
     """
 
     base_path: str | None
@@ -66,6 +67,7 @@ class RunManifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     base_fingerprint: str = ""
     eval_fingerprint: str = ""
+    num_overlong: int = 0
 
     def write(self, folder: str | Path) -> None:
         """Writes `glmtune.json` into a folder."""
@@ -90,7 +92,8 @@ class RunManifest:
         if file is None:
             return None
         try:
-            values = {"base_fingerprint": "", "eval_fingerprint": ""} | json.loads(file.read_text(encoding="utf-8"))
+            values: dict[str, Any] = {"base_fingerprint": "", "eval_fingerprint": "", "num_overlong": 0}
+            values |= json.loads(file.read_text(encoding="utf-8"))
             manifest = cls(**{each.name: values[each.name] for each in fields(cls)})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdapterError(f"{file} is damaged: {error!r}. Delete it to load the adapter without it") from error

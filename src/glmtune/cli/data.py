@@ -8,6 +8,7 @@ from glmtune.cli.options import (
     DataFiles,
     FieldOption,
     JoinOption,
+    OverlongName,
     SystemOption,
     TargetName,
     TemplateOption,
@@ -78,6 +79,7 @@ def stats(
     template: TemplateOption = None,
     system: SystemOption = None,
     max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="As data.max_length.")] = 512,
+    overlong: Annotated[OverlongName, typer.Option("--overlong", help="As data.overlong.")] = "cut",
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
@@ -92,6 +94,7 @@ def stats(
         template=template or (prompt_record(None, model, tokenizer).template if tokenizer else "chatglm3"),
         system=system,
         max_length=max_length,
+        overlong=overlong,
         fields=parse_fields(field),
         join=unescape(join),
         console=TerminalConsole(),

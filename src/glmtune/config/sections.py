@@ -69,6 +69,7 @@ class DataSection(_Section):
         eval_path: Like `path`, for evaluation.
         eval_fraction: Fraction of the samples to hold out for evaluation, if there is no `eval_path`.
         max_length: Maximum number of tokens in a sample; None for no limit.
+        overlong: Whether longer samples are truncated or left out.
         fields: Maps standard column names to those of the file, such as `{"output": "answer"}`.
         loss_weight: Whether the loss of a step is the mean over its tokens, or over the means of its samples.
         join: Text between an instruction and its input.
@@ -84,6 +85,9 @@ class DataSection(_Section):
     )
     max_length: int | None = Field(
         default=512, ge=8, description="Maximum number of tokens in a sample; longer ones are truncated."
+    )
+    overlong: Literal["cut", "drop"] = Field(
+        default="cut", description="Samples longer than data.max_length: cut truncates them, drop leaves them out."
     )
     fields: dict[str, str] = Field(default={}, description="Names of your columns, such as data.fields.output=answer.")
     loss_weight: Literal["token", "sample"] = Field(

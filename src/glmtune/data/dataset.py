@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset, Features, List, Value
 
@@ -27,14 +27,18 @@ _COLUMNS = Features(
         "input_ids": List(Value("int32")),
         "labels": List(Value("int32")),
         "length": Value("int32"),
+        "row": Value("int32"),
+        "is_overlong": Value("bool"),
         "num_supervised": Value("int32"),
         "num_cut_tokens": Value("int32"),
         "num_dropped_messages": Value("int32"),
         "fault": Value("string"),
     }
 )
-_TRAINING_COLUMNS = ["input_ids", "labels", "length"]
+_TRAINING_COLUMNS = ["input_ids", "labels", "length", "row"]
 _ROWS_A_PROCESS = 20_000  # a worker takes about a second to start and a few seconds for this many rows
+
+Overlong = Literal["cut", "drop"]
 
 
 def load_dataset(
@@ -46,6 +50,7 @@ def load_dataset(
     template: Template = "chatglm3",
     system: str | None = None,
     max_length: int | None = None,
+    overlong: Overlong = "cut",
     num_workers: int | None = None,
 ) -> tuple[Dataset, DataStats]:
     """Reads data files and tokenises them; see `read_conversations` and `tokenize_conversations`.
@@ -59,6 +64,7 @@ def load_dataset(
         template=template,
         system=system,
         max_length=max_length,
+        overlong=overlong,
         num_workers=num_workers,
     )
 
@@ -70,6 +76,7 @@ def tokenize_conversations(
     template: Template = "chatglm3",
     system: str | None = None,
     max_length: int | None = None,
+    overlong: Overlong = "cut",
     num_workers: int | None = None,
 ) -> tuple[Dataset, DataStats]:
     """Renders conversations into training samples.
@@ -82,23 +89,28 @@ def tokenize_conversations(
         tokenizer: The tokenizer.
         template: The prompt template.
         system: The system prompt of conversations that have none of their own; None or empty for none.
-        max_length: Most tokens of a sample; longer ones are truncated as `prompts.render` describes. None for no limit.
+        max_length: Most tokens of a sample; None for no limit.
+        overlong: What becomes of longer ones: `cut` truncates them as `prompts.render` describes, `drop` leaves them
+            out.
         num_workers: Processes to tokenise in; None to choose by the number of cores and rows.
 
     Returns:
-        A data set with a row for each conversation, in order, and its statistics. Its columns are `input_ids` (int32),
-        `labels` (int32, -100 where not supervised) and `length` (tokens).
+        A data set with a row for each conversation that is kept, in order, and its statistics. Its columns are
+        `input_ids` (int32), `labels` (int32, -100 where not supervised), `length` (tokens) and `row` (the index of the
+        conversation).
 
     Raises:
-        DataError: Samples have nothing left to learn from, or the template cannot express them; all such rows.
+        DataError: Samples have nothing left to learn from, or the template cannot express them; all such rows. Or all
+            samples are too long, and are to be dropped.
     """
     rows = [_to_json(conversation.with_system(system)) for conversation in conversations.items]
-    fingerprint = _fingerprint(rows, tokenizer, template, max_length)
+    fingerprint = _fingerprint(rows, tokenizer, template, max_length, overlong)
 
     def tokenize(file: Path | None) -> Dataset:
         return Dataset.from_dict({"conversation": rows}).map(
-            partial(_tokenize_batch, tokenizer=tokenizer, template=template, max_length=max_length),
+            partial(_tokenize_batch, tokenizer=tokenizer, template=template, max_length=max_length, overlong=overlong),
             batched=True,
+            with_indices=True,
             remove_columns=["conversation"],
             features=_COLUMNS,
             num_proc=_num_processes(len(rows), num_workers),
@@ -112,9 +124,12 @@ def tokenize_conversations(
     with _workers_end_with_us():
         tokenized = find_or_make(fingerprint, len(rows), _COLUMNS, tokenize)
     _raise_faults(tokenized["fault"], conversations)
+    if overlong == "drop":
+        tokenized = _without_overlong(tokenized, max_length)
     stats = DataStats.collect(
         tokenized,
         fingerprint,
+        num_overlong=len(rows) - len(tokenized),
         join=conversations.join,
         num_joined=conversations.num_joined,
         formats=conversations.format_lines(),
@@ -145,15 +160,26 @@ def _workers_end_with_us() -> Iterator[None]:
 
 
 def _tokenize_batch(
-    batch: Mapping[str, Sequence[str]], tokenizer: PromptTokenizer, template: Template, max_length: int | None
+    batch: Mapping[str, Sequence[str]],
+    indices: Sequence[int],
+    tokenizer: PromptTokenizer,
+    template: Template,
+    max_length: int | None,
+    overlong: Overlong,
 ) -> dict[str, list[Any]]:
     """The columns of one batch of conversations. Faults are a column, so that all of them can be reported."""
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    # What is to be dropped is not truncated: where truncation would leave nothing to learn, that is no fault.
+    limit = max_length if overlong == "cut" else None
     for text in batch["conversation"]:
         try:
-            rendered, fault = render(_from_json(text), tokenizer, template, max_length), ""
+            rendered, fault = render(_from_json(text), tokenizer, template, limit), ""
         except DataError as error:
             rendered, fault = prompts.Rendered([], []), str(error)
+        is_overlong = max_length is not None and len(rendered.input_ids) > max_length
+        if is_overlong:
+            rendered = prompts.Rendered([], [])
+        columns["is_overlong"].append(is_overlong)
         columns["input_ids"].append(rendered.input_ids)
         columns["labels"].append(rendered.labels)
         columns["length"].append(len(rendered.input_ids))
@@ -161,7 +187,18 @@ def _tokenize_batch(
         columns["num_cut_tokens"].append(rendered.num_cut_tokens)
         columns["num_dropped_messages"].append(rendered.num_dropped_messages)
         columns["fault"].append(fault)
+    columns["row"] = list(indices)
     return columns
+
+
+def _without_overlong(tokenized: Dataset, max_length: int | None) -> Dataset:
+    kept = [row for row, is_overlong in enumerate(tokenized["is_overlong"]) if not is_overlong]
+    if not kept:
+        raise DataError(
+            f"data.overlong=drop leaves nothing: all {len(tokenized):,} samples have more than {max_length} tokens "
+            "(data.max_length). Raise data.max_length, or set data.overlong=cut to shorten them"
+        )
+    return tokenized if len(kept) == len(tokenized) else tokenized.select(kept)
 
 
 def _raise_faults(faults: Sequence[str], conversations: Conversations) -> None:
@@ -182,13 +219,15 @@ def _from_json(text: str) -> Conversation:
     return Conversation(tuple(Message(*values) for values in json.loads(text)))
 
 
-def _fingerprint(rows: Sequence[str], tokenizer: Tokenizer, template: Template, max_length: int | None) -> str:
+def _fingerprint(
+    rows: Sequence[str], tokenizer: Tokenizer, template: Template, max_length: int | None, overlong: Overlong
+) -> str:
     """The cache key of the result: 32 hexadecimal digits that change with everything that it depends on."""
     digest = hashlib.sha256()
     renderer = [file.read_text(encoding="utf-8") for file in sorted(Path(prompts.__file__).parent.glob("*.py"))]
     vocabulary = sorted(tokenizer.get_vocab().items())
     special = [*tokenizer.prefix_token_ids, tokenizer.eos_token_id]
-    digest.update(json.dumps([__version__, renderer, vocabulary, special, template, max_length]).encode())
+    digest.update(json.dumps([__version__, renderer, vocabulary, special, template, max_length, overlong]).encode())
     for row in rows:
         digest.update(row.encode())
         digest.update(b"\n")  # a separator that does not occur in the JSON

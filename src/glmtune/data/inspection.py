@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from glmtune.data.convert import write_messages
-from glmtune.data.dataset import load_dataset
+from glmtune.data.dataset import Overlong, load_dataset
 from glmtune.data.formats import Conversations, Paths, read_conversations, scan
 from glmtune.data.stats import DataStats, join_lines, percentiles
 from glmtune.errors import DataError, show_text, summarise_faults
@@ -112,6 +112,7 @@ def stats(
     template: Template = "chatglm3",
     system: str | None = None,
     max_length: int | None = None,
+    overlong: Overlong = "cut",
     fields: Mapping[str, str] | None = None,
     join: str = "\n",
     console: Console | None = None,
@@ -124,6 +125,7 @@ def stats(
         template: The prompt template.
         system: The system prompt of conversations without one of their own.
         max_length: Most tokens of a sample; None for no limit.
+        overlong: As for `tokenize_conversations`.
         console: Where to print; None for the standard output.
 
     Returns:
@@ -138,7 +140,14 @@ def stats(
         _print(console, _character_lines(found, console.width))
         return None
     dataset, counted = load_dataset(
-        paths, tokenizer, fields=fields, join=join, template=template, system=system, max_length=max_length
+        paths,
+        tokenizer,
+        fields=fields,
+        join=join,
+        template=template,
+        system=system,
+        max_length=max_length,
+        overlong=overlong,
     )
     lengths = numpy.asarray(dataset["length"])
     _print(console, [*counted.lines(), "", *_histogram(lengths, "tokens", console.width)])

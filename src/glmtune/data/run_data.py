@@ -90,7 +90,7 @@ def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData
         evaluated = dataset.select(sorted(chosen[:num_held_out]))
         chosen = sorted(chosen[num_held_out:])
     first = chosen[0]
-    sample = SelfTestSample(conversations.items[first], dataset[first]["input_ids"], data.max_length)
+    sample = SelfTestSample(conversations.items[dataset[first]["row"]], dataset[first]["input_ids"], data.max_length)
     trained = dataset if evaluated is None else dataset.select(chosen)
     held = None if evaluated is None else SampleDataset(evaluated)
     return RunData(SampleDataset(trained), held, stats, sample, eval_fingerprint)
@@ -104,5 +104,6 @@ def _tokenize(conversations: Conversations, config: RunConfig, tokenizer: Tokeni
         template=template,
         system=config.prompt.system,
         max_length=config.data.max_length,
+        overlong=config.data.overlong,
         num_workers=config.data.num_workers,
     )

@@ -20,12 +20,13 @@ class DataStats:
         num_cut_tokens: Tokens that truncation removed from within messages.
         num_cut_samples: Samples that lost tokens or messages.
         num_dropped_messages: Messages that truncation dropped whole.
+        num_overlong: Samples left out because they are too long (`data.overlong=drop`); in none of the other counts.
         length_percentiles: Tokens of a sample, by name: min, mean, p50, p90, p99, max.
         join: The separator between `instruction` and `input`.
         num_joined: Rows that have both.
         formats: How each file is read, one line per file.
         fingerprint: The key of the tokenised data in the cache: changes with the conversations, the tokenizer,
-            template, system prompt and `max_length`, and with the renderer and the version of glmtune.
+            template, system prompt, `max_length` and `overlong`, and with the renderer and the version of glmtune.
     """
 
     num_samples: int
@@ -34,6 +35,7 @@ class DataStats:
     num_cut_tokens: int
     num_cut_samples: int
     num_dropped_messages: int
+    num_overlong: int
     length_percentiles: dict[str, int]
     join: str
     num_joined: int
@@ -42,7 +44,14 @@ class DataStats:
 
     @classmethod
     def collect(
-        cls, tokenized: Dataset, fingerprint: str, *, join: str, num_joined: int, formats: list[str]
+        cls,
+        tokenized: Dataset,
+        fingerprint: str,
+        *,
+        num_overlong: int,
+        join: str,
+        num_joined: int,
+        formats: list[str],
     ) -> "DataStats":
         """Counts over the columns `length`, `num_supervised`, `num_cut_tokens` and `num_dropped_messages`."""
         names = ["length", "num_supervised", "num_cut_tokens", "num_dropped_messages"]
@@ -55,6 +64,7 @@ class DataStats:
             num_cut_tokens=int(cut.sum()),
             num_cut_samples=int(((cut > 0) | (dropped > 0)).sum()),
             num_dropped_messages=int(dropped.sum()),
+            num_overlong=num_overlong,
             length_percentiles=percentiles(lengths),
             join=join,
             num_joined=num_joined,
@@ -81,6 +91,8 @@ class DataStats:
                 f"truncation shortened {count(self.num_cut_samples, 'samples')}: "
                 f"{count(self.num_cut_tokens, 'tokens')} cut, {count(self.num_dropped_messages, 'messages')} dropped"
             )
+        if self.num_overlong:
+            lines.append(f"{self.num_overlong:,} more samples are left out, being too long (data.overlong=drop)")
         return [*lines, *join_lines(self.join, self.num_joined)]
 
 

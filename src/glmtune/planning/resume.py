@@ -260,7 +260,7 @@ def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]
         ("prompt.system", before.system, now.system),
         ("model.quantize", before.config.get("model", {}).get("quantize", "none"), now.config["model"]["quantize"]),
     ]
-    for key, default in (("eval_fraction", None), ("max_length", None), ("loss_weight", "token")):
+    for key, default in (("eval_fraction", None), ("max_length", None), ("overlong", "cut"), ("loss_weight", "token")):
         compared.append((f"data.{key}", before.config.get("data", {}).get(key, default), now.config["data"][key]))
     for key in sorted({*lora, *lora_before}):
         compared.append((f"lora.{key}", comparable_setting(lora_before, key), comparable_setting(lora, key)))

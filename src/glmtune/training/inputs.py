@@ -63,6 +63,7 @@ class RunInputs:
             base_fingerprint=self.base_fingerprint,
             # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
             eval_fingerprint=self.data.eval_fingerprint or ("" if before is None else before.eval_fingerprint),
+            num_overlong=self.data.stats.num_overlong,
         )
 
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 import glmtune
 from glmtune.cli.app import app
-from glmtune.cli.options import DtypeName, QuantizeName, parse_fields, parse_options
+from glmtune.cli.options import DtypeName, OverlongName, QuantizeName, parse_fields, parse_options
+from glmtune.data.dataset import Overlong
 from glmtune.errors import ConfigError
 from glmtune.loading.devices import Dtype
 from glmtune.loading.formats import Quantize
@@ -79,6 +80,7 @@ def test_another_value_is_refused_with_those_that_there_are(option: str) -> None
 def test_the_values_are_those_of_the_functions_that_they_go_to() -> None:
     assert set(get_args(DtypeName)) == set(get_args(Dtype))
     assert set(get_args(QuantizeName)) == {"auto", *get_args(Quantize)}
+    assert set(get_args(OverlongName)) == set(get_args(Overlong))
 
 
 def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

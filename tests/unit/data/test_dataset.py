@@ -48,10 +48,10 @@ def conversations(texts=TEXTS, **more) -> Conversations:
 
 def test_columns_are_what_the_renderer_gives(letters):
     tokenized, _ = tokenize_conversations(conversations(), letters, system="S")
-    assert tokenized.column_names == ["input_ids", "labels", "length"]
-    for row, item in zip(tokenized, conversations().items, strict=True):
-        rendered = render(item.with_system("S"), letters)
-        assert row == {"input_ids": rendered.input_ids, "labels": rendered.labels, "length": len(rendered.input_ids)}
+    assert tokenized.column_names == ["input_ids", "labels", "length", "row"]
+    for number, item in enumerate(conversations().items):
+        ids, labels = (rendered := render(item.with_system("S"), letters)).input_ids, rendered.labels
+        assert tokenized[number] == {"input_ids": ids, "labels": labels, "length": len(ids), "row": number}
     assert tokenized.features["input_ids"].feature.dtype == tokenized.features["labels"].feature.dtype == "int32"
 
 
@@ -91,6 +91,26 @@ def test_dropped_messages_are_counted(letters):
     assert (stats.num_dropped_messages, stats.num_cut_tokens, stats.num_cut_samples) == (2, 0, 1)
 
 
+def test_samples_that_are_too_long_are_left_out_and_counted(letters):
+    unlearnable = Conversation((Message("user", "q"), Message("assistant", "a" * 30, metadata="m" * 40)))
+    data = conversations()
+    data.items.append(unlearnable)  # in 20 tokens nothing of it could be learnt
+    data.sources.append(Source("train.json", 4))
+    with pytest.raises(DataError, match="row 4"):
+        tokenize_conversations(data, letters, max_length=20)
+    tokenized, stats = tokenize_conversations(data, letters, max_length=20, overlong="drop")
+    whole, _ = tokenize_conversations(conversations(), letters)
+    assert tokenized["row"][:] == [0, 2]
+    assert tokenized["input_ids"][:] == [whole[row]["input_ids"] for row in (0, 2)]
+    assert (stats.num_samples, stats.num_overlong, stats.num_cut_samples) == (2, 2, 0)
+    assert "2 more samples are left out, being too long (data.overlong=drop)" in stats.lines()
+
+
+def test_nothing_left_after_dropping_is_one_error(letters):
+    with pytest.raises(DataError, match=r"all 3 samples have more than 8 tokens .*Raise data\.max_length"):
+        tokenize_conversations(conversations(), letters, max_length=8, overlong="drop")
+
+
 def test_a_second_run_tokenises_nothing(letters, count_renders, cache):
     first, first_stats = tokenize_conversations(conversations(), letters, max_length=40)
     assert len(count_renders) == len(TEXTS)
@@ -110,6 +130,7 @@ def test_a_second_run_tokenises_nothing(letters, count_renders, cache):
         {"system": "S"},
         {"template": "tutorial"},
         {"max_length": 60},
+        {"overlong": "drop"},
         {"version": "9.9"},
         {"vocabulary": {"other": 1}},
         {"source": "templates.py"},

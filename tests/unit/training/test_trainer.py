@@ -133,6 +133,23 @@ def test_a_run_is_never_overwritten(run: Run, earlier_run: EarlierRun, tmp_path:
     assert (tmp_path / "run" / "glmtune.json").read_bytes() == before
 
 
+def test_a_run_without_overlong_samples_records_how_many(
+    run: Run, data_file: Path, tmp_path: Path, console: Console
+) -> None:
+    rows = json.loads(data_file.read_text(encoding="utf-8"))
+    rows[0]["output"] *= 100
+    data_file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    result = run("data.overlong=drop", "train.max_steps=3")
+    manifest = RunManifest.read(tmp_path / "run")
+    assert manifest is not None
+    assert manifest.num_overlong == 1
+    assert "1 more samples are left out" in console.export_text()
+    assert result.selftest is not None
+    assert result.selftest.question == "第1个问题？"
+    with pytest.raises(TrainingError, match=r"data\.overlong was 'drop' and is 'cut' now"):
+        run("data.overlong=cut", "train.max_steps=6", "train.resume_from_checkpoint=true")
+
+
 def test_resuming_what_is_finished_or_changed_or_not_there(run: Run, earlier_run: EarlierRun, data_file: Path) -> None:
     with pytest.raises(TrainingError, match="no complete checkpoint"):
         run("train.resume_from_checkpoint=true")
