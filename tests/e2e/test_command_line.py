@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import glmtune
 import processes
 from glmtune import cli
+from settings import changed
 
 GLMTUNE = Path(sys.executable).with_name("glmtune")
 SETTINGS = [
@@ -194,15 +195,8 @@ def test_a_run_says_what_it_uses_and_how_it_ended(workplace: Path) -> None:
     rows = [{"instruction": f"问题{number}？", "output": f"回答{number}。"} for number in range(10)]
     data.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     settings = [f"data.path={data}", "data.eval_fraction=0.1", "prompt.system=你是一只猫", f"train.output_dir={folder}"]
-    printed = run_glmtune(
-        "train",
-        *settings,
-        *SETTINGS,
-        "train.max_steps=2",
-        "train.eval_steps=1",
-        "train.early_stopping_patience=1",
-        "train.save_steps=1",
-    )
+    settings += ["train.max_steps=2", "train.eval_steps=1", "train.early_stopping_patience=1", "train.save_steps=1"]
+    printed = run_glmtune("train", *changed(SETTINGS, *settings))
     for said in (
         "only for trying things out; to train ChatGLM3-6B, add model.path=FOLDER",
         "mine.json: instruction/output",

@@ -248,7 +248,7 @@ def test_a_run_that_does_not_fit_stops_before_loading(run, monkeypatch) -> None:
     def load(*_args, **_kwargs):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(training, "load_base", load)
+    monkeypatch.setattr(training, "load_model", load)
     monkeypatch.setattr(device, "free_device_bytes", lambda _: 10_000_000)
     with pytest.raises(TrainingError, match=r"does not fit: it needs at least .* smallest card that would do"):
         run()

@@ -17,6 +17,7 @@ from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
 from glmtune.planning.resume import EarlierRun
 from glmtune.planning.speed import DeviceSpeed
+from settings import changed
 
 Configure = Callable[..., RunConfig]
 
@@ -32,7 +33,7 @@ def configure(tiny_base: Path, data_file: Path, tmp_path: Path) -> Configure:
 
     def configure(*overrides: str) -> RunConfig:
         decided = ["prompt.template=chatglm3", "lora.target_modules=[query_key_value]"]
-        return load_config(None, [f"model.path={folder}", f"data.path={data_file}", *decided, *overrides])
+        return load_config(None, changed([f"model.path={folder}", f"data.path={data_file}", *decided], *overrides))
 
     return configure
 
