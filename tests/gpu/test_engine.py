@@ -6,8 +6,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GenerationConfig
 
 from glmtune.inference.engine.engine import Engine
+from glmtune.inference.engine.layers import why_not
 from glmtune.inference.engine.request import Request, Sampling
-from glmtune.inference.generate import generate_ids
+from glmtune.inference.generate import answer, answer_one, generate_ids
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 
 pytestmark = [
@@ -73,6 +74,26 @@ def test_replies_through_graphs_are_those_of_generate(model: PeftModel) -> None:
         while alone.finish_reason is None:
             engine.step()
         assert alone.generated_ids == reply
+
+
+def test_what_the_kernels_cannot_run_on_is_left_to_transformers(model: PeftModel, monkeypatch) -> None:
+    assert why_not(model) is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert why_not(model) == "its kernels need an Ampere or newer GPU"
+
+
+def test_chat_and_generate_take_the_engine_on_a_gpu(model: PeftModel, monkeypatch) -> None:
+    """The way that users take: what is free is looked at, the engine is made and kept, adapters are compared."""
+    model.set_adapter("one")
+    generation = GenerationConfig(max_new_tokens=NUM_NEW, do_sample=False, pad_token_id=0, eos_token_id=[2])
+    prompts = [torch.randint(3, 256, (length,)).tolist() for length in (5, 40, 17)]
+    replies = [generate_ids(model, [prompt], generation)[0] for prompt in prompts]
+    monkeypatch.setattr(model, "generate", None)
+    assert [answer_one(model, None, prompt, generation) for prompt in prompts] == replies
+    found: dict[int, list[int]] = {}
+    for answered in answer(model, None, prompts, generation, batch_size=2):
+        found |= dict(answered.replies)
+    assert [found[number] for number in range(3)] == replies
 
 
 def test_an_adapter_loaded_after_a_graph_was_recorded_is_the_one_that_answers(model: PeftModel, tmp_path) -> None:

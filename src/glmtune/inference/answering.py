@@ -28,7 +28,7 @@ from glmtune.loading.devices import is_out_of_memory
 from glmtune.models.tokenizer import Tokenizer
 
 _ROWS_ON_GPU, _ROWS_ON_CPU = 64, 8
-_MAX_PREFILL_TOKENS = 512
+_PREFILL_TOKENS = (512, 128, 32)  # the first that leaves memory for the cache; smaller passes are slower
 
 _logger = logging.getLogger(__name__)
 
@@ -110,13 +110,17 @@ def engine_for(
             return kept.engine
         del kept
         release(model)  # before memory is counted
-        affordable = affordable_blocks(base, num_rows, most_prefill_tokens(_MAX_PREFILL_TOKENS))
+        for max_prefill_tokens in _PREFILL_TOKENS:
+            affordable = affordable_blocks(base, num_rows, most_prefill_tokens(max_prefill_tokens))
+            if affordable >= num_wanted:
+                break
         engine = Engine(
             model,
             tokenizer,
             max_rows=num_rows,
-            num_blocks=min(num_wanted, max(2, affordable)),
-            max_prefill_tokens=_MAX_PREFILL_TOKENS,
+            # Blocks for the longest sequence are tried for in any case: what is kept free is an estimate.
+            num_blocks=min(num_wanted, max(affordable, blocks_needed(lengths, 1))),
+            max_prefill_tokens=max_prefill_tokens,
         )
         _kept[model] = _Kept(engine, mark, num_wanted)
         return engine

@@ -260,6 +260,25 @@ def test_a_smaller_cache_is_made_where_there_is_no_memory_for_a_large_one(model,
         answer_one(model, None, PROMPTS[0], GENERATION)
 
 
+@pytest.mark.parametrize("num_affordable", [20, 0])
+def test_little_memory_makes_passes_smaller_before_it_makes_the_cache_so(model, monkeypatch, num_affordable):
+    """Only the smallest passes leave memory for the cache; or, by the estimate, none do."""
+    sizes = []
+
+    def affordable(base, num_rows, max_pass_tokens):
+        sizes.append(max_pass_tokens)
+        return num_affordable if max_pass_tokens <= 256 else 0
+
+    monkeypatch.setattr("glmtune.inference.answering.affordable_blocks", affordable)
+    expected = plain(model)
+    engine = engine_for(model, None, [len(prompt) + 12 for prompt in PROMPTS], batch_size=3)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 256
+    # Three of the longest at once, or the longest alone.
+    assert engine.num_free_blocks == (4 + 3 + 2 if num_affordable else 4)
+    assert replies(model, batch_size=3) == expected
+
+
 def test_replies_that_are_read_by_turns_or_by_several_threads(tiny):
     questions = ["你好", "你是谁？", "hello", "请介绍一下你自己"]
     expected = [Chat(*tiny, max_new_tokens=20).ask(question) for question in questions]

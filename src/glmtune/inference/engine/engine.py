@@ -6,6 +6,7 @@ No threads of its own: whoever calls `step` does the work. Several threads may s
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -186,7 +187,7 @@ class Engine:
         Raises:
             ModelError: Memory ran out. All requests are ended, their reason `error`.
         """
-        with self._lock:
+        with self._lock, self._on_device():
             try:
                 logits_RV = self._logits(self._scheduler.next_chunks())
                 return [] if logits_RV is None else self._choose(logits_RV)
@@ -278,6 +279,11 @@ class Engine:
         self._namespaces[name] = f"{next(self._numbers)} {name}"
 
     # A step
+
+    def _on_device(self) -> AbstractContextManager[None]:
+        """Makes the model's GPU the current one, on which Triton launches kernels and graphs are recorded."""
+        device = self._rows.positions.device
+        return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
     def _logits(self, chunks: list[Chunk]) -> Tensor | None:
         """The logits of all rows, those of prompts that are complete now behind the others, [R, V]."""

@@ -17,7 +17,8 @@ from glmtune.models.families import family_of
 from glmtune.models.family import Shape
 from glmtune.models.host_embedding import HostEmbedding
 from glmtune.models.rms_norm import RMSNorm
-from glmtune.ops import LayerWeights
+from glmtune.ops import LayerWeights, reference
+from glmtune.ops.back_end import back_end
 
 _NUMBERS = 16  # of each weight; whatever changes one on purpose changes most of its numbers
 
@@ -105,7 +106,17 @@ def why_not(model: PreTrainedModel | PeftModel) -> str | None:
 
 
 def _why_not_device(base: Any) -> str | None:
-    return None if base.device.type in ("cpu", "cuda") else f"the model is on a device of type {base.device.type}"
+    if base.device.type == "cpu":
+        return None
+    if base.device.type != "cuda":
+        return f"the model is on a device of type {base.device.type}"
+    if torch.cuda.get_device_capability(base.device) < (8, 0):
+        return "its kernels need an Ampere or newer GPU"
+    if back_end(base.get_output_embeddings().weight) is reference:
+        return "Triton cannot compile its kernels here"
+    if isinstance(base.get_input_embeddings(), HostEmbedding):
+        return "the embedding is in host memory"
+    return None
 
 
 def active_adapter(model: PreTrainedModel | PeftModel) -> str | None:
