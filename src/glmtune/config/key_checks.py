@@ -84,11 +84,12 @@ def check_value(name: str, value: Any, hint: Any, field: Field[Any] | None = Non
     if value is None and NoneType in members:
         return None, None
     if members <= _PLAIN:
+        if isinstance(value, bool) and bool not in members:  # pydantic would take true for 1
+            return value, _type_fault(name, value, members)
         try:
             value = TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True)).validate_python(value)
         except ValidationError:
-            expected = " or ".join(sorted(member.__name__ for member in members if member is not NoneType))
-            return value, f"{name}: expected {expected}; found {_show(value)}"
+            return value, _type_fault(name, value, members)
     elif (fault := _kind_fault(name, value, members)) is not None:
         return value, fault
     if name == "train.optim_args" and not all(re.fullmatch(r"[^=]+=[^=]+", part) for part in value.split(",")):
@@ -104,6 +105,11 @@ def _members(hint: Any) -> set[Any]:
     if isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union:
         return {member for each in typing.get_args(hint) for member in _members(each)}
     return {hint}
+
+
+def _type_fault(name: str, value: Any, members: Iterable[Any]) -> str:
+    expected = " or ".join(sorted(member.__name__ for member in members if member is not NoneType))
+    return f"{name}: expected {expected}; found {_show(value)}"
 
 
 def _kind_fault(name: str, value: Any, members: Iterable[Any]) -> str | None:

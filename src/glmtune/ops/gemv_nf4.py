@@ -1,9 +1,9 @@
 """Matrix-vector products with nf4 weights in Triton; what stands beside the product is as in `gemv`.
 
 Weights are looked up in registers: a `prmt` instruction picks four bytes out of eight by four nibbles, so that nine
-instructions turn four nibbles into bfloat16 values of a table of 16, which is held as its high and its low bytes. On an
-H100, a layer of ChatGLM3-6B takes 97 us, against 146 us in bitsandbytes' kernel. The limit is arithmetic: reading the
-weights alone would take 35 us.
+instructions turn four nibbles into bfloat16 values of a table of 16, which is held as its high and its low bytes. The
+limit is still arithmetic, not memory: on an H100, nf4 decodes more slowly than int8, although it reads half as much
+(benchmarks/results/decode.csv).
 """
 
 from collections.abc import Sequence

@@ -50,7 +50,10 @@ def closing_lines(result: TrainResult) -> list[str]:
             lines.append(f"stopped early after step {result.num_steps} of {result.max_steps}")
         lines.append(kept)
     if result.first_loss is not None and result.last_loss is not None:
-        lines.append(f"loss: {result.first_loss:.4f} -> {result.last_loss:.4f}")
+        is_one = result.first_loss == result.last_loss  # a short run logs its loss once
+        lines.append(
+            f"loss: {result.last_loss:.4f}" if is_one else f"loss: {result.first_loss:.4f} -> {result.last_loss:.4f}"
+        )
     if "eval_loss" in metrics:
         lines.append(f"evaluation loss: {metrics['eval_loss']:.4f}, at best {metrics['best_eval_loss']:.4f}")
     if (run / PICTURE_NAME).is_file():

@@ -79,6 +79,14 @@ def test_all_faults_at_once() -> None:
         assert expected in message
 
 
+@pytest.mark.parametrize("key", ["lora.r", "lora.lora_dropout", "train.learning_rate", "train.save_total_limit"])
+def test_true_and_false_are_no_numbers(key: str) -> None:
+    """They would silently stand for 1 and 0."""
+    for value in ("true", "false"):
+        with pytest.raises(ConfigError, match=f"{key}: expected (int|float); found {value.title()}"):
+            load_config(None, [f"{key}={value}"])
+
+
 @pytest.mark.parametrize(
     ("key", "advice"),
     [

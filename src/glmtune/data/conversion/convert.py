@@ -19,6 +19,7 @@ from glmtune.data.readers import Row, expand_path, read_rows
 from glmtune.errors import DataError, show_text, summarise_faults
 from glmtune.files import check_writable_folder, storage_faults, written_aside
 from glmtune.language import localise
+from glmtune.language.plurals import count
 
 SUFFIXES = (".json", ".jsonl")
 _NUM_SHOWN = 10
@@ -46,12 +47,11 @@ class ConversionReport:
 
     def lines(self) -> list[str]:
         """The report, a line for each rule and each reason, the most frequent first."""
-        lines = [
-            f"{self.num_rows:,} rows: {self.converted.total():,} converted, {self.left.total():,} left as they are"
-        ]
+        num_converted, num_left = self.converted.total(), self.left.total()
+        lines = [f"{count(self.num_rows, 'rows')}: {num_converted:,} converted, {num_left:,} left as they are"]
         for heading, counts in (("converted, by rule:", self.converted), ("left, by reason:", self.left)):
             if counts:
-                lines += [heading, *(f"  {count:>7,}  {localise(name)}" for name, count in counts.most_common())]
+                lines += [heading, *(f"  {number:>7,}  {localise(name)}" for name, number in counts.most_common())]
         return lines
 
 
