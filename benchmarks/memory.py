@@ -43,6 +43,7 @@ from glmtune.loading.shape import BaseShape
 from glmtune.models.host_embedding import HostEmbedding
 from glmtune.planning.memory import MemorySettings, Pass, estimate_memory
 from glmtune.planning.planned import CONTEXT_GIB
+from glmtune.planning.settings import spell
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
 from glmtune.training import run as training
@@ -249,8 +250,8 @@ def run_one(run: Run, arguments: argparse.Namespace) -> None:
         data = folder / "long.json"
         write_long_samples(arguments.data, data)
     clock, plans = StepClock(), []
-    make_callbacks, make_plan = training._callbacks, training.plan_run
-    training._callbacks = lambda *given: [*make_callbacks(*given), clock]
+    make_callbacks, make_plan = training.make_callbacks, training.plan_run
+    training.make_callbacks = lambda *given: [*make_callbacks(*given), clock]
 
     def remember(*given: Any, **named: Any) -> Any:
         plans.append(make_plan(*given, **named))
@@ -277,7 +278,7 @@ def run_one(run: Run, arguments: argparse.Namespace) -> None:
     row = {
         "run": run.name,
         "cap_gb": "" if run.gpu_gib is None else round((run.gpu_gib - CONTEXT_GIB) * GIB / 1e9, 2),
-        "settings": " ".join(plans[0].settings()),
+        "settings": " ".join(spell(chosen)),
         "steps": result.num_steps,
         "samples_per_s": round(num_samples / median_ms * 1e3, 1),
         "step_ms_min": round(min(durations), 1),
