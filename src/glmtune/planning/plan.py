@@ -59,9 +59,9 @@ def plan_run(
     """
     if earlier is None:
         return _plan(config, train, known, keeps_format=False)
-    config = as_before(config, earlier.config, (FORMAT,))
+    config = as_before(config, earlier.manifest, (FORMAT,))
     with suppress(ConfigError):
-        planned = _plan(as_before(config, earlier.config), train, known, keeps_format=True)
+        planned = _plan(as_before(config, earlier.manifest), train, known, keeps_format=True)
         if planned.fits:
             return planned
     return _plan(config, train, known, keeps_format=True)
