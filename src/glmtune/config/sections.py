@@ -1,7 +1,7 @@
 """The sections of a configuration, with the keys and allowed values of each."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
@@ -154,6 +154,23 @@ class RunConfig(_Section):
     @classmethod
     def _fill_train(cls, train: dict[str, Any]) -> dict[str, Any]:
         return {**TRAIN_DEFAULTS, **train}
+
+    def setting(self, key: str) -> Any:
+        """A setting by its full key, such as `data.join`; None if there is none."""
+        section, _, name = key.partition(".")
+        return dict(dict(self)[section]).get(name)
+
+    def with_settings(self, values: Mapping[str, Any]) -> "RunConfig":
+        """A copy with other settings, by full key."""
+        update: dict[str, Any] = {}
+        for key, value in values.items():
+            section, _, name = key.partition(".")
+            update.setdefault(section, {})[name] = value
+        for section, changed in update.items():
+            before = dict(self)[section]
+            is_passed = isinstance(before, dict)
+            update[section] = {**before, **changed} if is_passed else before.model_copy(update=changed)
+        return self.model_copy(update=update)
 
     def keep_arguments(self, file: Sequence[str], overrides: Sequence[str]) -> None:
         """Remembers the arguments that the run was started with, for `command`."""
