@@ -25,7 +25,6 @@ from glmtune.planning.settings import (
     FORMAT,
     Candidate,
     Choices,
-    Conditions,
     chosen_settings,
     decide,
     given_settings,
@@ -63,7 +62,7 @@ def plan_run(start: Start, samples: SampleDataset, known: KnownDevice) -> Planne
     base, adapter = _shapes(start.base_config, lora, known.dtype, compiles=bool(train.get("torch_compile")))
     unfit, longest = unquantizable(lora), max(samples.lengths)
     limits = _pass_limits(train["per_device_train_batch_size"] * longest, longest)
-    whole = possible_choices(_conditions(base, adapter, known, unfit, limits, optim))
+    whole = _whole(base, adapter, known, unfit, limits, optim)
     size = cache(
         lambda limit, graphs: size_step(samples, in_a_step, limit, shares_prefix=is_shared, uses_graphs=graphs)
     )
@@ -109,17 +108,17 @@ def _shapes(
     return base, adapter
 
 
-def _conditions(
+def _whole(
     base: BaseShape,
     adapter: AdapterShape,
     known: KnownDevice,
     unfit: Sequence[str],
     pass_limits: Sequence[int],
     optim: str,
-) -> Conditions:
-    """What the choices depend on; `unfit` are the settings of the adapter that need the published weights."""
+) -> Choices:
+    """All choices of a run; `unfit` are the settings of the adapter that need the published weights."""
     is_fused = adapter.why_not_fused is None
-    return Conditions(
+    return possible_choices(
         formats=[
             each.name
             for each in FORMATS.values()

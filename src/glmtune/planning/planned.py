@@ -9,7 +9,7 @@ from glmtune.loading.devices import GIB
 from glmtune.loading.formats import FORMATS, has_bitsandbytes
 from glmtune.loading.quantized_linear import HOW_TO_INSTALL
 from glmtune.planning.memory import MemorySettings
-from glmtune.planning.planner import Change, Planner
+from glmtune.planning.planner import Planner
 from glmtune.planning.settings import Candidate, Choices, in_format, spell
 
 # Memory of the CUDA context of a process.
@@ -106,8 +106,8 @@ class PlannedRun:
             f"Shorter samples need less: data.max_length, now up to {self.longest} tokens"
         )
 
-    def cheapest_changes(self, *, keeps_format: bool) -> list[Change]:
-        """The single changes that save memory at the least loss of speed.
+    def cheapest_changes(self, *, keeps_format: bool) -> list[str]:
+        """The single changes that save memory at the least loss of speed, in words.
 
         Args:
             keeps_format: Whether the base must stay in its current format.
@@ -115,4 +115,4 @@ class PlannedRun:
         space = self.whole_space
         if keeps_format:
             space = in_format(space, self.settings.quantize)
-        return self.planner.cheapest_changes(self.chosen, space)
+        return [str(change) for change in self.planner.cheapest_changes(self.chosen, space)]

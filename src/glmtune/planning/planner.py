@@ -30,7 +30,7 @@ _LEAST_SUGGESTED_SPEEDUP = 0.25
 _UNFUSED_TIME = 1.45
 
 
-class Change(NamedTuple):
+class _Change(NamedTuple):
     """A single change to a candidate.
 
     Attributes:
@@ -88,7 +88,7 @@ class Planner:
                 return min(fitting, key=self._price)
         return None
 
-    def faster_format(self, candidate: Candidate, space: Choices, free_bytes: float) -> Change | None:
+    def faster_format(self, candidate: Candidate, space: Choices, free_bytes: float) -> _Change | None:
         """A format that would make a run faster by a quarter or more, if there is one, to suggest to the user.
 
         Args:
@@ -103,7 +103,7 @@ class Planner:
             return None
         slowdown = fastest.seconds_per_step / candidate.seconds_per_step - 1
         saved = candidate.memory.needed - fastest.memory.needed
-        return Change(_say({"quantize": fastest.settings.quantize}, space), saved, slowdown)
+        return _Change(_say({"quantize": fastest.settings.quantize}, space), saved, slowdown)
 
     def plainest(self, space: Choices) -> Candidate:
         """The candidate with the first choice of each setting, without graphs unless they are required."""
@@ -116,7 +116,7 @@ class Planner:
         candidates = (candidate for quantize in space["quantize"] for candidate in self._candidates(space, quantize, 0))
         return min(candidates, key=lambda candidate: candidate.memory.needed)
 
-    def cheapest_changes(self, candidate: Candidate, space: Choices, count: int = 3) -> list[Change]:
+    def cheapest_changes(self, candidate: Candidate, space: Choices, count: int = 3) -> list[_Change]:
         """The single changes that save memory at the least loss of speed.
 
         Args:
@@ -133,7 +133,7 @@ class Planner:
             saved = candidate.memory.needed - other.memory.needed
             if saved >= 0.01 * (candidate.memory.peak - candidate.memory.overhead):
                 slowdown = other.seconds_per_step / candidate.seconds_per_step - 1
-                changes.append(Change(_say(changed, space), saved, slowdown))
+                changes.append(_Change(_say(changed, space), saved, slowdown))
         return sorted(changes, key=lambda change: change.slowdown)[:count]
 
     def _changed_settings(self, settings: MemorySettings, space: Choices) -> Iterator[dict[str, Any]]:

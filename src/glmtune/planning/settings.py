@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from glmtune.errors import ConfigError
 from glmtune.loading.formats import Quantize
@@ -12,19 +12,8 @@ from glmtune.planning.memory import MemoryEstimate, MemorySettings, StepShape
 Choices = Mapping[str, Sequence[Any]]
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What a run's choices depend on.
-
-    Attributes:
-        formats: Formats that base, adapter and device can work in, the most exact first; one is chosen only if nothing
-            fits with those before it.
-        num_layers: Layers of the base.
-        is_fused: Whether the layers can be fused.
-        is_tied: Whether the output layer is the token embedding.
-        can_graph: Whether passes can be recorded as CUDA graphs.
-        pass_limits: Most tokens of a pass, descending.
-    """
+class _Conditions(NamedTuple):
+    """What a run's choices depend on; the arguments of `possible_choices`."""
 
     formats: Sequence[Quantize]
     num_layers: int
@@ -35,7 +24,7 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Setting:
+class _Setting:
     """A setting that changes a run's memory and speed, but not what it learns.
 
     Attributes:
@@ -49,7 +38,7 @@ class Setting:
 
     key: str
     name: str
-    choices: Callable[[Conditions], Sequence[Any]]
+    choices: Callable[[_Conditions], Sequence[Any]]
     needs: str = ""
     read: Callable[[Any, int], Any] = lambda value, _num_layers: value
     write: Callable[[Any], Any] = lambda value: value
@@ -59,30 +48,30 @@ class Setting:
         return f"{self.key}={str(self.write(value)).lower()}"
 
 
-FORMAT = Setting("model.quantize", "quantize", lambda run: run.formats)
+FORMAT = _Setting("model.quantize", "quantize", lambda run: run.formats)
 SETTINGS = (
     FORMAT,
-    Setting(
+    _Setting(
         "model.offload_embedding",
         "offloads_embedding",
         lambda run: (False, True) if run.is_fused and not run.is_tied else (False,),
         needs="fused layers, and an embedding that is not shared with the output layer",
     ),
-    Setting("train.max_tokens_per_device", "max_tokens", lambda run: run.pass_limits),
-    Setting(
+    _Setting("train.max_tokens_per_device", "max_tokens", lambda run: run.pass_limits),
+    _Setting(
         "train.gradient_checkpointing",
         "num_checkpointed",
         lambda run: range(run.num_layers + 1),
         read=lambda value, num_layers: num_layers if value is True else min(int(value), num_layers),
         write=lambda value: value or False,
     ),
-    Setting(
+    _Setting(
         "train.offload_checkpoints",
         "offloads_checkpoints",
         lambda run: (False, True) if run.is_fused else (False,),
         needs="fused layers",
     ),
-    Setting(
+    _Setting(
         "train.cuda_graphs",
         "uses_graphs",
         lambda run: (True, False) if run.can_graph else (False,),
@@ -108,8 +97,27 @@ class Candidate:
     seconds_per_step: float
 
 
-def possible_choices(conditions: Conditions) -> Choices:
-    """All choices that a run has, without the user's settings."""
+def possible_choices(
+    *,
+    formats: Sequence[Quantize],
+    num_layers: int,
+    is_fused: bool,
+    is_tied: bool,
+    can_graph: bool,
+    pass_limits: Sequence[int],
+) -> Choices:
+    """All choices that a run has, without the user's settings.
+
+    Args:
+        formats: Formats that base, adapter and device can work in, the most exact first; one is chosen only if nothing
+            fits with those before it.
+        num_layers: Layers of the base.
+        is_fused: Whether the layers can be fused.
+        is_tied: Whether the output layer is the token embedding.
+        can_graph: Whether passes can be recorded as CUDA graphs.
+        pass_limits: Most tokens of a pass, descending.
+    """
+    conditions = _Conditions(formats, num_layers, is_fused, is_tied, can_graph, pass_limits)
     return {setting.name: setting.choices(conditions) for setting in SETTINGS}
 
 

@@ -101,7 +101,7 @@ def _from_adapter(config: RunConfig, base_config: PretrainedConfig, earlier: Ear
     adapter = read_adapter_config(folder)
     own: dict[str, Any] = {}
     for field in fields(LoraConfig):
-        value = getattr(adapter, field.name)
+        value = vars(adapter)[field.name]
         default = field.default if field.default_factory is MISSING else field.default_factory()
         if field.name not in _NOT_OF_WEIGHTS and (value != default or field.name in LORA_DEFAULTS):
             own[field.name] = sorted(value) if isinstance(value, set) else value
