@@ -60,23 +60,20 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         TrainingInterrupted: A signal such as Ctrl-C stopped the run; it can be resumed where it stopped.
     """
     config = validate_names(config)
-    is_main = join_processes(config.train).is_main_process
+    process = join_processes(config.train)
+    is_main = process.is_main_process
+    # By the rule of `TrainingArguments.should_save`.
+    writes_here = process.is_local_main_process if config.train.get("save_on_each_node") else is_main
     console = (console or progress_console()) if is_main else Console(quiet=True)
     folder = Path(str(config.train["output_dir"])).expanduser()
     with ending_with_the_others(), run_folder_held(folder) if is_main else nullcontext():
-        if _writes_here(config.train):
+        if writes_here:
             sweep(folder)
         console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
         start = read_start(config)
         inputs = read_inputs(start, console)
         planned, manifest = _plan(start, inputs, console)
         return _train(inputs, planned, manifest, console)
-
-
-def _writes_here(train: Mapping[str, Any]) -> bool:
-    """Whether this process writes checkpoints, by the rule of `TrainingArguments.should_save`."""
-    state = PartialState()
-    return bool(state.is_local_main_process if train.get("save_on_each_node") else state.is_main_process)
 
 
 def _plan(start: Start, inputs: RunInputs, console: Console) -> tuple[PlannedRun, RunManifest]:
