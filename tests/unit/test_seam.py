@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from transformers import GPTJConfig
 
 import glmtune
+from glmtune.models.chatglm import ChatGLMConfig
+from glmtune.models.family import Shape
 
 PACKAGE = Path(glmtune.__file__).parent
 OUTSIDE = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "models")
@@ -21,6 +24,8 @@ PARTS = {"query_key_value", "dense"}
 PLACE = re.compile(r"\.layers\b|^(layers|embeddings?)\b[.\\]*$")
 MODULE = re.compile(rf"\b({'|'.join((MODULES | PARTS) - {'transformer', 'encoder', 'mlp'})}|transformer\.\w+)\b")
 TOKEN = re.compile(r"<\||\|>|\[s?g?MASK\]|\bsop\b|</s>")
+# Settings of a ChatGLM's configuration, except those that `Shape` or other models have under the same names.
+CONFIG = ChatGLMConfig.__annotations__.keys() - Shape.__annotations__.keys() - GPTJConfig.__annotations__.keys()
 CLASS = re.compile(r"^(ChatGLM|GLM)[A-Z][a-z]\w*$")
 
 
@@ -37,7 +42,7 @@ def violations(tree: ast.AST, may_name_tokens: bool = False) -> Iterator[str]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [f"{getattr(node, 'module', '')}.{alias.name}" for alias in node.names]
             yield from (name for name in names if "models.chatglm" in name)
-        elif isinstance(node, ast.Attribute) and (node.attr in MODULES or CLASS.match(node.attr)):
+        elif isinstance(node, ast.Attribute) and (node.attr in MODULES | CONFIG or CLASS.match(node.attr)):
             yield f".{node.attr}"
         elif isinstance(node, ast.Name) and CLASS.match(node.id):
             yield node.id
@@ -72,6 +77,9 @@ def test_only_a_family_knows_its_models(path: Path) -> None:
         "prefix = '[gMASK]'",
         "def f(block: GLMBlock): ...",
         "isinstance(config, ChatGLMConfig)",
+        "is_dropped = config.attention_dropout > 0",
+        "max_length = model.config.seq_length",
+        "size = base_config.kv_channels",
     ],
 )
 def test_the_check_sees(code: str) -> None:

@@ -42,10 +42,12 @@ class GPTJFamily(Family):
             num_key_value_heads=config.n_head,
             head_dim=config.n_embd // config.n_head,
             vocabulary_size=config.vocab_size,
+            context_length=config.n_positions,
             norm_eps=config.layer_norm_epsilon,
             is_tied=False,
             has_rms_norm=True,  # it has not, but only with them is there a head to tell plain from trained
             has_fp32_residual=False,
+            has_attention_dropout=config.attn_pdrop > 0,
             unusual=("separate projections",),
         )
 

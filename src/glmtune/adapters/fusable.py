@@ -7,7 +7,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from glmtune.models.families import FAMILIES, family_of
+from glmtune.models.families import FAMILIES, family_of, shape_of
 
 ADAPTER_NAME = "default"
 
@@ -31,7 +31,7 @@ def why_not_base(base: Any) -> str | None:
     """What the fused layers do not support about a base, as a phrase; None if they support it."""
     if not any(isinstance(base, family.model_class) for family in FAMILIES):
         return f"the base is a {type(base).__name__}"
-    if unusual := family_of(base).shape(base.config).unusual:
+    if unusual := shape_of(base).unusual:
         return f"the base has {unusual[0]}"
     if len({parameter.device for parameter in base.parameters()}) > 1:
         return "the model is spread over several devices"

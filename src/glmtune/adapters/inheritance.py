@@ -39,4 +39,4 @@ def prompt_record(adapter_path: Path | None, base_path: str | Path | None, token
         manifest = RunManifest.read(base_path)
     if manifest is None:
         return PromptRecord(tokenizer.template)
-    return PromptRecord(manifest.template, manifest.system, manifest.config.get("data", {}).get("join", "\n"))
+    return PromptRecord(manifest.template, manifest.system, manifest.setting("data.join"))

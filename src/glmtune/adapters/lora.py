@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from glmtune.errors import AdapterError, summarise_faults
-from glmtune.models.families import family_of
+from glmtune.models.families import shape_of
 from glmtune.models.host_embedding import HostEmbedding
 
 ALL_LINEAR = "all-linear"
@@ -302,7 +302,7 @@ def _layer_faults(model: nn.Module, layers: Any) -> list[str]:
     if layers is None:
         return []
     config: Any = model.config
-    num_layers = family_of(config).shape(config).num_layers
+    num_layers = shape_of(config).num_layers
     return [
         f"lora.layers_to_transform: there is no layer {layer}; the model has layers 0 to {num_layers - 1}"
         for layer in (layers if isinstance(layers, Iterable) else [layers])

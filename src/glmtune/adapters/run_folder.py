@@ -26,7 +26,7 @@ STATE_NAME = "trainer_state.json"
 RESULTS_NAME = "all_results.json"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
-# Settings of a run that are read again: for prompts as in training, and for resuming with the same plan.
+# Types of the settings that are read again: for prompts as in training, and for resuming with the same plan.
 _CONFIG_TYPES: Mapping[tuple[str, str], tuple[type, ...]] = MappingProxyType(
     {
         ("data", "join"): (str,),
@@ -38,6 +38,10 @@ _CONFIG_TYPES: Mapping[tuple[str, str], tuple[type, ...]] = MappingProxyType(
         ("train", "offload_checkpoints"): (bool,),
         ("train", "cuda_graphs"): (bool,),
     }
+)
+# What runs had that are older than the key.
+_BEFORE_THE_KEY: Mapping[str, str] = MappingProxyType(
+    {"model.quantize": "none", "data.join": "\n", "data.overlong": "cut", "data.loss_weight": "token"}
 )
 _logger = logging.getLogger(__name__)
 
@@ -68,6 +72,16 @@ class RunManifest:
     base_fingerprint: str = ""
     eval_fingerprint: str = ""
     num_overlong: int = 0
+
+    def setting(self, key: str) -> Any:
+        """A setting of the run, by its full key such as `data.join`; None if it has none."""
+        section, _, name = key.partition(".")
+        return self.section(section).get(name, _BEFORE_THE_KEY.get(key))
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A section of the run's configuration; empty if the run is older than it."""
+        section: Mapping[str, Any] = self.config.get(name, {})
+        return section
 
     def write(self, folder: str | Path) -> None:
         """Writes `glmtune.json` into a folder."""

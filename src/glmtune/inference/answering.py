@@ -25,6 +25,7 @@ from glmtune.inference.engine.scheduler import most_prefill_tokens
 from glmtune.inference.faults import out_of_memory
 from glmtune.inference.options import ENGINE_ONLY
 from glmtune.loading.devices import is_out_of_memory
+from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 
 _ROWS_ON_GPU, _ROWS_ON_CPU = 64, 8
@@ -162,7 +163,7 @@ def stream_ids(
         ModelError: Memory ran out, or the model computes NaN.
     """
     # For the whole context, so that the cache suffices for the turns to come.
-    engine = engine_for(model, tokenizer, [int(base_of(model).config.seq_length)])
+    engine = engine_for(model, tokenizer, [shape_of(model).context_length])
     sampling = sampling_of(generation, base_of(model).generation_config)
     running = engine.submit(Request(prompt, sampling, engine.active_adapter))
     num_seen = running.num_prompt

@@ -39,6 +39,7 @@ from glmtune.inference.reply_files import ReplyFile, check_reply_suffix
 from glmtune.language import localise
 from glmtune.language.plurals import count
 from glmtune.language.terminal import TerminalConsole
+from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
@@ -137,7 +138,7 @@ def generate_file(
         ModelError: Memory is too small for a single prompt.
     """
     template, system = remembered_prompt(tokenizer, template, system)
-    generation = build_generation_config(tokenizer, model.config.seq_length, options)
+    generation = build_generation_config(tokenizer, shape_of(model).context_length, options)
     check_batch_size(batch_size)
     output = _check_output(input_path, output_path)
     questions = read_questions(input_path, fields, join)

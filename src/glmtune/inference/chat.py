@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from glmtune.inference.generate import Reply, answer_one, fit_prompt, max_prompt_tokens, read_reply
 from glmtune.inference.options import build_generation_config, remembered_prompt
 from glmtune.inference.streaming import stream_text
+from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, Template
 
@@ -53,7 +54,7 @@ class Chat:
         self.history: list[Message] = []
         self._model = model
         self._tokenizer = tokenizer
-        self._generation = build_generation_config(tokenizer, model.config.seq_length, options)
+        self._generation = build_generation_config(tokenizer, shape_of(model).context_length, options)
 
     def ask(self, text: str, role: Literal["user", "observation"] = "user") -> str:
         """Sends a message and returns the whole reply.

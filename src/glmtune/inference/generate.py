@@ -17,6 +17,7 @@ from glmtune.errors import ConfigError, DataError, ModelError, summarise_faults
 from glmtune.inference.answering import Answered, answer_all, stream_ids, uses_engine
 from glmtune.inference.faults import nan_logits, out_of_memory
 from glmtune.inference.options import build_generation_config
+from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, Template, check_turns, parse_reply, render_prompt
 
@@ -127,8 +128,8 @@ def fit_prompts(
 
 
 def max_prompt_tokens(model: PreTrainedModel, generation: GenerationConfig) -> int:
-    """The most tokens that a prompt may have so that the reply still fits into the model's `seq_length`."""
-    return int(model.config.seq_length) - int(generation.max_new_tokens)
+    """The most tokens that a prompt may have so that the reply still fits into the model's context."""
+    return shape_of(model).context_length - int(generation.max_new_tokens)
 
 
 def generate_replies(
@@ -157,7 +158,7 @@ def generate_replies(
         DataError: A conversation cannot be rendered.
         ModelError: Memory is too small for a single prompt, or the model computes NaN.
     """
-    generation = build_generation_config(tokenizer, model.config.seq_length, options)
+    generation = build_generation_config(tokenizer, shape_of(model).context_length, options)
     prompts = fit_prompts(conversations, tokenizer, template, max_prompt_tokens(model, generation))
     replies: dict[int, Reply] = {}
     with closing(answer(model, tokenizer, [prompt.input_ids for prompt in prompts], generation, batch_size)) as steps:

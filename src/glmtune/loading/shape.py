@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from glmtune.loading.formats import FORMATS, LinearSizes, Quantize, linear_sizes
-from glmtune.models.families import family_of
+from glmtune.models.families import shape_of
 from glmtune.models.family import Shape
 
 
@@ -36,7 +36,7 @@ class BaseShape:
         linears = linear_sizes(model)
         in_blocks = sum(rows * columns for rows, columns in linears.values())
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        shape = family_of(model).shape(model.config)
+        shape = shape_of(model)
         total = sum(parameter.numel() for parameter in model.parameters())
         rest = total - in_blocks - head.numel() - (0 if embedding is head else embedding.numel())
         return cls(shape, dtype, linears, 0 if shape.is_tied else embedding.numel(), head.numel(), rest)

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from glmtune.errors import ModelError
 from glmtune.files import read_json_object
 from glmtune.models.chatglm.family import ChatGLMFamily
-from glmtune.models.family import Family
+from glmtune.models.family import Family, Shape
 
 FAMILIES: tuple[Family, ...] = (ChatGLMFamily(),)
 
@@ -24,13 +24,29 @@ def family_of(owner: PretrainedConfig | nn.Module) -> Family:
     Raises:
         ModelError: It belongs to none.
     """
-    model = owner.get_base_model() if isinstance(owner, PeftModel) else owner
-    config: Any = model.config if isinstance(model, nn.Module) else model
+    config = _config_of(owner)
     for family in FAMILIES:
         if isinstance(config, family.config_class):
             return family
     known = " or ".join(family.config_class.model_type for family in FAMILIES)
     raise ModelError(f"expected model_type {known}; found {config.model_type}")
+
+
+def shape_of(owner: PretrainedConfig | nn.Module) -> Shape:
+    """The sizes of a model, as its family reads them from its configuration.
+
+    Args:
+        owner: As for `family_of`.
+
+    Raises:
+        ModelError: It belongs to no family.
+    """
+    return family_of(owner).shape(_config_of(owner))
+
+
+def _config_of(owner: PretrainedConfig | nn.Module) -> Any:
+    model = owner.get_base_model() if isinstance(owner, PeftModel) else owner
+    return model.config if isinstance(model, nn.Module) else model
 
 
 def family_at(path: str | Path) -> Family:

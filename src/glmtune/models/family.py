@@ -36,10 +36,12 @@ class Shape:
         num_key_value_heads: Key and value heads.
         head_dim: Channels of a head.
         vocabulary_size: Rows of the token embedding, padding of the vocabulary included.
+        context_length: The most tokens of a sequence, prompt and reply together.
         norm_eps: The norms' epsilon.
         is_tied: Whether the output layer is the token embedding.
         has_rms_norm: Whether norms are RMSNorm.
         has_fp32_residual: Whether the residual stream is kept in fp32.
+        has_attention_dropout: Whether attention weights are dropped in training.
         unusual: Features of the configuration that the fused layers do not support, as phrases.
     """
 
@@ -50,10 +52,12 @@ class Shape:
     num_key_value_heads: int
     head_dim: int
     vocabulary_size: int
+    context_length: int
     norm_eps: float
     is_tied: bool
     has_rms_norm: bool
     has_fp32_residual: bool
+    has_attention_dropout: bool
     unusual: tuple[str, ...]
 
 

@@ -23,7 +23,7 @@ from glmtune.loading.formats import (
     unquantizable,
 )
 from glmtune.loading.shape import BaseShape
-from glmtune.models.families import family_of
+from glmtune.models.families import family_of, shape_of
 from glmtune.ops import takes_flash_kernel
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.optimizers import is_elementwise, state_bytes
@@ -59,9 +59,9 @@ def plan_run(
     """
     if earlier is None:
         return _plan(config, train, known, keeps_format=False)
-    config = as_before(config, earlier.config, (FORMAT,))
+    config = as_before(config, earlier.manifest, (FORMAT,))
     with suppress(ConfigError):
-        planned = _plan(as_before(config, earlier.config), train, known, keeps_format=True)
+        planned = _plan(as_before(config, earlier.manifest), train, known, keeps_format=True)
         if planned.fits:
             return planned
     return _plan(config, train, known, keeps_format=True)
@@ -117,7 +117,7 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
 
 
 def _shapes(config: RunConfig, base_config: Any, dtype: torch.dtype) -> tuple[BaseShape, AdapterShape]:
-    if base_config.attention_dropout > 0:
+    if shape_of(base_config).has_attention_dropout:
         raise ConfigError("the base has attention_dropout, which packed samples cannot be trained with; set it to 0")
     with torch.device("meta"):
         model = family_of(base_config).model_class(base_config).to(dtype)

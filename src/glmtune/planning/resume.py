@@ -60,7 +60,12 @@ APPLIED_TRAIN_KEYS = _names(
 # Schedules that depend on the course of the run cannot be set to a given step.
 _SEEING_SCHEDULES = {"reduce_lr_on_plateau", "greedy"}
 _SCHEDULE_KEYS = ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs")
-_END_KEYS = ("num_train_epochs", "max_steps", "early_stopping_patience")
+_END_KEYS = ("train.num_train_epochs", "train.max_steps", "train.early_stopping_patience")
+# Settings that must not change, besides those of the adapter and the ones above.
+_LASTING_KEYS = (
+    "model.adapter_path", "model.quantize",
+    "data.eval_fraction", "data.max_length", "data.overlong", "data.loss_weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,16 +74,11 @@ class EarlierRun:
 
     Attributes:
         checkpoint: The checkpoint to resume from.
-        manifest: The run's manifest; None if it is missing, which `check_resumed` refuses.
+        manifest: The run's manifest.
     """
 
     checkpoint: Path
-    manifest: RunManifest | None
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The configuration of the run."""
-        return {} if self.manifest is None else self.manifest.config
+    manifest: RunManifest
 
 
 def find_earlier_run(train: Mapping[str, Any]) -> EarlierRun | None:
@@ -86,9 +86,18 @@ def find_earlier_run(train: Mapping[str, Any]) -> EarlierRun | None:
 
     Args:
         train: The `train` section of the configuration.
+
+    Raises:
+        ConfigError: As for `find_checkpoint`.
+        TrainingError: As for `find_checkpoint`; or the checkpoint has no manifest.
     """
     checkpoint = find_checkpoint(train["output_dir"], train.get("resume_from_checkpoint"))
-    return None if checkpoint is None else EarlierRun(checkpoint, RunManifest.read(checkpoint))
+    if checkpoint is None:
+        return None
+    manifest = RunManifest.read(checkpoint)
+    if manifest is None:
+        raise TrainingError(f"{checkpoint} has no {MANIFEST_NAME}, so there is no telling whether the run is the same")
+    return EarlierRun(checkpoint, manifest)
 
 
 def find_checkpoint(output_dir: str | Path, resume: Any) -> Path | None:
@@ -166,8 +175,6 @@ def check_resumed(earlier: EarlierRun, run: Path, manifest: RunManifest, num_ste
             has more steps than are asked for.
     """
     checkpoint, before = earlier.checkpoint, earlier.manifest
-    if before is None:
-        raise TrainingError(f"{checkpoint} has no {MANIFEST_NAME}, so there is no telling whether the run is the same")
     faults = [
         f"{key} was {old!r} and is {new!r} now"
         for key, old, new in _compare(before, manifest)
@@ -238,8 +245,8 @@ def has_all_steps(earlier: EarlierRun, manifest: RunManifest, num_steps: int) ->
         num_steps: Optimiser steps of the whole run by its current settings.
     """
     before, state = earlier.manifest, read_state(earlier.checkpoint)
-    is_same = before is not None and not _has_other_end(before, manifest)
-    patience = _train(manifest).get("early_stopping_patience")
+    is_same = not _has_other_end(before, manifest)
+    patience = manifest.setting("train.early_stopping_patience")
     if patience is not None and evaluations_without_gain(state["stateful_callbacks"]) >= patience:
         return True
     return bool(state["global_step"] >= (state["max_steps"] if is_same else num_steps))
@@ -247,39 +254,31 @@ def has_all_steps(earlier: EarlierRun, manifest: RunManifest, num_steps: int) ->
 
 def _has_other_end(before: RunManifest, now: RunManifest) -> bool:
     """Whether a run is to end elsewhere than before: after other steps, or with another patience."""
-    return any(_train(before).get(key) != _train(now).get(key) for key in _END_KEYS)
+    return any(before.setting(key) != now.setting(key) for key in _END_KEYS)
 
 
 def _compare(before: RunManifest, now: RunManifest) -> list[tuple[str, Any, Any]]:
     """The values that must not change: name, old and new value."""
-    lora, lora_before = now.config["lora"], before.config.get("lora", {})
     compared = [
         ("model.path", before.base_path, now.base_path),
-        ("model.adapter_path", before.config.get("model", {}).get("adapter_path"), now.config["model"]["adapter_path"]),
         ("prompt.template", before.template, now.template),
         ("prompt.system", before.system, now.system),
-        ("model.quantize", before.config.get("model", {}).get("quantize", "none"), now.config["model"]["quantize"]),
+        *((key, before.setting(key), now.setting(key)) for key in _LASTING_KEYS),
     ]
-    for key, default in (("eval_fraction", None), ("max_length", None), ("overlong", "cut"), ("loss_weight", "token")):
-        compared.append((f"data.{key}", before.config.get("data", {}).get(key, default), now.config["data"][key]))
+    lora, lora_before = now.section("lora"), before.section("lora")
     for key in sorted({*lora, *lora_before}):
         compared.append((f"lora.{key}", comparable_setting(lora_before, key), comparable_setting(lora, key)))
     kept = set(LASTING_TRAIN_KEYS)
-    if _SEEING_SCHEDULES & {_setting(before, "lr_scheduler_type"), _setting(now, "lr_scheduler_type")}:
+    if _SEEING_SCHEDULES & {_train_setting(before, "lr_scheduler_type"), _train_setting(now, "lr_scheduler_type")}:
         kept |= set(_SCHEDULE_KEYS)
-    return compared + [(f"train.{key}", _setting(before, key), _setting(now, key)) for key in sorted(kept)]
+    return compared + [(f"train.{key}", _train_setting(before, key), _train_setting(now, key)) for key in sorted(kept)]
 
 
-def _train(manifest: RunManifest) -> Mapping[str, Any]:
-    train: Mapping[str, Any] = manifest.config.get("train", {})
-    return train
-
-
-def _setting(manifest: RunManifest, key: str) -> Any:
+def _train_setting(manifest: RunManifest, key: str) -> Any:
     """A setting of the `train` section, or transformers' default."""
     field = TrainingArguments.__dataclass_fields__.get(key)
     is_plain = field is not None and field.default is not MISSING
-    value = _train(manifest).get(key, field.default if field is not None and is_plain else None)
+    value = manifest.section("train").get(key, field.default if field is not None and is_plain else None)
     return value.value if isinstance(value, Enum) else value
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
+from glmtune.adapters.run_folder import RunManifest
 from glmtune.config import RunConfig
 from glmtune.errors import ConfigError
 from glmtune.loading.formats import check_adapter
@@ -106,18 +107,17 @@ def with_settings(config: RunConfig, candidate: Candidate, settings: Iterable[Se
     return _filled(config, {setting.key: chosen[setting.name] for setting in settings})
 
 
-def as_before(config: RunConfig, before: Mapping[str, Any], settings: Iterable[Setting] = SETTINGS) -> RunConfig:
+def as_before(config: RunConfig, before: RunManifest, settings: Iterable[Setting] = SETTINGS) -> RunConfig:
     """The configuration with open settings taken from an earlier run.
 
     Args:
         config: The configuration.
-        before: That of the earlier run's manifest; runs of the first versions knew no format but the published one.
+        before: The earlier run's manifest.
         settings: The settings to take over.
     """
     filled = {}
     for setting in settings:
-        section, _, key = setting.key.partition(".")
-        value = before.get(section, {}).get(key, "none" if setting.name == "quantize" else None)
+        value = before.setting(setting.key)
         if _read(config, setting.key) in (None, "auto") and value not in (None, "auto"):
             filled[setting.key] = value
     return _filled(config, filled)

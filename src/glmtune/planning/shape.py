@@ -8,7 +8,7 @@ from torch import nn
 
 from glmtune.adapters.fusable import why_not_fused
 from glmtune.adapters.lora import lora_layers
-from glmtune.models.families import family_of
+from glmtune.models.families import family_of, shape_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class AdapterShape:
                 for module in layer.values()
             ),
             why_not_fused=why_not_fused(model),
-            has_plain_head=family.shape(base.config).has_rms_norm
+            has_plain_head=shape_of(base).has_rms_norm
             and not any(map(_is_trained, (family.final_norm(base), base.get_output_embeddings()))),
         )
 

@@ -54,7 +54,7 @@ def read_start(config: RunConfig, *, may_overwrite: bool = False) -> Start:
     Raises:
         ConfigError: `model.adapter_path` is a base, keys under `lora` ask for another adapter than that one, or the run
             folder holds a run already.
-        TrainingError: There is no complete checkpoint to resume from.
+        TrainingError: There is no complete checkpoint with its run's manifest to resume from.
         ModelError: The base's tokenizer is missing or damaged.
         AdapterError: The adapter is damaged, its start cannot be brought back, or a record of the prompt is damaged.
     """
@@ -73,9 +73,9 @@ def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
     if config.model.adapter_path is None:
         return config
     given = Path(config.model.adapter_path).expanduser().absolute()
-    recorded = None if earlier is None else earlier.config.get("model", {}).get("adapter_path")
+    recorded = None if earlier is None else earlier.manifest.setting("model.adapter_path")
     if earlier is not None and recorded and given in (Path(recorded), Path(recorded).parent):
-        return _filled(config, recorded, earlier.config.get("lora", {}))
+        return _filled(config, recorded, dict(earlier.manifest.section("lora")))
     folder = find_adapter(given)
     if folder is None:
         raise ConfigError(f"model.adapter_path: {config.model.adapter_path} is a base model, not an adapter")

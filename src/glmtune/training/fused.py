@@ -17,7 +17,7 @@ from glmtune.adapters.fusable import ADAPTER_NAME, adapter_parameters, lora_line
 from glmtune.compat import copy_to_each
 from glmtune.data.packed_batch import PackedBatch
 from glmtune.loading.layer_weights import frozen_linear, layer_weights, without_adapter
-from glmtune.models.families import family_of
+from glmtune.models.families import family_of, shape_of
 from glmtune.models.family import LayerParts, Rotation, Shape
 from glmtune.ops import Adapter, LayerCall, LayerWeights, Projection, fused_layer
 
@@ -49,7 +49,7 @@ class FusedLayers:
     def __init__(self, base: PreTrainedModel) -> None:
         self.offloads_checkpoints = False
         family = family_of(base)
-        layers, shape = family.layers(base), family.shape(base.config)
+        layers, shape = family.layers(base), shape_of(base)
         self._dtype = layers[0].input_norm.get_parameter("weight").dtype
         self._wide: list[Tensor] = []
         self._narrow: list[Tensor] = []

@@ -52,7 +52,6 @@ class RunInputs:
         config = planned.config
         path = config.model.path
         template: Any = config.prompt.template  # `auto` has been resolved
-        before = None if self.earlier is None else self.earlier.manifest
         return RunManifest(
             base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
             template=template,
@@ -62,7 +61,8 @@ class RunInputs:
             versions=current_versions(),
             base_fingerprint=self.base_fingerprint,
             # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
-            eval_fingerprint=self.data.eval_fingerprint or ("" if before is None else before.eval_fingerprint),
+            eval_fingerprint=self.data.eval_fingerprint
+            or (self.earlier.manifest.eval_fingerprint if self.earlier else ""),
             num_overlong=self.data.stats.num_overlong,
         )
 

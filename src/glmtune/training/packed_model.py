@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from glmtune.adapters.fusable import why_not_fused
 from glmtune.data.packed_batch import PackedBatch
-from glmtune.models.families import family_of
+from glmtune.models.families import family_of, shape_of
 from glmtune.models.rms_norm import RMSNorm
 from glmtune.ops import label_head
 from glmtune.training.fused import FusedLayers
@@ -75,7 +75,7 @@ class PackedModel(PeftModelForCausalLM):
         rotation = family.rotation(base.config, packed.position_ids.unsqueeze(0), hidden_TH.dtype)
         if self.fused_layers is not None:
             return self.fused_layers(hidden_TH, rotation, packed)
-        if family.shape(base.config).has_fp32_residual:
+        if shape_of(base).has_fp32_residual:
             hidden_TH = hidden_TH.float()
         hidden_BTH = hidden_TH.unsqueeze(0)
         for parts in family.layers(base):

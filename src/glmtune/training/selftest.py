@@ -21,6 +21,7 @@ from glmtune.data.run_data import SelfTestSample
 from glmtune.errors import GlmtuneError, TrainingError, summarise_faults
 from glmtune.inference.generate import fit_prompt, generate_ids, max_prompt_tokens, read_reply
 from glmtune.inference.options import build_generation_config
+from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, render, render_prompt
 
@@ -168,10 +169,11 @@ def _prompt_faults(sample: SelfTestSample, tokenizer: Tokenizer, manifest: RunMa
 
 def _ask(model: PeftModel, tokenizer: Tokenizer, sample: SelfTestSample, manifest: RunManifest) -> str:
     asked, _ = _split(sample.conversation.with_system(manifest.system))
-    room = max(1, min(REPLY_TOKENS, model.config.seq_length // 2))
+    context_length = shape_of(model).context_length
+    room = max(1, min(REPLY_TOKENS, context_length // 2))
     options = {"max_new_tokens": room, "use_cache": True}
     try:
-        generation = build_generation_config(tokenizer, model.config.seq_length, options)
+        generation = build_generation_config(tokenizer, context_length, options)
         prompt = fit_prompt(asked, tokenizer, manifest.template, max_prompt_tokens(model, generation))
         (token_ids,) = generate_ids(model, [prompt.input_ids], generation)
     except (GlmtuneError, torch.OutOfMemoryError) as error:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from glmtune.adapters.run_folder import RunManifest
 from glmtune.config import RunConfig
 from glmtune.data.run_data import load_run_data
 from glmtune.loading.bases import load_tokenizer
@@ -51,11 +52,12 @@ def test_what_the_user_decided_stays(
 
 
 def test_earlier_settings_fill_in_what_is_left_open(configure: Configure) -> None:
-    before = {"model": {"quantize": "nf4"}, "train": {"gradient_checkpointing": 5, "cuda_graphs": None}}
+    settings = {"model": {"quantize": "nf4"}, "train": {"gradient_checkpointing": 5, "cuda_graphs": None}}
+    before = RunManifest(None, config=settings)
     config = as_before(configure("train.max_tokens_per_device=77"), before)
     assert config.model.quantize == "nf4"
     assert config.train["gradient_checkpointing"] == 5
     assert config.train["max_tokens_per_device"] == 77
     assert config.train.get("cuda_graphs") is None
     assert as_before(configure("model.quantize=int8"), before).model.quantize == "int8"
-    assert as_before(configure(), {}).model.quantize == "none"  # runs of earlier versions knew no other
+    assert as_before(configure(), RunManifest(None)).model.quantize == "none"  # runs of earlier versions knew no other

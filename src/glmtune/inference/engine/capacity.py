@@ -9,7 +9,7 @@ import torch
 from glmtune.errors import ModelError
 from glmtune.inference.engine.cache import KeyValueCache, bytes_per_block
 from glmtune.loading.devices import free_device_bytes, is_out_of_memory
-from glmtune.models.families import family_of
+from glmtune.models.families import shape_of
 from glmtune.models.family import Shape
 from glmtune.ops.reference import BLOCK_SIZE
 
@@ -51,7 +51,7 @@ def affordable_blocks(base: Any, max_rows: int, max_pass_tokens: int) -> int:
         max_rows: Rows that decode at once.
         max_pass_tokens: The most tokens of prompts in a pass.
     """
-    shape, head = family_of(base).shape(base.config), base.get_output_embeddings().weight
+    shape, head = shape_of(base), base.get_output_embeddings().weight
     per_block = bytes_per_block(shape, head.dtype)
     if head.device.type != "cuda":
         return _MOST_HOST_BYTES // per_block

@@ -31,6 +31,7 @@ from glmtune.inference.engine.scheduler import Chunk, Scheduler, most_prefill_to
 from glmtune.inference.engine.stop_texts import StopTexts
 from glmtune.inference.faults import nan_logits
 from glmtune.loading.devices import is_out_of_memory
+from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.ops.reference import BLOCK_SIZE
 
@@ -93,7 +94,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._lock = threading.RLock()
         base = base_of(model)
-        self._max_length = int(base.config.seq_length)
+        self._max_length = shape_of(base).context_length
         weights = DecoderWeights.of(model)
         dtype, device = weights.head.dtype, weights.head.device
         if num_blocks is None:

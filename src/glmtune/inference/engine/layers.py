@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from glmtune.adapters.fusable import lora_linears, why_not_base, why_not_plain
 from glmtune.loading.layer_weights import layer_weights
 from glmtune.loading.quantized_linear import QuantizedLinear
-from glmtune.models.families import family_of
+from glmtune.models.families import family_of, shape_of
 from glmtune.models.family import Shape
 from glmtune.models.host_embedding import HostEmbedding
 from glmtune.models.rms_norm import RMSNorm
@@ -50,8 +50,8 @@ class DecoderWeights:
         """The weights of a model that the engine supports, bare or within PEFT; see `why_not`."""
         base = base_of(model)
         family = family_of(base)
-        shape, norm, head = family.shape(base.config), family.final_norm(base), base.get_output_embeddings().weight
-        positions = torch.arange(base.config.seq_length, device=head.device).unsqueeze(0)
+        shape, norm, head = shape_of(base), family.final_norm(base), base.get_output_embeddings().weight
+        positions = torch.arange(shape.context_length, device=head.device).unsqueeze(0)
         cos, sin = family.rotation(base.config, positions, head.dtype)
         return cls(
             shape=shape,

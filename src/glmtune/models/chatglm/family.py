@@ -56,10 +56,12 @@ class ChatGLMFamily(Family):
             num_key_value_heads=config.num_key_value_heads,
             head_dim=config.kv_channels,
             vocabulary_size=config.padded_vocab_size,
+            context_length=config.seq_length,
             norm_eps=config.layernorm_epsilon,
             is_tied=config.tie_word_embeddings,
             has_rms_norm=config.rmsnorm,
             has_fp32_residual=config.fp32_residual_connection,
+            has_attention_dropout=config.attention_dropout > 0,
             unusual=tuple(name for name, is_so in unusual.items() if is_so),
         )
 
