@@ -77,6 +77,9 @@ def generate(
     join: Annotated[
         str | None, typer.Option("--join", help="Text between instruction and input, if not that of the run.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output instead of continuing it.")
+    ] = False,
 ) -> None:
     """Answer a file of questions."""
     if not input_path or not output_path:
@@ -97,6 +100,7 @@ def generate(
             batch_size=batch_size,
             fields=parse_fields(field),
             join=loaded.join if join is None else unescape(join),
+            overwrite=overwrite,
             **parse_options(options),
         )
     except KeyboardInterrupt:
