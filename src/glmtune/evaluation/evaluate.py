@@ -150,7 +150,7 @@ class _Comparison:
     def _base(self, loaded: Loaded, name: str, tasks: Tasks, rendering: Rendering) -> tuple[str, Measured]:
         key = (loaded.base_path, loaded.quantize, loaded.join, rendering)
         if key not in self._bases:
-            own_name = f"{BASE_NAME} of {name}" if self._bases else BASE_NAME
+            own_name = f"base of {name}" if self._bases else BASE_NAME
             with loaded.model.disable_adapter():
                 measured = measure(loaded.model, loaded.tokenizer, tasks, rendering, own_name, self._stages)
             self._bases[key] = own_name, measured
