@@ -1,7 +1,7 @@
 """Matrix-vector products with nf4 weights in Triton; what stands beside the product is as in `gemv`.
 
-Each lane of a warp holds one entry of nf4's table of 16, and `shfl` takes a weight from the lane that its nibble names: two
-instructions a weight, a shift and the shuffle. The limit is still the rate of shuffles, not memory: nf4 decodes little
+Each lane of a warp holds one entry of nf4's table of 16, and `shfl` takes a weight from the lane that its nibble names:
+two instructions a weight, a shift and the shuffle. The limit is the rate of shuffles, not memory: nf4 decodes hardly
 faster than int8, although it reads half as much (benchmarks/results/decode.csv).
 """
 
