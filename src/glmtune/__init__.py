@@ -13,7 +13,7 @@ import wrapt
 from glmtune.errors import AdapterError, ConfigError, DataError, GlmtuneError, ModelError, TrainingError
 
 if TYPE_CHECKING:
-    from glmtune.api import load, merge, train
+    from glmtune.api import evaluate, load, merge, train
     from glmtune.inference.chat import Chat
     from glmtune.prompts import Conversation, Message
 
@@ -33,6 +33,7 @@ __all__ = [
     "ModelError",
     "TrainingError",
     "__version__",
+    "evaluate",
     "load",
     "merge",
     "train",
@@ -42,6 +43,7 @@ _LAZY = {
     "Chat": "glmtune.inference.chat",
     "Conversation": "glmtune.prompts",
     "Message": "glmtune.prompts",
+    "evaluate": "glmtune.api",
     "load": "glmtune.api",
     "merge": "glmtune.api",
     "train": "glmtune.api",

@@ -1,9 +1,13 @@
-"""The functions behind `glmtune.train`, `glmtune.load` and `glmtune.merge`."""
+"""The functions behind `glmtune.train`, `glmtune.load`, `glmtune.evaluate` and `glmtune.merge`."""
 
 from pathlib import Path
 from typing import Any
 
 from glmtune.config import load_arguments
+from glmtune.data.formats import Paths
+from glmtune.evaluation.evaluate import Runs
+from glmtune.evaluation.evaluate import evaluate as evaluate_runs
+from glmtune.evaluation.results import Evaluation
 from glmtune.export.merge import MergeResult
 from glmtune.export.merge import merge as merge_run
 from glmtune.loading.runs import load as load_run
@@ -46,6 +50,20 @@ def load(run: str | Path, *, model_path: str | Path | None = None, **options: An
     """
     loaded = load_run(run, model_path=model_path, **options)
     return loaded.model, loaded.tokenizer
+
+
+def evaluate(runs: Runs, data: Paths | None = None, **options: Any) -> Evaluation:
+    """Evaluates one or several runs, each beside its base; see `glmtune.evaluation.evaluate.evaluate`.
+
+    Args:
+        runs: Run folders, checkpoints, adapters or bases.
+        data: Data files of any training format, with the reference answers.
+        **options: `count`, `choices`, `general`, `output` and the others.
+
+    Returns:
+        The metrics of every model, the differences of each run from its base, and the answers.
+    """
+    return evaluate_runs(runs, data, **options)
 
 
 def merge(run: str | Path, output: str | Path, **options: Any) -> MergeResult:

@@ -1,5 +1,7 @@
 """Without these, CUDA graphs could answer with the weights, rows or adapters of an earlier step."""
 
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -18,9 +20,7 @@ pytestmark = [
 NUM_NEW = 24
 
 
-@pytest.fixture
-def model() -> PeftModel:
-    """A small random model in fp32 with two adapters that change it, on the GPU."""
+def small_base() -> ChatGLMForConditionalGeneration:
     torch.manual_seed(0)
     config = ChatGLMConfig(
         num_layers=3,
@@ -34,11 +34,23 @@ def model() -> PeftModel:
         add_qkv_bias=True,
         seq_length=512,
     )
-    base = ChatGLMForConditionalGeneration(config)
-    model = get_peft_model(base, LoraConfig(r=4, target_modules=["query_key_value", "dense"]), adapter_name="one")
-    model.add_adapter("two", LoraConfig(r=8, target_modules="all-linear"))
+    return ChatGLMForConditionalGeneration(config)
+
+
+def fill(model: torch.nn.Module) -> None:
+    """Random weights of a size that makes replies differ."""
     for name, parameter in model.named_parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3 if "lora_" in name else 0.2)
+
+
+@pytest.fixture
+def model() -> PeftModel:
+    """A small random model in fp32 with two adapters that change it, on the GPU."""
+    model = get_peft_model(
+        small_base(), LoraConfig(r=4, target_modules=["query_key_value", "dense"]), adapter_name="one"
+    )
+    model.add_adapter("two", LoraConfig(r=8, target_modules="all-linear"))
+    fill(model)
     return model.cuda().eval()
 
 
@@ -74,6 +86,32 @@ def test_replies_through_graphs_are_those_of_generate(model: PeftModel) -> None:
         while alone.finish_reason is None:
             engine.step()
         assert alone.generated_ids == reply
+
+
+def test_bf16_errs_no_more_than_the_model_itself() -> None:
+    """Both against the same weights in fp32, over the whole vocabulary, at every step of replies."""
+    base = small_base()
+    fill(base)
+    base = base.bfloat16().cuda().eval()
+    exact = copy.deepcopy(base).float()
+    prompts = [torch.randint(3, 256, (length,)).tolist() for length in (1, 5, 17, 40, 64, 100)]
+    sampling = Sampling(max_new_tokens=NUM_NEW, num_logprobs=256)
+    found: dict = {}
+    for event in Engine(base, None, max_rows=4, num_blocks=200).run([Request(prompt, sampling) for prompt in prompts]):
+        found.setdefault(event.request, []).extend(event.logprobs)
+    errors, of_model = [], []
+    for running, logprobs in found.items():
+        ids = torch.tensor([running.token_ids[:-1]], device="cuda")
+        with torch.no_grad():
+            expected, eager = (
+                one(input_ids=ids).logits[0, running.num_prompt - 1 :].float().log_softmax(-1) for one in (exact, base)
+            )
+        for step, one in enumerate(logprobs):
+            errors.append(torch.tensor(one.top, device="cuda") - expected[step, one.top_ids])
+        of_model.append((eager - expected).flatten())
+    assert len(errors) == len(prompts) * NUM_NEW
+    root_mean_square = [torch.cat(some).square().mean().sqrt().item() for some in (errors, of_model)]
+    assert root_mean_square[0] <= 1.1 * root_mean_square[1]
 
 
 def test_what_the_kernels_cannot_run_on_is_left_to_transformers(model: PeftModel, monkeypatch) -> None:

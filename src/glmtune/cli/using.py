@@ -77,6 +77,9 @@ def generate(
     join: Annotated[
         str | None, typer.Option("--join", help="Text between instruction and input, if not that of the run.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output instead of continuing it.")
+    ] = False,
 ) -> None:
     """Answer a file of questions."""
     if not input_path or not output_path:
@@ -97,6 +100,7 @@ def generate(
             batch_size=batch_size,
             fields=parse_fields(field),
             join=loaded.join if join is None else unescape(join),
+            overwrite=overwrite,
             **parse_options(options),
         )
     except KeyboardInterrupt:
@@ -114,6 +118,10 @@ def merge(
         DtypeName, typer.Option("--dtype", help="Dtype of the merged weights; auto for the base's own.")
     ] = "auto",
     max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Maximum size of a weight file.")] = "5GB",
+    other_base: Annotated[
+        bool,
+        typer.Option("--other-base", help="Merge even if the base is not the one that the adapter was trained on."),
+    ] = False,
 ) -> None:
     """Merge an adapter into its base: one folder in the official layout."""
     from glmtune.export.merge import merge as run_merge
@@ -121,5 +129,7 @@ def merge(
     outlive_display()
     hide_loading_bars()
     with TerminalConsole(stderr=True).status("Merging and checking ..."):
-        result = run_merge(run, output, model_path=model, dtype=dtype, max_shard_size=max_shard_size)
+        result = run_merge(
+            run, output, model_path=model, dtype=dtype, max_shard_size=max_shard_size, other_base=other_base
+        )
     typer.echo(localise(result.summary()))

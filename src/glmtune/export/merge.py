@@ -67,6 +67,7 @@ def merge(
     model_path: str | Path | None = None,
     dtype: Dtype = "auto",
     max_shard_size: str | int = "5GB",
+    other_base: bool = False,
 ) -> MergeResult:
     """Merges a run into its base.
 
@@ -84,6 +85,7 @@ def merge(
         model_path: The base, if it is no longer at the path that the run recorded.
         dtype: The dtype of the merged weights; `auto` is the one in the base's own config.json.
         max_shard_size: Largest weight file: "5GB", "500MB", or bytes.
+        other_base: Whether the base's weights may be others than those that the adapter was trained on.
 
     Returns:
         The merged model and how closely it agrees.
@@ -91,7 +93,8 @@ def merge(
     Raises:
         ConfigError: The output folder or the shard size is invalid, or there is too little disk space.
         ModelError: The base cannot be loaded.
-        AdapterError: There is no adapter, it does not fit, or the merged model does not compute the same.
+        AdapterError: There is no adapter, it does not fit, it was trained on another base, or the merged model does
+            not compute the same.
         StorageError: The result cannot be written, or another process is merging to the same place.
     """
     shard_bytes = parse_size(max_shard_size)
@@ -104,7 +107,7 @@ def merge(
     merged_dtype = resolve_dtype(base_dtype if dtype == "auto" else dtype)
     with base_of(adapter_path, base):
         _check_space(output, base, merged_dtype)
-        if model_path is None:
+        if not other_base:
             _check_is_trained_base(adapter_path, base)
     with _written_aside(output) as unfinished:
         loaded = load(adapter_path, model_path=model_path, dtype=base_dtype, device_map="cpu", quantize="none")
@@ -129,11 +132,12 @@ def merge(
 
 
 def _check_is_trained_base(adapter_path: Path, base: str) -> None:
-    """Checks that the base at the recorded path is still the run's; a base named by the user may be any."""
+    """Checks that a base has the weights that an adapter was trained on, as far as its run remembers them."""
     if not is_trained_base(RunManifest.read(adapter_path), base):
         raise AdapterError(
-            f"{adapter_path}: the weights of {base} are not those that the adapter was trained on. Restore "
-            "those, or say which base to merge it into: --model FOLDER"
+            f"{adapter_path}: the weights of {base} are not those that the adapter was trained on, so the merged "
+            "model would make no sense. Name the right base with --model FOLDER; to merge into this one all the same, "
+            "add --other-base (in Python, other_base=True)"
         )
 
 

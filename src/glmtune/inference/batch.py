@@ -35,6 +35,7 @@ from glmtune.inference.generate import (
     read_reply,
 )
 from glmtune.inference.options import build_generation_config, remembered_prompt
+from glmtune.inference.origin import check_origin, origin_of, write_origin
 from glmtune.inference.reply_files import ReplyFile, check_reply_suffix
 from glmtune.language import localise
 from glmtune.language.plurals import count
@@ -104,6 +105,7 @@ def generate_file(
     batch_size: int | None = None,
     fields: Mapping[str, str] | None = None,
     join: str = "\n",
+    overwrite: bool = False,
     console: Console | None = None,
     **options: Any,
 ) -> GenerationReport:
@@ -112,7 +114,7 @@ def generate_file(
     The output has a row for each question, in the order of the input: `index` (from 0), the row's own columns, `reply`,
     and for a tool call `metadata`, the tool's name. Columns of the input that have one of these names are written as
     `input_index` and so on, unless the input is an earlier output. If the output exists already, generation is resumed
-    after its last row.
+    after its last row. A hidden file beside it notes what its replies are made with, so that no others are added.
 
     Args:
         model: A ChatGLM model, bare or within PEFT.
@@ -124,6 +126,7 @@ def generate_file(
         batch_size: The most questions at once, halved when memory runs out; None for a number that suits the device.
         fields: Other column names, as `read_questions` takes them.
         join: The separator between `instruction` and `input`.
+        overwrite: Whether an existing output is replaced rather than continued.
         console: Where notes and the progress bar go; standard error if None.
         **options: Sampling options by their transformers names. Without any, replies are greedy.
 
@@ -131,7 +134,8 @@ def generate_file(
         The result.
 
     Raises:
-        ConfigError: An option or the batch size is wrong, or the output is not a file.
+        ConfigError: An option or the batch size is wrong, the output is not a file, or its replies were made with
+            another adapter, base, prompt or options.
         DataError: The input is wrong, or the output exists and belongs to another input.
         StorageError: The output cannot be written, or is being written by another process. The lines already written
             are kept, and the same call resumes after them.
@@ -146,7 +150,10 @@ def generate_file(
         output.parent.mkdir(parents=True, exist_ok=True)
     with _held(output):
         replies = ReplyFile(output, questions)
-        num_done = _resume(output, replies)
+        num_done = 0 if overwrite else _resume(output, replies)
+        origin = origin_of(model, template, system, {**options, "join": join, "fields": dict(fields or {}) or None})
+        if num_done:
+            check_origin(output, origin)
         console = console or TerminalConsole(stderr=True)
         if replies.renamed:
             names, new = show_names(replies.renamed), show_names(replies.renamed.values())
@@ -154,8 +161,7 @@ def generate_file(
             console.print(line, markup=False, highlight=False)
         if num_done:
             console.print(
-                f"{show_text(str(output))}: {count(num_done, 'replies')} kept from before; for another "
-                "model or other options, choose another file.",
+                f"{show_text(str(output))}: {count(num_done, 'replies')} kept from before.",
                 markup=False,
                 highlight=False,
             )
@@ -167,6 +173,7 @@ def generate_file(
         with storage_faults(show_text(str(output))):
             if not num_done:
                 output.write_bytes(replies.head)
+        write_origin(output, origin)
 
         started = time.monotonic()
         waiting: dict[int, Reply] = {}

@@ -1,14 +1,13 @@
 """Matrix-vector products with nf4 weights in Triton; what stands beside the product is as in `gemv`.
 
-Weights are looked up in registers: a `prmt` instruction picks four bytes out of eight by four nibbles, so that nine
-instructions turn four nibbles into bfloat16 values of a table of 16, which is held as its high and its low bytes. The
-limit is still arithmetic, not memory: on an H100, nf4 decodes more slowly than int8, although it reads half as much
-(benchmarks/results/decode.csv).
+Each lane of a warp holds one entry of nf4's table of 16, and `shfl` takes a weight from the lane that its nibble names:
+two instructions a weight, a shift and the shuffle. The limit is the rate of shuffles, not memory: nf4 decodes hardly
+faster than int8, although it reads half as much (benchmarks/results/decode.csv).
 """
 
+import struct
 from collections.abc import Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -17,41 +16,34 @@ from glmtune.ops.gemv import finish, or_else
 from glmtune.ops.reference import NF4_TABLE, Nf4Weight
 
 
-def _words(table: Sequence[float]) -> tuple[list[str], ...]:
-    """The high and the low bytes of a table of 16 bfloat16 values, four to a word."""
-    values = torch.tensor(table).bfloat16().view(torch.uint8).view(4, 4, 2)  # little-endian
-    low, high = values.unbind(-1)
-    return tuple([f"0x{bytes(reversed(word)).hex()}" for word in part.tolist()] for part in (high, low))
-
-
-def _lookup(table: Sequence[float]) -> str:
-    """Assembly that turns four bytes ($4) into the bfloat16 values of their high ($0, $1) and low nibbles ($2, $3)."""
-    high, low = _words(table)
-    four_nibbles = f"""
-        prmt.b32 high0, {high[0]}, {high[1]}, nibble;
-        prmt.b32 high1, {high[2]}, {high[3]}, nibble;
-        prmt.b32 low0, {low[0]}, {low[1]}, nibble;
-        prmt.b32 low1, {low[2]}, {low[3]}, nibble;
-        prmt.b32 second, 0xff00, 0, is_second;
-        lop3.b32 high0, second, high1, high0, 0xCA;
-        lop3.b32 low0, second, low1, low0, 0xCA;"""
+def _table_entry(table: Sequence[float]) -> str:
+    """Assembly that gives each lane its entry of a table of 16 ($0); lanes 16 to 31 have the same again."""
+    first, *others = [f"0f{struct.pack('>f', value).hex()}" for value in table]
+    choices = [f"setp.eq.u32 mine, lane, {lane}; @mine mov.b32 $0, {value};" for lane, value in enumerate(others, 1)]
     return f"""{{
-        .reg .b32 nibble, is_second, high0, high1, low0, low1, second;
-        and.b32 nibble, $4, 0x77777777;
-        shr.b32 is_second, $4, 3;
-        and.b32 is_second, is_second, 0x11111111;
-        {four_nibbles}
-        prmt.b32 $0, low0, high0, 0x7351;
-        prmt.b32 $2, low0, high0, 0x6240;
-        shr.b32 nibble, nibble, 16;
-        shr.b32 is_second, is_second, 16;
-        {four_nibbles}
-        prmt.b32 $1, low0, high0, 0x7351;
-        prmt.b32 $3, low0, high0, 0x6240;
+        .reg .pred mine;
+        .reg .b32 lane;
+        mov.u32 lane, %laneid;
+        and.b32 lane, lane, 15;
+        mov.b32 $0, {first};
+        {" ".join(choices)}
     }}"""
 
 
-_LOOKUP = tl.constexpr(_lookup(NF4_TABLE))
+def _lookup() -> str:
+    """Assembly that looks up the high ($0 to $3) and the low nibbles ($4 to $7) of four bytes ($8) in a table ($9)."""
+    # 0x101f: the warp as two halves, so that the lowest four bits of the index alone count.
+    shuffles = [
+        f"shr.u32 index, $8, {8 * byte + 4 * is_high}; "
+        f"shfl.sync.idx.b32 ${byte if is_high else 4 + byte}, $9, index, 0x101f, 0xffffffff;"
+        for byte in range(4)
+        for is_high in (False, True)
+    ]
+    return "{ .reg .b32 index; " + " ".join(shuffles) + " }"
+
+
+_TABLE_ENTRY = tl.constexpr(_table_entry(NF4_TABLE))
+_LOOKUP = tl.constexpr(_lookup())
 
 
 @triton.jit(do_not_specialize=["num_outputs"])
@@ -86,6 +78,8 @@ def _kernel(
     up_total = tl.zeros((BLOCK_N, BLOCK_K // 64), tl.float32)
     squares = tl.zeros((BLOCK_K,), tl.float32)
     offset = tl.load(offset_ptr)
+    zeros = tl.zeros((BLOCK_N, BLOCK_K // 2), tl.int32)
+    table = tl.inline_asm_elementwise(_TABLE_ENTRY, "=f,r", [zeros], dtype=tl.float32, is_pure=True, pack=1)
     for start in range(0, K, BLOCK_K):
         is_input, is_pair, is_group = start + inputs < K, start // 2 + pairs < K // 2, start // 64 + groups < K // 64
         x = tl.load(x_ptr + start + inputs, is_input, 0.0).to(tl.float32)
@@ -98,9 +92,14 @@ def _kernel(
             pointers = values_ptr + rows * (K // 2) + start // 2 + pairs[None, :]
             values = tl.load(pointers, is_output[:, None] & is_pair[None, :], 0, eviction_policy="evict_first")
             high, low = tl.inline_asm_elementwise(
-                _LOOKUP, "=r,=r,=r,=r,r", [values], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
+                _LOOKUP,
+                "=f,=f,=f,=f,=f,=f,=f,=f,r,f,f,f,f",
+                [values, table],
+                dtype=(tl.float32, tl.float32),
+                is_pure=True,
+                pack=4,
             )
-            products = high.to(tl.float32) * first[None, :] + low.to(tl.float32) * second[None, :]
+            products = high * first[None, :] + low * second[None, :]
             by_group = tl.sum(tl.reshape(products, (BLOCK_N, BLOCK_K // 64, 32)), axis=2)
             group = rows * (K // 64) + start // 64 + groups[None, :]
             is_there = is_output[:, None] & is_group[None, :]
@@ -131,13 +130,13 @@ def gemv_nf4(
     residual_1N: Tensor | None = None,
     is_gated: bool = False,
 ) -> Tensor:
-    """As `reference.gemv_nf4`; the values of nf4 are rounded to bfloat16."""
+    """As `reference.gemv_nf4`."""
     num_inputs = x_1K.shape[1]
     num_outputs = 2 * weight.values.numel() // num_inputs // (2 if is_gated else 1)
     output = x_1K.new_empty(1, num_outputs)
     norm_weight, eps = norm if norm is not None else (x_1K, 0.0)
     low, b = adapter if adapter is not None else (x_1K, x_1K)
-    block_n, block_k, num_warps = (4, 4096, 4) if num_inputs <= 4096 else (8, 2048, 2)
+    block_n = 8
     _kernel[(triton.cdiv(num_outputs, block_n),)](
         x_1K,
         weight.values,
@@ -160,7 +159,7 @@ def gemv_nf4(
         HAS_RESIDUAL=residual_1N is not None,
         IS_GATED=is_gated,
         BLOCK_N=block_n,
-        BLOCK_K=min(triton.next_power_of_2(num_inputs), block_k),
-        num_warps=num_warps,
+        BLOCK_K=min(triton.next_power_of_2(num_inputs), 4096),
+        num_warps=4,
     )
     return output

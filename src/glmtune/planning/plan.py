@@ -62,7 +62,7 @@ def plan_run(start: Start, samples: SampleDataset, known: KnownDevice) -> Planne
     base, adapter = _shapes(start.base_config, lora, known.dtype, compiles=bool(train.get("torch_compile")))
     unfit, longest = unquantizable(lora), max(samples.lengths)
     limits = _pass_limits(train["per_device_train_batch_size"] * longest, longest)
-    whole = _whole(base, adapter, known, unfit, limits, optim)
+    whole = _whole_freedom(base, adapter, known, unfit, limits, optim)
     size = cache(
         lambda limit, graphs: size_step(samples, in_a_step, limit, shares_prefix=is_shared, uses_graphs=graphs)
     )
@@ -108,7 +108,7 @@ def _shapes(
     return base, adapter
 
 
-def _whole(
+def _whole_freedom(
     base: BaseShape,
     adapter: AdapterShape,
     known: KnownDevice,

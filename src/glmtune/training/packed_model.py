@@ -1,6 +1,6 @@
 """A PEFT model that is trained on packed batches.
 
-Legend of dimension suffixes: B batch, T tokens, L labels, H hidden size, V vocabulary.
+Legend of dimension suffixes: T tokens, L labels, H hidden size.
 """
 
 # ruff: noqa: N806
@@ -8,14 +8,12 @@ Legend of dimension suffixes: B batch, T tokens, L labels, H hidden size, V voca
 from typing import Any
 
 from peft import PeftModel, PeftModelForCausalLM
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from glmtune.adapters.fusable import why_not_fused
 from glmtune.data.packed_batch import PackedBatch
-from glmtune.models.families import family_of, shape_of
-from glmtune.models.rms_norm import RMSNorm
-from glmtune.ops import label_head
+from glmtune.inference.scoring import label_hidden, losses_at
+from glmtune.models.families import family_of
 from glmtune.training.fused import FusedLayers
 
 
@@ -53,16 +51,7 @@ class PackedModel(PeftModelForCausalLM):
 
     def label_losses(self, packed: PackedBatch) -> Tensor:
         """The cross entropy of each label, in nats, [L] fp32."""
-        base = self.get_base_model()
-        hidden_LH = self.label_hidden(packed)
-        head, norm = base.get_output_embeddings(), family_of(base).final_norm(base)
-        if type(head) is nn.Linear and not head.weight.requires_grad and isinstance(norm, RMSNorm | None):
-            scale, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
-            if scale is None or not scale.requires_grad:
-                return label_head(hidden_LH.to(head.weight.dtype), scale, eps, head.weight, packed.labels)
-        normed_LH = hidden_LH if norm is None else norm(hidden_LH)
-        logits_LV = head(normed_LH.to(base.dtype)).float()
-        return F.cross_entropy(logits_LV, packed.labels.long(), reduction="none")
+        return losses_at(self.get_base_model(), self.label_hidden(packed), packed.labels)
 
     def label_hidden(self, packed: PackedBatch) -> Tensor:
         """Output of the last layer at the tokens with labels, [L, H], before the final norm.
@@ -70,17 +59,11 @@ class PackedModel(PeftModelForCausalLM):
         With fused layers, embeddings receive no gradient.
         """
         base = self.get_base_model()
-        family = family_of(base)
+        if self.fused_layers is None:
+            return label_hidden(base, packed)
         hidden_TH = base.get_input_embeddings()(packed.input_ids)
-        rotation = family.rotation(base.config, packed.position_ids.unsqueeze(0), hidden_TH.dtype)
-        if self.fused_layers is not None:
-            return self.fused_layers(hidden_TH, rotation, packed)
-        if shape_of(base).has_fp32_residual:
-            hidden_TH = hidden_TH.float()
-        hidden_BTH = hidden_TH.unsqueeze(0)
-        for parts in family.layers(base):
-            hidden_BTH = parts.layer(hidden_BTH, rotation=rotation, segments=packed.segments)
-        return hidden_BTH[0].index_select(0, packed.label_indices)
+        rotation = family_of(base).rotation(base.config, packed.position_ids.unsqueeze(0), hidden_TH.dtype)
+        return self.fused_layers(hidden_TH, rotation, packed)
 
 
 def fuse(model: PackedModel) -> str | None:

@@ -252,14 +252,19 @@ def test_an_adapter_that_is_loaded_wrongly_is_not_confirmed(base, make_adapter, 
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_another_base_in_the_old_place_is_merged_into_only_when_named(base, make_adapter, tmp_path):
+@pytest.mark.parametrize("is_named", [False, True], ids=["in the old place", "named"])
+def test_a_base_that_the_adapter_was_not_trained_on_is_merged_into_only_on_request(
+    base, make_adapter, tmp_path, is_named
+):
     run = make_adapter()
     RunManifest(str(base), base_fingerprint=fingerprint_base(base)).write(run)
     weights = load_file(base / "model.safetensors")
     save_file({name: weight * 1.01 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(AdapterError, match=f"the weights of {base} are not those .* --model FOLDER"):
-        merge(run, tmp_path / "merged")
-    assert merge(run, tmp_path / "merged", model_path=base).output_dir.is_dir()
+    named = {"model_path": base} if is_named else {}
+    with pytest.raises(AdapterError, match=f"the weights of {base} are not those .* --model FOLDER.* --other-base"):
+        merge(run, tmp_path / "merged", **named)
+    assert not (tmp_path / "merged").exists()
+    assert merge(run, tmp_path / "merged", other_base=True, **named).output_dir.is_dir()
 
 
 def test_a_killed_merge_is_swept_away_by_the_next(base, make_adapter, tmp_path):

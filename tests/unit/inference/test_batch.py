@@ -1,12 +1,16 @@
 """Without these, an interrupted batch could lose replies, or give them to other questions."""
 
+import copy
 import csv
 import io
 import json
+import re
 import resource
 from functools import partial
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.progress import Progress
 
@@ -74,6 +78,52 @@ def test_only_own_half_lines_are_cut_off(tiny, questions, tmp_path, whole, num_k
     with pytest.raises(DataError, match="not the beginning of the next reply"):
         generate(tiny, questions, output)
     assert output.read_bytes() == content
+
+
+def other_base(tiny):
+    model = copy.deepcopy(tiny.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.001)
+    return tiny._replace(model=model)
+
+
+def adapted(tiny, seed):
+    torch.manual_seed(seed)
+    lora = LoraConfig(r=2, target_modules=["query_key_value"], init_lora_weights=False)
+    return tiny._replace(model=get_peft_model(copy.deepcopy(tiny.model), lora).eval())
+
+
+def test_replies_of_two_adapters_bases_prompts_or_options_never_mix(tiny, questions, tmp_path):
+    output = tmp_path / "replies.jsonl"
+    first = adapted(tiny, seed=0)
+    generate(first, questions, output)
+    whole = output.read_bytes()
+    output.write_bytes(b"".join(whole.splitlines(keepends=True)[:5]))
+    written = output.read_bytes()
+    for model, options, fault in (
+        (adapted(tiny, seed=1), {}, "another adapter"),
+        (tiny, {}, "another adapter"),
+        (adapted(other_base(tiny), seed=0), {}, "another base"),
+        (first, {"template": "tutorial"}, "template 'chatglm3', not 'tutorial'"),
+        (first, {"system": "算"}, "system '', not '算'"),
+        (first, {"min_new_tokens": 3}, "min_new_tokens=default, not 3"),
+        (first, {"join": " "}, "join='\\n', not ' '"),
+    ):
+        with pytest.raises(ConfigError, match=f"made with {re.escape(fault)}.* another --output, or add --overwrite"):
+            generate(model, questions, output, **options)
+        assert output.read_bytes() == written
+    assert generate(adapted(tiny, seed=0), questions, output).num_resumed == 5
+    assert output.read_bytes() == whole
+
+
+def test_a_finished_file_of_another_model_is_not_taken_for_this_ones(tiny, questions, tmp_path):
+    output = tmp_path / "replies.jsonl"
+    generate(tiny, questions, output)
+    with pytest.raises(ConfigError, match="another base"):
+        generate(other_base(tiny), questions, output)
+    assert generate(other_base(tiny), questions, output, overwrite=True).num_resumed == 0
+    assert generate(other_base(tiny), questions, output).num_resumed == 15
 
 
 def test_text_that_utf8_cannot_hold(tiny, tmp_path):
