@@ -27,6 +27,11 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
+# Where a configuration is read and a run planned by it; everything else takes plain arguments or the plan.
+CONFIGURED = {
+    *("cli/setting_up.py", "config/__init__.py", "config/reading.py", "config/sections.py", "config/unknown_keys.py"),
+    *("data/run_data.py", "planning/card.py", "planning/planned.py", "planning/start.py", "training/run.py"),
+}
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -54,3 +59,12 @@ def test_imports_point_downward(path: Path) -> None:
 def test_the_check_sees_imports() -> None:
     tree = ast.parse("def f():\n    from glmtune.cli import main\nimport glmtune.data.formats")
     assert _imported_parts(tree) == {"cli", "data"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_only_what_leads_to_the_plan_takes_the_configuration(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    if "RunConfig" in names | defined:
+        assert path.relative_to(PACKAGE).as_posix() in CONFIGURED, "take plain arguments, or the plan"

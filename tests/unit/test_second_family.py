@@ -12,11 +12,12 @@ from transformers import GPTJConfig, GPTJForCausalLM
 from glmtune.adapters.lora import attach_lora
 from glmtune.config import embedded_base, load_config
 from glmtune.errors import AdapterError
+from glmtune.loading.bases import read_base_config
 from glmtune.models import families
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.models.family import Family, LayerParts, Rotation, Shape
 from glmtune.planning.shape import AdapterShape
-from glmtune.planning.targets import with_targets
+from glmtune.planning.start import with_targets
 
 
 class GPTJFamily(Family):
@@ -85,7 +86,7 @@ def resolved(gptj: GPTJConfig, tmp_path: Path) -> Any:
 
     def resolved(*overrides: str, base: Path = tmp_path) -> list[str] | str:
         config = load_config(None, [f"model.path={base}", *overrides])
-        return with_targets(config).lora["target_modules"]
+        return with_targets(config, read_base_config(base)).lora["target_modules"]
 
     return resolved
 

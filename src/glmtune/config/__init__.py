@@ -16,7 +16,6 @@ from glmtune.config.reading import load_arguments, load_config, validate_names
 from glmtune.config.refused_keys import WHY_NOT_SHARDED
 from glmtune.config.sections import (
     DataSection,
-    KeyDescription,
     ModelSection,
     PromptSection,
     RunConfig,
@@ -29,7 +28,6 @@ __all__ = [
     "TRAIN_DEFAULTS",
     "WHY_NOT_SHARDED",
     "DataSection",
-    "KeyDescription",
     "ModelSection",
     "PromptSection",
     "RunConfig",

@@ -1,7 +1,7 @@
 """The sections of a configuration, with the keys and allowed values of each."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
@@ -155,6 +155,23 @@ class RunConfig(_Section):
     def _fill_train(cls, train: dict[str, Any]) -> dict[str, Any]:
         return {**TRAIN_DEFAULTS, **train}
 
+    def setting(self, key: str) -> Any:
+        """A setting by its full key, such as `data.join`; None if there is none."""
+        section, _, name = key.partition(".")
+        return dict(dict(self)[section]).get(name)
+
+    def with_settings(self, values: Mapping[str, Any]) -> "RunConfig":
+        """A copy with other settings, by full key."""
+        update: dict[str, Any] = {}
+        for key, value in values.items():
+            section, _, name = key.partition(".")
+            update.setdefault(section, {})[name] = value
+        for section, changed in update.items():
+            before = dict(self)[section]
+            is_passed = isinstance(before, dict)
+            update[section] = {**before, **changed} if is_passed else before.model_copy(update=changed)
+        return self.model_copy(update=update)
+
     def keep_arguments(self, file: Sequence[str], overrides: Sequence[str]) -> None:
         """Remembers the arguments that the run was started with, for `command`."""
         self._arguments = (*file, *overrides)
@@ -166,7 +183,7 @@ class RunConfig(_Section):
         return shlex.join(["glmtune", "train", *kept, *overrides])
 
 
-class KeyDescription(NamedTuple):
+class _KeyDescription(NamedTuple):
     """A configuration key in a listing: its full name, its default and its description."""
 
     key: str
@@ -174,13 +191,13 @@ class KeyDescription(NamedTuple):
     description: str
 
 
-def describe_keys() -> list[KeyDescription]:
+def describe_keys() -> list[_KeyDescription]:
     """Lists our own keys, and those under `lora` and `train` for which we have a default."""
     described = [
-        KeyDescription(f"{name}.{key}", field.default, field.description or "")
+        _KeyDescription(f"{name}.{key}", field.default, field.description or "")
         for name, section in (("model", ModelSection), ("data", DataSection), ("prompt", PromptSection))
         for key, field in section.model_fields.items()
     ]
     for name, defaults in (("lora", LORA_DEFAULTS), ("train", TRAIN_DEFAULTS)):
-        described += [KeyDescription(f"{name}.{key}", defaults[key], text) for key, text in PASSED_KEYS[name].items()]
-    return described + [KeyDescription(f"train.{key}", None, text) for key, text in OWN_TRAIN_KEYS.items()]
+        described += [_KeyDescription(f"{name}.{key}", defaults[key], text) for key, text in PASSED_KEYS[name].items()]
+    return described + [_KeyDescription(f"train.{key}", None, text) for key, text in OWN_TRAIN_KEYS.items()]

@@ -137,7 +137,7 @@ def pack(
         The batch, on the CPU.
     """
     builder = _BatchBuilder()
-    groups = shared_prefixes(samples) if shares_prefix else [Group(0, [index]) for index in range(len(samples))]
+    groups = shared_prefixes(samples) if shares_prefix else [_Group(0, [index]) for index in range(len(samples))]
     for group in groups:
         members = [samples[index] for index in group.members]
         prefix = builder.add_prefix(members[0].input_ids[: group.prefix_length])
@@ -148,7 +148,7 @@ def pack(
     return builder.finish(num_tokens=sum(len(sample.input_ids) for sample in samples), num_samples=len(samples))
 
 
-class Group(NamedTuple):
+class _Group(NamedTuple):
     """Samples that share their first tokens.
 
     Attributes:
@@ -160,7 +160,7 @@ class Group(NamedTuple):
     members: list[int]
 
 
-def shared_prefixes(samples: Sequence[TokenizedSample]) -> list[Group]:
+def shared_prefixes(samples: Sequence[TokenizedSample]) -> list[_Group]:
     """Groups samples by common prefix; a sample may be in a group of its own.
 
     Prefixes do not nest: either a whole group shares its common prefix, or it is split into smaller groups with longer
@@ -173,14 +173,14 @@ def shared_prefixes(samples: Sequence[TokenizedSample]) -> list[Group]:
     return _best_groups(order, common, _MOST_SPLITS)[1]
 
 
-def _best_groups(order: list[int], common: list[int], splits_left: int) -> tuple[int, list[Group]]:
+def _best_groups(order: list[int], common: list[int], splits_left: int) -> tuple[int, list[_Group]]:
     """The most tokens that can be saved, and by which groups; `common` holds the tokens that neighbours share."""
     if len(order) == 1:
-        return 0, [Group(0, order)]
+        return 0, [_Group(0, order)]
     length = min(common)
     saved_together = length * (len(order) - 1)
     if splits_left == 0 or max(common) == length:
-        return saved_together, [Group(length, order)]
+        return saved_together, [_Group(length, order)]
     stops = [index + 1 for index, shared in enumerate(common) if shared == length]
     parts = [
         _best_groups(order[start:stop], common[start : stop - 1], splits_left - 1)
@@ -188,7 +188,7 @@ def _best_groups(order: list[int], common: list[int], splits_left: int) -> tuple
     ]
     saved_apart = sum(saved for saved, _ in parts)
     if saved_together >= saved_apart:
-        return saved_together, [Group(length, order)]
+        return saved_together, [_Group(length, order)]
     return saved_apart, [group for _, groups in parts for group in groups]
 
 

@@ -175,16 +175,6 @@ def weight_format(quantize: str) -> WeightFormat:
     raise ConfigError(f"quantize: expected {', '.join(FORMATS)}; found {quantize!r}")
 
 
-def automatic_formats(lora: Mapping[str, Any]) -> list[WeightFormat]:
-    """The formats that `model.quantize=auto` may choose for an adapter, from the most exact on.
-
-    Args:
-        lora: Arguments of `peft.LoraConfig`.
-    """
-    can_quantise = not unquantizable(lora)
-    return [each for each in FORMATS.values() if each.is_automatic and (can_quantise or each.name == "none")]
-
-
 def check_quantize(quantize: Quantize, lora: Mapping[str, Any]) -> None:
     """Checks that an adapter can be trained on a quantised base, before anything is loaded.
 
@@ -197,6 +187,15 @@ def check_quantize(quantize: Quantize, lora: Mapping[str, Any]) -> None:
             package that the format takes is not installed.
     """
     check_adapter(quantize, lora)
+    check_package(quantize)
+
+
+def check_package(quantize: Quantize) -> None:
+    """Checks that the package that a format takes is installed.
+
+    Raises:
+        ConfigError: It is not, or there is no such format.
+    """
     if weight_format(quantize).takes_bitsandbytes:
         bitsandbytes(quantize)
 

@@ -30,7 +30,7 @@ def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None
     start = read_start(validate_names(config), may_overwrite=True)
     data = load_run_data(start.config, start.tokenizer, int(start.config.train.get("seed", 42)))
     known = _known_device(start.config, gpu_gib, tflops)
-    return data.stats, plan_run(start.config, data.train, known, start.earlier)
+    return data.stats, plan_run(start, data.train, known)
 
 
 def _known_device(config: RunConfig, gpu_gib: float | None, tflops: float | None) -> KnownDevice:

@@ -8,6 +8,7 @@ Legend: T tokens of a pass, Q labels, H hidden size, F MLP width, A attention wi
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -41,6 +42,24 @@ class Pass:
     num_tokens: int
     num_labels: int
     num_segments: int
+
+
+class StepShape(NamedTuple):
+    """The passes of an optimiser step under a limit of tokens per pass.
+
+    Attributes:
+        max_tokens: The limit: most tokens of a pass.
+        largest: The largest possible pass.
+        num_passes: Passes of a step, on average.
+        mean_tokens: Tokens computed in a pass, padding included, on average.
+        mean_labels: Labels of a pass, on average.
+    """
+
+    max_tokens: int
+    largest: Pass
+    num_passes: float
+    mean_tokens: float
+    mean_labels: float
 
 
 @dataclass(frozen=True)

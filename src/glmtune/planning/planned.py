@@ -9,8 +9,8 @@ from glmtune.loading.devices import GIB
 from glmtune.loading.formats import FORMATS, has_bitsandbytes
 from glmtune.loading.quantized_linear import HOW_TO_INSTALL
 from glmtune.planning.memory import MemorySettings
-from glmtune.planning.planner import Candidate, Change, Planner, SearchSpace
-from glmtune.planning.settings import spell
+from glmtune.planning.planner import Planner
+from glmtune.planning.settings import Candidate, Choices, in_format, spell
 
 # Memory of the CUDA context of a process.
 CONTEXT_GIB = 0.6
@@ -42,7 +42,7 @@ class PlannedRun:
     shares_prefix: bool
     why_not_fused: str | None
     planner: Planner
-    whole_space: SearchSpace
+    whole_space: Choices
     device: str
     longest: int
     notes: tuple[str, ...] = ()
@@ -106,13 +106,13 @@ class PlannedRun:
             f"Shorter samples need less: data.max_length, now up to {self.longest} tokens"
         )
 
-    def cheapest_changes(self, *, keeps_format: bool) -> list[Change]:
-        """The single changes that save memory at the least loss of speed.
+    def cheapest_changes(self, *, keeps_format: bool) -> list[str]:
+        """The single changes that save memory at the least loss of speed, in words.
 
         Args:
             keeps_format: Whether the base must stay in its current format.
         """
         space = self.whole_space
         if keeps_format:
-            space = space.with_format(self.settings.quantize)
-        return self.planner.cheapest_changes(self.chosen, space)
+            space = in_format(space, self.settings.quantize)
+        return [str(change) for change in self.planner.cheapest_changes(self.chosen, space)]

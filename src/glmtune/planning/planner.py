@@ -1,15 +1,16 @@
 """Chooses the fastest settings that fit, among those that change only a run's memory and speed."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from glmtune.data.packing import MOST_GRAPHED_TOKENS
 from glmtune.loading.devices import GIB
 from glmtune.loading.formats import FORMATS, Quantize
 from glmtune.loading.shape import BaseShape
-from glmtune.planning.memory import MemoryEstimate, MemorySettings, Pass, estimate_memory
+from glmtune.planning.memory import MemorySettings, StepShape, estimate_memory
+from glmtune.planning.settings import Candidate, Choices, in_format, spell_values
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
 
@@ -29,67 +30,7 @@ _LEAST_SUGGESTED_SPEEDUP = 0.25
 _UNFUSED_TIME = 1.45
 
 
-class StepShape(NamedTuple):
-    """The passes of an optimiser step under a limit of tokens per pass.
-
-    Attributes:
-        max_tokens: The limit: most tokens of a pass.
-        largest: The largest possible pass.
-        num_passes: Passes of a step, on average.
-        mean_tokens: Tokens computed in a pass, padding included, on average.
-        mean_labels: Labels of a pass, on average.
-    """
-
-    max_tokens: int
-    largest: Pass
-    num_passes: float
-    mean_tokens: float
-    mean_labels: float
-
-
-@dataclass(frozen=True)
-class SearchSpace:
-    """The values to choose among; a single one for each setting that the user has made.
-
-    Attributes:
-        quantize: Formats, the most exact first; one is chosen only if nothing fits with those before it.
-        offloads_embedding: Whether the embedding may or must stay on the host.
-        num_checkpointed: Numbers of layers with activation checkpointing, ascending; the first that fits is chosen.
-        offloads_checkpoints: Whether checkpoints may or must be offloaded to the host.
-        uses_graphs: Whether CUDA graphs may or must be used.
-        max_tokens: Limits of a pass.
-    """
-
-    quantize: Sequence[Quantize] = ("none",)
-    offloads_embedding: Sequence[bool] = (False, True)
-    num_checkpointed: Sequence[int] = (0,)
-    offloads_checkpoints: Sequence[bool] = (False, True)
-    uses_graphs: Sequence[bool] = (True, False)
-    max_tokens: Sequence[int] = ()
-
-    def with_format(self, quantize: Quantize) -> "SearchSpace":
-        """The same for a base in one format."""
-        return replace(self, quantize=(quantize,))
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Settings, with their estimated memory and time.
-
-    Attributes:
-        settings: The settings.
-        step: The size and number of its passes.
-        memory: The estimated device memory.
-        seconds_per_step: The estimated time of an optimiser step.
-    """
-
-    settings: MemorySettings
-    step: StepShape
-    memory: MemoryEstimate
-    seconds_per_step: float
-
-
-class Change(NamedTuple):
+class _Change(NamedTuple):
     """A single change to a candidate.
 
     Attributes:
@@ -135,9 +76,9 @@ class Planner:
         memory = estimate_memory(self._base, self._adapter, settings, step.largest, self._state_bytes)
         return Candidate(settings, step, memory, self._seconds_per_step(settings, step))
 
-    def choose(self, space: SearchSpace, free_bytes: float) -> Candidate | None:
+    def choose(self, space: Choices, free_bytes: float) -> Candidate | None:
         """The fastest candidate that fits, in the most exact format that has one; None if no candidate fits."""
-        for quantize in space.quantize:
+        for quantize in space["quantize"]:
             fitting = [
                 candidate
                 for candidate in self._candidates(space, quantize, free_bytes)
@@ -147,7 +88,7 @@ class Planner:
                 return min(fitting, key=self._price)
         return None
 
-    def faster_format(self, candidate: Candidate, space: SearchSpace, free_bytes: float) -> Change | None:
+    def faster_format(self, candidate: Candidate, space: Choices, free_bytes: float) -> _Change | None:
         """A format that would make a run faster by a quarter or more, if there is one, to suggest to the user.
 
         Args:
@@ -155,32 +96,27 @@ class Planner:
             space: The values to choose among.
             free_bytes: Memory that the device has for the run.
         """
-        others = [quantize for quantize in space.quantize if quantize != candidate.settings.quantize]
-        chosen = (self.choose(space.with_format(quantize), free_bytes) for quantize in others)
+        others = [quantize for quantize in space["quantize"] if quantize != candidate.settings.quantize]
+        chosen = (self.choose(in_format(space, quantize), free_bytes) for quantize in others)
         fastest = min((each for each in chosen if each is not None), key=self._price, default=None)
         if fastest is None or self._price(fastest) * (1 + _LEAST_SUGGESTED_SPEEDUP) > self._price(candidate):
             return None
         slowdown = fastest.seconds_per_step / candidate.seconds_per_step - 1
         saved = candidate.memory.needed - fastest.memory.needed
-        return Change(f"model.quantize={fastest.settings.quantize}", saved, slowdown)
+        return _Change(_say({"quantize": fastest.settings.quantize}, space), saved, slowdown)
 
-    def plainest(self, space: SearchSpace) -> Candidate:
+    def plainest(self, space: Choices) -> Candidate:
         """The candidate with the first choice of each setting, without graphs unless they are required."""
-        settings = MemorySettings(
-            space.quantize[0],
-            space.offloads_embedding[0],
-            space.num_checkpointed[0],
-            space.offloads_checkpoints[0],
-            space.uses_graphs[-1],
-        )
-        return self.estimate(settings, space.max_tokens[0])
+        first = {name: values[0] for name, values in space.items()} | {"uses_graphs": space["uses_graphs"][-1]}
+        max_tokens = first.pop("max_tokens")
+        return self.estimate(MemorySettings(**first), max_tokens)
 
-    def smallest(self, space: SearchSpace) -> Candidate:
+    def smallest(self, space: Choices) -> Candidate:
         """The candidate that needs least memory."""
-        candidates = (candidate for quantize in space.quantize for candidate in self._candidates(space, quantize, 0))
+        candidates = (candidate for quantize in space["quantize"] for candidate in self._candidates(space, quantize, 0))
         return min(candidates, key=lambda candidate: candidate.memory.needed)
 
-    def cheapest_changes(self, candidate: Candidate, space: SearchSpace, count: int = 3) -> list[Change]:
+    def cheapest_changes(self, candidate: Candidate, space: Choices, count: int = 3) -> list[_Change]:
         """The single changes that save memory at the least loss of speed.
 
         Args:
@@ -189,55 +125,54 @@ class Planner:
             count: The largest number of changes.
         """
         settings, limit = candidate.settings, candidate.step.max_tokens
-        changed = [
-            (f"train.max_tokens_per_device={smaller}", settings, smaller)
-            for smaller in space.max_tokens
-            if smaller < limit
-        ][:1]
-        for name, new in self._changed_settings(settings, space):
-            changed.append((name, new, limit))
+        smaller = [{"max_tokens": each} for each in space["max_tokens"] if each < limit][:1]
         changes = []
-        for name, new, max_tokens in changed:
-            other = self.estimate(new, max_tokens)
+        for changed in (*smaller, *self._changed_settings(settings, space)):
+            new = {name: value for name, value in changed.items() if name != "max_tokens"}
+            other = self.estimate(replace(settings, **new), changed.get("max_tokens", limit))
             saved = candidate.memory.needed - other.memory.needed
             if saved >= 0.01 * (candidate.memory.peak - candidate.memory.overhead):
-                changes.append(Change(name, saved, other.seconds_per_step / candidate.seconds_per_step - 1))
+                slowdown = other.seconds_per_step / candidate.seconds_per_step - 1
+                changes.append(_Change(_say(changed, space), saved, slowdown))
         return sorted(changes, key=lambda change: change.slowdown)[:count]
 
-    def _changed_settings(self, settings: MemorySettings, space: SearchSpace) -> Iterator[tuple[str, MemorySettings]]:
+    def _changed_settings(self, settings: MemorySettings, space: Choices) -> Iterator[dict[str, Any]]:
+        """The values of the changed settings, by name."""
         if settings.uses_graphs:
-            yield "train.cuda_graphs=false", replace(settings, uses_graphs=False)
-        if not settings.offloads_embedding and True in space.offloads_embedding:
-            yield "model.offload_embedding=true", replace(settings, offloads_embedding=True)
-        num_layers = max(space.num_checkpointed)
+            yield {"uses_graphs": False}
+        if not settings.offloads_embedding and True in space["offloads_embedding"]:
+            yield {"offloads_embedding": True}
+        num_layers = max(space["num_checkpointed"])
         if settings.num_checkpointed < num_layers:
-            yield "train.gradient_checkpointing=true", replace(settings, num_checkpointed=num_layers)
-        if settings.num_checkpointed and not settings.offloads_checkpoints and True in space.offloads_checkpoints:
-            new = replace(settings, offloads_checkpoints=True, uses_graphs=False)
-            yield "train.offload_checkpoints=true train.cuda_graphs=false", new
-        for quantize in space.quantize:
+            yield {"num_checkpointed": num_layers}
+        if settings.num_checkpointed and not settings.offloads_checkpoints and True in space["offloads_checkpoints"]:
+            yield {"offloads_checkpoints": True, "uses_graphs": False}
+        for quantize in space["quantize"]:
             if quantize != settings.quantize:
-                yield f"model.quantize={quantize}", replace(settings, quantize=quantize)
+                yield {"quantize": quantize}
 
-    def _candidates(self, space: SearchSpace, quantize: Quantize, free_bytes: float) -> Iterator[Candidate]:
+    def _candidates(self, space: Choices, quantize: Quantize, free_bytes: float) -> Iterator[Candidate]:
         """For each combination the candidate with the fewest checkpointed layers that fits, or with the most."""
-        for embedding, offloads, graphs, max_tokens in itertools.product(
-            space.offloads_embedding, space.offloads_checkpoints, space.uses_graphs, space.max_tokens
-        ):
-            if offloads and (graphs or max(space.num_checkpointed) == 0):
+        combined = {name: values for name, values in space.items() if name not in ("quantize", "num_checkpointed")}
+        for values in itertools.product(*combined.values()):
+            combination = dict(zip(combined, values, strict=True))
+            max_tokens = combination.pop("max_tokens")
+            settings = MemorySettings(quantize, **combination)
+            if not self._is_worthwhile(settings, max_tokens, space):
                 continue
-            if (
-                graphs
-                and False in space.uses_graphs
-                and self._size_step(max_tokens, False).mean_tokens >= MOST_GRAPHED_TOKENS
-            ):
-                continue  # hardly any pass would be small enough to record
-            for num_checkpointed in space.num_checkpointed:
-                settings = MemorySettings(quantize, embedding, num_checkpointed, offloads, graphs)
-                candidate = self.estimate(settings, max_tokens)
+            for num_checkpointed in space["num_checkpointed"]:
+                candidate = self.estimate(replace(settings, num_checkpointed=num_checkpointed), max_tokens)
                 if candidate.memory.needed <= free_bytes:
                     break
             yield candidate
+
+    def _is_worthwhile(self, settings: MemorySettings, max_tokens: int, space: Choices) -> bool:
+        if settings.offloads_checkpoints and (settings.uses_graphs or max(space["num_checkpointed"]) == 0):
+            return False
+        if not settings.uses_graphs or False not in space["uses_graphs"]:
+            return True
+        # Otherwise hardly any pass would be small enough to record.
+        return self._size_step(max_tokens, False).mean_tokens < MOST_GRAPHED_TOKENS
 
     def _price(self, candidate: Candidate) -> float:
         settings = candidate.settings
@@ -273,3 +208,9 @@ class Planner:
             launches = weight_format.launches_per_layer * (1 + checkpointed_share / 3) * shape.num_layers
             seconds = max(seconds, launches * self._speed.launch_s)
         return step.num_passes * seconds
+
+
+def _say(changed: dict[str, Any], space: Choices) -> str:
+    if changed.get("num_checkpointed") == max(space["num_checkpointed"]):
+        changed = {**changed, "num_checkpointed": True}  # all layers, as people write it
+    return " ".join(spell_values(changed))

@@ -17,6 +17,7 @@ from glmtune.adapters.lora import comparable_setting
 from glmtune.adapters.run_folder import MANIFEST_NAME, RESULTS_NAME, STATE_NAME, RunManifest, checkpoints, has_adapter
 from glmtune.errors import ConfigError, TrainingError, summarise_faults
 from glmtune.files import read_json_object
+from glmtune.planning.settings import SETTINGS
 
 _logger = logging.getLogger(__name__)
 
@@ -35,22 +36,22 @@ LASTING_TRAIN_KEYS = _names(
     optim_args optim_target_modules per_device_train_batch_size seed train_sampling_strategy
     """
 )
-# All other keys take their new values from the first resumed step on.
-APPLIED_TRAIN_KEYS = _names(
+# All other keys take their new values from the first resumed step on; so do the settings that the plan decides.
+APPLIED_TRAIN_KEYS = {setting.key.partition(".")[2] for setting in SETTINGS} | _names(
     """
     activation_checkpointing activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size
-    batch_eval_metrics bf16 bf16_full_eval cuda_graphs dataloader_in_order dataloader_multiprocessing_context
+    batch_eval_metrics bf16 bf16_full_eval dataloader_in_order dataloader_multiprocessing_context
     dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend
     ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed
     disable_tqdm do_eval do_predict do_train early_stopping_patience enable_jit_checkpoint eval_accumulation_steps
     eval_delay eval_do_concat_batches eval_on_start eval_steps eval_strategy eval_use_gather_object fp16
-    fp16_full_eval fsdp fsdp_config full_determinism gradient_checkpointing gradient_checkpointing_kwargs
+    fp16_full_eval fsdp fsdp_config full_determinism gradient_checkpointing_kwargs
     hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token
     include_for_metrics include_num_input_tokens_seen label_names label_smoothing_factor learning_rate
     liger_kernel_config load_best_model_at_end local_rank log_level log_level_replica log_on_each_node
     logging_first_step logging_nan_inf_filter logging_steps logging_strategy lr_scheduler_kwargs lr_scheduler_type
-    max_grad_norm max_steps max_tokens_per_device neftune_noise_alpha num_train_epochs
-    offload_checkpoints output_dir parallelism_config per_device_eval_batch_size prediction_loss_only project
+    max_grad_norm max_steps neftune_noise_alpha num_train_epochs
+    output_dir parallelism_config per_device_eval_batch_size prediction_loss_only project
     push_to_hub remove_unused_columns report_to restore_callback_states_from_checkpoint resume_from_checkpoint run_name
     save_on_each_node save_only_model save_steps save_strategy save_total_limit shared_prefix skip_memory_metrics
     tf32 torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps trackio_bucket_id

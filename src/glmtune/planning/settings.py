@@ -1,92 +1,162 @@
-"""The settings that a plan chooses: how to read them from a configuration and a plan, and how to write them."""
+"""The settings that a plan chooses, one row each: key, choices, what they need, how they are read and written."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from glmtune.adapters.run_folder import RunManifest
-from glmtune.config import RunConfig
 from glmtune.errors import ConfigError
-from glmtune.loading.formats import check_adapter
-from glmtune.planning.planner import Candidate, SearchSpace
+from glmtune.loading.formats import Quantize
+from glmtune.planning.memory import MemoryEstimate, MemorySettings, StepShape
+
+# The values to choose among by the name of the setting; a single one where the user has decided.
+Choices = Mapping[str, Sequence[Any]]
 
 
-class Setting(NamedTuple):
+class _Conditions(NamedTuple):
+    """What a run's choices depend on; the arguments of `possible_choices`."""
+
+    formats: Sequence[Quantize]
+    num_layers: int
+    is_fused: bool
+    is_tied: bool
+    can_graph: bool
+    pass_limits: Sequence[int]
+
+
+@dataclass(frozen=True)
+class _Setting:
     """A setting that changes a run's memory and speed, but not what it learns.
 
     Attributes:
         key: Its key, with the section.
-        name: What `SearchSpace` calls its choices, and `MemorySettings` or `StepShape` the one chosen.
+        name: Its name in `Choices`, and in `MemorySettings` or `StepShape`.
+        choices: The values that a run may have under its conditions; without a GPU, the first one is taken.
         needs: The requirement for switching it on, if there is one.
+        read: Turns a value of the configuration into one of the choices; also takes the number of layers.
+        write: Turns one of the choices into a value of the configuration.
     """
 
     key: str
     name: str
+    choices: Callable[[_Conditions], Sequence[Any]]
     needs: str = ""
-
-    def configured(self, config: RunConfig, num_layers: int) -> Any:
-        """The value in a configuration; None if it is left open.
-
-        Args:
-            config: The configuration.
-            num_layers: Layers of the base, which `gradient_checkpointing=true` stands for.
-        """
-        value = _read(config, self.key)
-        if value == "auto":
-            return None
-        if self.name == "num_checkpointed":
-            return num_layers if value is True else min(int(value or 0), num_layers)
-        return value
+    read: Callable[[Any, int], Any] = lambda value, _num_layers: value
+    write: Callable[[Any], Any] = lambda value: value
 
     def spell(self, value: Any) -> str:
         """The setting with this value, as written on the command line."""
-        if self.name == "num_checkpointed" and value == 0:
-            value = False
-        return f"{self.key}={str(value).lower()}"
+        return f"{self.key}={str(self.write(value)).lower()}"
 
 
-FORMAT = Setting("model.quantize", "quantize")
+FORMAT = _Setting("model.quantize", "quantize", lambda run: run.formats)
 SETTINGS = (
     FORMAT,
-    Setting(
+    _Setting(
         "model.offload_embedding",
         "offloads_embedding",
-        "fused layers, and an embedding that is not shared with the output layer",
+        lambda run: (False, True) if run.is_fused and not run.is_tied else (False,),
+        needs="fused layers, and an embedding that is not shared with the output layer",
     ),
-    Setting("train.max_tokens_per_device", "max_tokens"),
-    Setting("train.gradient_checkpointing", "num_checkpointed"),
-    Setting("train.offload_checkpoints", "offloads_checkpoints", "fused layers"),
-    Setting(
+    _Setting("train.max_tokens_per_device", "max_tokens", lambda run: run.pass_limits),
+    _Setting(
+        "train.gradient_checkpointing",
+        "num_checkpointed",
+        lambda run: range(run.num_layers + 1),
+        read=lambda value, num_layers: num_layers if value is True else min(int(value), num_layers),
+        write=lambda value: value or False,
+    ),
+    _Setting(
+        "train.offload_checkpoints",
+        "offloads_checkpoints",
+        lambda run: (False, True) if run.is_fused else (False,),
+        needs="fused layers",
+    ),
+    _Setting(
         "train.cuda_graphs",
         "uses_graphs",
-        "fused layers, 16 bits on an Ampere or newer GPU, and torch's own AdamW or SGD",
+        lambda run: (True, False) if run.can_graph else (False,),
+        needs="fused layers, 16 bits on an Ampere or newer GPU, and torch's own AdamW or SGD",
     ),
 )
 
 
-def decide(whole: SearchSpace, config: RunConfig, num_layers: int, why_not_fused: str | None = None) -> SearchSpace:
+@dataclass(frozen=True)
+class Candidate:
+    """Settings, with their estimated memory and time.
+
+    Attributes:
+        settings: The settings.
+        step: The size and number of its passes.
+        memory: The estimated device memory.
+        seconds_per_step: The estimated time of an optimiser step.
+    """
+
+    settings: MemorySettings
+    step: StepShape
+    memory: MemoryEstimate
+    seconds_per_step: float
+
+
+def possible_choices(
+    *,
+    formats: Sequence[Quantize],
+    num_layers: int,
+    is_fused: bool,
+    is_tied: bool,
+    can_graph: bool,
+    pass_limits: Sequence[int],
+) -> Choices:
+    """All choices that a run has, without the user's settings.
+
+    Args:
+        formats: Formats that base, adapter and device can work in, the most exact first; one is chosen only if nothing
+            fits with those before it.
+        num_layers: Layers of the base.
+        is_fused: Whether the layers can be fused.
+        is_tied: Whether the output layer is the token embedding.
+        can_graph: Whether passes can be recorded as CUDA graphs.
+        pass_limits: Most tokens of a pass, descending.
+    """
+    conditions = _Conditions(formats, num_layers, is_fused, is_tied, can_graph, pass_limits)
+    return {setting.name: setting.choices(conditions) for setting in SETTINGS}
+
+
+def in_format(choices: Choices, quantize: Quantize) -> Choices:
+    """The same choices for a base in one format."""
+    return {**choices, FORMAT.name: (quantize,)}
+
+
+def given_settings(read: Callable[[str], Any]) -> dict[str, Any]:
+    """The settings that are not left open, by key.
+
+    Args:
+        read: Looks a key up in a configuration, or in the record of an earlier run.
+    """
+    values = {setting.key: read(setting.key) for setting in SETTINGS}
+    return {key: value for key, value in values.items() if value not in (None, "auto")}
+
+
+def decide(whole: Choices, given: Mapping[str, Any], why_not_fused: str | None = None) -> Choices:
     """Restricts the choices to those that the user's settings allow.
 
     Args:
         whole: All choices, without the user's settings.
-        config: The configuration.
-        num_layers: Layers of the base.
+        given: The user's settings, by key.
         why_not_fused: Why the layers cannot be fused; None if they can.
 
     Raises:
         ConfigError: The settings ask for something impossible.
     """
-    decided: dict[str, Any] = {}
+    decided: dict[str, Sequence[Any]] = {}
+    num_layers = max(whole["num_checkpointed"])
     for setting in SETTINGS:
-        value = setting.configured(config, num_layers)
-        if value is None:
+        if setting.key not in given:
             continue
-        if setting.needs and value not in vars(whole)[setting.name]:
+        value = setting.read(given[setting.key], num_layers)
+        if setting.needs and value not in whole[setting.name]:
             why = f"; here, {why_not_fused}" if why_not_fused else ""
             raise ConfigError(f"{setting.spell(value)} is not possible: it requires {setting.needs}{why}")
         decided[setting.name] = (value,)
-    if "quantize" in decided:
-        check_adapter(decided["quantize"][0], config.lora)
     if decided.get("offloads_checkpoints") == (True,):
         if decided.get("num_checkpointed") == (0,):
             raise ConfigError(
@@ -98,54 +168,24 @@ def decide(whole: SearchSpace, config: RunConfig, num_layers: int, why_not_fused
         decided["uses_graphs"] = (False,)
     elif decided.get("num_checkpointed") == (0,):
         decided["offloads_checkpoints"] = (False,)
-    return replace(whole, **decided)
+    return {**whole, **decided}
 
 
-def with_settings(config: RunConfig, candidate: Candidate, settings: Iterable[Setting] = SETTINGS) -> RunConfig:
-    """The configuration with a plan's choices filled in."""
-    chosen = _chosen(candidate)
-    return _filled(config, {setting.key: chosen[setting.name] for setting in settings})
-
-
-def as_before(config: RunConfig, before: RunManifest, settings: Iterable[Setting] = SETTINGS) -> RunConfig:
-    """The configuration with open settings taken from an earlier run.
-
-    Args:
-        config: The configuration.
-        before: The earlier run's manifest.
-        settings: The settings to take over.
-    """
-    filled = {}
-    for setting in settings:
-        value = before.setting(setting.key)
-        if _read(config, setting.key) in (None, "auto") and value not in (None, "auto"):
-            filled[setting.key] = value
-    return _filled(config, filled)
+def chosen_settings(candidate: Candidate) -> dict[str, Any]:
+    """A plan's settings, by key."""
+    chosen = _values(candidate)
+    return {setting.key: chosen[setting.name] for setting in SETTINGS}
 
 
 def spell(candidate: Candidate) -> list[str]:
     """A plan's settings, as on the command line."""
-    chosen = _chosen(candidate)
-    return [setting.spell(chosen[setting.name]) for setting in SETTINGS]
+    return spell_values(_values(candidate))
 
 
-def _chosen(candidate: Candidate) -> dict[str, Any]:
+def spell_values(values: Mapping[str, Any]) -> list[str]:
+    """Values by the names of their settings, as on the command line."""
+    return [setting.spell(values[setting.name]) for setting in SETTINGS if setting.name in values]
+
+
+def _values(candidate: Candidate) -> dict[str, Any]:
     return {**asdict(candidate.settings), "max_tokens": candidate.step.max_tokens}
-
-
-def _read(config: RunConfig, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return config.model.model_dump().get(name) if section == "model" else config.train.get(name)
-
-
-def _filled(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """A copy with some values set, by full key."""
-    by_section: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
-    for key, value in values.items():
-        section, _, name = key.partition(".")
-        by_section[section][name] = value
-    update = {
-        "model": config.model.model_copy(update=by_section["model"]),
-        "train": {**config.train, **by_section["train"]},
-    }
-    return config.model_copy(update=update)

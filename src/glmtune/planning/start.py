@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from transformers import PretrainedConfig
 
 from glmtune.adapters.adapter_files import read_adapter_config
 from glmtune.adapters.inheritance import prompt_record
@@ -16,10 +17,11 @@ from glmtune.config import LORA_DEFAULTS, RunConfig, embedded_base
 from glmtune.errors import ConfigError, summarise_faults
 from glmtune.loading.base_weights import is_trained_base
 from glmtune.loading.bases import load_tokenizer, read_base_config
+from glmtune.loading.formats import check_adapter
 from glmtune.models.families import family_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.planning.resume import EarlierRun, find_earlier_run
-from glmtune.planning.targets import with_targets
+from glmtune.planning.settings import FORMAT
 
 # Keys of an adapter's configuration that do not concern its weights.
 _NOT_OF_WEIGHTS = {
@@ -34,12 +36,15 @@ class Start:
     """The starting point of a run.
 
     Attributes:
-        config: The configuration, with adapter and prompt filled in; settings that the plan decides may still be open.
+        config: The configuration, with adapter, prompt, and the format of a run that is resumed filled in; settings
+            that the plan decides may still be open.
+        base_config: The base's configuration.
         tokenizer: The base's tokenizer.
         earlier: The run that is resumed; None for a new one.
     """
 
     config: RunConfig
+    base_config: PretrainedConfig
     tokenizer: Tokenizer
     earlier: EarlierRun | None
 
@@ -52,20 +57,34 @@ def read_start(config: RunConfig, *, may_overwrite: bool = False) -> Start:
         may_overwrite: Whether a new run may be meant for a folder that holds one already, since it is only planned.
 
     Raises:
-        ConfigError: `model.adapter_path` is a base, keys under `lora` ask for another adapter than that one, or the run
-            folder holds a run already.
+        ConfigError: `model.adapter_path` is a base, keys under `lora` ask for another adapter than that one or for one
+            that the format does not go with, or the run folder holds a run already.
         TrainingError: There is no complete checkpoint with its run's manifest to resume from.
-        ModelError: The base's tokenizer is missing or damaged.
+        ModelError: The base's tokenizer or configuration is missing or damaged.
         AdapterError: The adapter is damaged, its start cannot be brought back, or a record of the prompt is damaged.
     """
     is_new = config.train.get("resume_from_checkpoint") in (None, False)
     earlier = None if is_new and may_overwrite else find_earlier_run(config.train)
-    tokenizer = load_tokenizer(config.model.path or embedded_base())
-    config = with_targets(_with_prompt(_from_adapter(config, earlier), tokenizer, earlier))
-    return Start(config, tokenizer, earlier)
+    base_path = config.model.path
+    tokenizer = load_tokenizer(base_path or embedded_base())
+    base_config = read_base_config(base_path)
+    base_config.name_or_path = str(base_path)  # PEFT warns of a base without a name
+    config = with_targets(_with_prompt(_from_adapter(config, base_config, earlier), tokenizer, earlier), base_config)
+    if earlier is not None and config.model.quantize == "auto":
+        config = config.with_settings({FORMAT.key: earlier.manifest.setting(FORMAT.key) or "auto"})
+    if config.model.quantize != "auto":
+        check_adapter(config.model.quantize, config.lora)
+    return Start(config, base_config, tokenizer, earlier)
 
 
-def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
+def with_targets(config: RunConfig, base_config: PretrainedConfig) -> RunConfig:
+    """The configuration with `lora.target_modules=auto` replaced by the names that the base's family adapts."""
+    if config.lora.get("target_modules") != "auto":
+        return config
+    return config.with_settings({"lora.target_modules": [*family_of(base_config).lora_targets]})
+
+
+def _from_adapter(config: RunConfig, base_config: PretrainedConfig, earlier: EarlierRun | None) -> RunConfig:
     """Fills in the settings of the adapter that a run starts from: rank, scale, layers and so on.
 
     A resumed run has its weights from its checkpoint and the rest from its manifest; the adapter may have been deleted.
@@ -75,14 +94,14 @@ def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
     given = Path(config.model.adapter_path).expanduser().absolute()
     recorded = None if earlier is None else earlier.manifest.setting("model.adapter_path")
     if earlier is not None and recorded and given in (Path(recorded), Path(recorded).parent):
-        return _filled(config, recorded, dict(earlier.manifest.section("lora")))
+        return _filled(config, base_config, recorded, dict(earlier.manifest.section("lora")))
     folder = find_adapter(given)
     if folder is None:
         raise ConfigError(f"model.adapter_path: {config.model.adapter_path} is a base model, not an adapter")
     adapter = read_adapter_config(folder)
     own: dict[str, Any] = {}
     for field in fields(LoraConfig):
-        value = getattr(adapter, field.name)
+        value = vars(adapter)[field.name]
         default = field.default if field.default_factory is MISSING else field.default_factory()
         if field.name not in _NOT_OF_WEIGHTS and (value != default or field.name in LORA_DEFAULTS):
             own[field.name] = sorted(value) if isinstance(value, set) else value
@@ -94,14 +113,14 @@ def _from_adapter(config: RunConfig, earlier: EarlierRun | None) -> RunConfig:
             config.model.path or "the built-in base",
             folder,
         )
-    return _filled(config, str(folder), own)
+    return _filled(config, base_config, str(folder), own)
 
 
-def _filled(config: RunConfig, adapter_path: str, own: dict[str, Any]) -> RunConfig:
+def _filled(config: RunConfig, base_config: PretrainedConfig, adapter_path: str, own: dict[str, Any]) -> RunConfig:
     """The configuration with an adapter's own settings, after checking that those given agree with them."""
     asked = dict(config.lora)
     if asked.get("target_modules") == ALL_LINEAR:  # adapters name their layers
-        asked["target_modules"] = _linear_layers(config.model.path)
+        asked["target_modules"] = _linear_layers(base_config)
     faults = [
         f"lora.{key}={value!r} was requested, but the adapter in {adapter_path} has {comparable_setting(own, key)!r}. "
         "Leave it out"
@@ -115,8 +134,7 @@ def _filled(config: RunConfig, adapter_path: str, own: dict[str, Any]) -> RunCon
     return config.model_copy(update={"model": model, "lora": lora})
 
 
-def _linear_layers(base_path: str | None) -> str | list[str]:
-    base_config = read_base_config(base_path)
+def _linear_layers(base_config: PretrainedConfig) -> str | list[str]:
     with torch.device("meta"):
         return spell_out(family_of(base_config).model_class(base_config), ALL_LINEAR)
 
@@ -127,14 +145,11 @@ def _with_prompt(config: RunConfig, tokenizer: Tokenizer, earlier: EarlierRun | 
     if adapter is not None and earlier is not None:  # which has a record of what it has inherited from it
         adapter = earlier.checkpoint
     inherited = prompt_record(adapter, config.model.path, tokenizer)
-    prompt: dict[str, str | None] = {}
-    data: dict[str, str] = {}
+    values: dict[str, str | None] = {}
     if config.prompt.template == "auto":
-        prompt["template"] = inherited.template
+        values["prompt.template"] = inherited.template
     if "system" not in config.prompt.model_fields_set:
-        prompt["system"] = inherited.system
+        values["prompt.system"] = inherited.system
     if "join" not in config.data.model_fields_set:
-        data["join"] = inherited.join
-    return config.model_copy(
-        update={"prompt": config.prompt.model_copy(update=prompt), "data": config.data.model_copy(update=data)}
-    )
+        values["data.join"] = inherited.join
+    return config.with_settings(values)

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from glmtune.adapters.checkpoints import evaluations_without_gain
 from glmtune.files import storage_faults, write_text
 from glmtune.language import localise
-from glmtune.training.resumed_state import EarlyStoppingCallback, ResumedState
+from glmtune.training.resumed_state import find_best_again
 
 LOG_NAME = "trainer_log.jsonl"
 
@@ -163,6 +165,30 @@ def _step_of(line: str) -> int | None:
     return step if isinstance(step, int) else None
 
 
+class _ResumedState(TrainerCallback):
+    """Applies the current settings to a state that was read from a checkpoint."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Sets the current intervals, and finds the best checkpoint."""
+        state.compute_steps(args, state.max_steps)
+        find_best_again(state, args.output_dir)
+
+
+class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # type: ignore[misc]
+    """As in transformers, under whose name its state is saved; a resumed run keeps its count, but not its patience."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Restores the number of consecutive evaluations without improvement."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience_counter = evaluations_without_gain(state.stateful_callbacks)
+        # Trainer fails to save a callback's state that the checkpoint did not contain.
+        state.stateful_callbacks[type(self).__name__] = self.state()
+
+
 def plain_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values, with None in place of floats that JSON cannot express (nan, inf)."""
     return {
@@ -178,7 +204,7 @@ def make_callbacks(run: str | Path, patience: int | None, progress: ProgressRepo
         patience: Number of evaluations without improvement after which to stop; None to disable early stopping.
         progress: The progress report.
     """
-    callbacks: list[TrainerCallback] = [ResumedState(), LogFile(run), progress]
+    callbacks: list[TrainerCallback] = [_ResumedState(), LogFile(run), progress]
     if patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
     return callbacks

@@ -5,23 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from rich.console import Console
 from transformers import TrainingArguments
 
-from glmtune.adapters.checkpoints import sweep
 from glmtune.adapters.run_folder import RunManifest, current_versions
 from glmtune.compat import use_one_gpu
-from glmtune.config import RunConfig, embedded_base, say_base, say_data
+from glmtune.config import embedded_base, say_data
 from glmtune.data.run_data import RunData, load_run_data
 from glmtune.errors import ConfigError
 from glmtune.loading.base_weights import fingerprint_base
-from glmtune.loading.devices import resolve_dtype
-from glmtune.loading.formats import check_quantize
+from glmtune.loading.devices import Dtype, resolve_dtype
+from glmtune.loading.formats import check_package
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.planning.planned import PlannedRun
 from glmtune.planning.resume import EarlierRun
-from glmtune.planning.start import read_start
+from glmtune.planning.start import Start
 from glmtune.training.arguments import make_arguments
 
 
@@ -30,7 +28,6 @@ class RunInputs:
     """The inputs of a run.
 
     Attributes:
-        config: The configuration, for the plan; settings that the plan decides may still be `auto`.
         arguments: The Trainer's arguments.
         dtype: The compute dtype of the base.
         tokenizer: The base's tokenizer.
@@ -39,7 +36,6 @@ class RunInputs:
         earlier: The run to resume, if there is one.
     """
 
-    config: RunConfig
     arguments: TrainingArguments
     dtype: torch.dtype
     tokenizer: Tokenizer
@@ -67,24 +63,20 @@ class RunInputs:
         )
 
 
-def read_inputs(config: RunConfig, console: Console) -> RunInputs:
+def read_inputs(start: Start, console: Console) -> RunInputs:
     """Reads all inputs of a run and checks that they are consistent.
 
     Args:
-        config: The configuration.
+        start: What the run starts from.
         console: Where a summary is shown.
 
     Raises:
-        GlmtuneError: Configuration, data, tokenizer or adapter are invalid.
+        GlmtuneError: Configuration, data or base are invalid.
     """
-    if _writes_here(config.train):
-        sweep(Path(str(config.train["output_dir"])).expanduser())
-    _say(console, say_base(config.model.path))
-    start = read_start(config)
     config = start.config
     if config.model.quantize != "auto":
-        check_quantize(config.model.quantize, config.lora)
-    dtype = _compute_dtype(config)
+        check_package(config.model.quantize)
+    dtype = _compute_dtype(config.model.dtype, on_cpu=bool(config.train.get("use_cpu")))
     arguments = make_arguments(
         config.train,
         has_eval=config.data.eval_path is not None or config.data.eval_fraction > 0,
@@ -97,19 +89,13 @@ def read_inputs(config: RunConfig, console: Console) -> RunInputs:
     for line in (*say_data(config.data.path), *data.stats.lines(), data.split_line()):
         _say(console, line)
     base_fingerprint = fingerprint_base(config.model.path or embedded_base())
-    return RunInputs(config, arguments, dtype, start.tokenizer, data, base_fingerprint, start.earlier)
+    return RunInputs(arguments, dtype, start.tokenizer, data, base_fingerprint, start.earlier)
 
 
-def _writes_here(train: dict[str, Any]) -> bool:
-    """Whether this process writes checkpoints, by the rule of `TrainingArguments.should_save`."""
-    state = PartialState()
-    return bool(state.is_local_main_process if train.get("save_on_each_node") else state.is_main_process)
-
-
-def _compute_dtype(config: RunConfig) -> torch.dtype:
-    device_map = "cpu" if config.train.get("use_cpu") else None
-    dtype = resolve_dtype(config.model.dtype, device_map)
-    if dtype == torch.float16 and (device_map == "cpu" or not torch.cuda.is_available()):
+def _compute_dtype(asked: Dtype, *, on_cpu: bool) -> torch.dtype:
+    device_map = "cpu" if on_cpu else None
+    dtype = resolve_dtype(asked, device_map)
+    if dtype == torch.float16 and (on_cpu or not torch.cuda.is_available()):
         raise ConfigError("model.dtype=float16 needs a GPU; on the CPU use float32 or bfloat16")
     return dtype
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, distributed
+from torch import distributed
 
 from glmtune.compat import launcher_asks_for
 from glmtune.config import WHY_NOT_SHARDED
@@ -91,35 +91,3 @@ def ending_with_the_others() -> Iterator[None]:
 def is_first_process() -> bool:
     """Whether this process has rank 0, and so reports for all."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-class SharedFlag:
-    """A flag that any process can set and that all processes read at the same step, one step later.
-
-    Reading it in the same step would make the host wait for the device in every step.
-
-    Args:
-        device: Where the process group communicates.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._answer: Tensor | None = None
-        self._is_there = torch.cuda.Event() if device.type == "cuda" else None
-
-    def share(self, is_set: bool) -> bool:
-        """Shares the flag with all processes; returns whether any of them had set it at the previous call."""
-        before = self._read()
-        flag = torch.full((), int(is_set), device=self._device)
-        distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-        self._answer = flag.to("cpu", non_blocking=True)
-        if self._is_there is not None:
-            self._is_there.record()
-        return before
-
-    def _read(self) -> bool:
-        if self._answer is None:
-            return False
-        if self._is_there is not None:
-            self._is_there.synchronize()  # it was started a step ago
-        return bool(self._answer.item())

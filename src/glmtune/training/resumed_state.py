@@ -1,24 +1,10 @@
-"""The state of a resumed run: current settings override the checkpoint's, and state that Trainer drops is restored."""
+"""The best checkpoint of a resumed run, whose folder may have moved."""
 
 from pathlib import Path
-from typing import Any
 
-import transformers
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerState
 
-from glmtune.adapters.checkpoints import evaluations_without_gain
 from glmtune.adapters.run_folder import checkpoints
-
-
-class ResumedState(TrainerCallback):
-    """Applies the current settings to a state that was read from a checkpoint."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Sets the current intervals, and finds the best checkpoint."""
-        state.compute_steps(args, state.max_steps)
-        find_best_again(state, args.output_dir)
 
 
 def find_best_again(state: TrainerState, output_dir: str | Path) -> None:
@@ -35,16 +21,3 @@ def find_best_again(state: TrainerState, output_dir: str | Path) -> None:
         state.best_model_checkpoint = str(here)
     elif state.best_model_checkpoint is None or not Path(state.best_model_checkpoint).is_dir():
         state.best_model_checkpoint = state.best_metric = state.best_global_step = None
-
-
-class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # type: ignore[misc]
-    """As in transformers, under whose name its state is saved; a resumed run keeps its count, but not its patience."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Restores the number of consecutive evaluations without improvement."""
-        super().on_train_begin(args, state, control, **kwargs)
-        self.early_stopping_patience_counter = evaluations_without_gain(state.stateful_callbacks)
-        # Trainer fails to save a callback's state that the checkpoint did not contain.
-        state.stateful_callbacks[type(self).__name__] = self.state()

@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback
 
 from glmtune.adapters.adapter_files import load_adapter_weights, read_initial_weights
+from glmtune.adapters.checkpoints import sweep
 from glmtune.adapters.lora import attach_lora, changes_base, initial_adapter_weights, trainable_summary
 from glmtune.adapters.run_folder import RunManifest, checkpoints
-from glmtune.config import RunConfig, validate_names
+from glmtune.config import RunConfig, say_base, validate_names
 from glmtune.data.packing import PackingCollator
 from glmtune.errors import ModelError, TrainingError
 from glmtune.loading.bases import load_model
@@ -23,6 +24,7 @@ from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
 from glmtune.planning.resume import EarlierRun, check_resumed, has_all_steps
+from glmtune.planning.start import Start, read_start
 from glmtune.training.arguments import transformers_faults
 from glmtune.training.callbacks import ProgressReport, make_callbacks
 from glmtune.training.checkpointing import checkpoint_layers
@@ -58,20 +60,27 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         TrainingInterrupted: A signal such as Ctrl-C stopped the run; it can be resumed where it stopped.
     """
     config = validate_names(config)
-    is_main = join_processes(config.train).is_main_process
+    process = join_processes(config.train)
+    is_main = process.is_main_process
+    # By the rule of `TrainingArguments.should_save`.
+    writes_here = process.is_local_main_process if config.train.get("save_on_each_node") else is_main
     console = (console or progress_console()) if is_main else Console(quiet=True)
     folder = Path(str(config.train["output_dir"])).expanduser()
     with ending_with_the_others(), run_folder_held(folder) if is_main else nullcontext():
-        inputs = read_inputs(config, console)
-        planned, manifest = _plan(inputs, console)
+        if writes_here:
+            sweep(folder)
+        console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
+        start = read_start(config)
+        inputs = read_inputs(start, console)
+        planned, manifest = _plan(start, inputs, console)
         return _train(inputs, planned, manifest, console)
 
 
-def _plan(inputs: RunInputs, console: Console) -> tuple[PlannedRun, RunManifest]:
+def _plan(start: Start, inputs: RunInputs, console: Console) -> tuple[PlannedRun, RunManifest]:
     """Decides the settings that the configuration leaves open, and whether an earlier run may be resumed with them."""
     arguments, earlier = inputs.arguments, inputs.earlier
     known = KnownDevice.measure(arguments.device, inputs.dtype, arguments.world_size)
-    planned = plan_run(inputs.config, inputs.data.train, known, earlier)
+    planned = plan_run(start, inputs.data.train, known)
     manifest = inputs.manifest(planned)
     if earlier is not None:
         check_resumed(earlier, Path(arguments.output_dir), manifest, planned.num_steps, known.num_processes)

@@ -11,7 +11,6 @@ import torch
 from glmtune.data.packed_batch import PackedBatch
 from glmtune.data.packing import (
     MOST_GRAPHED_TOKENS,
-    Group,
     PackingCollator,
     TokenizedSample,
     pack,
@@ -173,7 +172,7 @@ def test_samples_that_begin_alike_form_a_group() -> None:
 
 
 def test_one_sample_is_a_group_of_its_own() -> None:
-    assert shared_prefixes([sample([1, 2, 3], 2)]) == [Group(0, [0])]
+    assert shared_prefixes([sample([1, 2, 3], 2)]) == [(0, [0])]
 
 
 def test_a_prefix_ends_before_the_first_row_that_predicts() -> None:

@@ -1,6 +1,7 @@
 """Runs of the published shape, planned for cards that are not here."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,7 @@ import torch
 
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.config import RunConfig, load_config
-from glmtune.data.run_data import load_run_data
-from glmtune.loading.bases import load_tokenizer
+from glmtune.data.run_data import RunData, load_run_data
 from glmtune.models.chatglm import ChatGLMConfig
 from glmtune.planning.card import plan_for_card
 from glmtune.planning.device import KnownDevice
@@ -17,6 +17,7 @@ from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
 from glmtune.planning.resume import EarlierRun
 from glmtune.planning.speed import DeviceSpeed
+from glmtune.planning.start import Start, read_start
 from settings import changed
 
 Configure = Callable[..., RunConfig]
@@ -36,6 +37,15 @@ def configure(tiny_base: Path, data_file: Path, tmp_path: Path) -> Configure:
         return load_config(None, changed([f"model.path={folder}", f"data.path={data_file}", *decided], *overrides))
 
     return configure
+
+
+@pytest.fixture
+def begin(configure: Configure) -> Callable[..., tuple[Start, RunData]]:
+    def begin(*overrides: str) -> tuple[Start, RunData]:
+        start = read_start(configure(*overrides), may_overwrite=True)
+        return start, load_run_data(start.config, start.tokenizer, 0)
+
+    return begin
 
 
 @pytest.fixture
@@ -59,14 +69,13 @@ def card() -> Callable[..., KnownDevice]:
 
 
 @pytest.fixture
-def decide(configure: Configure) -> Callable[..., PlannedRun]:
+def decide(begin: Callable[..., tuple[Start, RunData]]) -> Callable[..., PlannedRun]:
     """What is decided for a card with so much free memory."""
 
     def decide(*overrides: str, gib: float, before: RunManifest | None = None) -> PlannedRun:
-        config = configure(*overrides)
-        data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+        start, data = begin(*overrides)
         earlier = None if before is None else EarlierRun(Path("checkpoint-1"), before)
-        planned = plan_run(config, data.train, make_card(gib), earlier)
+        planned = plan_run(replace(start, earlier=earlier), data.train, make_card(gib))
         planned.check()
         return planned
 

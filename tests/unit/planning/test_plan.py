@@ -2,67 +2,64 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.config import RunConfig
 from glmtune.data.packing import PackingCollator
-from glmtune.data.run_data import load_run_data
+from glmtune.data.run_data import RunData
 from glmtune.errors import ConfigError, TrainingError
-from glmtune.loading.bases import load_tokenizer
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.memory import MemorySettings
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
-from glmtune.planning.settings import with_settings
+from glmtune.planning.settings import chosen_settings
+from glmtune.planning.start import Start
 
-Configure = Callable[..., RunConfig]
+Begin = Callable[..., tuple[Start, RunData]]
 Plan = Callable[..., PlannedRun]
 MakeCard = Callable[..., KnownDevice]
 
 
 @pytest.mark.parametrize("overrides", [[], ["lora.lora_dropout=0"], ["train.max_tokens_per_device=70"]])
-def test_no_pass_is_larger_than_planned(configure: Configure, card: MakeCard, overrides: list[str]) -> None:
-    config = configure(*overrides, "train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
-    data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
-    planned = plan_run(config, data.train, card())
+def test_no_pass_is_larger_than_planned(begin: Begin, card: MakeCard, overrides: list[str]) -> None:
+    start, data = begin(*overrides, "train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
+    planned = plan_run(start, data.train, card())
     chosen = planned.chosen
     collator = PackingCollator(
         max_tokens=chosen.step.max_tokens,
         shares_prefix="lora.lora_dropout=0" in overrides,
         pads_to_buckets=chosen.settings.uses_graphs,
     )
-    for start in range(0, len(data.train), 4):
-        for packed in collator([data.train[index] for index in range(start, start + 4)])["micro_batches"]:
+    for first in range(0, len(data.train), 4):
+        for packed in collator([data.train[index] for index in range(first, first + 4)])["micro_batches"]:
             assert len(packed.input_ids) <= chosen.step.largest.num_tokens
 
 
-def test_labels_of_the_largest_pass(configure: Configure, card: MakeCard, data_file: Path) -> None:
+def test_labels_of_the_largest_pass(begin: Begin, card: MakeCard, data_file: Path) -> None:
     """Samples that are learnt in full may come together, however rare they are."""
     rows = [{"instruction": "问" * 40, "output": "答"}] * 200 + [{"instruction": "问", "output": "答" * 40}] * 4
     data_file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    config = configure("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
-    data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+    start, data = begin("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
     assert data.train.num_labels.tolist() == [
         sum(label != -100 for label in data.train[index]["labels"][1:]) for index in range(204)
     ]
-    planned = plan_run(config, data.train, card())
+    planned = plan_run(start, data.train, card())
     longest = sorted(data.train.num_labels)[-2:]
     assert planned.chosen.step.largest.num_labels >= sum(longest)
 
 
-def test_a_run_that_is_not_planned_is_plain(configure: Configure, card: MakeCard) -> None:
-    config = configure()
-    data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
-    planned = plan_run(config, data.train, card(kind="cpu"))
+def test_a_run_that_is_not_planned_is_plain(begin: Begin, card: MakeCard) -> None:
+    start, data = begin()
+    planned = plan_run(start, data.train, card(kind="cpu"))
     assert (planned.settings, planned.max_tokens) == (MemorySettings(), 4 * max(data.train.lengths))
-    filled = with_settings(config, planned.chosen)
-    assert plan_run(filled, data.train, card(kind="cpu")).chosen == planned.chosen
-    assert filled.command() == config.command()
+    filled = start.config.with_settings(chosen_settings(planned.chosen))
+    assert plan_run(replace(start, config=filled), data.train, card(kind="cpu")).chosen == planned.chosen
+    assert filled.command() == start.config.command()
     with pytest.raises(ConfigError, match=r"cuda_graphs=true is not possible: it requires fused layers"):
-        plan_run(configure("train.cuda_graphs=true"), data.train, card(kind="cpu"))
+        plan_run(begin("train.cuda_graphs=true")[0], data.train, card(kind="cpu"))
 
 
 def test_a_run_on_a_gpu_goes_by_its_plan(decide: Plan) -> None:

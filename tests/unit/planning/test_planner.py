@@ -10,14 +10,22 @@ import torch
 from glmtune.loading.devices import GIB
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from glmtune.planning.memory import MemorySettings, Pass
-from glmtune.planning.planner import Planner, SearchSpace, StepShape
+from glmtune.planning.memory import MemorySettings, Pass, StepShape
+from glmtune.planning.planner import Planner
+from glmtune.planning.settings import Choices, in_format
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
 
 CHATGLM3_6B = ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True)
 QKV = AdapterShape(1_949_696, first_layer=0, ranks=8, is_on_last_projection=False, has_dropout=True)
-FREEDOM = SearchSpace(("none", "int8", "nf4"), num_checkpointed=range(29), max_tokens=(2048, 1024, 512))
+FREEDOM: Choices = {
+    "quantize": ("none", "int8", "nf4"),
+    "offloads_embedding": (False, True),
+    "max_tokens": (2048, 1024, 512),
+    "num_checkpointed": range(29),
+    "offloads_checkpoints": (False, True),
+    "uses_graphs": (True, False),
+}
 
 
 def size_step(max_tokens: int, uses_graphs: bool) -> StepShape:
@@ -51,7 +59,7 @@ def test_a_step_is_split_only_where_memory_asks_for_it(speed: DeviceSpeed) -> No
 
 
 def test_graphs_take_no_memory_where_no_pass_would_be_recorded(planner: Planner) -> None:
-    chosen = planner.choose(dataclasses.replace(FREEDOM, max_tokens=(4096,)), 80 * GIB)
+    chosen = planner.choose({**FREEDOM, "max_tokens": (4096,)}, 80 * GIB)
     assert chosen is not None
     assert not chosen.settings.uses_graphs
 
@@ -68,7 +76,7 @@ def test_with_no_memory_nothing_fits(planner: Planner) -> None:
 @pytest.mark.parametrize("quantize", ["nf4", "int8", "none"])
 def test_more_memory_never_means_a_slower_run_in_the_same_format(planner: Planner, quantize: Any) -> None:
     """But for the 1 % by which each departure from the plainest settings must pay."""
-    space = FREEDOM.with_format(quantize)
+    space = in_format(FREEDOM, quantize)
     sizes = (5, 5.5, 6, 8, 10, 12, 13, 14, 15, 16, 20, 24, 40)
     plans = [plan for gib in sizes if (plan := planner.choose(space, gib * GIB))]
     seconds = [plan.seconds_per_step for plan in plans]
@@ -88,17 +96,17 @@ def test_the_most_exact_format_that_fits_is_taken(planner: Planner) -> None:
 
 
 def test_a_less_exact_format_is_taken_only_where_nothing_else_fits(planner: Planner) -> None:
-    space = dataclasses.replace(FREEDOM, max_tokens=(512,))
+    space = {**FREEDOM, "max_tokens": (512,)}
     for gib in (6.6, 7.0, 8.0, 12.0, 13.0, 14.0, 24.0):
         plan = planner.choose(space, gib * GIB)
         assert plan is not None
-        before = space.quantize[: list(space.quantize).index(plan.settings.quantize)]
-        assert all(planner.choose(space.with_format(quantize), gib * GIB) is None for quantize in before)
+        before = space["quantize"][: list(space["quantize"]).index(plan.settings.quantize)]
+        assert all(planner.choose(in_format(space, quantize), gib * GIB) is None for quantize in before)
 
 
 def test_a_much_faster_format_is_suggested(planner: Planner) -> None:
     """7 GiB hold this base in 8 bits with most layers checkpointed, in 4 bits with none; 24 GiB hold it as it is."""
-    space = dataclasses.replace(FREEDOM, max_tokens=(512,))
+    space = {**FREEDOM, "max_tokens": (512,)}
     tight, roomy = (planner.choose(space, gib * GIB) for gib in (7, 24))
     assert tight is not None
     assert roomy is not None
@@ -121,15 +129,19 @@ def test_a_much_faster_format_is_suggested(planner: Planner) -> None:
     ],
 )
 def test_what_the_user_decided_stays(planner: Planner, decided: dict[str, Any], expected: dict[str, Any]) -> None:
-    plan = planner.choose(dataclasses.replace(FREEDOM, **decided), 80 * GIB)
+    plan = planner.choose({**FREEDOM, **decided}, 80 * GIB)
     assert plan is not None
     assert {name: getattr(plan.settings, name) for name in expected} == expected
 
 
 def test_as_few_layers_as_fit_are_checkpointed(planner: Planner) -> None:
-    space = dataclasses.replace(
-        FREEDOM, quantize=("none",), offloads_embedding=(False,), uses_graphs=(False,), max_tokens=(2048,)
-    )
+    space = {
+        **FREEDOM,
+        "quantize": ("none",),
+        "offloads_embedding": (False,),
+        "uses_graphs": (False,),
+        "max_tokens": (2048,),
+    }
     plan = planner.choose(space, 15.5 * GIB)
     assert plan is not None
     number = plan.settings.num_checkpointed

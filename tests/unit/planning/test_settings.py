@@ -1,20 +1,22 @@
 """Without these, a plan could override what the user decided, or print settings that are not its own."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.config import RunConfig
-from glmtune.data.run_data import load_run_data
-from glmtune.loading.bases import load_tokenizer
+from glmtune.data.run_data import RunData
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
-from glmtune.planning.settings import as_before, spell
+from glmtune.planning.resume import EarlierRun
+from glmtune.planning.settings import spell
+from glmtune.planning.start import Start
 
-Configure = Callable[..., RunConfig]
+Begin = Callable[..., tuple[Start, RunData]]
 Plan = Callable[..., PlannedRun]
 MakeCard = Callable[..., KnownDevice]
 
@@ -40,24 +42,24 @@ def test_the_settings_printed_are_the_settings_planned(plan: Plan) -> None:
     ],
 )
 def test_what_the_user_decided_stays(
-    plan: Plan, configure: Configure, card: MakeCard, override: str, expected: dict[str, Any]
+    plan: Plan, begin: Begin, card: MakeCard, override: str, expected: dict[str, Any]
 ) -> None:
     chosen = plan(override, gib=40).chosen.settings
     assert {name: getattr(chosen, name) for name in expected} == expected
     if "graphs" not in override:  # which the CPU has none of
-        config = configure(override)
-        data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
-        settings = plan_run(config, data.train, card(kind="cpu")).settings
+        start, data = begin(override)
+        settings = plan_run(start, data.train, card(kind="cpu")).settings
         assert {name: getattr(settings, name) for name in expected} == expected
 
 
-def test_earlier_settings_fill_in_what_is_left_open(configure: Configure) -> None:
+def test_earlier_settings_fill_in_what_is_left_open(begin: Begin, card: MakeCard) -> None:
     settings = {"model": {"quantize": "nf4"}, "train": {"gradient_checkpointing": 5, "cuda_graphs": None}}
-    before = RunManifest(None, config=settings)
-    config = as_before(configure("train.max_tokens_per_device=77"), before)
+    earlier = EarlierRun(Path("checkpoint-1"), RunManifest(None, config=settings))
+    start, data = begin("train.max_tokens_per_device=77")
+    config = plan_run(replace(start, earlier=earlier), data.train, card(kind="cpu")).config
     assert config.model.quantize == "nf4"
     assert config.train["gradient_checkpointing"] == 5
     assert config.train["max_tokens_per_device"] == 77
     assert config.train.get("cuda_graphs") is None
-    assert as_before(configure("model.quantize=int8"), before).model.quantize == "int8"
-    assert as_before(configure(), RunManifest(None)).model.quantize == "none"  # runs of earlier versions knew no other
+    start, data = begin("model.quantize=int8")
+    assert plan_run(replace(start, earlier=earlier), data.train, card(kind="cpu")).config.model.quantize == "int8"

@@ -5,7 +5,6 @@ import pytest
 import torch
 from datasets import Dataset
 
-from glmtune.config import load_config
 from glmtune.data.packing import PackingCollator
 from glmtune.data.samples import SampleDataset
 from glmtune.planning.steps import size_step
@@ -39,7 +38,7 @@ def random_sizes(seed: int, longest: int) -> list[tuple[int, int]]:
 def test_no_pass_has_more_labels_or_tokens_than_planned(sizes: list[tuple[int, int]], max_tokens: int) -> None:
     """Steps of random samples, and of those with the most labels."""
     data = make_samples(sizes)
-    planned = size_step(load_config(), data, max_tokens, uses_graphs=False).largest
+    planned = size_step(data, 8, max_tokens, shares_prefix=False, uses_graphs=False).largest
     collator = PackingCollator(max_tokens=max_tokens)
     shuffled = torch.Generator().manual_seed(1)
     steps = [torch.randperm(len(data), generator=shuffled)[:8].tolist() for _ in range(200)]
@@ -52,7 +51,7 @@ def test_no_pass_has_more_labels_or_tokens_than_planned(sizes: list[tuple[int, i
 def test_labels_are_not_planned_for_that_no_pass_can_have() -> None:
     """A plan that is too large would quantise or checkpoint for nothing."""
     data = make_samples(SHORT_AND_LONG)
-    assert size_step(load_config(), data, 3200, uses_graphs=False).largest.num_labels == 8 * 200
-    assert size_step(load_config(), data, 500, uses_graphs=False).largest.num_labels == 50 * 9
+    assert size_step(data, 8, 3200, shares_prefix=False, uses_graphs=False).largest.num_labels == 8 * 200
+    assert size_step(data, 8, 500, shares_prefix=False, uses_graphs=False).largest.num_labels == 50 * 9
     every = make_samples([(20, 5)] * 30)
-    assert size_step(load_config(), every, 100, uses_graphs=False).largest.num_labels == 25
+    assert size_step(every, 8, 100, shares_prefix=False, uses_graphs=False).largest.num_labels == 25

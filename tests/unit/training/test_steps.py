@@ -262,7 +262,7 @@ def test_steps_are_planned_as_they_are_taken(run: Run, drops_last: str, num_step
     settings = ["train.per_device_train_batch_size=5", "train.gradient_accumulation_steps=1"]
     settings += [f"train.dataloader_drop_last={drops_last}", "train.num_train_epochs=2"]
     assert run(*settings).num_steps == num_steps
-    assert num_optimizer_steps(load_config(None, settings), 24, 1) == num_steps
+    assert num_optimizer_steps(load_config(None, settings).train, 24, 1) == num_steps
 
 
 @pytest.mark.parametrize("length", ["train.num_train_epochs=1", "train.max_steps=2"])
