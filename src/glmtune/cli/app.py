@@ -1,6 +1,7 @@
 """The application: its commands, and the setup and error handling around them."""
 
 import io
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -49,6 +50,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # print ? for what the terminal's encoding lacks
             stream.reconfigure(errors="replace")
     log_to_terminal()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns that it cannot keep a cache in the home folder
     try:
         with checked_output():
             code = _run()
@@ -66,6 +68,16 @@ def _run() -> int:
         raise
     except GlmtuneError as error:
         _print_error(str(error))
+        return 1
+    except OSError as error:
+        if "--install-completion" not in sys.argv:  # what is not foreseen is a bug, and shows its traceback
+            raise
+        from glmtune.files import say_os_error
+
+        place = "" if error.filename is None else f"{error.filename}: "
+        _print_error(
+            f"--install-completion: {place}{say_os_error(error)}. glmtune --show-completion prints the script instead"
+        )
         return 1
     except typer.TyperException as error:
         if fault := usage_fault(error):
