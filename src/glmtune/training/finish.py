@@ -8,6 +8,7 @@ from typing import Any
 
 from glmtune.adapters.lora import TrainableSummary
 from glmtune.adapters.run_folder import RESULTS_NAME
+from glmtune.training.hub_upload import upload
 from glmtune.training.inputs import RunInputs
 from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.report import PICTURE_NAME, draw_losses, write_results
@@ -57,7 +58,7 @@ def finish_run(
         metrics: Trainer's metrics of the steps taken in this session.
 
     Raises:
-        TrainingError: The self-test failed.
+        TrainingError: The self-test failed, or the finished run could not be uploaded.
         StorageError: A file cannot be written.
     """
     arguments, state = trainer.args, trainer.state
@@ -85,6 +86,7 @@ def finish_run(
                 trainer.adapted_model(), inputs.tokenizer, run, inputs.data.sample, trainer.initial_weights
             )
         write_results(results, run / RESULTS_NAME)  # last: their presence marks the run as finished
+    upload(trainer)
     best = state.best_model_checkpoint
     return TrainResult(
         output_dir=run,

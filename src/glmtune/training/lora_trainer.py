@@ -32,6 +32,7 @@ from glmtune.planning.optimizers import is_elementwise
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
+from glmtune.training.hub_upload import upload_only_warns
 from glmtune.training.packed_model import PackedModel
 from glmtune.training.resumed_state import find_best_again
 
@@ -282,7 +283,8 @@ class LoraTrainer(Trainer):
             self._has_saved = True
             self.accelerator.wait_for_everyone()
             if self.args.push_to_hub:
-                super()._push_from_checkpoint(str(run / name))
+                with upload_only_warns(run / name):
+                    super()._push_from_checkpoint(str(run / name))
 
     def _publish(self, run: Path, name: str) -> None:
         self.state.save_to_json(str(aside(run) / name / STATE_NAME))
@@ -313,9 +315,9 @@ class LoraTrainer(Trainer):
         self._counting_since_s += time.perf_counter() - began_s
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in Trainer, unless a gradient was not finite since the last check."""
+        """As in Trainer, unless a gradient was not finite since the last check; `hub_upload.upload` uploads it."""
         self._stop_if_stuck()
-        super().save_model(output_dir, _internal_call)
+        super().save_model(output_dir, _internal_call=True)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
