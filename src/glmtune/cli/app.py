@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from glmtune.cli import about, data, training, using
+from glmtune.cli import about, data, serving, training, using
 from glmtune.errors import GlmtuneError, show_text
 from glmtune.language.command_line import localised_command, usage_fault
 from glmtune.language.terminal import TerminalConsole, log_to_terminal
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(training.app)
 app.add_typer(using.app)
+app.add_typer(serving.app)
 app.add_typer(data.app, name="data")
 app.add_typer(about.app)
 

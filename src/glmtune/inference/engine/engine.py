@@ -208,6 +208,21 @@ class Engine:
         """Blocks of the cache that no request has at present."""
         return self._pool.num_free
 
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the cache that requests may have."""
+        return self._pool.num_blocks - 1
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have begun and not ended."""
+        return self._scheduler.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for room."""
+        return self._scheduler.num_waiting
+
     # Adapters
 
     @property

@@ -90,7 +90,7 @@ class Scheduler:
             if budget > 0:
                 chunks.append(self._chunk(running, budget))
                 budget -= chunks[-1].stop - chunks[-1].start
-        while budget > 0 and self._waiting and self._num_running < self._max_rows and self._admit(self._waiting[0]):
+        while budget > 0 and self._waiting and self.num_running < self._max_rows and self._admit(self._waiting[0]):
             running = self._waiting.popleft()
             self._prefilling.append(running)
             chunks.append(self._chunk(running, budget))
@@ -138,8 +138,14 @@ class Scheduler:
         return moved
 
     @property
-    def _num_running(self) -> int:
+    def num_running(self) -> int:
+        """Requests that have been admitted."""
         return len(self.decoding) + len(self._prefilling)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not."""
+        return len(self._waiting)
 
     def _num_needed(self, running: RunningRequest) -> int:
         """Blocks for the longest reply, whose last token is never computed."""
