@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from glmtune.cli import about, data, evaluating, training, using
+from glmtune.cli import about, data, evaluating, serving, training, using
 from glmtune.cli.output import OutputLostError, checked_output
 from glmtune.errors import GlmtuneError, show_text
 from glmtune.language.command_line import localised_command, usage_fault
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.add_typer(training.app)
 app.add_typer(using.app)
 app.add_typer(evaluating.app)
+app.add_typer(serving.app)
 app.add_typer(data.app, name="data")
 app.add_typer(about.app)
 
