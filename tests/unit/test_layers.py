@@ -11,7 +11,7 @@ PACKAGE = Path(glmtune.__file__).parent
 LAYERS = [
     {"compat"},
     {"errors", "language"},
-    {"files", "hub", "ops", "json_values", "signals"},
+    {"files", "hub", "ops", "pages", "json_values", "signals"},
     {"prompts"},
     {"config"},
     {"models"},
