@@ -109,6 +109,8 @@ def describe_logs(logs: Mapping[str, float]) -> str:
     shown = (
         ("loss", "loss {:.4f}"),
         ("eval_loss", "evaluation loss {:.4f}"),
+        ("eval_rouge-l", "ROUGE-L {:.2f}"),
+        ("eval_bleu-4", "BLEU-4 {:.2f}"),
         ("learning_rate", "lr {:.2e}"),
         ("tokens_per_second", "{:,.0f} tokens/s"),
     )

@@ -17,6 +17,7 @@ from glmtune.adapters.run_folder import RunManifest, checkpoints
 from glmtune.config import RunConfig, validate_names
 from glmtune.data.packing import PackingCollator
 from glmtune.errors import ModelError, TrainingError
+from glmtune.evaluation.in_training import EvaluationQuestions
 from glmtune.loading.bases import load_model
 from glmtune.loading.devices import is_out_of_memory
 from glmtune.planning.device import KnownDevice
@@ -163,6 +164,7 @@ def _make_trainer(
             manifest=manifest,
             base_dtype=inputs.dtype,
             uses_graphs=planned.settings.uses_graphs,
+            questions=_questions(inputs, manifest),
         )
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
@@ -170,6 +172,15 @@ def _make_trainer(
     if arguments.should_save and inputs.earlier is None:  # until its first checkpoint, a resumed run's is as it was
         manifest.write(arguments.output_dir)
     return trainer
+
+
+def _questions(inputs: RunInputs, manifest: RunManifest) -> EvaluationQuestions | None:
+    """What is asked at each evaluation: the first of the evaluation samples."""
+    count = inputs.config.train.get("eval_generate")
+    if count is None:
+        return None
+    chosen = inputs.data.eval_conversations[:count]
+    return EvaluationQuestions.of(chosen, inputs.tokenizer, manifest.template, manifest.system)
 
 
 def _take_steps(
