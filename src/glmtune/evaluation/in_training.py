@@ -43,7 +43,9 @@ class EvaluationQuestions:
         cls, conversations: Sequence[Conversation], tokenizer: Tokenizer, template: Template, system: str | None
     ) -> "EvaluationQuestions":
         """The questions of conversations that end with the assistant's turn."""
-        rows = [EvaluationRow.of(each, f"evaluation sample {number}") for number, each in enumerate(conversations, start=1)]
+        rows = [
+            EvaluationRow.of(each, f"evaluation sample {number}") for number, each in enumerate(conversations, start=1)
+        ]
         return cls(rows, tokenizer, template, system)
 
     def ask(

@@ -11,11 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from glmtune.adapters.run_folder import LOG_NAME
 from glmtune.files import storage_faults, write_text
 from glmtune.language import localise
 from glmtune.training.resumed_state import EarlyStoppingCallback, ResumedState
-
-LOG_NAME = "trainer_log.jsonl"
 
 
 class ProgressReport(TrainerCallback):
@@ -113,6 +112,7 @@ def describe_logs(logs: Mapping[str, float]) -> str:
         ("eval_bleu-4", "BLEU-4 {:.2f}"),
         ("learning_rate", "lr {:.2e}"),
         ("tokens_per_second", "{:,.0f} tokens/s"),
+        ("memory_gib", "{:.1f} GiB"),
     )
     return "  ".join(text.format(float(logs[name])) for name, text in shown if name in logs)
 

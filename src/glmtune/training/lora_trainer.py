@@ -29,6 +29,7 @@ from glmtune.data.packed_batch import PackedBatch
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.evaluation.in_training import EvaluationQuestions, append_samples
 from glmtune.files import storage_faults
+from glmtune.loading.devices import GIB, peak_bytes
 from glmtune.planning.optimizers import is_elementwise
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
@@ -266,6 +267,8 @@ class LoraTrainer(Trainer):
             elapsed_s = time.perf_counter() - self._counting_since_s
             num_tokens = int(self.accelerator.reduce(torch.full((), self._num_tokens, device=self.args.device)))
             logs["tokens_per_second"] = round(num_tokens / max(elapsed_s, 1e-9), 1)
+            if (peak := peak_bytes(self.args.device)) is not None:
+                logs["memory_gib"] = round(peak / GIB, 2)
             self._num_tokens = 0
             self._counting_since_s = time.perf_counter()
         super().log(logs, start_time)

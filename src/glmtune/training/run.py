@@ -109,7 +109,7 @@ def _train(inputs: RunInputs, planned: PlannedRun, manifest: RunManifest, consol
                 progress.close()
             if interruption.happened:
                 raise TrainingInterrupted(_how_to_go_on(trainer, command))
-            return finish_run(trainer, inputs, trainable, metrics)
+            return finish_run(trainer, inputs, planned, trainable, metrics)
 
 
 def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PackedModel, Mapping[str, Tensor]]:
