@@ -43,6 +43,7 @@ class RunData:
         stats: Statistics of the data.
         sample: The first sample, for the self-test.
         eval_fingerprint: Of evaluation samples from files of their own; empty for others.
+        eval_conversations: The conversations of the evaluation samples, without the run's system prompt.
     """
 
     train: SampleDataset
@@ -50,6 +51,7 @@ class RunData:
     stats: DataStats
     sample: SelfTestSample
     eval_fingerprint: str = ""
+    eval_conversations: Sequence[Conversation] = ()
 
     def split_line(self) -> str:
         """Says how many samples are for training, and how many for evaluation."""
@@ -77,7 +79,7 @@ def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData
     conversations = read_conversations(data.path or embedded_data(), data.fields, data.join)
     dataset, stats = _tokenize(conversations, config, tokenizer)
     chosen = list(range(len(dataset)))
-    evaluated, eval_fingerprint = None, ""
+    evaluated, held_out, eval_fingerprint = None, conversations, ""
     if data.eval_path is not None:
         held_out = read_conversations(data.eval_path, data.fields, data.join)
         evaluated, eval_stats = _tokenize(held_out, config, tokenizer)
@@ -93,7 +95,8 @@ def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData
     sample = SelfTestSample(conversations.items[dataset[first]["row"]], dataset[first]["input_ids"], data.max_length)
     trained = dataset if evaluated is None else dataset.select(chosen)
     held = None if evaluated is None else SampleDataset(evaluated)
-    return RunData(SampleDataset(trained), held, stats, sample, eval_fingerprint)
+    eval_conversations = [] if evaluated is None else [held_out.items[row] for row in evaluated["row"]]
+    return RunData(SampleDataset(trained), held, stats, sample, eval_fingerprint, eval_conversations)
 
 
 def _tokenize(conversations: Conversations, config: RunConfig, tokenizer: Tokenizer) -> tuple[Dataset, DataStats]:
