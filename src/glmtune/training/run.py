@@ -173,7 +173,7 @@ def _make_trainer(
             manifest=manifest,
             base_dtype=inputs.dtype,
             uses_graphs=planned.settings.uses_graphs,
-            questions=_questions(inputs, manifest),
+            questions=_questions(inputs, manifest, planned.config.train.get("eval_generate")),
         )
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
@@ -183,9 +183,8 @@ def _make_trainer(
     return trainer
 
 
-def _questions(inputs: RunInputs, manifest: RunManifest) -> EvaluationQuestions | None:
+def _questions(inputs: RunInputs, manifest: RunManifest, count: int | None) -> EvaluationQuestions | None:
     """What is asked at each evaluation: the first of the evaluation samples."""
-    count = inputs.config.train.get("eval_generate")
     if count is None:
         return None
     chosen = inputs.data.eval_conversations[:count]
