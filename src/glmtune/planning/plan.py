@@ -16,6 +16,7 @@ from glmtune.errors import ConfigError, GlmtuneError
 from glmtune.loading.bases import read_base_config
 from glmtune.loading.formats import (
     FORMATS,
+    FP8_CAPABILITY,
     WeightFormat,
     automatic_formats,
     check_format,
@@ -24,7 +25,7 @@ from glmtune.loading.formats import (
 )
 from glmtune.loading.shape import BaseShape
 from glmtune.models.families import family_of
-from glmtune.ops import takes_flash_kernel
+from glmtune.ops import FLASH_CAPABILITY, takes_flash_kernel
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.optimizers import is_elementwise, state_bytes
 from glmtune.planning.planned import PlannedRun
@@ -32,6 +33,7 @@ from glmtune.planning.planner import Planner, SearchSpace
 from glmtune.planning.resume import EarlierRun
 from glmtune.planning.settings import FORMAT, as_before, decide, with_settings
 from glmtune.planning.shape import AdapterShape
+from glmtune.planning.speed import DeviceSpeed, TimeRange, seconds_within
 from glmtune.planning.steps import num_optimizer_steps, prefix_note, shares_prefix, size_step
 
 # Stands for a card that is not installed; current cards have the flash attention kernel.
@@ -105,7 +107,9 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
         whole_space=whole,
         device=known.name,
         longest=max(train.lengths),
+        total_gib=known.total_gib,
     )
+    planned = replace(planned, seconds=_seconds(planned, known))
     notes = [*_notes(config, adapter, known, planned.longest), *prefix_note(config, train)]
     if not planned.fits and unquantizable(config.lora):
         notes.append(f"the base cannot be quantised: {', '.join(f'lora.{key}' for key in unquantizable(config.lora))}")
@@ -114,6 +118,16 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
         if faster is not None:
             notes.append(f"{faster.setting} would take {-faster.slowdown:.0%} less time per step, but is less precise")
     return replace(planned, notes=tuple(notes))
+
+
+def _seconds(planned: PlannedRun, known: KnownDevice) -> tuple[float, float]:
+    """The least and the most that the steps of a run are expected to take."""
+    chosen, ranges = planned.chosen, known.time_ranges or (TimeRange.of(known.speed, is_measured=True),)
+
+    def at_speed(speed: DeviceSpeed) -> float:
+        return planned.num_steps * planned.planner.seconds_per_step(chosen.settings, chosen.step, speed)
+
+    return seconds_within(ranges, at_speed)
 
 
 def _shapes(config: RunConfig, base_config: Any, dtype: torch.dtype) -> tuple[BaseShape, AdapterShape]:
@@ -138,6 +152,7 @@ def _whole_freedom(
     can_graph = (
         is_fused
         and is_elementwise(str(config.train.get("optim", "adamw_torch")))
+        and (known.capability is None or known.capability >= FLASH_CAPABILITY)
         and takes_flash_kernel(known.device or _CARD, known.dtype, base.shape.head_dim)
     )
     formats = [
@@ -160,8 +175,8 @@ def _whole_freedom(
 
 
 def _is_possible(weight_format: WeightFormat, base: BaseShape, known: KnownDevice) -> bool:
-    if known.device is None and not weight_format.is_automatic:
-        return False  # unknown whether that card supports fp8 products
+    if known.device is None and weight_format.name == "fp8" and (known.capability or (0, 0)) < FP8_CAPABILITY:
+        return False  # not supported by that card, or unknown
     try:
         check_format(weight_format.name, base.linears, known.dtype, known.device or torch.device("meta"))
     except GlmtuneError:
@@ -176,7 +191,7 @@ def _lacks_package(weight_format: WeightFormat) -> bool:
 def _notes(config: RunConfig, adapter: AdapterShape, known: KnownDevice, longest: int) -> Iterator[str]:
     if adapter.why_not_fused is not None:
         yield f"layers cannot be fused, which costs time and memory: {adapter.why_not_fused}"
-    if config.model.quantize == "fp8" and known.device is None:
+    if config.model.quantize == "fp8" and known.device is None and (known.capability or (0, 0)) < FP8_CAPABILITY:
         yield "fp8 needs a Hopper or newer GPU"
     if config.model.quantize == "fp8" and known.device is not None and known.device.type == "cpu":
         yield "fp8 is only emulated on the CPU, which is slower"
