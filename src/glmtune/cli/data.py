@@ -80,6 +80,9 @@ def stats(
     system: SystemOption = None,
     max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="As data.max_length.")] = 512,
     overlong: Annotated[OverlongName, typer.Option("--overlong", help="As data.overlong.")] = "cut",
+    eval_fraction: Annotated[
+        float, typer.Option("--eval-fraction", min=0.0, max=0.99, help="As data.eval_fraction: also show the split.")
+    ] = 0.0,
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
@@ -95,6 +98,7 @@ def stats(
         system=system,
         max_length=max_length,
         overlong=overlong,
+        eval_fraction=eval_fraction,
         fields=parse_fields(field),
         join=unescape(join),
         console=TerminalConsole(),

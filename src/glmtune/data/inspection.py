@@ -15,7 +15,7 @@ from rich.text import Text
 from glmtune.data.convert import write_messages
 from glmtune.data.dataset import Overlong, load_dataset
 from glmtune.data.formats import Conversations, Paths, read_conversations, scan
-from glmtune.data.stats import DataStats, join_lines, percentiles
+from glmtune.data.stats import DataStats, join_lines, percentiles, set_aside, split_line
 from glmtune.errors import DataError, show_text, summarise_faults
 from glmtune.language import localise
 from glmtune.language.plurals import count
@@ -113,6 +113,7 @@ def stats(
     system: str | None = None,
     max_length: int | None = None,
     overlong: Overlong = "cut",
+    eval_fraction: float = 0.0,
     fields: Mapping[str, str] | None = None,
     join: str = "\n",
     console: Console | None = None,
@@ -126,6 +127,7 @@ def stats(
         system: The system prompt of conversations without one of their own.
         max_length: Most tokens of a sample; None for no limit.
         overlong: As for `tokenize_conversations`.
+        eval_fraction: As `data.eval_fraction`, to show how many samples it sets aside; 0 to leave that out.
         console: Where to print; None for the standard output.
 
     Returns:
@@ -137,7 +139,7 @@ def stats(
     console = console or Console()
     if tokenizer is None:
         found = read_conversations(paths, fields, join)
-        _print(console, _character_lines(found, console.width))
+        _print(console, [*_character_lines(found, console.width), *_split_lines(eval_fraction, len(found))])
         return None
     dataset, counted = load_dataset(
         paths,
@@ -150,7 +152,8 @@ def stats(
         overlong=overlong,
     )
     lengths = numpy.asarray(dataset["length"])
-    _print(console, [*counted.lines(), "", *_histogram(lengths, "tokens", console.width)])
+    histogram = _histogram(lengths, "tokens", console.width)
+    _print(console, [*counted.lines(), "", *histogram, *_split_lines(eval_fraction, counted.num_samples)])
     return counted
 
 
@@ -232,6 +235,14 @@ def _character_lines(found: Conversations, width: int) -> list[str]:
         "",
         *_histogram(lengths, "characters", width),
     ]
+
+
+def _split_lines(eval_fraction: float, num_samples: int) -> list[str]:
+    """How many samples a run with this fraction would evaluate on; none if it is not asked."""
+    if not eval_fraction:
+        return []
+    num_held_out = set_aside(eval_fraction, num_samples)
+    return ["", split_line(num_samples - num_held_out, num_held_out)]
 
 
 def _histogram(lengths: numpy.ndarray, unit: str, width: int) -> list[str]:

@@ -11,7 +11,7 @@ from glmtune.config import RunConfig, embedded_data
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.formats import Conversations, read_conversations
 from glmtune.data.samples import SampleDataset
-from glmtune.data.stats import DataStats
+from glmtune.data.stats import DataStats, set_aside, split_line
 from glmtune.errors import ConfigError
 from glmtune.language.plurals import count
 from glmtune.models.tokenizer import Tokenizer
@@ -55,12 +55,7 @@ class RunData:
 
     def split_line(self) -> str:
         """Says how many samples are for training, and how many for evaluation."""
-        if self.eval is None:
-            return (
-                f"for training: {count(len(self.train), 'samples')}; for evaluation: none "
-                "(data.eval_fraction=0.05 sets some aside)"
-            )
-        return f"for training: {count(len(self.train), 'samples')}; for evaluation: {count(len(self.eval), 'samples')}"
+        return split_line(len(self.train), 0 if self.eval is None else len(self.eval))
 
 
 def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData:
@@ -86,7 +81,7 @@ def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData
         eval_fingerprint = eval_stats.fingerprint
     elif data.eval_fraction > 0:
         random.Random(seed).shuffle(chosen)
-        num_held_out = max(1, round(data.eval_fraction * len(dataset)))
+        num_held_out = set_aside(data.eval_fraction, len(dataset))
         if num_held_out == len(dataset):
             raise ConfigError(f"data.eval_fraction leaves nothing to train on, of {count(len(dataset), 'samples')}")
         evaluated = dataset.select(sorted(chosen[:num_held_out]))

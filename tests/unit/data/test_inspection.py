@@ -133,6 +133,13 @@ def test_stats_in_characters(path, console):
     assert any(line.split()[:2] == ["characters", "samples"] for line in lines)
 
 
+def test_stats_show_the_split_that_a_run_would_make(path, letters, console):
+    stats(path, letters, eval_fraction=0.4, console=console)
+    stats(path, console=console, eval_fraction=0.1)
+    split = [line for line in printed(console) if line.startswith("for training")]
+    assert split == ["for training: 2 samples; for evaluation: 1 sample"] * 2
+
+
 def test_a_histogram_of_one_length(tmp_path, console):
     path = tmp_path / "a.jsonl"
     path.write_text('{"question": "q", "answer": "a"}\n' * 1500, encoding="utf-8")
