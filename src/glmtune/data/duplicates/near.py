@@ -137,7 +137,7 @@ def _band_hashes_of(texts: Sequence[str]) -> NDArray[numpy.uint64]:
     try:
         from rensa import RMinHash
     except ImportError as error:
-        raise GlmtuneError("near-duplicates need the package rensa: pip install rensa") from error
+        raise GlmtuneError("near-duplicates need the package rensa: pip install 'glmtune[dedupe]'") from error
     tokens, offsets = gram_hashes(texts)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(tokens, offsets, num_perm=_NUM_HASHES, seed=_SEED)
     digests = numpy.asarray(matrix.to_rows(), numpy.uint64).reshape(len(texts), _NUM_BANDS, _ROWS_A_BAND)
