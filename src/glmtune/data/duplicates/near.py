@@ -45,7 +45,7 @@ def near_pairs(texts: Sequence[str], threshold: float = DEFAULT_THRESHOLD) -> It
 
 def similarity(first: str, second: str) -> float:
     """The similarity of two texts in normal form, from 0 to 1."""
-    return _jaccard(_grams(first), _grams(second))
+    return _jaccard(grams(first), grams(second))
 
 
 def grouped(pairs: Iterable[tuple[int, int]], num_items: int) -> list[int]:
@@ -85,11 +85,12 @@ class _Grams:
         if one == other:
             return 1.0
         if first != self._last:
-            self._last, self._grams = first, _grams(one)
-        return _jaccard(self._grams, _grams(other))
+            self._last, self._grams = first, grams(one)
+        return _jaccard(self._grams, grams(other))
 
 
-def _grams(text: str) -> frozenset[str]:
+def grams(text: str) -> frozenset[str]:
+    """The characters and bigrams of a text."""
     return frozenset(text).union(map("".join, pairwise(text)))
 
 
