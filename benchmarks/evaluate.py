@@ -1,8 +1,8 @@
 """How long does `glmtune eval` of 500 rows take at ChatGLM3-6B's shape, generation included?
 
 A base with random bf16 weights and an adapter are written to a folder, then the command is run as a user would run it,
-in a process of its own: base and adapter, losses and answers. Random weights never end an answer by themselves, so every
-answer has all its tokens: the worst case. The tokenizer is made from the data themselves (`workload.py`).
+in a process of its own: base and adapter, losses and answers. Random weights never end an answer by themselves, so
+every answer has all its tokens: the worst case. The tokenizer is made from the data themselves (`workload.py`).
 
 ROUGE and BLEU are part of it where their packages are installed; `--no-text-metrics` says that they may be absent.
 """

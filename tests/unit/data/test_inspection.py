@@ -8,7 +8,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from glmtune.data.inspection import check, show, stats
+from glmtune.data.checking import check
+from glmtune.data.inspection import show, stats
 from glmtune.errors import DataError
 
 ROWS = [
@@ -36,7 +37,7 @@ def printed(console: Console) -> list[str]:
 
 
 def test_check_says_what_was_found(path, console):
-    assert len(check(path, console=console)) == 3
+    assert len(check(path, console=console).conversations) == 3
     assert printed(console) == [
         "train.json: instruction/output",
         "3 rows, no errors",
@@ -45,6 +46,8 @@ def test_check_says_what_was_found(path, console):
         "the first sample (train.json, row 1):",
         "  user: 翻译⏎[bold]hello",
         "  assistant: 你好⏎再见",
+        "",
+        "nothing else to note",
     ]
 
 
