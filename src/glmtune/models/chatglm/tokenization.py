@@ -39,8 +39,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     Text is never searched for special tokens: `a</s>b` or `<|user|>` in a user's message is plain text. Special tokens
     come from `get_command`, from the prefix `[gMASK] sop` that `add_special_tokens` prepends, and from the prompt
-    renderer. As in the official tokenizer, role tokens in text are recognised only with `encode_special_tokens=True`. So
-    are, here, the prefix `[gMASK]sop` of a text, and `</s>` at the end of a text with that prefix: a rendered
+    renderer. As in the official tokenizer, role tokens in text are recognised only with `encode_special_tokens=True`;
+    here the prefix `[gMASK]sop` of a text, too, and `</s>` at the end of a text with that prefix. A rendered
     conversation then becomes the ids that it stands for.
 
     Args:
