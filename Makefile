@@ -21,10 +21,10 @@ demo: $(STAMP)
 	$(BIN)/glmtune demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data" --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data and not interop" --numprocesses 2
 
 test-gpu: $(STAMP)
-	$(BIN)/python -m pytest -m "gpu and not real_data"
+	$(BIN)/python -m pytest -m "gpu and not real_data and not interop"
 
 test-real: $(STAMP)
 	$(BIN)/python -m pytest -m real_data

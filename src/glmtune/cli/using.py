@@ -1,6 +1,6 @@
-"""chat, generate and merge: using a run."""
+"""chat, generate, merge and export: using a run."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from glmtune.cli.options import (
     Sampling,
     SystemOption,
     TemplateOption,
+    WeightTypeName,
     not_empty,
     parse_fields,
     parse_options,
@@ -160,4 +161,31 @@ def merge(
         result = run_merge(
             run, output, model_path=model, dtype=dtype, max_shard_size=max_shard_size, other_base=other_base
         )
+    typer.echo(localise(result.summary()))
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[Literal["gguf"], typer.Option("--to", help="The format: gguf, for llama.cpp and Ollama.")] = "gguf",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", callback=not_empty, help="The file; by default the run's name and the type, in this folder."
+        ),
+    ] = None,
+    weight_type: Annotated[
+        WeightTypeName | None,
+        typer.Option("--type", help="How matrices are stored; by default f16, and f32 of an adapter alone."),
+    ] = None,
+    lora: Annotated[bool, typer.Option("--lora", help="Write the adapter alone, for a file of its base.")] = False,
+    ollama: Annotated[bool, typer.Option("--ollama", help="Write a Modelfile beside it, for Ollama.")] = False,
+    model: ModelOption = None,
+) -> None:
+    """Export a run, merged on the way, or a base model for other programs."""
+    from glmtune.export.gguf_export import export_gguf
+
+    outlive_display()
+    with TerminalConsole(stderr=True).status("Exporting ..."):
+        result = export_gguf(run, output, weight_type=weight_type, lora=lora, ollama=ollama, model_path=model)
     typer.echo(localise(result.summary()))

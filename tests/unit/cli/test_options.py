@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 import glmtune
 from glmtune.cli.app import app
-from glmtune.cli.options import DtypeName, OverlongName, QuantizeName, parse_fields, parse_options
+from glmtune.cli.options import DtypeName, OverlongName, QuantizeName, WeightTypeName, parse_fields, parse_options
 from glmtune.data.dataset import Overlong
 from glmtune.errors import ConfigError
+from glmtune.export.gguf_file import WeightType
 from glmtune.loading.devices import Dtype
 from glmtune.loading.formats import Quantize
 
@@ -81,6 +82,7 @@ def test_the_values_are_those_of_the_functions_that_they_go_to() -> None:
     assert set(get_args(DtypeName)) == set(get_args(Dtype))
     assert set(get_args(QuantizeName)) == {"auto", *get_args(Quantize)}
     assert set(get_args(OverlongName)) == set(get_args(Overlong))
+    assert set(get_args(WeightTypeName)) == set(get_args(WeightType))
 
 
 def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
