@@ -25,6 +25,7 @@ from glmtune.loading.formats import (
 from glmtune.loading.shape import BaseShape
 from glmtune.models.families import family_of
 from glmtune.ops import takes_flash_kernel
+from glmtune.planning.context import context_notes
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.optimizers import is_elementwise, state_bytes
 from glmtune.planning.planned import PlannedRun
@@ -53,7 +54,8 @@ def plan_run(
         The plan, which may not fit.
 
     Raises:
-        ConfigError: Settings contradict each other, or the base cannot be trained on packed samples.
+        ConfigError: Settings contradict each other, a sample is longer than the base's context, or the base cannot be
+            trained on packed samples.
         ModelError: The base's configuration cannot be read.
         AdapterError: The adapter does not fit the base.
     """
@@ -107,6 +109,7 @@ def _plan(config: RunConfig, train: SampleDataset, known: KnownDevice, *, keeps_
         longest=max(train.lengths),
     )
     notes = [*_notes(config, adapter, known, planned.longest), *prefix_note(config, train)]
+    notes += context_notes(config, planned.longest, base_config.seq_length)
     if not planned.fits and unquantizable(config.lora):
         notes.append(f"the base cannot be quantised: {', '.join(f'lora.{key}' for key in unquantizable(config.lora))}")
     if not is_on_cpu and not keeps_format and planned.fits:

@@ -292,10 +292,18 @@ def test_values_out_of_range(override: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["model.path", "data.path", "data.eval_path", "model.adapter_path", "train.output_dir"])
-@pytest.mark.parametrize("text", ["", " ", "''", "[]", "['']", "null"])
+@pytest.mark.parametrize("text", ["", " ", "''", "[]", "['']"])
 def test_a_path_from_an_unset_variable_is_never_the_toy(key: str, text: str) -> None:
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
         load_config(None, [f"{key}={text}"])
+
+
+@pytest.mark.parametrize("key", ["model.path", "data.path", "data.eval_path", "model.adapter_path"])
+def test_null_chooses_the_built_in_base_and_data_whatever_the_file_has(tmp_path: Path, key: str) -> None:
+    section, _, name = key.partition(".")
+    file = tmp_path / "run.yaml"
+    file.write_text(f"{section}: {{{name}: ./somewhere}}\n", encoding="utf-8")
+    assert getattr(getattr(load_config(file, [f"{key}=null"]), section), name) is None
 
 
 def test_a_path_left_empty_in_a_file(tmp_path: Path) -> None:

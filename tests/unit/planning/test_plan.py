@@ -53,6 +53,27 @@ def test_labels_of_the_largest_pass(configure: Configure, card: MakeCard, data_f
     assert planned.chosen.step.largest.num_labels >= sum(longest)
 
 
+@pytest.mark.parametrize("limit", ["4000", "null"])
+def test_samples_longer_than_the_bases_context_are_refused(
+    configure: Configure, card: MakeCard, data_file: Path, limit: str
+) -> None:
+    """Positions that the base was never trained on would be learnt badly, and nobody would know why."""
+    data_file.write_text(json.dumps([{"instruction": "问" * 2100, "output": "答"}], ensure_ascii=False), "utf-8")
+    config = configure(f"data.max_length={limit}")
+    data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+    with pytest.raises(
+        ConfigError, match=r"longest sample has 2[12]\d\d tokens.* to read 2048 .*data\.max_length=2048"
+    ):
+        plan_run(config, data.train, card())
+
+
+def test_a_limit_beyond_the_context_that_no_sample_reaches_is_told(configure: Configure, card: MakeCard) -> None:
+    config = configure("data.max_length=4000")
+    data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
+    notes = plan_run(config, data.train, card()).notes
+    assert [note for note in notes if note.startswith("data.max_length=4000 is more than the 2048 tokens")]
+
+
 def test_a_run_that_is_not_planned_is_plain(configure: Configure, card: MakeCard) -> None:
     config = configure()
     data = load_run_data(config, load_tokenizer(config.model.path or ""), 0)
