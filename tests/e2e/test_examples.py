@@ -46,6 +46,27 @@ def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], ["train.gradient_accumulation_steps=1"]),
+        (["train.gradient_accumulation_steps=4"], ["train.gradient_accumulation_steps=4"]),
+    ],
+)
+def test_the_steps_of_two_gpus_can_be_set(tmp_path: Path, given: list[str], expected: list[str]) -> None:
+    torchrun = tmp_path / "torchrun"
+    torchrun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
+    torchrun.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    arguments = [*given, "train.max_steps=2"]
+    done = subprocess.run(
+        [str(EXAMPLES / "two-gpus.sh"), *arguments], env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    printed = done.stdout.split()
+    assert [each for each in printed if "accumulation" in each] == expected
+    assert printed[-1] == "train.max_steps=2"
+
+
 def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> None:
     cells = json.loads((EXAMPLES / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")

@@ -39,15 +39,18 @@ def chat(
 ) -> None:
     """Chat with a run or a base model in the terminal."""
     from glmtune.inference.chat import Chat
+    from glmtune.inference.options import check_options
     from glmtune.inference.terminal import run_terminal_chat
 
+    sampling = parse_options(options)
+    check_options(sampling)
     loaded = load_run(run, model, dtype, quantize, system)
     conversation = Chat(
         loaded.model,
         loaded.tokenizer,
         template=template or loaded.template,
         system=loaded.system if system is None else system,
-        **parse_options(options),
+        **sampling,
     )
     run_terminal_chat(conversation, TerminalConsole(soft_wrap=True))
 
@@ -85,8 +88,13 @@ def generate(
     if not input_path or not output_path:
         raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl (or .csv)")
     from glmtune.inference.batch import check_generation_files, generate_file
+    from glmtune.inference.generate import check_batch_size
+    from glmtune.inference.options import check_options
 
     outlive_display()
+    sampling = parse_options(options)
+    check_options(sampling)
+    check_batch_size(batch_size)
     check_generation_files(input_path, output_path, parse_fields(field))
     loaded = load_run(run, model, dtype, quantize, system)
     try:
@@ -101,7 +109,7 @@ def generate(
             fields=parse_fields(field),
             join=loaded.join if join is None else unescape(join),
             overwrite=overwrite,
-            **parse_options(options),
+            **sampling,
         )
     except KeyboardInterrupt:
         typer.echo(localise("Interrupted; run the same command again to continue."), err=True)

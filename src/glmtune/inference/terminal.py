@@ -103,6 +103,13 @@ def _print_reply(chat: Chat, console: Console, text: str) -> None:
         if chat.history and (tool := chat.history[-1].metadata):
             _write(console, localise(f"\n[tool call: {tool}]"))
         console.print()
+        if chat.num_cut_tokens:
+            limit = chat.max_prompt_tokens
+            _say(
+                console,
+                f"{chat.num_cut_tokens} tokens of the conversation were left out, since the model reads only {limit} "
+                "of a prompt.",
+            )
     except KeyboardInterrupt:
         console.print()
         _say(console, "(stopped)")
