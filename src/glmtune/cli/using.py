@@ -57,15 +57,18 @@ def chat(
     if run is None:
         raise ConfigError("chat needs a RUN, or --url with a server's address")
     from glmtune.inference.chat import Chat
+    from glmtune.inference.options import check_options
     from glmtune.inference.terminal import run_terminal_chat
 
+    sampling = parse_options(options)
+    check_options(sampling)
     loaded = load_run(run, model, dtype, quantize, system)
     conversation = Chat(
         loaded.model,
         loaded.tokenizer,
         template=template or loaded.template,
         system=loaded.system if system is None else system,
-        **parse_options(options),
+        **sampling,
     )
     run_terminal_chat(conversation, TerminalConsole(soft_wrap=True))
 
@@ -114,8 +117,13 @@ def generate(
     if not input_path or not output_path:
         raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl (or .csv)")
     from glmtune.inference.batch import check_generation_files, generate_file
+    from glmtune.inference.generate import check_batch_size
+    from glmtune.inference.options import check_options
 
     outlive_display()
+    sampling = parse_options(options)
+    check_options(sampling)
+    check_batch_size(batch_size)
     check_generation_files(input_path, output_path, parse_fields(field))
     loaded = load_run(run, model, dtype, quantize, system)
     try:
@@ -130,7 +138,7 @@ def generate(
             fields=parse_fields(field),
             join=loaded.join if join is None else unescape(join),
             overwrite=overwrite,
-            **parse_options(options),
+            **sampling,
         )
     except KeyboardInterrupt:
         typer.echo(localise("Interrupted; run the same command again to continue."), err=True)

@@ -15,7 +15,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor
 
 from glmtune.adapters.adapter_files import adapter_weights, load_adapter_weights
-from glmtune.adapters.lora import lora_layers
+from glmtune.adapters.lora import lora_layers, quiet_peft
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.data.run_data import SelfTestSample
 from glmtune.errors import GlmtuneError, TrainingError, summarise_faults
@@ -137,7 +137,7 @@ def _as_base(model: PeftModel, initial: Mapping[str, Tensor]) -> Iterator[None]:
     trained = adapter_weights(model) if initial else {}
     if initial:
         set_peft_model_state_dict(model, {**trained, **initial})
-    with nullcontext() if initial else model.disable_adapter():
+    with quiet_peft(), nullcontext() if initial else model.disable_adapter():
         yield
     if initial:
         set_peft_model_state_dict(model, trained)
