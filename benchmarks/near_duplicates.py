@@ -1,10 +1,11 @@
 """Which MinHash finds near-duplicates of Chinese questions, and how fast? datasketch beside rensa.
 
-    python benchmarks/near_duplicates.py --data huanhuan.json --commit HASH --results benchmarks/results/near_duplicates.csv
+    python benchmarks/near_duplicates.py --data huanhuan.json --commit HASH --results results/near_duplicates.csv
 
-Both get the same characters and bigrams of the same normal forms, 96 hashes, and 24 bands of 4. The questions are those of the data of
-8 characters and more, and each of 500 of them again with each of 20 kinds of small edits. `recall` is the share of edits
-of a kind that are found as similar (0.7 and 0.8); `of_similar` the share found of those whose exact similarity is so.
+Both get the same characters and bigrams of the same normal forms, 96 hashes, and 24 bands of 4. The questions are those
+of the data of 8 characters and more, and each of 500 of them again with each of 20 kinds of small edits. `recall` is
+the share of edits of a kind that are found as similar (0.7 and 0.8); `of_similar` the share found of those whose exact
+similarity is so.
 """
 
 import argparse
@@ -32,7 +33,7 @@ Pairs = set[tuple[int, int]]
 
 
 def with_datasketch(texts: Sequence[str], threshold: float) -> Pairs:
-    """The library's own LSH, given characters and bigrams that are hashed already; candidates are compared exactly, as with rensa."""
+    """The library's own LSH, given grams that are hashed already; candidates are compared exactly, as with rensa."""
     from datasketch import MinHash, MinHashLSH
 
     hashes, offsets = gram_hashes(texts)

@@ -62,3 +62,36 @@ def test_zsh_gets_a_completion_of_its_own(tmp_path: Path) -> None:
 def test_zsh_is_told_values_and_files(tmp_path: Path, line: str, expected: str) -> None:
     asked = f"_GLMTUNE_COMPLETE=complete_zsh _TYPER_COMPLETE_ARGS='{line}' glmtune"
     assert expected in run("bash", asked, tmp_path)
+
+
+def test_a_home_that_cannot_be_written_to_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()  # so that even root cannot write there
+    done = subprocess.run(
+        ["bash", "-c", "glmtune --install-completion; exit $?"],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "HOME": str(tmp_path / "home"), "PATH": f"{BIN}:{os.environ['PATH']}"},
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: --install-completion: {tmp_path / 'home'}")
+    assert "glmtune --show-completion" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_matplotlib_is_quiet_about_a_home_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    script = (
+        "import sys; from glmtune import cli; sys.argv = ['glmtune', '--version']\n"
+        "try: cli.main()\n"
+        "except SystemExit: import matplotlib.font_manager"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("MPLCONFIGDIR", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        encoding="utf-8",
+        env={**environment, "HOME": str(tmp_path / "home")},
+        timeout=600,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,13 +1,18 @@
 """Without this, the tutorial's own data set could no longer be trained on from start to finish."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 import glmtune
 from glmtune.data.conversion.convert import convert_file
+from glmtune.models.chatglm import ChatGLMTokenizer
+from glmtune.models.chatglm.plain_files import write_plain_files
+from hard_texts import hard_texts, texts_with_special_tokens
 
 
 @pytest.mark.real_data
@@ -48,3 +53,21 @@ def test_every_row_is_converted_both_ways_or_kept(real_data: Path, tmp_path: Pat
         row for number, row in enumerate(rows) if number not in changed
     ]
     assert report.converted.total() < 10, "these are lines of a play, few of which ask for anything"
+
+
+@pytest.mark.real_data
+def test_plain_transformers_tokenises_as_the_published_tokenizer(real_data: Path, tmp_path: Path) -> None:
+    reference = real_data / "reference" / "chatglm3-6b"
+    for name in ("tokenizer.model", "tokenizer_config.json", "config.json"):
+        (tmp_path / name).write_bytes((reference / name).read_bytes())
+    tokenizer = ChatGLMTokenizer.from_pretrained(tmp_path)
+    write_plain_files(tmp_path, tokenizer, "chatglm3", None)
+    plain = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    rows = json.loads((real_data / "data" / "huanhuan.json").read_text(encoding="utf-8"))
+    texts = [row[key] for row in rows for key in ("instruction", "input", "output")] + hard_texts(500)
+    different = [text for text in texts if plain.encode(text) != tokenizer.encode(text)]
+    assert all(re.search(r"\b[se]op\b", text) for text in different), different
+    assert len(different) < 20
+    spelt = texts_with_special_tokens(500)
+    unparsed = [plain.encode(text, add_special_tokens=False, split_special_tokens=True) for text in spelt]
+    assert unparsed == [tokenizer.encode_text(text) for text in spelt]

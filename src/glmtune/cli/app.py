@@ -1,13 +1,16 @@
 """The application: its commands, and the setup and error handling around them."""
 
 import io
+import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from glmtune.cli import about, data, evaluating, training, using
+from glmtune.cli import about, data, evaluating, serving, training, using
+from glmtune.cli.output import OutputLostError, checked_output
 from glmtune.errors import GlmtuneError, show_text
 from glmtune.language.command_line import localised_command, usage_fault
 from glmtune.language.terminal import TerminalConsole, log_to_terminal
@@ -25,6 +28,7 @@ app = typer.Typer(
 app.add_typer(training.app)
 app.add_typer(using.app)
 app.add_typer(evaluating.app)
+app.add_typer(serving.app)
 app.add_typer(data.app, name="data")
 app.add_typer(about.app)
 
@@ -48,19 +52,44 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # print ? for what the terminal's encoding lacks
             stream.reconfigure(errors="replace")
     log_to_terminal()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns that it cannot keep a cache in the home folder
     try:
-        sys.exit(localised_command(app)(standalone_mode=False))
+        with checked_output():
+            code = _run()
+    except OutputLostError as error:
+        _print_error(str(error))
+        code = 1
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Runs the command, and returns its exit code."""
+    try:
+        return int(localised_command(app)(standalone_mode=False) or 0)
+    except OutputLostError:
+        raise
     except GlmtuneError as error:
         _print_error(str(error))
-        sys.exit(1)
+        return 1
+    except OSError as error:
+        if "--install-completion" not in sys.argv:  # what is not foreseen is a bug, and shows its traceback
+            raise
+        from glmtune.files import say_os_error
+
+        place = "" if error.filename is None else f"{error.filename}: "
+        _print_error(
+            f"--install-completion: {place}{say_os_error(error)}. glmtune --show-completion prints the script instead"
+        )
+        return 1
     except typer.TyperException as error:
         if fault := usage_fault(error):
             _print_error(fault)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
 
 
 def _print_error(fault: str) -> None:
     message = "\n".join(show_text(line) for line in f"Error: {fault}".split("\n"))
-    TerminalConsole(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)
+    with suppress(OSError):  # standard error may be lost too
+        TerminalConsole(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)

@@ -1,6 +1,6 @@
 """glmtune data: check, show, stats and convert."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,11 +24,46 @@ app = typer.Typer(help="Check, show, count and convert data files.", no_args_is_
 
 
 @app.command()
-def check(files: DataFiles, field: FieldOption = None, join: JoinOption = "\\n") -> None:
-    """Report all errors in data files, with row numbers."""
-    from glmtune.data import inspection
+def check(
+    files: DataFiles,
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option("--eval", callback=not_empty, help="Data to evaluate on: none of it should be in the others."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", callback=not_empty, help="Base model whose tokenizer tells how much is cut off and learnt."
+        ),
+    ] = None,
+    template: TemplateOption = None,
+    system: SystemOption = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="As data.max_length.")] = 512,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, for programs.")] = False,
+    field: FieldOption = None,
+    join: JoinOption = "\\n",
+) -> None:
+    """Report all errors in data files, with row numbers, and what else is worth a look."""
+    from glmtune.adapters.inheritance import prompt_record
+    from glmtune.data import checking
 
-    inspection.check(files, fields=parse_fields(field), join=unescape(join), console=TerminalConsole())
+    tokenizer = tokenizer_of(model) if model else None
+    settings: dict[str, Any] = {
+        "fields": parse_fields(field),
+        "join": unescape(join),
+        "eval_paths": evaluation,
+        "tokenizer": tokenizer,
+        "template": template or (prompt_record(None, model, tokenizer).template if tokenizer else "chatglm3"),
+        "system": system,
+        "max_length": max_length,
+    }
+    if not as_json:
+        checking.check(files, **settings, console=TerminalConsole())
+        return
+    result = checking.examine(files, **settings)
+    typer.echo(checking.to_json(result))
+    if result.faults:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -80,6 +115,9 @@ def stats(
     system: SystemOption = None,
     max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="As data.max_length.")] = 512,
     overlong: Annotated[OverlongName, typer.Option("--overlong", help="As data.overlong.")] = "cut",
+    eval_fraction: Annotated[
+        float, typer.Option("--eval-fraction", min=0.0, max=0.99, help="As data.eval_fraction: also show the split.")
+    ] = 0.0,
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
@@ -95,6 +133,7 @@ def stats(
         system=system,
         max_length=max_length,
         overlong=overlong,
+        eval_fraction=eval_fraction,
         fields=parse_fields(field),
         join=unescape(join),
         console=TerminalConsole(),

@@ -1,4 +1,4 @@
-"""eval: how good runs are, beside their base."""
+"""eval and report: how good runs are, beside their base, and what they were."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ import typer
 
 from glmtune.cli.options import DtypeOption, FieldOption, ModelOption, QuantizeOption, not_empty, parse_fields
 from glmtune.cli.setting_up import hide_loading_bars, outlive_display
+from glmtune.language import localise
 from glmtune.language.terminal import TerminalConsole
 
 app = typer.Typer()
@@ -89,3 +90,27 @@ def evaluate(
         stages=stages_on(TerminalConsole(stderr=True)),
     )
     print_evaluation(evaluation, TerminalConsole())
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN ...", callback=not_empty, help="A run folder, or several to be compared."),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            callback=not_empty,
+            help="Folder for report.html and report.md; by default the run folder, for several runs this one.",
+        ),
+    ] = None,
+) -> None:
+    """Write the report of a run again, or compare several runs.
+
+    For example: glmtune report output/first output/second --output comparison
+    """
+    from glmtune.report.write import write_report
+
+    typer.echo(localise(f"report: {write_report(runs, output)}"))

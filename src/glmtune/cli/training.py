@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from glmtune.cli.options import not_empty
 from glmtune.cli.setting_up import hide_loading_bars, outlive_display, read_config
 from glmtune.errors import ConfigError
 from glmtune.language import localise
@@ -58,6 +59,14 @@ def plan(
         list[str] | None,
         typer.Argument(metavar="[CONFIG.yaml] [section.key=value ...]", help="As for glmtune train."),
     ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu",
+            callback=not_empty,
+            help="The card to plan for, such as 4090, A100-80G or T4; by default, the GPU here.",
+        ),
+    ] = None,
     gpu_gib: Annotated[
         float | None,
         typer.Option(
@@ -66,18 +75,15 @@ def plan(
     ] = None,
     tflops: Annotated[
         float | None,
-        typer.Option(
-            "--tflops",
-            help="TFLOP/s of the card in 16 bits, to estimate time; by default the GPU's here, or else 50.",
-        ),
+        typer.Option("--tflops", help="What the card reaches in 16 bits, in TFLOP/s, if you have measured it."),
     ] = None,
 ) -> None:
     """Estimate the GPU memory and time of a run, and choose settings with which it fits.
 
-    For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu-gib 8
+    For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu 4090
     """
     from glmtune.config import say_base
-    from glmtune.planning.card import plan_for_card
+    from glmtune.planning.card import AskedCard, plan_for_card
     from glmtune.planning.planned import CONTEXT_GIB
     from glmtune.planning.report import print_plan
 
@@ -89,10 +95,10 @@ def plan(
         raise ConfigError(f"--tflops: expected a number above 0; found {tflops:g}")
 
     config = read_config(arguments)
-    stats, planned = plan_for_card(config, gpu_gib, tflops)
+    found = plan_for_card(config, AskedCard(gpu, gpu_gib, tflops))
     console = TerminalConsole()
-    console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
-    for line in stats.lines():
+    lines = [say_base(config.model.path), *found.data.stats.lines(), found.data.split_line(), found.about]
+    for line in filter(None, lines):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    print_plan(planned, console)
-    planned.check()
+    print_plan(found.planned, console)
+    found.planned.check()

@@ -29,15 +29,32 @@ app = typer.Typer()
 
 @app.command()
 def chat(
-    run: Run,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            callback=not_empty,
+            help="A run folder, a checkpoint-N in one, or a base model folder; with --url, a model's name there.",
+        ),
+    ] = None,
     options: Sampling = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url", callback=not_empty, help="A server to talk to instead; its key is taken from GLMTUNE_API_KEY."
+        ),
+    ] = None,
     model: ModelOption = None,
     dtype: DtypeOption = "auto",
     quantize: QuantizeOption = "auto",
     system: SystemOption = None,
     template: TemplateOption = None,
 ) -> None:
-    """Chat with a run or a base model in the terminal."""
+    """Chat with a run or a base model in the terminal, or with a server."""
+    if url is not None:
+        _chat_with_server(url, run, options or [], system)
+        return
+    if run is None:
+        raise ConfigError("chat needs a RUN, or --url with a server's address")
     from glmtune.inference.chat import Chat
     from glmtune.inference.terminal import run_terminal_chat
 
@@ -49,6 +66,17 @@ def chat(
         system=loaded.system if system is None else system,
         **parse_options(options),
     )
+    run_terminal_chat(conversation, TerminalConsole(soft_wrap=True))
+
+
+def _chat_with_server(url: str, model: str | None, options: list[str], system: str | None) -> None:
+    from glmtune.inference.terminal import run_terminal_chat
+    from glmtune.server.client import RemoteChat
+
+    if model is not None and "=" in model:  # the name was left out
+        conversation = RemoteChat(url, None, system, **parse_options([model, *options]))
+    else:
+        conversation = RemoteChat(url, model, system, **parse_options(options))
     run_terminal_chat(conversation, TerminalConsole(soft_wrap=True))
 
 

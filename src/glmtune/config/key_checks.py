@@ -47,6 +47,7 @@ _RANGES: Mapping[str, _Range] = MappingProxyType(
         "train.gradient_accumulation_steps": _AT_LEAST_1,
         "train.eval_accumulation_steps": _AT_LEAST_1,
         "train.early_stopping_patience": _AT_LEAST_1,
+        "train.eval_generate": _AT_LEAST_1,
         "train.max_tokens_per_device": _AT_LEAST_1,
         "train.logging_steps": _ABOVE_0,
         "train.save_steps": _ABOVE_0,

@@ -26,6 +26,8 @@ TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 OWN_TRAIN_KEYS: Mapping[str, str] = MappingProxyType(
     {
         "early_stopping_patience": "Stop after this many evaluations in a row without a better metric.",
+        "eval_generate": "Answer this many of the evaluation samples at each evaluation, and log the metrics of the "
+        "answers.",
         "max_tokens_per_device": "Maximum number of tokens in a forward pass; by default that of "
         "per_device_train_batch_size of the longest samples, or less if GPU memory is short. A larger step is split, "
         "with the same result.",

@@ -1,10 +1,10 @@
-"""Inspects data before training: validity, the tokens seen and supervised, and sample lengths.
+"""Inspects data before training: the tokens seen and supervised, and sample lengths.
 
 The output is readable at 80 columns, with wide characters and without colour.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy
@@ -14,9 +14,10 @@ from rich.text import Text
 
 from glmtune.data.convert import write_messages
 from glmtune.data.dataset import Overlong, load_dataset
-from glmtune.data.formats import Conversations, Paths, read_conversations, scan
-from glmtune.data.stats import DataStats, join_lines, percentiles
-from glmtune.errors import DataError, show_text, summarise_faults
+from glmtune.data.formats import Conversations, Paths, read_conversations
+from glmtune.data.printing import print_lines, visible
+from glmtune.data.stats import DataStats, join_lines, percentiles, set_aside, split_line
+from glmtune.errors import DataError, show_text
 from glmtune.language import localise
 from glmtune.language.plurals import count
 from glmtune.models.tokenizer import Tokenizer
@@ -28,37 +29,6 @@ _LEGEND = (
     "/ parts tokens; ▁ is a space, ⏎ a newline, <0xE5> one byte of a rare character",
 )
 _NUM_BARS = 12
-_MAX_SHOWN = 1000  # characters of a message, enough to recognise it
-
-
-def check(
-    paths: Paths, fields: Mapping[str, str] | None = None, join: str = "\n", console: Console | None = None
-) -> Conversations:
-    """Reports the contents of the files, or all their faults.
-
-    Args:
-        paths: As for `read_conversations`, as are `fields` and `join`.
-        console: Where to print; None for the standard output.
-
-    Returns:
-        The conversations.
-
-    Raises:
-        DataError: Anything is wrong; the message lists every fault.
-    """
-    found, faults = scan(paths, fields, join)
-    if faults:
-        raise DataError(summarise_faults("the data cannot be used", faults, limit=len(faults)))
-    lines = found.format_lines()
-    lines += [f"{count(len(found), 'rows')}, no errors", *join_lines(join, found.num_joined)]
-    lines += ["", f"the first sample ({found.sources[0]}):"]
-    console = console or Console()
-    _print(console, lines)
-    for message in found.items[0].messages:
-        name = f"{message.role} {show_text(message.metadata, 60)}".rstrip()
-        note = "" if message.is_supervised else localise("  (not learnt)")
-        console.print(Text(f"  {name}: {_visible(message.text(), _MAX_SHOWN)}{note}"))
-    return found
 
 
 def show(
@@ -93,13 +63,13 @@ def show(
     found = read_conversations(paths, fields, join)
     if not 1 <= start <= len(found):
         raise DataError(f"there is no sample {start}; the data have samples 1 to {len(found)}")
-    _print(console, _LEGEND)
+    print_lines(console, _LEGEND)
     for index in range(start - 1, min(start - 1 + num_samples, len(found))):
         try:
             rendered = render(found.items[index].with_system(system), tokenizer, template, max_length)
         except DataError as error:
             raise DataError(f"{found.sources[index]}: {error}") from error
-        _print(console, ["", f"sample {index + 1} ({found.sources[index]}): {_summary(rendered)}"])
+        print_lines(console, ["", f"sample {index + 1} ({found.sources[index]}): {_summary(rendered)}"])
         tokens = [_visible_token(token) for token in tokenizer.convert_ids_to_tokens(rendered.input_ids)]
         for line in _token_lines(tokens, rendered.loss_mask, console.width):
             console.print(line, no_wrap=True, overflow="ignore", crop=False)
@@ -113,6 +83,7 @@ def stats(
     system: str | None = None,
     max_length: int | None = None,
     overlong: Overlong = "cut",
+    eval_fraction: float = 0.0,
     fields: Mapping[str, str] | None = None,
     join: str = "\n",
     console: Console | None = None,
@@ -126,6 +97,7 @@ def stats(
         system: The system prompt of conversations without one of their own.
         max_length: Most tokens of a sample; None for no limit.
         overlong: As for `tokenize_conversations`.
+        eval_fraction: As `data.eval_fraction`, to show how many samples it sets aside; 0 to leave that out.
         console: Where to print; None for the standard output.
 
     Returns:
@@ -137,7 +109,7 @@ def stats(
     console = console or Console()
     if tokenizer is None:
         found = read_conversations(paths, fields, join)
-        _print(console, _character_lines(found, console.width))
+        print_lines(console, [*_character_lines(found, console.width), *_split_lines(eval_fraction, len(found))])
         return None
     dataset, counted = load_dataset(
         paths,
@@ -150,7 +122,8 @@ def stats(
         overlong=overlong,
     )
     lengths = numpy.asarray(dataset["length"])
-    _print(console, [*counted.lines(), "", *_histogram(lengths, "tokens", console.width)])
+    histogram = _histogram(lengths, "tokens", console.width)
+    print_lines(console, [*counted.lines(), "", *histogram, *_split_lines(eval_fraction, counted.num_samples)])
     return counted
 
 
@@ -174,12 +147,7 @@ def convert(
     """
     found = read_conversations(paths, fields, join)
     write_messages(found.items, output)
-    _print(console or Console(), [f"{count(len(found), 'conversations')} written to {show_text(str(output))}"])
-
-
-def _print(console: Console, lines: Iterable[str]) -> None:
-    for line in lines:
-        console.print(Text(localise(line)))
+    print_lines(console or Console(), [f"{count(len(found), 'conversations')} written to {show_text(str(output))}"])
 
 
 def _summary(rendered: Rendered) -> str:
@@ -192,18 +160,13 @@ def _summary(rendered: Rendered) -> str:
     return summary
 
 
-def _visible(text: str, limit: int | None = None) -> str:
-    """The text on one line, with control characters escaped."""
-    return show_text(text.replace("\n", "⏎"), limit)
-
-
 def _visible_token(token: str) -> str:
     """A token of the vocabulary; byte tokens of printable ASCII are shown as the character."""
     byte = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)
     code = int(byte.group(1), 16) if byte else -1
     if code == ord("\n") or 0x20 < code < 0x7F:
         token = chr(code)
-    return _visible(token)
+    return visible(token)
 
 
 def _token_lines(tokens: Sequence[str], loss_mask: Sequence[bool], width: int) -> list[Text]:
@@ -232,6 +195,14 @@ def _character_lines(found: Conversations, width: int) -> list[str]:
         "",
         *_histogram(lengths, "characters", width),
     ]
+
+
+def _split_lines(eval_fraction: float, num_samples: int) -> list[str]:
+    """How many samples a run with this fraction would evaluate on; none if it is not asked."""
+    if not eval_fraction:
+        return []
+    num_held_out = set_aside(eval_fraction, num_samples)
+    return ["", split_line(num_samples - num_held_out, num_held_out)]
 
 
 def _histogram(lengths: numpy.ndarray, unit: str, width: int) -> list[str]:

@@ -11,7 +11,7 @@ from glmtune.config import RunConfig, embedded_data
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.formats import Conversations, read_conversations
 from glmtune.data.samples import SampleDataset
-from glmtune.data.stats import DataStats
+from glmtune.data.stats import DataStats, set_aside, split_line
 from glmtune.errors import ConfigError
 from glmtune.language.plurals import count
 from glmtune.models.tokenizer import Tokenizer
@@ -43,6 +43,7 @@ class RunData:
         stats: Statistics of the data.
         sample: The first sample, for the self-test.
         eval_fingerprint: Of evaluation samples from files of their own; empty for others.
+        eval_conversations: The conversations of the evaluation samples, without the run's system prompt.
     """
 
     train: SampleDataset
@@ -50,15 +51,11 @@ class RunData:
     stats: DataStats
     sample: SelfTestSample
     eval_fingerprint: str = ""
+    eval_conversations: Sequence[Conversation] = ()
 
     def split_line(self) -> str:
         """Says how many samples are for training, and how many for evaluation."""
-        if self.eval is None:
-            return (
-                f"for training: {count(len(self.train), 'samples')}; for evaluation: none "
-                "(data.eval_fraction=0.05 sets some aside)"
-            )
-        return f"for training: {count(len(self.train), 'samples')}; for evaluation: {count(len(self.eval), 'samples')}"
+        return split_line(len(self.train), 0 if self.eval is None else len(self.eval))
 
 
 def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData:
@@ -77,14 +74,14 @@ def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData
     conversations = read_conversations(data.path or embedded_data(), data.fields, data.join)
     dataset, stats = _tokenize(conversations, config, tokenizer)
     chosen = list(range(len(dataset)))
-    evaluated, eval_fingerprint = None, ""
+    evaluated, held_out, eval_fingerprint = None, conversations, ""
     if data.eval_path is not None:
         held_out = read_conversations(data.eval_path, data.fields, data.join)
         evaluated, eval_stats = _tokenize(held_out, config, tokenizer)
         eval_fingerprint = eval_stats.fingerprint
     elif data.eval_fraction > 0:
         random.Random(seed).shuffle(chosen)
-        num_held_out = max(1, round(data.eval_fraction * len(dataset)))
+        num_held_out = set_aside(data.eval_fraction, len(dataset))
         if num_held_out == len(dataset):
             raise ConfigError(f"data.eval_fraction leaves nothing to train on, of {count(len(dataset), 'samples')}")
         evaluated = dataset.select(sorted(chosen[:num_held_out]))
@@ -93,7 +90,8 @@ def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData
     sample = SelfTestSample(conversations.items[dataset[first]["row"]], dataset[first]["input_ids"], data.max_length)
     trained = dataset if evaluated is None else dataset.select(chosen)
     held = None if evaluated is None else SampleDataset(evaluated)
-    return RunData(SampleDataset(trained), held, stats, sample, eval_fingerprint)
+    eval_conversations = [] if evaluated is None else [held_out.items[row] for row in evaluated["row"]]
+    return RunData(SampleDataset(trained), held, stats, sample, eval_fingerprint, eval_conversations)
 
 
 def _tokenize(conversations: Conversations, config: RunConfig, tokenizer: Tokenizer) -> tuple[Dataset, DataStats]:

@@ -103,6 +103,21 @@ def percentiles(lengths: numpy.ndarray) -> dict[str, int]:
     return {name: round(float(value)) for name, value in values.items()}
 
 
+def split_line(num_train: int, num_held_out: int) -> str:
+    """Says how many samples are for training, and how many for evaluation."""
+    if not num_held_out:
+        return (
+            f"for training: {count(num_train, 'samples')}; for evaluation: none "
+            "(data.eval_fraction=0.05 sets some aside)"
+        )
+    return f"for training: {count(num_train, 'samples')}; for evaluation: {count(num_held_out, 'samples')}"
+
+
+def set_aside(fraction: float, num_samples: int) -> int:
+    """How many of the samples `data.eval_fraction` sets aside."""
+    return max(1, round(fraction * num_samples))
+
+
 def join_lines(join: str, num_joined: int) -> list[str]:
     """A line on how `instruction` and `input` were joined, and in how many rows; none if no row has both."""
     if not num_joined:

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from glmtune.evaluation.rows import EvaluationRow
 from glmtune.evaluation.text_metrics import Answer
+from glmtune.inference.engine.layers import base_of
 from glmtune.inference.generate import answer, fit_prompts, max_prompt_tokens, read_reply
 from glmtune.inference.options import DEFAULT_MAX_NEW_TOKENS, build_generation_config
 from glmtune.models.families import shape_of
@@ -14,6 +15,7 @@ from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
 _LEAST_NEW_TOKENS, _SPARE_TOKENS = 64, 32
+_ROWS_ON_CPU = 32  # nobody waits for the first of them, so more at once than in a chat
 
 
 def enough_new_tokens(rows: Sequence[EvaluationRow], tokenizer: Tokenizer, context_length: int) -> int:
@@ -64,6 +66,8 @@ def answer_rows(
     conversations = [row.asked.with_system(system) for row in rows]
     prompts = fit_prompts(conversations, tokenizer, template, max_prompt_tokens(model, generation), "evaluation")
     ids = [prompt.input_ids for prompt in prompts]
+    if batch_size is None and base_of(model).device.type == "cpu":
+        batch_size = _ROWS_ON_CPU
     answers: dict[int, Answer] = {}
     with closing(answer(model, tokenizer, ids, generation, batch_size)) as steps:
         for answered in steps:

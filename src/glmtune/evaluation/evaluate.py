@@ -233,7 +233,8 @@ def _candidate(name: str, path: str, measured: Measured, base: tuple[str, Measur
     differences = {}
     if base is not None:
         for section, measures in measured.measures.items():
-            found = {key: difference(each, base[1].measures[section][key]) for key, each in measures.items()}
+            compared = {key: each for key, each in measures.items() if key != "perplexity"}  # the loss says the same
+            found = {key: difference(each, base[1].measures[section][key]) for key, each in compared.items()}
             differences[section] = {key: each for key, each in found.items() if each is not None}
     compared_with = None if base is None else base[0]
     return Candidate(name, path, compared_with, measured.metrics(), differences, measured.answers)

@@ -26,7 +26,7 @@ from glmtune.loading.base_weights import is_trained_base
 from glmtune.loading.bases import read_base_config
 from glmtune.loading.devices import Dtype, resolve_dtype
 from glmtune.loading.runs import base_of, find_base, load
-from glmtune.models.families import family_at, family_of
+from glmtune.models.families import family_of
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,11 @@ def merge(
         prompts = probe_prompts(loaded.tokenizer)
         with storage_faults(output):
             copy_small_files(folder, unfinished, loaded.tokenizer, merged_dtype)
+            family = family_of(loaded.model)
+            family.write_plain_files(unfinished, loaded.tokenizer, loaded.template, loaded.system)
             if manifest := RunManifest.read(adapter_path) or RunManifest.read(folder):
                 manifest.write(unfinished)  # it says what the merged model is to be asked with
-            buffers = family_at(folder).read_buffers(folder)
+            buffers = family.read_buffers(folder)
             weights = model.state_dict() | {name: buffer.to(merged_dtype) for name, buffer in buffers.items()}
             num_bytes = save_weights(weights, unfinished, shard_bytes)
         base_path = loaded.base_path

@@ -2,14 +2,15 @@
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing, suppress
+from typing import Protocol
 
 from rich.console import Console
 
 from glmtune.errors import GlmtuneError
-from glmtune.inference.chat import Chat
 from glmtune.language import localise
+from glmtune.prompts import Message
 
 with suppress(ImportError):  # absent on Windows; importing it gives `input` line editing and a history
     import readline  # noqa: F401
@@ -29,7 +30,20 @@ _COMMANDS = ("/system", "/reset", "/exit", "/quit", "/help")
 _CONTROL_CHARACTERS = dict.fromkeys([*range(0x00, 0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
 
 
-def run_terminal_chat(chat: Chat, console: Console, input_function: Callable[[str], str] = input) -> None:
+class Conversing(Protocol):
+    """A conversation: `Chat`, or one with a server."""
+
+    history: list[Message]
+    system: str | None
+
+    def stream(self, text: str) -> Generator[str, None, None]:
+        """Sends a message and yields the reply as it is generated."""
+
+    def reset(self) -> None:
+        """Clears the history."""
+
+
+def run_terminal_chat(chat: Conversing, console: Console, input_function: Callable[[str], str] = input) -> None:
     """Chats until the user leaves.
 
     Ctrl-C during a reply stops the reply; twice in a row at the prompt, it ends the chat. Errors that the user can fix
@@ -71,7 +85,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _run_command(chat: Chat, console: Console, line: str) -> bool:
+def _run_command(chat: Conversing, console: Console, line: str) -> bool:
     """Runs a command; returns whether the chat continues."""
     command, _, argument = line.partition(" ")
     command = command.strip().lower()
@@ -94,7 +108,7 @@ def _run_command(chat: Chat, console: Console, line: str) -> bool:
     return True
 
 
-def _print_reply(chat: Chat, console: Console, text: str) -> None:
+def _print_reply(chat: Conversing, console: Console, text: str) -> None:
     _write(console, localise(_REPLY))
     try:
         with closing(chat.stream(text)) as pieces:

@@ -13,6 +13,8 @@ Noun = Literal[
     "conversations",
     "replies",
     "prompts",
+    "questions",
+    "findings",
 ]
 _SINGULAR: dict[Noun, str] = {
     "samples": "sample",
@@ -24,6 +26,8 @@ _SINGULAR: dict[Noun, str] = {
     "conversations": "conversation",
     "replies": "reply",
     "prompts": "prompt",
+    "questions": "question",
+    "findings": "finding",
 }
 _PLURAL = {singular: plural for plural, singular in _SINGULAR.items()}
 _ONE = re.compile(rf"(?<![\w.,])1 ({'|'.join(_PLURAL)})\b")

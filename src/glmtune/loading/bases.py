@@ -231,8 +231,8 @@ def _check_tokenizer_files(folder: Path) -> None:
     require_files(folder, *family.tokenizer_files)
     check_json_files(folder, TOKENIZER_JSON)
     file = folder / "tokenizer_config.json"
-    name = read_json_object(file, ModelError).get("tokenizer_class")
     expected = family.tokenizer_class.__name__
+    name = read_json_object(file, ModelError).get("tokenizer_class", expected)
     if name != expected:
         raise ModelError(f"{file}: tokenizer_class is {name!r}, expected {expected!r}")
     if (folder / CONFIG_NAME).is_file():  # AutoTokenizer reads it too

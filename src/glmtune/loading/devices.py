@@ -1,5 +1,7 @@
 """Devices: names, types that they compute in, and what memory is free."""
 
+import os
+import sys
 from typing import Any, Literal
 
 import torch
@@ -15,6 +17,18 @@ def free_device_bytes(device: torch.device) -> int:
     reserved = torch.cuda.memory_reserved(device)
     allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
     return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most bytes that tensors had at once on a CUDA device; on another, that this process had; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if os.name != "posix":
+        return None
+    import resource
+
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else 1024 * size  # macOS counts bytes, the others KiB
 
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

@@ -33,6 +33,8 @@ from glmtune.models.families import family_of
 from glmtune.ops import Scratch
 
 Quantize = Literal["none", "int8", "nf4", "fp8"]
+# The CUDA compute capability from which on fp8 is multiplied with a scale for each row: Hopper.
+FP8_CAPABILITY = (9, 0)
 # Rows and columns of linear layers' weights, [N, K] each, by name.
 LinearSizes = Mapping[str, tuple[int, int]]
 
@@ -143,7 +145,7 @@ class _Fp8(WeightFormat):
 
     def check(self, linears: LinearSizes, dtype: torch.dtype, device: torch.device) -> None:
         if device.type == "cuda":
-            if torch.cuda.get_device_capability(device) < (9, 0):
+            if torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
                 name = torch.cuda.get_device_name(device)
                 raise ConfigError(f"model.quantize=fp8 needs a Hopper or newer GPU; this is a {name}")
             if dtype != torch.bfloat16:

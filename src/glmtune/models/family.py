@@ -19,6 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from glmtune.models.weight_files import read_weight, read_weights
+from glmtune.prompts import Template
 
 # Cosines and sines of the rotary positions, [B, T, rotated / 2] each.
 Rotation = tuple[Tensor, Tensor]
@@ -155,6 +156,20 @@ class Family(ABC):
 
         Raises:
             ModelError: There is no such folder, or its files do not fit; all faults in one message.
+        """
+
+    def write_plain_files(  # noqa: B027  (optional)
+        self, folder: Path, tokenizer: Any, template: Template, system: str | None
+    ) -> None:
+        """Adds to a model folder what other programs need to load it, to tokenise and to render prompts.
+
+        By default nothing is added, for families whose published files suffice.
+
+        Args:
+            folder: The folder of a model, with its tokenizer files.
+            tokenizer: The tokenizer that belongs to it.
+            template: The prompt template that the model is to be asked with.
+            system: The system prompt of conversations that have none of their own.
         """
 
     def read_weights(self, folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -4,7 +4,7 @@ Every op is specified in plain torch by `reference`; that version runs on any de
 `back_end` is the one place where the version is chosen.
 """
 
-from glmtune.ops.attention import takes_flash_kernel
+from glmtune.ops.attention import FLASH_CAPABILITY, takes_flash_kernel
 from glmtune.ops.frozen_linear import DenseLinear, DequantizedLinear, Fp8Linear, FrozenLinear, Scratch
 from glmtune.ops.fused_layer import LayerCall, LayerWeights, fused_layer
 from glmtune.ops.host_table import HostTable
@@ -15,6 +15,7 @@ from glmtune.ops.segment_attention import segment_attention
 from glmtune.ops.segments import Segments
 
 __all__ = [
+    "FLASH_CAPABILITY",
     "Adapter",
     "DenseLinear",
     "DequantizedLinear",

@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from glmtune.compat import flash_attention_backward, flash_attention_forward
 from glmtune.ops.segments import Segments
 
+# The CUDA compute capability from which on torch has the flash attention kernel: Ampere.
+FLASH_CAPABILITY = (8, 0)
+
 
 def attention_forward(
     query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, segments: Segments, scale: float
@@ -96,7 +99,7 @@ def takes_flash_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) 
 
 @cache
 def _is_ampere_or_newer(device_index: int) -> bool:
-    return torch.cuda.get_device_capability(device_index) >= (8, 0)
+    return torch.cuda.get_device_capability(device_index) >= FLASH_CAPABILITY
 
 
 def _attend(query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, scale: float) -> Tensor:

@@ -1,47 +1,142 @@
 """Plans a run for `glmtune plan`: for the local GPU, or for a card that is not installed."""
 
+from dataclasses import dataclass, replace
+
 import torch
 
 from glmtune.config import RunConfig, validate_names
-from glmtune.data.run_data import load_run_data
-from glmtune.data.stats import DataStats
+from glmtune.data.run_data import RunData, load_run_data
+from glmtune.errors import ConfigError
 from glmtune.loading.devices import GIB, default_device, free_device_bytes, resolve_dtype
+from glmtune.loading.formats import FP8_CAPABILITY
+from glmtune.planning.cards import Card, cards_of, find_card
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import CONTEXT_GIB, PlannedRun
-from glmtune.planning.speed import DeviceSpeed
+from glmtune.planning.speed import DeviceSpeed, TimeRange
 from glmtune.planning.start import read_start
 
 
-def plan_for_card(config: RunConfig, gpu_gib: float | None, tflops: float | None) -> tuple[DataStats, PlannedRun]:
+@dataclass(frozen=True)
+class CardPlan:
+    """A plan for `glmtune plan`.
+
+    Attributes:
+        data: The run's data.
+        planned: The plan.
+        about: What the card is taken to be, in a line; empty for the GPU here.
+    """
+
+    data: RunData
+    planned: PlannedRun
+    about: str
+
+
+@dataclass(frozen=True)
+class AskedCard:
+    """What the command line says of a card; None for what it leaves open.
+
+    Attributes:
+        gpu: Its name.
+        gib: Its memory in GiB.
+        tflops: What it reaches in 16 bits, in TFLOP/s.
+    """
+
+    gpu: str | None = None
+    gib: float | None = None
+    tflops: float | None = None
+
+
+def plan_for_card(config: RunConfig, asked: AskedCard) -> CardPlan:
     """Plans a run.
 
     Args:
         config: The configuration.
-        gpu_gib: The card's memory in GiB; None for the free memory of the local GPU, or no limit without a GPU.
-        tflops: The 16-bit throughput of a card that is not installed, in TFLOP/s.
+        asked: The card; the GPU here, and its free memory, for what is left open.
 
     Returns:
-        Counts of the data, and the plan.
+        The plan, its data, and what the card is taken to be.
 
     Raises:
-        GlmtuneError: Configuration, data or base are wrong.
+        GlmtuneError: Configuration, data, base or card are wrong.
     """
+    known, about = _known_device(config, asked)
     start = read_start(validate_names(config), may_overwrite=True)
     data = load_run_data(start.config, start.tokenizer, int(start.config.train.get("seed", 42)))
-    known = _known_device(start.config, gpu_gib, tflops)
-    return data.stats, plan_run(start, data.train, known)
+    return CardPlan(data, plan_run(start, data.train, known), about)
 
 
-def _known_device(config: RunConfig, gpu_gib: float | None, tflops: float | None) -> KnownDevice:
+def _known_device(config: RunConfig, asked: AskedCard) -> tuple[KnownDevice, str]:
+    """The device to plan for, and what it is taken to be."""
     device = torch.device(default_device())
     here = device if device.type == "cuda" and not config.train.get("use_cpu") else None
-    dtype = resolve_dtype(config.model.dtype)
-    if here is None and config.model.dtype == "auto":
-        dtype = torch.bfloat16
-    free = (gpu_gib - CONTEXT_GIB) * GIB if gpu_gib is not None else free_device_bytes(here) if here else None
-    if tflops is not None:
-        speed = DeviceSpeed.assumed(tflops)
+    if asked.gpu is not None:
+        card = find_card(asked.gpu, asked.gib)
+        known = _for_cards([card], config, card.gib if asked.gib is None else asked.gib)
+        about = _figures(card)
+    elif here is not None:
+        known, about = _for_gpu(here, config, asked.gib), ""
+    elif asked.gib is not None:
+        cards = cards_of(asked.gib)
+        known, about = _for_cards(cards, config, asked.gib), _figures(cards[0])
+        if len(cards) > 1:
+            known = replace(known, label="cards of this size (estimated)")
+            names = ", ".join(card.name for card in cards)
+            about = (
+                f"no card is named: settings as for {cards[0].name}, times from the fastest to the slowest of {names}"
+            )
+            about = f"{about}. --gpu NAME plans for yours"
     else:
-        speed = DeviceSpeed.assumed() if here is None else DeviceSpeed.measure(here, dtype)
-    return KnownDevice(here, dtype, free, speed, is_assumed=tflops is not None)
+        card = find_card("A100-80G")
+        known = replace(_for_cards([card], config, None), total_gib=None)
+        about = f"no GPU here: times as for {card.name}; --gpu NAME or --gpu-gib N plans for another card"
+    if asked.tflops is not None:
+        speed = DeviceSpeed.assumed(asked.tflops)
+        known = replace(
+            known, speed=speed, time_ranges=(TimeRange.of(speed),), label=f"a card of {asked.tflops:g} TFLOP/s"
+        )
+        about = about if asked.gpu else ""
+    return known, about
+
+
+def _for_gpu(here: torch.device, config: RunConfig, gib: float | None) -> KnownDevice:
+    """The GPU here, or as much of it as a card of another size has."""
+    dtype = resolve_dtype(config.model.dtype)
+    free = free_device_bytes(here) if gib is None else (gib - CONTEXT_GIB) * GIB
+    return KnownDevice(here, dtype, free, DeviceSpeed.measure(here, dtype), total_gib=gib)
+
+
+def _for_cards(cards: list[Card], config: RunConfig, gib: float | None) -> KnownDevice:
+    """A card that is not installed; where it may be one of several, with the settings of the first.
+
+    Raises:
+        ConfigError: The configuration asks for fp8, and the card does not have what that takes.
+    """
+    card = cards[0]
+    if config.model.quantize == "fp8" and len(cards) == 1 and card.capability < FP8_CAPABILITY:
+        raise ConfigError(f"model.quantize=fp8 needs a Hopper or newer GPU; this is a {card.name}")
+    if config.model.dtype == "auto":
+        dtype = torch.bfloat16 if card.has_bf16 else torch.float16
+    else:
+        dtype = resolve_dtype(config.model.dtype)
+    is_measured = all(each.is_measured for each in cards)
+    return KnownDevice(
+        None,
+        dtype,
+        None if gib is None else (gib - CONTEXT_GIB) * GIB,
+        card.speed,
+        label=card.name if is_measured else f"{card.name} (estimated)",
+        total_gib=gib,
+        capability=min(each.capability for each in cards if each.has_bf16 == card.has_bf16),
+        time_ranges=tuple(
+            TimeRange.of(each.speed, is_measured=each.is_measured, has_flash_kernel=each.has_bf16) for each in cards
+        ),
+    )
+
+
+def _figures(card: Card) -> str:
+    """A card's published figures, in a line."""
+    figures = f"{card.name}: {card.gib:g} GiB, {card.gb_per_s:g} GB/s, {card.tflops:g} TFLOP/s in 16 bits (published)"
+    if card.is_measured:
+        return f"{figures}; runs on it have been measured"
+    return f"{figures}; not measured, so times are estimated from what an H100 and an H200 reach of theirs"

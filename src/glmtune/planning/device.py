@@ -6,7 +6,7 @@ import torch
 from accelerate.utils import gather_object
 
 from glmtune.loading.devices import free_device_bytes, is_out_of_memory
-from glmtune.planning.speed import DeviceSpeed
+from glmtune.planning.speed import DeviceSpeed, TimeRange
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,10 @@ class KnownDevice:
         free_bytes: Memory available to the run; None for no limit.
         speed: Its speed.
         num_processes: The number of such devices that share the samples of an epoch.
-        is_assumed: Whether the speed is assumed rather than measured.
+        label: What to call it; None for its own name.
+        total_gib: Its memory, where a card is planned for by its size; None for what is free here.
+        capability: CUDA compute capability of a card that is not installed; None if unknown.
+        time_ranges: How far the time may be from its estimate, for each card that it may be; none if it is measured.
     """
 
     device: torch.device | None
@@ -27,12 +30,17 @@ class KnownDevice:
     free_bytes: float | None
     speed: DeviceSpeed
     num_processes: int = 1
-    is_assumed: bool = False
+    label: str | None = None
+    total_gib: float | None = None
+    capability: tuple[int, int] | None = None
+    time_ranges: tuple[TimeRange, ...] = ()
 
     @property
     def name(self) -> str:
         """In words."""
-        if self.is_assumed or self.device is None or self.device.type != "cuda":
+        if self.label is not None:
+            return self.label
+        if self.device is None or self.device.type != "cuda":
             return f"a card of {self.speed.flops / 1e12:g} TFLOP/s"
         return torch.cuda.get_device_name(self.device)
 

@@ -13,10 +13,10 @@ from transformers import PretrainedConfig
 from glmtune.adapters.lora import attach_lora
 from glmtune.data.samples import SampleDataset
 from glmtune.errors import ConfigError, GlmtuneError
-from glmtune.loading.formats import FORMATS, WeightFormat, has_bitsandbytes, unquantizable
+from glmtune.loading.formats import FORMATS, FP8_CAPABILITY, WeightFormat, has_bitsandbytes, unquantizable
 from glmtune.loading.shape import BaseShape
 from glmtune.models.families import family_of, shape_of
-from glmtune.ops import takes_flash_kernel
+from glmtune.ops import FLASH_CAPABILITY, takes_flash_kernel
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.optimizers import is_elementwise, state_bytes
 from glmtune.planning.planned import PlannedRun
@@ -32,6 +32,7 @@ from glmtune.planning.settings import (
     possible_choices,
 )
 from glmtune.planning.shape import AdapterShape
+from glmtune.planning.speed import DeviceSpeed, TimeRange, seconds_within
 from glmtune.planning.start import Start
 from glmtune.planning.steps import num_optimizer_steps, prefix_note, samples_a_step, size_step
 
@@ -82,7 +83,9 @@ def plan_run(start: Start, samples: SampleDataset, known: KnownDevice) -> Planne
         whole_space=whole if start.earlier is None else in_format(whole, chosen.settings.quantize),
         device=known.name,
         longest=longest,
+        total_gib=known.total_gib,
     )
+    planned = replace(planned, seconds=_seconds(planned, known))
     notes = [*_notes(planned, known)]
     if shares_prefix is None and not is_shared:
         notes += prefix_note(samples, in_a_step, dropout)
@@ -91,6 +94,16 @@ def plan_run(start: Start, samples: SampleDataset, known: KnownDevice) -> Planne
     if start.earlier is None and not _is_cpu(known):
         notes += _format_note(planned)
     return replace(planned, notes=tuple(notes))
+
+
+def _seconds(planned: PlannedRun, known: KnownDevice) -> tuple[float, float]:
+    """The least and the most that the steps of a run are expected to take."""
+    chosen, ranges = planned.chosen, known.time_ranges or (TimeRange.of(known.speed, is_measured=True),)
+
+    def at_speed(speed: DeviceSpeed) -> float:
+        return planned.num_steps * planned.planner.seconds_per_step(chosen.settings, chosen.step, speed)
+
+    return seconds_within(ranges, at_speed)
 
 
 def _shapes(
@@ -129,14 +142,15 @@ def _whole_freedom(
         is_tied=base.shape.is_tied,
         can_graph=is_fused
         and is_elementwise(optim)
+        and (known.capability is None or known.capability >= FLASH_CAPABILITY)
         and takes_flash_kernel(known.device or _CARD, known.dtype, base.shape.head_dim),
         pass_limits=pass_limits,
     )
 
 
 def _is_possible(weight_format: WeightFormat, base: BaseShape, known: KnownDevice) -> bool:
-    if known.device is None and not weight_format.is_automatic:
-        return False  # unknown whether that card supports fp8 products
+    if known.device is None and weight_format.name == "fp8" and (known.capability or (0, 0)) < FP8_CAPABILITY:
+        return False  # not supported by that card, or unknown
     try:
         weight_format.check(base.linears, known.dtype, known.device or torch.device("meta"))
     except GlmtuneError:
@@ -196,7 +210,7 @@ def _lacks_package(weight_format: WeightFormat) -> bool:
 def _notes(planned: PlannedRun, known: KnownDevice) -> Iterator[str]:
     if planned.why_not_fused is not None:
         yield f"layers cannot be fused, which costs time and memory: {planned.why_not_fused}"
-    if planned.settings.quantize == "fp8" and known.device is None:
+    if planned.settings.quantize == "fp8" and known.device is None and (known.capability or (0, 0)) < FP8_CAPABILITY:
         yield "fp8 needs a Hopper or newer GPU"
     if planned.settings.quantize == "fp8" and _is_cpu(known):
         yield "fp8 is only emulated on the CPU, which is slower"

@@ -32,6 +32,8 @@ class PlannedRun:
         whole_space: All choices, without the user's settings.
         device: The device that the time is estimated for, in words.
         longest: Tokens of the longest sample.
+        total_gib: The card's memory, where it is planned for by its size; None for what is free here.
+        seconds: The least and the most that the steps are expected to take.
         notes: Further notes to the user, one line each.
     """
 
@@ -45,6 +47,8 @@ class PlannedRun:
     whole_space: Choices
     device: str
     longest: int
+    total_gib: float | None = None
+    seconds: tuple[float, float] = (0.0, 0.0)
     notes: tuple[str, ...] = ()
 
     @property

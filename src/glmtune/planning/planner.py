@@ -74,7 +74,7 @@ class Planner:
         """Estimates memory and time of given settings."""
         step = self._size_step(max_tokens, settings.uses_graphs)
         memory = estimate_memory(self._base, self._adapter, settings, step.largest, self._state_bytes)
-        return Candidate(settings, step, memory, self._seconds_per_step(settings, step))
+        return Candidate(settings, step, memory, self.seconds_per_step(settings, step, self._speed))
 
     def choose(self, space: Choices, free_bytes: float) -> Candidate | None:
         """The fastest candidate that fits, in the most exact format that has one; None if no candidate fits."""
@@ -179,8 +179,14 @@ class Planner:
         departures = settings.offloads_embedding + settings.offloads_checkpoints + (settings.num_checkpointed > 0)
         return candidate.seconds_per_step * (1 + _LEAST_SPEEDUP * departures)
 
-    def _seconds_per_step(self, settings: MemorySettings, step: StepShape) -> float:
-        """Products, memory traffic and the bus one after the other; or the host, where it takes longer."""
+    def seconds_per_step(self, settings: MemorySettings, step: StepShape, speed: DeviceSpeed) -> float:
+        """Products, memory traffic and the bus one after the other; or the host, where it takes longer.
+
+        Args:
+            settings: The settings.
+            step: The size and number of the passes.
+            speed: The device's speed.
+        """
         base, shape, weight_format = self._base, self._base.shape, FORMATS[settings.quantize]
         itemsize, in_blocks = base.dtype.itemsize, base.in_blocks
         checkpointed_share = settings.num_checkpointed / shape.num_layers
@@ -192,21 +198,21 @@ class Planner:
         products /= weight_format.product_speed
         products += 4 * step.mean_labels * base.head
         # However few the tokens, every weight is read: many small passes take longer than one large pass.
-        reading_s = through_layers * in_blocks * itemsize / self._speed.bytes_per_s
-        seconds = max(products / self._speed.flops + _NOT_HIDDEN * reading_s, reading_s)
+        reading_s = through_layers * in_blocks * itemsize / speed.bytes_per_s
+        seconds = max(products / speed.flops + _NOT_HIDDEN * reading_s, reading_s)
         if self._adapter.why_not_fused is not None:
             seconds *= _UNFUSED_TIME
         moved = step.mean_tokens * shape.num_layers * itemsize
         moved *= _MOVED_F * shape.ffn_hidden_size + _MOVED_H * shape.hidden_size
         moved += in_blocks * weight_format.traffic_bytes(base.dtype) * through_layers
-        seconds += moved / self._speed.bytes_per_s
+        seconds += moved / speed.bytes_per_s
         over_bus = step.mean_tokens * shape.hidden_size * itemsize
         seconds += settings.offloads_embedding * over_bus / _BUS_BYTES_PER_S
         if settings.offloads_checkpoints:
             seconds += 2 * settings.num_checkpointed * over_bus / _BUS_BYTES_PER_S
         if not settings.uses_graphs:
             launches = weight_format.launches_per_layer * (1 + checkpointed_share / 3) * shape.num_layers
-            seconds = max(seconds, launches * self._speed.launch_s)
+            seconds = max(seconds, launches * speed.launch_s)
         return step.num_passes * seconds
 
 

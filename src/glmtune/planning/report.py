@@ -1,12 +1,15 @@
 """Prints a plan: the memory terms, the settings and the estimated time."""
 
+import math
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.table import Table
 
 from glmtune.language import localise
 from glmtune.language.plurals import count
 from glmtune.loading.devices import GIB
-from glmtune.planning.planned import PlannedRun
+from glmtune.planning.planned import CONTEXT_GIB, PlannedRun
 from glmtune.planning.settings import spell
 
 
@@ -18,21 +21,19 @@ def print_plan(planned: PlannedRun, console: Console) -> None:
         console: Where to print.
     """
     console.print(_memory_table(planned))
-    if not planned.fits:
+    if not planned.fits:  # the error that follows says so, and what would fit
         return
+    console.print(_fit(planned), highlight=False, soft_wrap=True)
     step = planned.chosen.step
     console.print(
         f"largest pass: {step.largest.num_tokens:,} tokens, {step.largest.num_labels:,} of them learnt; "
-        f"{step.num_passes:.3g} passes per step",
+        f"passes per step: {step.num_passes:.3g}",
         highlight=False,
     )
-    seconds = planned.num_steps * planned.chosen.seconds_per_step
-    expected = f"expected: {count(planned.num_steps, 'steps')}, {_duration(seconds)} on {planned.device}"
-    console.print(expected, highlight=False)
+    expected = f"expected: {count(planned.num_steps, 'steps')}, {_span(*planned.seconds)} on {planned.device}"
+    console.print(f"{expected}; loading, evaluation and saving come on top", highlight=False, soft_wrap=True)
     console.print(f"settings: {' '.join(spell(planned.chosen))}", highlight=False, soft_wrap=True)
     console.print("(leave these out to let train choose by the card that it finds)")
-    if planned.free_bytes is None:
-        console.print("no GPU here to compare with; --gpu-gib N plans for a card of N GiB")
     for note in planned.notes:
         console.print(note, highlight=False, soft_wrap=True)
 
@@ -63,8 +64,27 @@ def _memory_table(planned: PlannedRun) -> Table:
     return table
 
 
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    if minutes < 1:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+def _fit(planned: PlannedRun) -> str:
+    """Says that the plan fits, and in how much memory."""
+    needed = planned.chosen.memory.needed / GIB
+    if planned.free_bytes is None:
+        return f"it takes {needed:.1f} GiB of GPU memory"
+    if planned.total_gib is None:
+        return f"it fits: {needed:.1f} of the {planned.free_bytes / GIB:.1f} GiB that are free"
+    needed += CONTEXT_GIB
+    return f"it fits: {needed:.1f} of {planned.total_gib:g} GiB, {CONTEXT_GIB} of them for CUDA itself"
+
+
+def _span(least_s: float, most_s: float) -> str:
+    """A range of times in one unit, rounded outwards to two digits: `18 to 40 s`, `1.4 to 5.3 min`."""
+    if most_s < 120:
+        return f"{_rounded(least_s, math.floor)} to {_rounded(most_s, math.ceil)} s"
+    if most_s < 7200:
+        return f"{_rounded(least_s / 60, math.floor)} to {_rounded(most_s / 60, math.ceil)} min"
+    return f"{_rounded(least_s / 3600, math.floor)} to {_rounded(most_s / 3600, math.ceil)} h"
+
+
+def _rounded(number: float, towards: Callable[[float], int]) -> str:
+    """A number above 0, rounded up or down to two digits."""
+    scale = 10.0 ** (math.floor(math.log10(number)) - 1)
+    return f"{towards(number / scale) * scale:.6g}"

@@ -44,7 +44,7 @@ APPLIED_TRAIN_KEYS = {setting.key.partition(".")[2] for setting in SETTINGS} | _
     dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor ddp_backend
     ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed
     disable_tqdm do_eval do_predict do_train early_stopping_patience enable_jit_checkpoint eval_accumulation_steps
-    eval_delay eval_do_concat_batches eval_on_start eval_steps eval_strategy eval_use_gather_object fp16
+    eval_delay eval_do_concat_batches eval_generate eval_on_start eval_steps eval_strategy eval_use_gather_object fp16
     fp16_full_eval fsdp fsdp_config full_determinism gradient_checkpointing_kwargs
     hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token
     include_for_metrics include_num_input_tokens_seen label_names label_smoothing_factor learning_rate

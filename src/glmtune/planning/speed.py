@@ -1,13 +1,18 @@
 """How fast a device is."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
-# The 16-bit throughput assumed for a card that is not installed.
+# Where there is nothing to go by: on the CPU, which does not choose by it, and on a GPU too full to be measured.
 ASSUMED_TFLOPS = 50.0
+# How much longer than estimated whole runs take, at least and at most: on cards that were measured
+# (results/devices.csv, plan_choice.csv and memory_cards.csv), on others, and on those without a flash attention kernel.
+_MEASURED, _ESTIMATED, _WITHOUT_FLASH = (0.85, 1.5), (0.6, 2.2), (0.6, 4.0)
+# The first steps compile kernels and record graphs: 35 layouts of 0.1 s in the tutorial's recipe.
+_START_S = 5.0
 
 
 class DeviceSpeed(NamedTuple):
@@ -37,8 +42,45 @@ class DeviceSpeed(NamedTuple):
 
     @classmethod
     def assumed(cls, tflops: float = ASSUMED_TFLOPS) -> "DeviceSpeed":
-        """For a card that is not installed: products as given, with memory and host speeds typical of such a card."""
+        """For a card of which only the rate is known: memory and host speeds are typical of such a card."""
         return cls(tflops * 1e12, tflops * 1e10, 1e-5)
+
+
+class TimeRange(NamedTuple):
+    """How far the time of a run on a device may be from its estimate.
+
+    Attributes:
+        speed: The device's speed.
+        least: The least factor on the estimated time.
+        most: The largest.
+    """
+
+    speed: DeviceSpeed
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, speed: DeviceSpeed, *, is_measured: bool = False, has_flash_kernel: bool = True) -> "TimeRange":
+        """The range for a device.
+
+        Args:
+            speed: Its speed.
+            is_measured: Whether the device, or one like it, has been measured.
+            has_flash_kernel: Whether it has the flash attention kernel.
+        """
+        return cls(speed, *(_MEASURED if is_measured else _ESTIMATED if has_flash_kernel else _WITHOUT_FLASH))
+
+
+def seconds_within(ranges: Sequence[TimeRange], at_speed: Callable[[DeviceSpeed], float]) -> tuple[float, float]:
+    """The least and the most time of a run on a device that may be one of several.
+
+    Args:
+        ranges: Those that it may be.
+        at_speed: The estimated time of its steps at a speed.
+    """
+    times = [(each, at_speed(each.speed)) for each in ranges]
+    least, most = min(each.least * time for each, time in times), max(each.most * time for each, time in times)
+    return least, most + _START_S
 
 
 def _seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:

@@ -35,7 +35,7 @@ class PromptTokenizer(Protocol):
         """The text of ids, without special tokens."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation.
 
@@ -65,7 +65,7 @@ class Message:
         return f"{self.content}\n{json.dumps(list(self.tools), indent=4, ensure_ascii=False)}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """Messages in order. `check_turns` checks that the order is valid."""
 

@@ -77,10 +77,14 @@ def parse_tool_call(content: str) -> dict[str, Any]:
         call = ast.parse(code, mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError
+        if not isinstance(call.func, ast.Name) or call.func.id != "tool_call":
+            raise ValueError
         arguments: dict[str, Any] = {}
         for argument in call.keywords:
             value = ast.literal_eval(argument.value)
             arguments |= {argument.arg: value} if argument.arg else value
+        if not all(isinstance(name, str) for name in arguments):
+            raise TypeError
         return arguments
-    except (SyntaxError, ValueError, TypeError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:  # deep code exhausts the parser
         raise DataError(f"not a tool call with literal arguments: {content!r}") from error

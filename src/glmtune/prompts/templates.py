@@ -108,7 +108,10 @@ TEMPLATE_PIECES = {"chatglm3": _chatglm3_pieces, "chatglm2": _chatglm2_pieces, "
 
 
 def render_text(conversation: Conversation, template: Template, *, for_generation: bool) -> str:
-    """Renders a prompt as text, for display and for programs that need text; special tokens appear as plain text.
+    """Renders a conversation as text, for display and for programs that need text; special tokens are spelt out.
+
+    Encoded with its special tokens recognised, the text gives the ids of the renderer: the space at the beginning of a
+    content is the one that sentencepiece puts before every text that it encodes on its own.
 
     Args:
         conversation: Messages in a valid order.
@@ -123,9 +126,15 @@ def render_text(conversation: Conversation, template: Template, *, for_generatio
         _refuse_tools(messages)
         is_answered = messages[-1].role == "assistant"
         text = "".join(_chatglm2_text(messages[:-1] if is_answered else messages))
-        return f"[gMASK]sop{text}{messages[-1].content if is_answered else ''}"
-    turns = "".join(f"<|{message.role}|>{message.metadata}\n {message.text()}" for message in messages)
-    return f"[gMASK]sop{turns}{'<|assistant|>' if for_generation else ''}"
+        return f"[gMASK]sop{text}{_spaced(messages[-1].content) + '</s>' if is_answered else ''}"
+    turns = "".join(f"<|{message.role}|>{message.metadata}\n{_spaced(message.text())}" for message in messages)
+    end = "</s>" if messages[-1].role == "assistant" else ""
+    return f"[gMASK]sop{turns}{'<|assistant|>' if for_generation else end}"
+
+
+def _spaced(content: str) -> str:
+    """A content with a space in front; an empty one has no ids, so no space either."""
+    return f" {content}" if content else ""
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

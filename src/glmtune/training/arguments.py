@@ -117,6 +117,7 @@ def _evaluation_faults(train: Mapping[str, Any], has_eval: bool) -> list[str]:
     needs_eval = {
         "eval_strategy": train.get("eval_strategy") not in (None, "no", False),
         "early_stopping_patience": train.get("early_stopping_patience") is not None,
+        "eval_generate": train.get("eval_generate") is not None,
         "load_best_model_at_end": bool(train.get("load_best_model_at_end")),
         "eval_on_start": bool(train.get("eval_on_start")),
         "save_strategy=best": train.get("save_strategy") == "best",

@@ -13,11 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from glmtune.adapters.checkpoints import evaluations_without_gain
+from glmtune.adapters.run_folder import LOG_NAME
 from glmtune.files import storage_faults, write_text
 from glmtune.language import localise
 from glmtune.training.resumed_state import find_best_again
-
-LOG_NAME = "trainer_log.jsonl"
 
 
 class ProgressReport(TrainerCallback):
@@ -111,8 +110,11 @@ def describe_logs(logs: Mapping[str, float]) -> str:
     shown = (
         ("loss", "loss {:.4f}"),
         ("eval_loss", "evaluation loss {:.4f}"),
+        ("eval_rouge-l", "ROUGE-L {:.2f}"),
+        ("eval_bleu-4", "BLEU-4 {:.2f}"),
         ("learning_rate", "lr {:.2e}"),
         ("tokens_per_second", "{:,.0f} tokens/s"),
+        ("memory_gib", "{:.1f} GiB"),
     )
     return "  ".join(text.format(float(logs[name])) for name, text in shown if name in logs)
 

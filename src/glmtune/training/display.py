@@ -6,6 +6,7 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console
 
+from glmtune.errors import StorageError
 from glmtune.language.terminal import TerminalConsole
 
 
@@ -27,7 +28,7 @@ class _SurvivingStream:
         if not self._is_lost:
             try:
                 return self._stream.write(text)
-            except OSError:
+            except (OSError, StorageError):  # StorageError: from the command line's own check
                 self._is_lost = True
         return len(text)
 
@@ -36,7 +37,7 @@ class _SurvivingStream:
         if not self._is_lost:
             try:
                 self._stream.flush()
-            except OSError:
+            except (OSError, StorageError):  # StorageError: from the command line's own check
                 self._is_lost = True
 
     def __getattr__(self, name: str) -> Any:

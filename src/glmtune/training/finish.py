@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from glmtune.adapters.lora import TrainableSummary
 from glmtune.adapters.run_folder import RESULTS_NAME
+from glmtune.loading.devices import GIB, peak_bytes
+from glmtune.planning.planned import PlannedRun
+from glmtune.report.write import write_report
+from glmtune.training.hub_upload import upload
 from glmtune.training.inputs import RunInputs
 from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.report import PICTURE_NAME, draw_losses, write_results
@@ -46,18 +52,23 @@ class TrainResult:
 
 
 def finish_run(
-    trainer: LoraTrainer, inputs: RunInputs, trainable: TrainableSummary, metrics: Mapping[str, Any]
+    trainer: LoraTrainer,
+    inputs: RunInputs,
+    planned: PlannedRun,
+    trainable: TrainableSummary,
+    metrics: Mapping[str, Any],
 ) -> TrainResult:
     """Saves the adapter, runs the self-test, and writes the results.
 
     Args:
         trainer: The trainer, after its last step.
         inputs: The inputs of the run.
+        planned: Its plan.
         trainable: How many parameters were trained.
         metrics: Trainer's metrics of the steps taken in this session.
 
     Raises:
-        TrainingError: The self-test failed.
+        TrainingError: The self-test failed, or the finished run could not be uploaded.
         StorageError: A file cannot be written.
     """
     arguments, state = trainer.args, trainer.state
@@ -74,6 +85,7 @@ def finish_run(
         **({"eval_loss": evaluations[-1], "best_eval_loss": min(evaluations)} if evaluations else {}),
         "num_trainable_parameters": trainable.num_trainable,
         "num_parameters": trainable.num_total,
+        "memory": _memory(planned, arguments.device),
         "data": inputs.data.stats.to_dict(),
     }
     selftest = None
@@ -84,7 +96,9 @@ def finish_run(
             selftest = run_selftest(
                 trainer.adapted_model(), inputs.tokenizer, run, inputs.data.sample, trainer.initial_weights
             )
-        write_results(results, run / RESULTS_NAME)  # last: their presence marks the run as finished
+        write_results(results, run / RESULTS_NAME)  # their presence marks the run as finished
+        _report(run)
+    upload(trainer)
     best = state.best_model_checkpoint
     return TrainResult(
         output_dir=run,
@@ -98,6 +112,25 @@ def finish_run(
         max_steps=state.max_steps,
         best_step=state.best_global_step if best and arguments.load_best_model_at_end else None,
     )
+
+
+def _memory(planned: PlannedRun, device: torch.device) -> dict[str, float | None]:
+    """Memory as planned and as measured, in GiB: of the GPU, or on the CPU, of the process."""
+    is_planned = device.type == "cuda"
+    sizes = {
+        "planned_gib": planned.chosen.memory.needed if is_planned else None,
+        "peak_gib": peak_bytes(device),
+        "free_gib": planned.free_bytes if is_planned else None,
+    }
+    return {name: None if size is None else round(size / GIB, 3) for name, size in sizes.items()}
+
+
+def _report(run: Path) -> None:
+    """Writes the report. A failure only warns: it must not fail the run."""
+    try:
+        write_report([run])
+    except Exception as error:
+        _logger.warning("the report of %s could not be written, everything else is there: %s", run, error)
 
 
 def _draw(history: Sequence[Mapping[str, Any]], file: Path) -> None:

@@ -21,6 +21,7 @@ from glmtune.planning.planned import PlannedRun
 from glmtune.planning.resume import EarlierRun
 from glmtune.planning.start import Start
 from glmtune.training.arguments import make_arguments
+from glmtune.training.hub_upload import check_upload
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def read_inputs(start: Start, console: Console) -> RunInputs:
         dtype=dtype,
         trains_base_modules=config.lora.get("bias", "none") != "none" or bool(config.lora.get("modules_to_save")),
     )
+    check_upload(arguments)
     use_one_gpu(arguments)  # several GPUs are used through torchrun, not DataParallel
     with arguments.main_process_first(desc="reading the data"):
         data = load_run_data(config, start.tokenizer, arguments.seed)

@@ -27,11 +27,14 @@ from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
 from glmtune.compat import put_schedule, skip_fused_step
 from glmtune.data.packed_batch import PackedBatch
 from glmtune.errors import ConfigError, TrainingError
+from glmtune.evaluation.in_training import EvaluationQuestions, append_samples
 from glmtune.files import storage_faults
+from glmtune.loading.devices import GIB, peak_bytes
 from glmtune.planning.optimizers import is_elementwise
 from glmtune.training.flat import FlatParameters
 from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
+from glmtune.training.hub_upload import upload_only_warns
 from glmtune.training.packed_model import PackedModel
 from glmtune.training.resumed_state import find_best_again
 
@@ -44,6 +47,7 @@ class LoraTrainer(Trainer):
       the host: when logging, and before every save. Saved checkpoints are therefore always sound.
     - Checkpoints hold the adapter for the base as published, and the run's manifest.
     - The evaluation loss is the mean over the weights of all samples, whatever the batch size and number of processes.
+    - Where there are questions, each evaluation answers them, and their metrics are logged with its loss.
     - Log entries include the tokens trained on per second, without padding and without the time for evaluation and
       saving.
 
@@ -52,6 +56,7 @@ class LoraTrainer(Trainer):
         manifest: The run's manifest.
         base_dtype: The dtype of the base.
         uses_graphs: Whether batches are padded to a few buckets, to be computed as CUDA graphs.
+        questions: What is asked at each evaluation; None for nothing.
         **kwargs: As for `transformers.Trainer`.
 
     Attributes:
@@ -65,6 +70,7 @@ class LoraTrainer(Trainer):
         manifest: RunManifest,
         base_dtype: torch.dtype,
         uses_graphs: bool = False,
+        questions: EvaluationQuestions | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,6 +79,7 @@ class LoraTrainer(Trainer):
         self._flat: list[FlatParameters] = []
         self._accumulator: GradientAccumulator | None = None
         self._uses_graphs = uses_graphs
+        self._questions = questions
         self._flops_per_token = 4 * trainable_summary(self.model).num_total  # a frozen base: no weight gradient
         self.initial_weights = initial_weights
         self._manifest = manifest
@@ -214,7 +221,18 @@ class LoraTrainer(Trainer):
         total = math.fsum(loss.item() for loss in self._eval_losses)
         totals, weights = zip(*gather_object([(total, self._eval_weight)]), strict=True)
         output.metrics[f"{metric_key_prefix}_loss"] = math.fsum(totals) / math.fsum(weights)
+        if self._questions is not None:
+            output.metrics.update((f"{metric_key_prefix}_{name}", value) for name, value in self._ask().items())
         return output
+
+    def _ask(self) -> dict[str, float]:
+        """The metrics of the model's answers to the evaluation questions."""
+        assert self._questions is not None
+        place = self.args.process_index, self.args.world_size
+        answers, metrics = self._questions.ask(self.adapted_model(), *place, gather_object)
+        if self.is_world_process_zero():
+            append_samples(answers, self.state.global_step, self.args.output_dir)
+        return metrics
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Floating-point operations of a step, without recomputation."""
@@ -250,6 +268,8 @@ class LoraTrainer(Trainer):
             elapsed_s = time.perf_counter() - self._counting_since_s
             num_tokens = int(self.accelerator.reduce(torch.full((), self._num_tokens, device=self.args.device)))
             logs["tokens_per_second"] = round(num_tokens / max(elapsed_s, 1e-9), 1)
+            if (peak := peak_bytes(self.args.device)) is not None:
+                logs["memory_gib"] = round(peak / GIB, 2)
             self._num_tokens = 0
             self._counting_since_s = time.perf_counter()
         super().log(logs, start_time)
@@ -282,7 +302,8 @@ class LoraTrainer(Trainer):
             self._has_saved = True
             self.accelerator.wait_for_everyone()
             if self.args.push_to_hub:
-                super()._push_from_checkpoint(str(run / name))
+                with upload_only_warns(run / name):
+                    super()._push_from_checkpoint(str(run / name))
 
     def _publish(self, run: Path, name: str) -> None:
         self.state.save_to_json(str(aside(run) / name / STATE_NAME))
@@ -313,9 +334,9 @@ class LoraTrainer(Trainer):
         self._counting_since_s += time.perf_counter() - began_s
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in Trainer, unless a gradient was not finite since the last check."""
+        """As in Trainer, unless a gradient was not finite since the last check; `hub_upload.upload` uploads it."""
         self._stop_if_stuck()
-        super().save_model(output_dir, _internal_call)
+        super().save_model(output_dir, _internal_call=True)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from glmtune.files import write_json, written_aside
 from glmtune.language import language, localise
+from glmtune.report.curves import smooth
 from glmtune.training.callbacks import plain_numbers
 
 PICTURE_NAME = "training_loss.png"
@@ -76,22 +77,6 @@ def _chinese_font() -> str | None:
 
 def _label(text: str, font: str | None) -> str:
     return localise(text) if font else text
-
-
-def smooth(values: Sequence[float], weight: float) -> list[float]:
-    """An exponential moving average with bias correction for the first values.
-
-    Args:
-        values: At least one number.
-        weight: Weight of the previous average, from 0 to below 1.
-    """
-    smoothed = []
-    average = total = 0.0
-    for value in values:
-        average = weight * average + (1 - weight) * value
-        total = weight * total + (1 - weight)
-        smoothed.append(average / total)
-    return smoothed
 
 
 def write_results(results: Mapping[str, Any], file: str | Path) -> None:

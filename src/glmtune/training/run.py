@@ -18,6 +18,7 @@ from glmtune.adapters.run_folder import RunManifest, checkpoints
 from glmtune.config import RunConfig, say_base, validate_names
 from glmtune.data.packing import PackingCollator
 from glmtune.errors import ModelError, TrainingError
+from glmtune.evaluation.in_training import EvaluationQuestions
 from glmtune.loading.bases import load_model
 from glmtune.loading.devices import is_out_of_memory
 from glmtune.planning.device import KnownDevice
@@ -117,7 +118,7 @@ def _train(inputs: RunInputs, planned: PlannedRun, manifest: RunManifest, consol
                 progress.close()
             if interruption.happened:
                 raise TrainingInterrupted(_how_to_go_on(trainer, command))
-            return finish_run(trainer, inputs, trainable, metrics)
+            return finish_run(trainer, inputs, planned, trainable, metrics)
 
 
 def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PackedModel, Mapping[str, Tensor]]:
@@ -172,6 +173,7 @@ def _make_trainer(
             manifest=manifest,
             base_dtype=inputs.dtype,
             uses_graphs=planned.settings.uses_graphs,
+            questions=_questions(inputs, manifest, planned.config.train.get("eval_generate")),
         )
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
@@ -179,6 +181,14 @@ def _make_trainer(
     if arguments.should_save and inputs.earlier is None:  # until its first checkpoint, a resumed run's is as it was
         manifest.write(arguments.output_dir)
     return trainer
+
+
+def _questions(inputs: RunInputs, manifest: RunManifest, count: int | None) -> EvaluationQuestions | None:
+    """What is asked at each evaluation: the first of the evaluation samples."""
+    if count is None:
+        return None
+    chosen = inputs.data.eval_conversations[:count]
+    return EvaluationQuestions.of(chosen, inputs.tokenizer, manifest.template, manifest.system)
 
 
 def _take_steps(

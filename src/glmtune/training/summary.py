@@ -9,6 +9,7 @@ from typing import Any
 from glmtune.errors import show_text
 from glmtune.language.plurals import count
 from glmtune.planning.planned import PlannedRun
+from glmtune.report.write import PAGE_NAME
 from glmtune.training.finish import TrainResult
 from glmtune.training.inputs import RunInputs
 from glmtune.training.report import PICTURE_NAME
@@ -58,6 +59,8 @@ def closing_lines(result: TrainResult) -> list[str]:
         lines.append(f"evaluation loss: {metrics['eval_loss']:.4f}, at best {metrics['best_eval_loss']:.4f}")
     if (run / PICTURE_NAME).is_file():
         lines.append(f"loss curve: {run / PICTURE_NAME}")
+    if (run / PAGE_NAME).is_file():
+        lines.append(f"report: {run / PAGE_NAME}")
     return [*lines, "next:", *(f"  {command}" for command in _next_commands(run))]
 
 

@@ -8,7 +8,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from glmtune.data.inspection import check, show, stats
+from glmtune.data.checking import check
+from glmtune.data.inspection import show, stats
 from glmtune.errors import DataError
 
 ROWS = [
@@ -36,7 +37,7 @@ def printed(console: Console) -> list[str]:
 
 
 def test_check_says_what_was_found(path, console):
-    assert len(check(path, console=console)) == 3
+    assert len(check(path, console=console).conversations) == 3
     assert printed(console) == [
         "train.json: instruction/output",
         "3 rows, no errors",
@@ -45,6 +46,8 @@ def test_check_says_what_was_found(path, console):
         "the first sample (train.json, row 1):",
         "  user: 翻译⏎[bold]hello",
         "  assistant: 你好⏎再见",
+        "",
+        "nothing else to note",
     ]
 
 
@@ -131,6 +134,13 @@ def test_stats_in_characters(path, console):
     assert lines[1] == "3 rows, 6 messages, 144 characters"
     assert lines[2].startswith("characters per row: min 6, mean 48, p50 18,")
     assert any(line.split()[:2] == ["characters", "samples"] for line in lines)
+
+
+def test_stats_show_the_split_that_a_run_would_make(path, letters, console):
+    stats(path, letters, eval_fraction=0.4, console=console)
+    stats(path, console=console, eval_fraction=0.1)
+    split = [line for line in printed(console) if line.startswith("for training")]
+    assert split == ["for training: 2 samples; for evaluation: 1 sample"] * 2
 
 
 def test_a_histogram_of_one_length(tmp_path, console):

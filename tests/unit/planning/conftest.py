@@ -11,7 +11,7 @@ from glmtune.adapters.run_folder import RunManifest
 from glmtune.config import RunConfig, load_config
 from glmtune.data.run_data import RunData, load_run_data
 from glmtune.models.chatglm import ChatGLMConfig
-from glmtune.planning.card import plan_for_card
+from glmtune.planning.card import AskedCard, plan_for_card
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
@@ -51,7 +51,7 @@ def begin(configure: Configure) -> Callable[..., tuple[Start, RunData]]:
 @pytest.fixture
 def plan(configure: Configure) -> Callable[..., PlannedRun]:
     def plan(*overrides: str, gib: float | None = None) -> PlannedRun:
-        return plan_for_card(configure(*overrides), gib, None)[1]
+        return plan_for_card(configure(*overrides), AskedCard(gib=gib)).planned
 
     return plan
 

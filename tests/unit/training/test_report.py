@@ -10,7 +10,8 @@ import pytest
 from matplotlib import colors, image
 from numpy.typing import NDArray
 
-from glmtune.training.report import draw_losses, smooth, write_results
+from glmtune.report.curves import smooth
+from glmtune.training.report import draw_losses, write_results
 
 
 def draw(history: list[dict[str, float]], folder: Path) -> NDArray[Any]:

@@ -45,7 +45,7 @@ def near_pairs(texts: Sequence[str], threshold: float = DEFAULT_THRESHOLD) -> It
 
 def similarity(first: str, second: str) -> float:
     """The similarity of two texts in normal form, from 0 to 1."""
-    return _jaccard(_grams(first), _grams(second))
+    return _jaccard(grams(first), grams(second))
 
 
 def grouped(pairs: Iterable[tuple[int, int]], num_items: int) -> list[int]:
@@ -85,11 +85,12 @@ class _Grams:
         if one == other:
             return 1.0
         if first != self._last:
-            self._last, self._grams = first, _grams(one)
-        return _jaccard(self._grams, _grams(other))
+            self._last, self._grams = first, grams(one)
+        return _jaccard(self._grams, grams(other))
 
 
-def _grams(text: str) -> frozenset[str]:
+def grams(text: str) -> frozenset[str]:
+    """The characters and bigrams of a text."""
     return frozenset(text).union(map("".join, pairwise(text)))
 
 
@@ -137,7 +138,7 @@ def _band_hashes_of(texts: Sequence[str]) -> NDArray[numpy.uint64]:
     try:
         from rensa import RMinHash
     except ImportError as error:
-        raise GlmtuneError("near-duplicates need the package rensa: pip install rensa") from error
+        raise GlmtuneError("near-duplicates need the package rensa: pip install 'glmtune[dedupe]'") from error
     tokens, offsets = gram_hashes(texts)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(tokens, offsets, num_perm=_NUM_HASHES, seed=_SEED)
     digests = numpy.asarray(matrix.to_rows(), numpy.uint64).reshape(len(texts), _NUM_BANDS, _ROWS_A_BAND)

@@ -1,7 +1,7 @@
 """Characters by which simplified and traditional Chinese are told apart.
 
 Only pairs whose two sides belong to one script each: characters such as 后, 里, 乾 or 著, which are found in both, are
-left out, as are rare ones. For telling scripts apart, a few hundred frequent characters do as well as a whole dictionary.
+left out, as are rare ones. To tell scripts apart, a few hundred frequent characters do as well as a dictionary.
 """
 
 from functools import cache

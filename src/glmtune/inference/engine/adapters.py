@@ -11,6 +11,7 @@ Legend of dimension suffixes: T rows, K inputs, N outputs, C columns: the ranks 
 
 import copy
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -62,6 +63,8 @@ class StackedAdapters:
         self._table = self._like.new_zeros(_FIRST_ROWS, 0)
         self._pairs: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._indices: dict[str, int] = {}
+        self._numbers = count()
+        self._namespaces: dict[str, str] = {}
         self._columns: dict[int, list[int]] = {}
         self._places: dict[int, frozenset[tuple[int, int]]] = {}
 
@@ -73,6 +76,10 @@ class StackedAdapters:
     def index(self, name: str) -> int:
         """The index of a loaded adapter."""
         return self._indices[name]
+
+    def namespace(self, name: str) -> str:
+        """What tells an adapter's keys and values from those of others, and of earlier ones of its name."""
+        return self._namespaces[name]
 
     def chosen(self, adapter_T: Tensor) -> Tensor:
         """The columns of each row's adapter as ones, [T, C].
@@ -153,6 +160,7 @@ class StackedAdapters:
             b_NC[:, own] = b.to(b_NC)
         self._table[index, columns] = 1
         self._indices[name] = index
+        self._namespaces[name] = f"{next(self._numbers)} {name}"
         self._columns[index] = columns
         self._places[index] = frozenset(weights)
 
@@ -160,7 +168,7 @@ class StackedAdapters:
         """Takes an adapter out; what it holds is overwritten, since a zero in the table does not hide NaN."""
         index = self._indices.pop(name)
         columns = self._columns.pop(index)
-        del self._places[index]
+        del self._places[index], self._namespaces[name]
         self._table[index] = 0
         for a_CK, b_NC in self._pairs.values():
             a_CK[columns] = 0

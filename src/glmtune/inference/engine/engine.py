@@ -1,14 +1,15 @@
 """Answers many requests at once: each step computes one token of every running one, and parts of new prompts.
 
-No threads of its own: whoever calls `step` does the work. Several threads may share an engine; one steps at a time.
+No threads of its own: whoever calls `step` does the work. Several threads may share an engine. What others ask of it
+while one of them steps waits for the end of that step, and no longer.
 """
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +73,7 @@ class Engine:
     Attributes:
         max_rows: The most requests that run at once.
         num_prefilled: The tokens of prompts that have been computed; not those that were in the cache already.
+        num_generated: The tokens of replies that have been generated.
 
     Raises:
         ModelError: The engine does not support the model, or there is no memory for a cache.
@@ -90,9 +92,13 @@ class Engine:
             raise ModelError(f"the engine does not support this model: {reason}")
         self.max_rows = max_rows
         self.num_prefilled = 0
+        self.num_generated = 0
         self._model_reference = weakref.ref(model)
         self._tokenizer = tokenizer
+        self._asking = threading.RLock()
         self._lock = threading.RLock()
+        self._is_busy = False
+        self._to_cancel: deque[RunningRequest] = deque()
         base = base_of(model)
         self._max_length = shape_of(base).context_length
         weights = DecoderWeights.of(model)
@@ -109,9 +115,6 @@ class Engine:
         self._graphs = DecodingGraphs(self._decoder, self._rows) if device.type == "cuda" else None
         self._sampler: Sampler | None = None
         self._stop_texts: dict[RunningRequest, StopTexts] = {}
-        # An adapter that is loaded anew has other keys and values under the same name.
-        self._numbers = count()
-        self._namespaces: dict[str, str] = {}
         self._of_model: set[str] = set()
         self.refresh()
 
@@ -131,7 +134,7 @@ class Engine:
             AdapterError: There is no such adapter.
             DataError: The prompt is empty, or holds ids that the model does not know.
         """
-        with self._lock:
+        with self._asking, self._alone():
             return self._submit(request)
 
     def _submit(self, request: Request) -> RunningRequest:
@@ -139,7 +142,7 @@ class Engine:
         sampling = request.sampling
         if sampling.do_sample and sampling.seed is None:
             sampling = replace(sampling, seed=int(torch.randint(2**62, ())))
-        namespace = "" if request.adapter is None else self._namespaces[request.adapter]
+        namespace = "" if request.adapter is None else self._adapters.namespace(request.adapter)
         running = RunningRequest(
             request=request,
             sampling=sampling,
@@ -153,10 +156,17 @@ class Engine:
         return running
 
     def cancel(self, running: RunningRequest) -> None:
-        """Ends a request; no more events of it follow. One that has ended stays as it is."""
-        with self._lock:
-            if running.finish_reason is None:
-                self._finish(running, "cancelled")
+        """Ends a request and frees what it has; later steps bring no events of it. One that has ended stays."""
+        self._to_cancel.append(running)
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._is_busy:  # or the garbage collector closes a dropped iterator in the midst of a step
+                    self._end_cancelled()
+            finally:
+                self._lock.release()
+        else:
+            with self._asking, self._alone():
+                pass
 
     def run(self, requests: Iterable[Request]) -> Iterator[Event]:
         """Answers requests until all are done; closing the iterator cancels the rest.
@@ -188,7 +198,9 @@ class Engine:
         Raises:
             ModelError: Memory ran out. All requests are ended, their reason `error`.
         """
-        with self._lock, self._on_device():
+        with self._asking:  # whoever asks goes before the next step, since Python's locks are not fair
+            pass
+        with self._alone(), self._on_device():
             try:
                 logits_RV = self._logits(self._scheduler.next_chunks())
                 return [] if logits_RV is None else self._choose(logits_RV)
@@ -203,6 +215,40 @@ class Engine:
                 if is_out_of_memory(error):
                     raise told from error
                 raise
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps other threads out; requests that are cancelled meanwhile end before others are let in."""
+        with self._lock:
+            self._is_busy = True
+            try:
+                yield
+            finally:
+                self._end_cancelled()
+                self._is_busy = False
+
+    def _end_cancelled(self) -> None:
+        while self._to_cancel:
+            running = self._to_cancel.popleft()
+            if running.finish_reason is None:
+                self._finish(running, "cancelled")
+
+    # How busy it is
+
+    @property
+    def num_running(self) -> int:
+        """Requests that take part in steps."""
+        return self._scheduler.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests for which there is no room at present."""
+        return self._scheduler.num_waiting
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the cache that requests can have."""
+        return self._pool.num_blocks - 1
 
     @property
     def num_free_blocks(self) -> int:
@@ -227,10 +273,10 @@ class Engine:
         Raises:
             AdapterError: Requests still use one that has changed or is gone.
         """
-        with self._lock:
+        with self._asking, self._alone():
             found = all_adapter_weights(self._model)
             for name in self._of_model - found.keys():
-                self.unload_adapter(name)
+                self._unload_adapter(name)
             for name, weights in found.items():
                 if not self._adapters.holds(name, weights):
                     self._replace_adapter(name, weights)
@@ -248,7 +294,7 @@ class Engine:
                 or requests still use the one that it replaces.
         """
         weights = read_adapter(base_of(self._model), folder)
-        with self._lock:
+        with self._asking, self._alone():
             self._replace_adapter(name, weights)
             self._of_model.discard(name)
 
@@ -258,13 +304,8 @@ class Engine:
         Raises:
             AdapterError: There is none of that name, or requests still use it.
         """
-        with self._lock:
-            self._check_adapter(name)
-            if num_users := sum(running.request.adapter == name for running in self._scheduler.unfinished):
-                raise AdapterError(f"adapter {name} is in use by {num_users} requests; let them end, or cancel them")
-            self._adapters.unload(name)
-            del self._namespaces[name]
-            self._of_model.discard(name)
+        with self._asking, self._alone():
+            self._unload_adapter(name)
 
     @property
     def _model(self) -> PreTrainedModel | PeftModel:
@@ -274,10 +315,16 @@ class Engine:
         return model
 
     def _replace_adapter(self, name: str, weights: AdapterWeights) -> None:
-        if name in self._namespaces:
-            self.unload_adapter(name)
+        if name in self._adapters.names:
+            self._unload_adapter(name)
         self._adapters.load(name, weights)
-        self._namespaces[name] = f"{next(self._numbers)} {name}"
+
+    def _unload_adapter(self, name: str) -> None:
+        self._check_adapter(name)
+        if num_users := sum(running.request.adapter == name for running in self._scheduler.unfinished):
+            raise AdapterError(f"adapter {name} is in use by {num_users} requests; let them end, or cancel them")
+        self._adapters.unload(name)
+        self._of_model.discard(name)
 
     # A step
 
@@ -338,6 +385,7 @@ class Engine:
             self._finish(running, "error", nan_logits())
             return Event(running, [], "error", error=running.error)
         self._scheduler.add_token(running, token_id)
+        self.num_generated += 1
         sampling, stop_texts = running.sampling, self._stop_texts.get(running)
         text = None if stop_texts is None else stop_texts.push(token_id)
         reason: FinishReason | None = None
@@ -385,8 +433,8 @@ class Engine:
             )
 
     def _check_adapter(self, name: str) -> None:
-        if name not in self._namespaces:
-            there_are = show_names(self._namespaces) or "none"
+        if name not in self._adapters.names:
+            there_are = show_names(self._adapters.names) or "none"
             raise AdapterError(f"adapter {name!r} is not loaded; loaded: {there_are}")
 
 

@@ -54,9 +54,14 @@ class Scheduler:
         self.decoding: list[RunningRequest] = []
 
     @property
-    def is_idle(self) -> bool:
-        """Whether there is nothing to do."""
-        return not (self._waiting or self._prefilling or self.decoding)
+    def num_running(self) -> int:
+        """Requests that have their blocks."""
+        return len(self.decoding) + len(self._prefilling)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests for which there is no room yet."""
+        return len(self._waiting)
 
     @property
     def unfinished(self) -> list[RunningRequest]:
@@ -90,7 +95,7 @@ class Scheduler:
             if budget > 0:
                 chunks.append(self._chunk(running, budget))
                 budget -= chunks[-1].stop - chunks[-1].start
-        while budget > 0 and self._waiting and self._num_running < self._max_rows and self._admit(self._waiting[0]):
+        while budget > 0 and self._waiting and self.num_running < self._max_rows and self._admit(self._waiting[0]):
             running = self._waiting.popleft()
             self._prefilling.append(running)
             chunks.append(self._chunk(running, budget))
@@ -136,10 +141,6 @@ class Scheduler:
         self._pool.free(running.blocks)
         running.blocks = []
         return moved
-
-    @property
-    def _num_running(self) -> int:
-        return len(self.decoding) + len(self._prefilling)
 
     def _num_needed(self, running: RunningRequest) -> int:
         """Blocks for the longest reply, whose last token is never computed."""

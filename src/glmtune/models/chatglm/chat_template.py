@@ -10,13 +10,6 @@ from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, Role, render, render_prompt
 from glmtune.prompts.messages import read_chat
 
-# For programs that inspect or render a tokenizer's template, such as TRL, which looks for its generation block.
-# `ChatGLMTokenizer.apply_chat_template` does not use it: in its text, special tokens would be encoded as plain letters.
-CHAT_TEMPLATE = (
-    "[gMASK]sop{% for message in messages %}<|{{ message['role'] }}|>{{ message.get('metadata', '') }}\n "
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{% endgeneration %}"
-    "{% else %}{{ message['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 _PAIR: tuple[Role, Role] = ("user", "assistant")
 
 

@@ -63,6 +63,9 @@ class ChatGLMConfig(PretrainedConfig):
 
     model_type = "chatglm"
     keys_to_ignore_at_inference = ["past_key_values"]
+    # By this AutoTokenizer finds the class where tokenizer_config.json names none, as in merged folders with official
+    # code files.
+    tokenizer_class = "ChatGLMTokenizer"
     attribute_map = {
         "num_hidden_layers": "num_layers",
         "vocab_size": "padded_vocab_size",
@@ -166,6 +169,18 @@ class ChatGLMConfig(PretrainedConfig):
     def rotary_base(self) -> float:
         """The wavelength base of the rotary embedding."""
         return 10000.0 * self.rope_ratio
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `PretrainedConfig.to_dict`, with the names that other programs look for.
+
+        vLLM, SGLang, LMDeploy and llama.cpp all know `ChatGLMModel`, the published architecture of the model with its
+        head.
+        """
+        values: dict[str, Any] = super().to_dict()
+        if values.get("architectures") == ["ChatGLMForConditionalGeneration"]:
+            values["architectures"] = ["ChatGLMModel"]
+        values["vocab_size"] = self.padded_vocab_size
+        return values
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

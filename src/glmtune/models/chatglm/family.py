@@ -19,9 +19,11 @@ from glmtune.models.chatglm.checkpoint import (
 )
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 from glmtune.models.chatglm.modeling import ChatGLMForConditionalGeneration
+from glmtune.models.chatglm.plain_files import write_plain_files
 from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
 from glmtune.models.family import Family, LayerParts, Rotation, Shape
 from glmtune.ops import rotary_cos_sin
+from glmtune.prompts import Template
 
 
 class ChatGLMFamily(Family):
@@ -96,3 +98,9 @@ class ChatGLMFamily(Family):
     def checked_folder(self, path: str) -> Path:
         """As `Family.checked_folder`."""
         return Path(resolve_and_check(ChatGLMForConditionalGeneration, path, {}))
+
+    def write_plain_files(
+        self, folder: Path, tokenizer: ChatGLMTokenizer, template: Template, system: str | None
+    ) -> None:
+        """As `Family.write_plain_files`."""
+        write_plain_files(folder, tokenizer, template, system)

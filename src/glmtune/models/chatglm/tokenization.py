@@ -18,12 +18,12 @@ from glmtune.files import read_json_object, write_json
 from glmtune.models.base_folder import TOKENIZER_JSON, check_json_files, require_files
 from glmtune.models.chatglm.base_folder import check_vocabulary, has_role_tokens
 from glmtune.models.chatglm.chat_template import (
-    CHAT_TEMPLATE,
     conversation_from_pairs,
     conversations_from_dicts,
     padded_masks,
     rendered_as_asked,
 )
+from glmtune.models.chatglm.jinja_template import RESPONSE_TEMPLATE, chat_template
 from glmtune.models.chatglm.sentencepiece_file import load_sentencepiece
 from glmtune.prompts import Template, render_prompt, render_text
 
@@ -31,7 +31,7 @@ ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 COMMAND_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", *ROLE_TOKENS)
 # Properties without a setter in the official class, which fails where a saved configuration sets them.
 _NOT_SAVED = ("unk_token", "pad_token", "eos_token", "bos_token", "added_tokens_decoder", "extra_special_tokens")
-_ROLE_PATTERN = re.compile("|".join(re.escape(token) for token in ROLE_TOKENS))
+_ROLE_PATTERN = re.compile(f"({'|'.join(re.escape(token) for token in ROLE_TOKENS)})")
 
 
 class ChatGLMTokenizer(PreTrainedTokenizer):
@@ -40,12 +40,14 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     Text is never searched for special tokens: `a</s>b` or `<|user|>` in a user's message is plain text. Special tokens
     come from `get_command`, from the prefix `[gMASK] sop` that `add_special_tokens` prepends, and from the prompt
     renderer. As in the official tokenizer, role tokens in text are recognised only with `encode_special_tokens=True`.
+    So are, here, the prefix `[gMASK]sop` of a text, and `</s>` at the end of a text with that prefix: a rendered
+    conversation then becomes the ids that it stands for.
 
     Args:
         vocab_file: Path of the sentencepiece model, `tokenizer.model`.
         padding_side: Side that `pad` fills.
         clean_up_tokenization_spaces: Must stay false; decoding is exact.
-        encode_special_tokens: Whether role tokens in text become ids.
+        encode_special_tokens: Whether the special tokens of a rendered prompt become ids.
         has_role_tokens: Whether there are role tokens; ChatGLM2 has none. `from_pretrained` detects it.
         **kwargs: As for transformers' `PreTrainedTokenizer`.
 
@@ -88,7 +90,15 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             **kwargs,
         )
         self._published_template: str | None = kwargs.get("chat_template")
-        self.chat_template: str | None = CHAT_TEMPLATE if has_role_tokens else self._published_template
+        # For programs that look at a tokenizer's template, such as TRL; `apply_chat_template` has the renderer.
+        self._own_template = chat_template(self.template)
+        self.chat_template: str | None = self._own_template
+        self.response_template = RESPONSE_TEMPLATE if has_role_tokens else None
+
+    @property
+    def tokenizer(self) -> "ChatGLMTokenizer":
+        """The official attribute that holds `sp_model`, which llama.cpp's converter reads: the tokenizer itself."""
+        return self
 
     def _commands(self) -> tuple[str, ...]:
         return COMMAND_TOKENS if self.has_role_tokens else COMMAND_TOKENS[: -len(ROLE_TOKENS)]
@@ -344,25 +354,27 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return [i for part in parts for i in (self._text_ids(part) if isinstance(part, str) else [part])]
 
     def _text_ids(self, text: str) -> list[int]:
-        return [token_id for part in self._split_roles(text) for token_id in self._part_ids(part)]
+        if not self.encode_special_tokens:
+            return self.encode_text(text)
+        prefix, eos = "[gMASK]sop", "</s>"
+        is_rendered = text.startswith(prefix)
+        is_ended = is_rendered and text.endswith(eos)
+        body = text[len(prefix) if is_rendered else 0 : -len(eos) if is_ended else None]
+        ids = [token_id for part in self._split_roles(body) for token_id in self._part_ids(part)]
+        return [*(self.prefix_token_ids if is_rendered else []), *ids, *([self.eos_token_id] if is_ended else [])]
 
     def _split_roles(self, text: str) -> list[str]:
-        """Splits text into role tokens and the text around them, if role tokens are to be recognised."""
-        if not self.encode_special_tokens or not self.has_role_tokens:
+        """Splits text into role tokens and the text around them."""
+        if not self.has_role_tokens:
             return [text]
-        parts, last = [], 0
-        for match in _ROLE_PATTERN.finditer(text):
-            parts += [text[last : match.start()], match.group()]
-            last = match.end()
-        return [part for part in [*parts, text[last:]] if part]
+        return [part for part in _ROLE_PATTERN.split(text) if part]
 
     def _part_ids(self, part: str) -> list[int]:
-        if self.encode_special_tokens and part in ROLE_TOKENS and self.has_role_tokens:
-            return [self.special_tokens[part]]
-        return self.encode_text(part)
+        is_role = self.has_role_tokens and part in ROLE_TOKENS
+        return [self.special_tokens[part]] if is_role else self.encode_text(part)
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        """Pieces of text; role tokens stay whole if `encode_special_tokens` is set."""
+        """Pieces of text; special tokens are recognised if `encode_special_tokens` is set."""
         return [self._convert_id_to_token(token_id) for token_id in self._text_ids(text)]
 
     def _convert_token_to_id(self, token: str) -> int:
@@ -405,7 +417,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """As in transformers, without keys that the official tokenizer class does not accept or defines itself."""
         own = self.chat_template
-        self.chat_template = self._published_template if own == CHAT_TEMPLATE else own
+        self.chat_template = self._published_template if own == self._own_template else own
         try:
             saved: tuple[str, ...] = super().save_pretrained(save_directory, *args, **kwargs)
         finally:

@@ -1,0 +1,122 @@
+"""serve: a run over HTTP, and as a page."""
+
+from typing import Annotated
+
+import typer
+
+from glmtune.cli.options import DtypeOption, QuantizeOption, not_empty
+from glmtune.errors import ConfigError
+from glmtune.language import localise
+
+app = typer.Typer()
+
+_EXTRA = "glmtune[serve]"
+
+
+@app.command()
+def serve(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN ...]",
+            callback=not_empty,
+            help="Runs, checkpoints, or a base folder; NAME=RUN gives a run another name. Without any, the base alone.",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            callback=not_empty,
+            help="The base model, by default the runs'; without runs, the tiny built-in one.",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to listen on; 0.0.0.0 opens it to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 for any that is free.")] = 8000,
+    key_file: Annotated[
+        str | None,
+        typer.Option(
+            "--key-file", help="A file of API keys, one a line; without it, the one in GLMTUNE_API_KEY, if it is set."
+        ),
+    ] = None,
+    adapters_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapters-from", help="A folder from which clients may load adapters while it runs. Repeatable."
+        ),
+    ] = None,
+    max_rows: Annotated[
+        int | None,
+        typer.Option("--max-rows", min=1, help="The most replies at once; by default 64 on a GPU and 8 on the CPU."),
+    ] = None,
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", min=0, help="The most requests that wait; further ones are answered 429.")
+    ] = 256,
+    max_prompt_tokens: Annotated[
+        int | None,
+        typer.Option("--max-prompt-tokens", min=1, help="The most tokens of a prompt, if fewer than the context has."),
+    ] = None,
+    drain_s: Annotated[
+        int, typer.Option("--drain-s", min=0, help="Seconds that replies may still run when the server is stopped.")
+    ] = 30,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option("--cors", help="A web page's origin from which browsers may call the server. Repeatable."),
+    ] = None,
+    dtype: DtypeOption = "auto",
+    quantize: QuantizeOption = "auto",
+) -> None:
+    """Serve runs over HTTP, as OpenAI's API does.
+
+    For example: glmtune serve output/ChatGLM
+    """
+    import sys
+
+    _require_extra()
+    from glmtune.cli.setting_up import hide_loading_bars, outlive_display
+    from glmtune.language.terminal import TerminalConsole
+    from glmtune.server.app import create_app
+    from glmtune.server.auth import read_keys
+    from glmtune.server.metrics import Metrics
+    from glmtune.server.models import find_runs, load_models
+    from glmtune.server.requests import write_to
+    from glmtune.server.running import address_of, is_open_to_network, open_socket
+    from glmtune.server.running import serve as run_server
+    from glmtune.server.service import Service
+    from glmtune.server.worker import Worker
+
+    outlive_display()
+    hide_loading_bars()
+    keys = read_keys(key_file)
+    found = find_runs(runs or [], base)
+    opened = open_socket(host, port)
+    with TerminalConsole(stderr=True).status("Loading the model ..."):
+        models = load_models(found, dtype=dtype, quantize=quantize, max_rows=max_rows, allowed=adapters_from or ())
+    worker = Worker(models.engine, max_queue)
+    service = Service(models, worker, Metrics(models.engine), keys, max_prompt_tokens)
+    application = create_app(service, write_to(sys.stdout), origins=cors or ())
+    _say(f"models: {', '.join(model.name for model in models.served)}")
+    if is_open_to_network(opened) and not keys:
+        _say("Anybody on the network can use this server: it has no API key. Set GLMTUNE_API_KEY or give --key-file.")
+    _say(f"Serving at {address_of(opened)}/v1 (Ctrl-C stops it)")
+    if not run_server(application, service, opened, drain_s, _say):
+        raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    typer.echo(localise(line), err=True)
+
+
+def _require_extra() -> None:
+    """Says what to install where the extra is missing.
+
+    Raises:
+        ConfigError: It is.
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"serve needs {', '.join(missing)}. Install them with: pip install '{_EXTRA}'")

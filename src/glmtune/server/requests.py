@@ -1,0 +1,139 @@
+"""One line a request, as JSON, and its metrics. Neither texts nor keys are ever in it."""
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TextIO
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from glmtune.server.connections import GONE
+from glmtune.server.metrics import Metrics
+
+_KEY = "glmtune.record"
+Write = Callable[["RequestRecord"], None]
+
+
+@dataclass
+class RequestRecord:
+    """What is known of a request once it is over.
+
+    Attributes:
+        method: Its HTTP method.
+        path: Its path, without the query.
+        client: The client's address.
+        status: The HTTP status.
+        model: The model's name.
+        user: What the client has called its user.
+        prompt_tokens: Tokens of the prompts.
+        completion_tokens: Tokens of the replies.
+        first_token_at: When the first token came, by the monotonic clock.
+        finish: Why the replies ended.
+        is_cancelled: Whether the client went away.
+    """
+
+    method: str
+    path: str
+    client: str
+    request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(8)}")
+    begin: float = field(default_factory=time.monotonic)
+    status: int = 0
+    model: str | None = None
+    user: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    first_token_at: float | None = None
+    finish: str | None = None
+    is_cancelled: bool = False
+
+    def line(self) -> str:
+        """The log's line."""
+        values = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "request": self.request_id,
+            "client": self.client,
+            "method": self.method,
+            "path": self.path[:200],
+            "status": GONE if self.is_cancelled else self.status,
+            "model": self.model,
+            "user": self.user,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "first_token_ms": None if self.first_token_at is None else self._ms(self.first_token_at),
+            "ms": self._ms(time.monotonic()),
+            "finish": self.finish,
+        }
+        return json.dumps({name: value for name, value in values.items() if value not in (None, 0)})
+
+    def _ms(self, at: float) -> float:
+        return round(1e3 * (at - self.begin), 1)
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """The record of a request that passes through `RecordRequests`."""
+    record: RequestRecord = scope[_KEY]
+    return record
+
+
+class RecordRequests:
+    """Keeps a record of each request, as ASGI middleware, and gives each answer its id.
+
+    Args:
+        app: The application.
+        metrics: What counts them.
+        write: Is given each record once its answer is complete.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, write: Write) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._write = write
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        client = (scope.get("client") or ("",))[0]
+        record = scope[_KEY] = RequestRecord(scope["method"], scope["path"], client)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            self._count(scope, record)
+            self._write(record)
+
+    def _count(self, scope: Scope, record: RequestRecord) -> None:
+        route = scope.get("route")
+        path = "other" if route is None else str(route.path)  # what clients make up must not become a label
+        metrics = self._metrics
+        metrics.requests.labels(path, str(GONE if record.is_cancelled else record.status)).inc()
+        metrics.request_seconds.labels(path).observe(time.monotonic() - record.begin)
+        if record.is_cancelled:
+            metrics.cancelled.inc()
+        if record.model is not None:
+            metrics.prompt_tokens.labels(record.model).inc(record.prompt_tokens)
+            metrics.completion_tokens.labels(record.model).inc(record.completion_tokens)
+        if record.first_token_at is not None:
+            metrics.first_token_seconds.observe(record.first_token_at - record.begin)
+
+
+def write_to(stream: TextIO) -> Write:
+    """Writes each record as a line; a stream that is gone is no reason to stop serving."""
+
+    def write(record: RequestRecord) -> None:
+        with suppress(OSError, ValueError):
+            stream.write(f"{record.line()}\n")
+            stream.flush()
+
+    return write

@@ -1,0 +1,116 @@
+"""Runs the server: its socket, its signals, and what it says."""
+
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from glmtune.errors import ConfigError
+from glmtune.server.service import Service
+
+# How long a thread may keep the interpreter while another one waits for it. With the usual 5 ms, writing to clients
+# would hold up the engine for about as long as a step takes.
+SWITCH_INTERVAL_S = 0.0005
+_BACKLOG = 2048
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Opens the socket before anything is loaded, so that a port in use is known at once.
+
+    Args:
+        host: An address or a name.
+        port: The port; 0 for any.
+
+    Raises:
+        ConfigError: It cannot be had.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"cannot listen on port {port} of {host}: {error}. Choose another with --port, or --host"
+        ) from error
+
+
+def address_of(opened: socket.socket) -> str:
+    """The address that a client on this machine uses."""
+    host, port = opened.getsockname()[:2]
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:
+        return f"http://localhost:{port}"
+    return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"
+
+
+def is_open_to_network(opened: socket.socket) -> bool:
+    """Whether other machines can reach it."""
+    return not ipaddress.ip_address(opened.getsockname()[0]).is_loopback
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says what it waits for when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._service = service
+        self._say = say
+        self.num_signals = 0
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but a signal that has been obeyed is not raised again: it would end the process as killed."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stops taking requests; the second signal ends those that run as well."""
+        self.num_signals += 1
+        self._service.is_stopping = self.should_exit = True
+        if self.num_signals > 1:
+            self.force_exit = True
+            return
+        number, seconds = self._service.worker.num_active, self.config.timeout_graceful_shutdown
+        if number:
+            self._say(f"Stopping. Replies that still run: {number}; they have {seconds} s to end.")
+        else:
+            self._say("Stopping.")
+
+
+def serve(app: ASGIApp, service: Service, opened: socket.socket, drain_s: int, say: Callable[[str], None]) -> bool:
+    """Serves until a signal comes.
+
+    Args:
+        app: From `create_app`.
+        service: Its service.
+        opened: From `open_socket`.
+        drain_s: How long replies may still run after the signal, in seconds.
+        say: Prints a line.
+
+    Returns:
+        Whether all replies were finished.
+    """
+    # Forwarded headers are not believed: anybody may send them.
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="on",
+        timeout_graceful_shutdown=drain_s, backlog=_BACKLOG,
+    )  # fmt: skip
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    server = _Server(config, service, say)
+    server.run(sockets=[opened])
+    if service.worker.is_alive:  # after a second signal nobody has stopped it
+        service.worker.stop()
+    num_left = service.num_cut
+    say("Stopped; all replies were finished." if not num_left else f"Stopped; replies cut off: {num_left}.")
+    return not num_left

@@ -1,0 +1,190 @@
+"""Without these, programs written for OpenAI's API would not work with the server, or be told something else."""
+
+import json
+import math
+
+import pytest
+
+QUESTION = [{"role": "user", "content": "你是谁？"}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "天气",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+]
+CALL = ("get_weather", "```python\ntool_call(city='北京', days=3)\n```")
+
+
+def ask(client, messages=QUESTION, **fields):
+    answer = client.post("/v1/chat/completions", json={"messages": messages, **fields})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def chunks_of(client, path="/v1/chat/completions", **fields):
+    fields = {"stream": True, **({"messages": QUESTION} if "chat" in path else {}), **fields}
+    lines = [line for line in client.post(path, json=fields).text.split("\n\n") if line]
+    assert lines.pop() == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def text_of(chunks):
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+
+
+def test_a_reply_is_what_the_model_says(client):
+    answer = ask(client)
+    assert answer["choices"][0]["message"]["content"] == "我是一个小小的语言模型，可以陪你聊天。"
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["model"] == "base"
+    usage = answer["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > usage["prompt_tokens"] > 5
+
+
+def test_a_stream_says_the_same_and_ends_with_its_usage(client):
+    chunks = chunks_of(client, stream_options={"include_usage": True})
+    whole = ask(client)
+    assert text_of(chunks) == whole["choices"][0]["message"]["content"]
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"] == whole["usage"]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+def test_a_reply_ends_before_a_stop_text_also_in_a_stream(client):
+    whole = ask(client, stop=["语言", "nowhere"])["choices"][0]
+    assert (whole["message"]["content"], whole["finish_reason"]) == ("我是一个小小的", "stop")
+    assert text_of(chunks_of(client, stop="语言")) == "我是一个小小的"
+
+
+def test_the_line_before_the_text_is_no_stop_text(client):
+    assert ask(client, stop="\n")["choices"][0]["message"]["content"].startswith("我是")
+
+
+def test_a_reply_that_is_cut_off_says_so(client):
+    answer = ask(client, max_tokens=4)
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 4
+    assert ask(client, max_completion_tokens=4)["choices"] == answer["choices"]
+
+
+def test_a_seed_gives_the_same_choices_and_each_its_own(client):
+    fields = {"n": 3, "seed": 7, "temperature": 1.5, "max_tokens": 12}
+    first, second = ask(client, **fields), ask(client, **fields)
+    assert first["choices"] == second["choices"]
+    texts = [choice["message"]["content"] for choice in first["choices"]]
+    assert [choice["index"] for choice in first["choices"]] == [0, 1, 2]
+    assert len(set(texts)) > 1
+    chunks = chunks_of(client, **fields)
+    for index, text in enumerate(texts):
+        own = [c for chunk in chunks for c in chunk["choices"] if c["index"] == index]
+        assert "".join(c["delta"].get("content") or "" for c in own) == text
+
+
+def test_logprobs_are_of_the_tokens_of_the_text(client):
+    choice = ask(client, logprobs=True, top_logprobs=2)["choices"][0]
+    tokens = choice["logprobs"]["content"]
+    assert "".join(each["token"] for each in tokens).strip() == choice["message"]["content"]
+    for each in tokens:
+        assert each["logprob"] <= 0
+        assert len(each["top_logprobs"]) == 2
+        assert each["top_logprobs"][0]["token"] == each["token"]  # greedy
+        assert math.isclose(each["top_logprobs"][0]["logprob"], each["logprob"], abs_tol=1e-5)
+    streamed = [
+        each
+        for chunk in chunks_of(client, logprobs=True, top_logprobs=2)
+        for each in (chunk["choices"][0]["logprobs"] or {"content": []})["content"]
+    ]
+    assert [each["token"] for each in streamed] == [each["token"] for each in tokens]
+
+
+def test_the_runs_system_prompt_holds_unless_the_request_brings_one(connect, embedded):
+    client = connect(system="你是小满。")
+
+    def prompt(messages):
+        tokens = client.post("/tokenize", json={"messages": messages}).json()["tokens"]
+        return embedded.tokenizer.decode(tokens)
+
+    assert "你是小满" in prompt(QUESTION)
+    own = prompt([{"role": "system", "content": "你是小红。"}, *QUESTION])
+    assert "你是小红" in own
+    assert "小满" not in own
+
+
+def test_a_tool_call_comes_in_openais_form_and_its_result_goes_back(connect, script):
+    client = connect(says=script(CALL, end="<|observation|>"))
+    choice = ask(client, tools=TOOLS)["choices"][0]
+    [call] = choice["message"]["tool_calls"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    assert call["function"]["name"] == "get_weather"
+    assert json.loads(call["function"]["arguments"]) == {"city": "北京", "days": 3}
+    result = {"role": "tool", "tool_call_id": call["id"], "content": "晴"}
+    body = {"messages": [*QUESTION, choice["message"], result], "tools": TOOLS}
+    tokens = client.post("/tokenize", json=body).json()["tokens"]
+    assert tokens[-1] != tokens[0]
+    assert ask(client, **body)["choices"]
+
+
+def test_a_streamed_tool_call_is_whole(connect, script):
+    client = connect(says=script(("", "我查一下。"), CALL, end="<|observation|>"))
+    chunks = chunks_of(client, tools=TOOLS)
+    assert text_of(chunks) == "我查一下。"
+    [call] = [each for chunk in chunks for choice in chunk["choices"] for each in choice["delta"].get("tool_calls", [])]
+    assert call["index"] == 0
+    assert call["type"] == "function"
+    assert json.loads(call["function"]["arguments"]) == {"city": "北京", "days": 3}
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        ("get_weather", "```python\ntool_call(city=__import__('os').system('x'))\n```"),
+        ("get_weather", "```python\nprint('北京')\n```"),
+        ("get_weather", "北京 天气"),
+        ("no_such_tool", "```python\ntool_call(city='x')\n```"),
+    ],
+)
+def test_what_only_looks_like_a_call_stays_text(connect, script, reply):
+    client = connect(says=script(reply))
+    choice = ask(client, tools=TOOLS)["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    assert "tool_calls" not in choice["message"]
+    assert choice["message"]["content"].split() == "\n".join(reply).split()
+    assert text_of(chunks_of(client, tools=TOOLS)) == choice["message"]["content"]
+
+
+def test_nobody_who_offers_no_tools_gets_a_call(connect, script):
+    client = connect(says=script(CALL))
+    assert ask(client)["choices"][0]["message"]["content"].startswith("get_weather\n")
+    assert "tool_calls" not in ask(client, tools=TOOLS, tool_choice="none")["choices"][0]["message"]
+
+
+def test_texts_are_continued_as_they_are(client):
+    answer = client.post("/v1/completions", json={"prompt": ["你好", "天气"], "max_tokens": 5, "logprobs": 1}).json()
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1]
+    logprobs = answer["choices"][0]["logprobs"]
+    assert len(logprobs["tokens"]) == len(logprobs["token_logprobs"]) == len(logprobs["top_logprobs"]) > 0
+    ids = client.post("/tokenize", json={"prompt": "你好"}).json()["tokens"]
+    again = client.post("/v1/completions", json={"prompt": ids, "max_tokens": 5}).json()
+    assert again["choices"][0]["text"] == answer["choices"][0]["text"]
+    chunks = chunks_of(client, "/v1/completions", prompt="你好", max_tokens=5)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == answer["choices"][0]["text"]
+
+
+def test_metrics_and_the_log_count_and_quote_nothing(client, records):
+    ask(client, user="somebody")
+    shown = client.get("/metrics").text
+    assert 'glmtune_requests_total{path="/v1/chat/completions",status="200"} 1.0' in shown
+    assert 'glmtune_completion_tokens_total{model="base"}' in shown
+    line = json.loads(records[0].line())
+    assert (line["path"], line["status"], line["user"]) == ("/v1/chat/completions", 200, "somebody")
+    assert line["prompt_tokens"] > 0
+    assert line["completion_tokens"] > 0
+    assert "你是谁" not in records[0].line()

@@ -1,0 +1,160 @@
+"""Without these, a broken or hostile request could end the server, or be answered with something else in silence."""
+
+import json
+
+import pytest
+
+QUESTION = [{"role": "user", "content": "你好"}]
+CHAT = "/v1/chat/completions"
+
+
+def refused(client, status, path=CHAT, **request):
+    answer = client.post(path, **request)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["message"]
+    assert error["type"]
+    assert "Traceback" not in answer.text
+    assert client.post(CHAT, json={"messages": QUESTION, "max_tokens": 2}).status_code == 200
+    return error
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"messages": ',
+        b"\xff\xfe",
+        b"[1, 2]",
+        b"null",
+        b'{"messages": [], "messages": 3}',
+        b'{"messages": ' + b"[" * 100_000,
+        b'{"messages": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": ' + b"9" * 10_000 + b"}",
+        b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1e400}',
+        b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+        b'{"messages": [{"role": "user", "content": "\\ud83d"}]}',
+        b'{"messages": [{"role": "user", "content": "x"}], "\\ud83d": 1}',
+        b'{"messages": [{"role": "user", "content": "x"}], "stop": "\\ud83d"}',
+        b'{"messages": [{"role": "user", "content": "x"}], "model": "\\ud83d"}',
+    ],
+)
+def test_what_is_no_request_is_refused_and_the_next_one_is_answered(client, body):
+    refused(client, 400, content=body, headers={"content-type": "application/json"})
+
+
+def test_a_page_cannot_send_requests_as_plain_text(client):
+    body = json.dumps({"messages": QUESTION})
+    refused(client, 400, content=body, headers={"content-type": "text/plain"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"max_tokens": 10_000}, "max_tokens"),
+        ({"max_completion_tokens": 10_000}, "max_completion_tokens"),
+        ({"temperature": 3}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 1000}, "n"),
+        ({"seed": -1}, "seed"),
+        ({"stop": ["a"] * 100}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"store": True}, "store"),
+        ({"temprature": 1}, "temprature"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {"name": "x", "parameters": {"a": "\ud83d"}}}]}, "messages"),
+        ({"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, None),
+        ({"messages": [{"role": "user", "content": "x", "name": "Li"}]}, "messages[0].name"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
+        ({"messages": [*QUESTION, *QUESTION]}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"model": "gpt-4o"}, "model"),
+        ({"top_logprobs": 3}, None),
+        ({"stream_options": {"include_usage": True}}, None),
+    ],
+)
+def test_a_wrong_field_is_named(client, fields, param):
+    status = 404 if "model" in fields else 400
+    body = json.dumps({"messages": QUESTION, **fields}).encode()
+    error = refused(client, status, content=body, headers={"content-type": "application/json"})
+    if param is not None:
+        assert error["param"] == param
+
+
+def test_an_unknown_field_is_told_what_it_was_meant_to_be(client):
+    error = refused(client, 400, json={"messages": QUESTION, "temprature": 1})
+    assert "temperature" in error["message"]
+    assert error["code"] == "unknown_field"
+
+
+def test_a_field_that_asks_for_nothing_is_let_through(client):
+    body = {"messages": QUESTION, "max_tokens": 2, "logit_bias": {}, "store": False, "metadata": None, "functions": []}
+    assert client.post(CHAT, json=body).status_code == 200
+
+
+def test_tools_with_deep_or_odd_values_are_refused(client):
+    deep: dict = {}
+    for _ in range(200):
+        deep = {"a": deep}
+    tool = {"type": "function", "function": {"name": "x", "parameters": deep}}
+    refused(client, 400, json={"messages": QUESTION, "tools": [tool]})
+
+
+def test_a_prompt_that_does_not_fit_is_refused(connect):
+    client = connect(max_prompt_tokens=20)
+    error = refused(client, 400, json={"messages": [{"role": "user", "content": "你好" * 300}]})
+    assert error["code"] == "context_length_exceeded"
+    refused(client, 400, "/v1/completions", json={"prompt": "你好" * 300})
+
+
+def test_ids_outside_of_the_vocabulary_are_refused(client):
+    refused(client, 400, "/v1/completions", json={"prompt": [10**6]})
+
+
+def test_other_addresses_and_methods_get_the_same_form_of_error(client):
+    for answer in (client.get("/nowhere"), client.get(CHAT), client.put("/v1/models"), client.get("/v1/models/x")):
+        assert answer.status_code in (404, 405)
+        assert answer.json()["error"]["message"]
+
+
+def test_a_large_body_is_refused(connect):
+    client = connect(max_body_bytes=1000)
+    refused(client, 413, json={"messages": [{"role": "user", "content": "x" * 2000}]})
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer wrong-key", "Basic right-key-1", "Bearer ", "right-key-1"])
+def test_without_the_right_key_nothing_is_answered(connect, header):
+    client = connect(keys=("right-key-1", "right-key-2"))
+    headers = {} if header is None else {"authorization": header}
+    for path in ("/v1/models", "/metrics", "/openapi.json", "/nowhere"):
+        answer = client.get(path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert client.get("/health").status_code == 200
+    for key in ("right-key-1", "right-key-2"):
+        assert client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_browsers_are_told_nothing_unless_asked_for(connect):
+    headers = {"origin": "https://example.com"}
+    assert "access-control-allow-origin" not in connect().get("/v1/models", headers=headers).headers
+    allowed = connect(origins=("https://example.com",)).get("/v1/models", headers=headers)
+    assert allowed.headers["access-control-allow-origin"] == "https://example.com"
+
+
+def test_a_full_queue_says_when_to_come_back(connect, script):
+    client = connect(says=script(("", "你好")), max_queue=0)
+    answer = client.post(CHAT, json={"messages": QUESTION, "n": 5})
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.json()["error"]["code"] == "queue_full"
+    assert client.post(CHAT, json={"messages": QUESTION, "n": 4}).status_code == 200
