@@ -15,7 +15,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor
 
 from glmtune.adapters.adapter_files import adapter_weights, load_adapter_weights
-from glmtune.adapters.lora import lora_layers, quiet_peft
+from glmtune.adapters.lora import quiet_peft
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.data.run_data import SelfTestSample
 from glmtune.errors import GlmtuneError, TrainingError, summarise_faults
@@ -75,11 +75,12 @@ def run_selftest(
     manifest = RunManifest.read(run)
     if manifest is None:
         raise TrainingError(f"self-test: {run} has no manifest")
-    change = _logit_change(model, sample.input_ids, initial_weights or {})
-    faults = _finite_faults(model) or [
-        *_zero_faults(model, initial_weights or {}),
+    initial, weights = initial_weights or {}, adapter_weights(model)
+    change = _logit_change(model, sample.input_ids, initial, weights)
+    faults = _finite_faults(weights) or [
+        *_zero_faults(weights, initial),
         *_change_faults(change),
-        *_file_faults(model, run, initial_weights or {}),
+        *_file_faults(model, run, initial, weights),
         *_prompt_faults(sample, tokenizer, manifest),
     ]
     if faults:
@@ -98,22 +99,19 @@ def _split(conversation: Conversation) -> tuple[Conversation, tuple[Message, ...
     return Conversation(messages[:length]), messages[length:]
 
 
-def _finite_faults(model: PeftModel) -> list[str]:
-    bad = [name for name, weight in adapter_weights(model).items() if not torch.isfinite(weight).all()]
+def _finite_faults(weights: Mapping[str, Tensor]) -> list[str]:
+    bad = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
     return [f"{len(bad)} adapter weights are not finite, such as {bad[0]}"] if bad else []
 
 
-def _zero_faults(model: PeftModel, initial: Mapping[str, Tensor]) -> list[str]:
+def _zero_faults(weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> list[str]:
     """Faults if the adapter is unchanged since the start: B = 0, or A0 and B0 of pissa and olora."""
-    if not lora_layers(model):
-        return []
-    weights = adapter_weights(model)
     if initial:
         if all(torch.equal(weights[name], before) for name, before in initial.items()):
             return ["the adapter has not changed; was the learning rate 0?"]
         return []
     up = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
-    if all(not weight.any() for weight in up):
+    if up and all(not weight.any() for weight in up):
         return ["all weights of lora_B are zero: nothing was learnt; was the learning rate 0?"]
     return []
 
@@ -123,32 +121,34 @@ def _change_faults(change: float) -> list[str]:
 
 
 @torch.no_grad()
-def _logit_change(model: PeftModel, input_ids: Sequence[int], initial: Mapping[str, Tensor]) -> float:
+def _logit_change(
+    model: PeftModel, input_ids: Sequence[int], initial: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> float:
     ids = torch.tensor([list(input_ids)], device=model.device)
     tuned = model(input_ids=ids, logits_to_keep=_COMPARED_POSITIONS).logits.float()
-    with _as_base(model, initial):
+    with _as_base(model, initial, weights):
         base = model(input_ids=ids, logits_to_keep=_COMPARED_POSITIONS).logits.float()
     return float((tuned - base).abs().max())
 
 
 @contextmanager
-def _as_base(model: PeftModel, initial: Mapping[str, Tensor]) -> Iterator[None]:
+def _as_base(model: PeftModel, initial: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> Iterator[None]:
     """The model without the adapter's effect; for pissa and olora, the residual base plus the initial adapter."""
-    trained = adapter_weights(model) if initial else {}
     if initial:
         set_peft_model_state_dict(model, {**trained, **initial})
     with quiet_peft(), nullcontext() if initial else model.disable_adapter():
         yield
     if initial:
-        set_peft_model_state_dict(model, trained)
+        set_peft_model_state_dict(model, dict(trained))
 
 
-def _file_faults(model: PeftModel, run: str | Path, initial: Mapping[str, Tensor]) -> list[str]:
+def _file_faults(
+    model: PeftModel, run: str | Path, initial: Mapping[str, Tensor], in_memory: Mapping[str, Tensor]
+) -> list[str]:
     """Faults if the file differs from memory in any bit."""
-    in_memory = adapter_weights(model)
     load_adapter_weights(model, run, initial)
     on_disk = adapter_weights(model)
-    set_peft_model_state_dict(model, in_memory)
+    set_peft_model_state_dict(model, dict(in_memory))
     different = [name for name, weight in in_memory.items() if not torch.equal(weight, on_disk[name])]
     return [f"{len(different)} weights on disk differ from those trained, such as {different[0]}"] if different else []
 

@@ -36,6 +36,15 @@ def test_manifest_of_the_run_stands_for_its_checkpoints(tmp_path: Path) -> None:
     assert RunManifest.read(make_adapter(tmp_path / "elsewhere")) is None
 
 
+def test_runs_that_are_older_than_a_key_have_what_was_done_then() -> None:
+    old = RunManifest(None, config={"data": {"max_length": 64}})
+    assert [old.setting(f"data.{key}") for key in ("max_length", "join", "overlong", "loss_weight")] == [
+        *(64, "\n", "cut", "token")
+    ]
+    assert old.setting("model.quantize") == "none"
+    assert old.setting("train.cuda_graphs") is None
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"base_path": 1}'])
 def test_damaged_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "glmtune.json").write_text(text)

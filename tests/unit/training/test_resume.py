@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, TrainingArguments
 from glmtune.adapters.checkpoints import CHECKSUMS_NAME
 from glmtune.config import OWN_TRAIN_KEYS, embedded_base
 from glmtune.errors import ConfigError, TrainingError
-from glmtune.planning.resume import APPLIED_TRAIN_KEYS, LASTING_TRAIN_KEYS, find_checkpoint
+from glmtune.planning.resume import APPLIED_TRAIN_KEYS, LASTING_TRAIN_KEYS, find_checkpoint, find_earlier_run
 from glmtune.training import finish, lora_trainer
 from glmtune.training.run import TrainResult
 
@@ -40,6 +40,14 @@ def test_every_key_is_either_applied_or_refused() -> None:
     keys = {*TrainingArguments.__dataclass_fields__, *OWN_TRAIN_KEYS}
     assert keys - LASTING_TRAIN_KEYS - APPLIED_TRAIN_KEYS == set()
     assert not LASTING_TRAIN_KEYS & APPLIED_TRAIN_KEYS
+
+
+def test_a_checkpoint_that_says_nothing_of_its_run_is_refused(earlier_run: EarlierRun) -> None:
+    folder = earlier_run("train.max_steps=3")
+    for place in (folder, folder / "checkpoint-3"):
+        (place / "glmtune.json").unlink()
+    with pytest.raises(TrainingError, match=r"checkpoint-3 has no glmtune\.json"):
+        find_earlier_run({"output_dir": folder, "resume_from_checkpoint": True})
 
 
 def test_a_lengthened_run_follows_the_schedule_of_its_new_length(
