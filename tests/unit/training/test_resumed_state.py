@@ -147,6 +147,7 @@ def test_what_is_uploaded_has_its_place_already(run: Run, tmp_path: Path, monkey
         done.set_result(None)
         return done
 
+    monkeypatch.setattr(HfApi, "whoami", lambda self, *args, **kwargs: {"name": "someone"})
     monkeypatch.setattr(HfApi, "create_repo", lambda self, *args, **kwargs: SimpleNamespace(repo_id="someone/run"))
     monkeypatch.setattr(HfApi, "upload_folder", upload)
     monkeypatch.setattr(Trainer, "push_to_hub", lambda self, *args, **kwargs: None)  # what comes at the end
