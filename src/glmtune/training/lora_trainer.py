@@ -24,7 +24,7 @@ from glmtune.adapters.adapter_files import load_adapter_weights, save_adapter
 from glmtune.adapters.checkpoints import aside, publish, read_state, rotate, supersede
 from glmtune.adapters.lora import trainable_summary
 from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
-from glmtune.compat import put_schedule, skip_fused_step
+from glmtune.compat import skip_fused_step
 from glmtune.data.packed_batch import PackedBatch
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.evaluation.in_training import EvaluationQuestions, append_samples
@@ -36,7 +36,13 @@ from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
 from glmtune.training.hub_upload import upload_only_warns
 from glmtune.training.packed_model import PackedModel
-from glmtune.training.resumed_state import MEAN_LOSS, find_best_again, mean_loss_before
+from glmtune.training.resumed_state import (
+    MEAN_LOSS,
+    check_optimizer_state,
+    find_best_again,
+    mean_loss_before,
+    set_schedule,
+)
 
 
 class LoraTrainer(Trainer):
@@ -426,40 +432,6 @@ class LoraTrainer(Trainer):
         raise TrainingError(
             f"training stopped: {what}{when}. Probable cause: {cause}.\n{last_good(self.args.output_dir)}"
         )
-
-
-def set_schedule(scheduler: LambdaLR, fresh: Mapping[str, Any], step: int) -> None:
-    """Moves a scheduler to a step of the schedule that it was created with.
-
-    Args:
-        scheduler: The scheduler; its optimiser's learning rates are set too.
-        fresh: Its initial state.
-        step: Optimiser steps taken.
-    """
-    groups = scheduler.optimizer.param_groups
-    rates = [base * factor(step) for base, factor in zip(fresh["base_lrs"], scheduler.lr_lambdas, strict=True)]
-    put_schedule(scheduler, fresh, step, rates)
-    for group, rate in zip(groups, rates, strict=True):
-        if isinstance(group["lr"], Tensor):  # read by the optimiser's kernels
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Checks that an optimiser's state has the shapes of its parameters; torch checks only their number.
-
-    Raises:
-        ValueError: A shape differs.
-    """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            for name, value in optimizer.state.get(parameter, {}).items():
-                shape = parameter.shape
-                expected = {"exp_avg_sq_row": shape[:-1], "exp_avg_sq_col": shape[:-2] + shape[-1:]}.get(name, shape)
-                is_alike = isinstance(value, Tensor) and value.ndim == len(expected)
-                if is_alike and value.shape != expected:
-                    raise ValueError(f"{name} has shape {list(value.shape)}, its parameter {list(shape)}")
 
 
 def last_good(output_dir: str) -> str:

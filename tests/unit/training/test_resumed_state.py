@@ -19,7 +19,7 @@ from glmtune.adapters.checkpoints import CHECKSUMS_NAME, publish
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.planning.resume import find_checkpoint
-from glmtune.training.lora_trainer import set_schedule
+from glmtune.training.resumed_state import set_schedule
 from glmtune.training.run import TrainResult
 from settings import changed
 
