@@ -13,18 +13,21 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("glmtune needs Python 3.11 or newer; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@echo "1/2 creating the virtual environment $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@echo "2/2 installing torch, transformers and the rest into $(VENV); this takes minutes (a mirror: PIP_INDEX_URL=...) ..."
+	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+	@echo "done; to use it: source $(BIN)/activate"
 
 demo: $(STAMP)
 	$(BIN)/glmtune demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data" --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data and not interop" --numprocesses 2
 
 test-gpu: $(STAMP)
-	$(BIN)/python -m pytest -m "gpu and not real_data"
+	$(BIN)/python -m pytest -m "gpu and not real_data and not interop"
 
 test-real: $(STAMP)
 	$(BIN)/python -m pytest -m real_data

@@ -9,5 +9,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+accumulation=train.gradient_accumulation_steps=1
+for setting in "$@"; do
+  case $setting in train.gradient_accumulation_steps=*) accumulation= ;; esac   # 命令行写了就用命令行的 / one given wins
+done
+
 exec torchrun --standalone --nproc_per_node="${GPUS:-2}" -m glmtune.cli train examples/chatglm3-6b.yaml \
-  train.gradient_accumulation_steps=1 "$@"
+  ${accumulation:+"$accumulation"} "$@"

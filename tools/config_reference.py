@@ -19,7 +19,7 @@ import yaml
 from peft import LoraConfig
 from transformers import TrainingArguments
 
-from glmtune.config import RunConfig, describe_keys
+from glmtune.config import OFTEN_SET, RunConfig, describe_keys
 from glmtune.config.other_names import NO_SUCH_SETTING, OTHER_NAMES, OTHER_SECTIONS
 from glmtune.config.refused_keys import REFUSED_KEYS
 from glmtune.config.replaced_keys import REPLACED_KEYS
@@ -30,29 +30,6 @@ PAGES = {"zh": "docs/reference/configuration.md", "en": "docs/reference/configur
 CATALOGUE = Path(__file__).with_name("config_reference_zh.yaml")
 MESSAGES = ROOT / "src" / "glmtune" / "language" / "zh.yaml"
 
-# Keys of LoraConfig and TrainingArguments without a default of ours that people set often.
-OFTEN_SET = {
-    "lora.use_dora": "DoRA: learn direction and magnitude separately; slower, and not on a quantised base.",
-    "lora.use_rslora": "Divide by the square root of r instead of by r.",
-    "lora.init_lora_weights": "How the adapter is initialised, such as pissa or olora; true is the usual "
-    "way, which does not change the model at first.",
-    "lora.layers_to_transform": "Numbers of the layers to adapt; all if left out.",
-    "lora.modules_to_save": "Whole modules to train besides the adapter; not on a quantised base.",
-    "train.max_steps": "Total number of optimiser steps; above 0, it replaces num_train_epochs.",
-    "train.warmup_steps": "Warm-up steps, in which the learning rate rises; below 1, a fraction of all steps.",
-    "train.lr_scheduler_type": "How the learning rate falls: linear, cosine, constant ...",
-    "train.weight_decay": "Weight decay of the optimiser.",
-    "train.max_grad_norm": "Gradients with a larger norm are scaled down to it.",
-    "train.optim": "The optimiser.",
-    "train.seed": "Seed of the order of samples, of dropout and of the adapter's first weights.",
-    "train.save_total_limit": "Maximum number of checkpoints to keep; the oldest are deleted first.",
-    "train.eval_steps": "Optimiser steps between two evaluations; by default save_steps.",
-    "train.per_device_eval_batch_size": "Batch size of evaluation; by default that of training.",
-    "train.load_best_model_at_end": "Leave the best adapter in the run folder rather than the last; on with "
-    "early_stopping_patience.",
-    "train.resume_from_checkpoint": "Continue from the newest intact checkpoint (true), or from that in this folder.",
-    "train.use_cpu": "Train on the CPU even if there is a GPU.",
-}
 # What these take is not what their annotations say.
 OWN_TYPES = {
     "lora.init_lora_weights": "true, false, text",
@@ -69,13 +46,12 @@ INTRO = {
     "zh": "每个键可以写在 YAML 文件里对应的小节下面，也可以在命令行写成 `section.key=value`，以命令行为准。"
     "`lora` 和 `train` 下面用的是 PEFT 的 `LoraConfig` 和 transformers 的 `TrainingArguments` 的参数名，原样交给它们；"
     "这里没有列出的参数也可以写，下面说明不接受的除外。写错的键会报错，并给出最接近的正确写法。"
-    "`glmtune train --keys` 列出这里有默认值的键。\n\n本页由 `tools/config_reference.py` 根据代码生成。",
+    "`glmtune train --keys` 按用途列出常用的键。\n\n本页由 `tools/config_reference.py` 根据代码生成。",
     "en": """\
 A key can be set in the YAML file, under its section, or on the command line as `section.key=value`; the command line
 takes precedence. Keys under `lora` and `train` are the names of PEFT's `LoraConfig` and transformers'
 `TrainingArguments` and are passed on to them; their other parameters may be set too, except those refused below. An
-unknown key is an error that names the nearest known one. `glmtune train --keys` prints the keys that have a default
-here.
+unknown key is an error that names the nearest known one. `glmtune train --keys` prints the usual keys by topic.
 
 This page is generated from the code by `tools/config_reference.py`.""",
 }
@@ -189,7 +165,7 @@ def write_page(intro: str, translate: Callable[[str], str]) -> str:
         translate: Turns an English text into one of the page's language.
     """
     described = [(entry.key, entry.default, entry.description) for entry in describe_keys()]
-    described += [(key, default_of(key), text) for key, text in OFTEN_SET.items()]
+    described += [(key, default_of(key), text) for key, (_, text) in OFTEN_SET.items()]
     page = [f"# {translate('Configuration')}", intro]
     headings = [translate(heading) for heading in ("key", "type", "default", "what it does")]
     for section, about in SECTIONS.items():

@@ -244,3 +244,22 @@ def translate_help(translate: Callable[[str], str]) -> None:
     panels = ("ARGUMENTS_PANEL_TITLE", "OPTIONS_PANEL_TITLE", "COMMANDS_PANEL_TITLE")
     for name in (*panels, "DEFAULT_STRING", "REQUIRED_LONG_STRING"):
         setattr(rich_utils, name, translate(getattr(rich_utils, name)))
+
+
+def wrap_help_anywhere() -> None:
+    """Wraps help texts within a run of letters too: Chinese has no spaces, and typer cuts off what does not fit.
+
+    Missing: a setting for it.
+    """
+    from typer import rich_utils
+
+    make: Any = rich_utils._make_rich_text
+    if make.__module__ != rich_utils.__name__:  # done already
+        return
+
+    def make_folding(**options: Any) -> Any:
+        text = make(**options)
+        text.overflow = "fold"
+        return text
+
+    rich_utils._make_rich_text = make_folding

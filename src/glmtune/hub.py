@@ -1,7 +1,9 @@
-"""The model hub: recognising its ids, checking that it can be reached, and downloading from it."""
+"""The model hubs, Hugging Face and ModelScope: recognising ids, checking that a hub can be reached, downloading."""
 
 import re
 from collections.abc import MutableMapping, Sequence
+from functools import cache
+from importlib import import_module, util
 from pathlib import Path
 from ssl import SSLError
 from typing import Any
@@ -15,23 +17,83 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from glmtune.errors import ModelError
 
 _HUB_TIMEOUT_S = 5.0
+# The makers of ChatGLM have different names on ModelScope and on the Hugging Face hub, where they had another before.
+_MODELSCOPE_OWNER, _HUB_OWNER = "ZhipuAI", "zai-org"
+_OWNERS = (_MODELSCOPE_OWNER, _HUB_OWNER, "THUDM")
 
 
 def reach_hub(hub_id: str) -> None:
     """Checks once that the hub answers; without a network, its client would retry for a minute.
 
     Raises:
-        OSError: The hub cannot be reached.
+        ModelError: The hub cannot be reached; says which lines download the model.
     """
-    if HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
+    if isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
         return
+    if HF_HUB_OFFLINE:
+        raise ModelError(_unreachable(hub_id, "HF_HUB_OFFLINE is set"))
     try:
         urlopen(Request(hf_hub_url(hub_id, "config.json"), method="HEAD"), timeout=_HUB_TIMEOUT_S).close()
     except HTTPError:
         return  # the hub answered; the download will report what the status means, and may have a token
-    except URLError as error:
-        if not isinstance(error.reason, SSLError):  # not fatal: the hub's client may have other certificates
-            raise
+    except OSError as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        if not isinstance(reason, SSLError):  # not fatal: the hub's client may have other certificates
+            raise ModelError(_unreachable(hub_id, str(reason))) from error
+
+
+def _unreachable(hub_id: str, reason: str) -> str:
+    return (
+        f"base model {hub_id}: no such folder here, and the model hub cannot be reached ({reason}). "
+        f"{_how_to_download(hub_id)}"
+    )
+
+
+def _how_to_download(hub_id: str) -> str:
+    """The lines that download a model, from ModelScope and from the Hugging Face hub."""
+    owner, _, name = hub_id.partition("/")
+    on_modelscope, on_hub = (_MODELSCOPE_OWNER, _HUB_OWNER) if owner in _OWNERS else (owner, owner)
+    return (
+        "Download the folder with one of these lines, and give its path instead:\n"
+        f"  pip install modelscope && modelscope download --model {on_modelscope}/{name} --local_dir {name}\n"
+        f"  hf download {on_hub}/{name} --local-dir {name}"
+    )
+
+
+def is_modelscope_id(path: str) -> bool:
+    """Whether a path that does not exist here is an id that only ModelScope has."""
+    return is_hub_id(path) and path.partition("/")[0] == _MODELSCOPE_OWNER
+
+
+def local_base(path: str | Path, *, with_weights: bool) -> str:
+    """A base's path as it is, or for a ModelScope id, the folder that it is downloaded to, once in a process.
+
+    Args:
+        path: A folder or a hub id.
+        with_weights: Whether the weights are needed too.
+
+    Raises:
+        ModelError: modelscope is not installed, or cannot download it.
+    """
+    return _from_modelscope(str(path), with_weights) if is_modelscope_id(str(path)) else str(path)
+
+
+@cache
+def _from_modelscope(model_id: str, with_weights: bool) -> str:
+    if util.find_spec("modelscope") is None:
+        raise ModelError(
+            f"base model {model_id}: no such folder here; it is an id of ModelScope, and modelscope is not installed. "
+            f"{_how_to_download(model_id)}"
+        )
+    download = import_module("modelscope").snapshot_download
+    ignored = None if with_weights else [r".*\.safetensors$", r".*\.bin$"]
+    try:
+        return str(download(model_id, ignore_file_pattern=ignored))
+    except Exception as error:  # its errors have no common class
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(
+            f"base model {model_id} could not be downloaded from ModelScope: {first_line}. {_how_to_download(model_id)}"
+        ) from error
 
 
 def is_hub_id(path: str) -> bool:

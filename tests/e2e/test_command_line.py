@@ -215,12 +215,26 @@ def test_a_run_says_what_it_uses_and_how_it_ended(workplace: Path) -> None:
     assert "System prompt: 你是一只猫" in run_glmtune("chat", str(folder), text="/exit\n")
 
 
+def test_the_list_is_printed_by_topic(call_glmtune: Callable[..., str]) -> None:
+    text = call_glmtune("train", "--keys")
+    lines = [line.split() for line in text.splitlines() if line.startswith("  ")]
+    values = {line[0]: line[1] for line in lines}
+    assert values["train.save_total_limit"] == "2"
+    assert values["model.path"] == "null"
+    assert values["data.join"] == "\\n"
+    assert values["train.learning_rate"] == "0.0001"
+    assert values["lora.init_lora_weights"] == "true"
+    assert text.index("Base model\n") < text.index("Evaluation and early stopping\n") < text.index("may be set too")
+
+
 def test_plan(call_glmtune: Callable[..., str]) -> None:
     """For a card that is not here; a plan that does not fit is an error."""
     text = run_glmtune("plan", "--gpu-gib", "24")
     assert "weights" in text
     assert "model.quantize=none" in text
     assert "12 steps" in call_glmtune("plan", "train.max_steps=12")
+    assert "RTX 4090: 24 GiB" in call_glmtune("plan", "--gpu", "4090")
+    assert "did you mean" in call_glmtune("plan", "--gpu", "4091", code=1)
     assert "12 TFLOP/s" in call_glmtune("plan", "--gpu-gib", "2", "--tflops", "12")
     text = call_glmtune("plan", "--gpu-gib", "0.61", code=1)
     assert "does not fit" in text

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import glmtune
-from glmtune.config import embedded_base, embedded_data
+from glmtune.config import embedded_data
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TIMEOUT_S = 3600
 # Of an example all stays but the base, where its results go, and how long it takes.
-SHORT = [f"model.path={embedded_base()}", "train.use_cpu=true", "train.max_steps=2", "train.logging_steps=1"]
+SHORT = ["model.path=null", "train.use_cpu=true", "train.max_steps=2", "train.logging_steps=1"]
 ON_CPU = {"tutorial.yaml": ["model.dtype=auto"]}  # float16 needs a GPU
 
 
@@ -44,6 +44,27 @@ def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
     printed = run([str(EXAMPLES / "two-gpus.sh"), *settings], tmp_path)
     assert printed.count(f"glmtune chat {tmp_path / 'run'}") == 1
     assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], ["train.gradient_accumulation_steps=1"]),
+        (["train.gradient_accumulation_steps=4"], ["train.gradient_accumulation_steps=4"]),
+    ],
+)
+def test_the_steps_of_two_gpus_can_be_set(tmp_path: Path, given: list[str], expected: list[str]) -> None:
+    torchrun = tmp_path / "torchrun"
+    torchrun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
+    torchrun.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    arguments = [*given, "train.max_steps=2"]
+    done = subprocess.run(
+        [str(EXAMPLES / "two-gpus.sh"), *arguments], env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    printed = done.stdout.split()
+    assert [each for each in printed if "accumulation" in each] == expected
+    assert printed[-1] == "train.max_steps=2"
 
 
 def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> None:

@@ -89,19 +89,38 @@ def load_adapter_weights(
     Raises:
         AdapterError: The file is damaged, or its weights do not fit or are not finite; all of them in one message.
     """
+    weights = read_adapter_weights(model, folder, is_doubled=bool(initial_weights))
+    if initial_weights:
+        weights = {name: _first_half(name, weight) for name, weight in weights.items()}
+    set_peft_model_state_dict(model, weights)
+
+
+def read_adapter_weights(model: PeftModel, folder: str | Path, *, is_doubled: bool = False) -> dict[str, Tensor]:
+    """Reads an adapter's weights, after checking that names and shapes agree with a model's.
+
+    Args:
+        model: A model with an adapter that is configured like the one on disk; its weights are not used and may be on
+            the meta device.
+        folder: A folder that `save_adapter` or PEFT wrote.
+        is_doubled: Whether the file has twice the rank, as pissa and olora runs write it.
+
+    Returns:
+        The weights by their names in the file.
+
+    Raises:
+        AdapterError: As for `load_adapter_weights`.
+    """
     folder = Path(folder)
     expected = {
         name: tuple(weight.shape)
         for name, weight in get_peft_model_state_dict(model, save_embedding_layers=False).items()
     }
-    if initial_weights:
+    if is_doubled:
         expected = {name: _doubled_shape(name, shape) for name, shape in expected.items()}
     _check_weights(folder, expected)
     weights = _read_weights(folder)
     _check_values(folder, weights)
-    if initial_weights:
-        weights = {name: _first_half(name, weight) for name, weight in weights.items()}
-    set_peft_model_state_dict(model, weights)
+    return weights
 
 
 def read_initial_weights(folder: str | Path) -> dict[str, Tensor]:

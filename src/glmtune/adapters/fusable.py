@@ -44,7 +44,7 @@ def why_not_plain(model: PeftModel, name: str) -> str | None:
     if config.modules_to_save:
         return "lora.modules_to_save trains whole modules"
     if config.bias != "none":
-        return f"lora.bias={config.bias} trains biases of the base"
+        return f"lora.bias={config.bias} trains biases of the base, which stay changed where the adapter is off"
     base = model.get_base_model()
     projections = {id(layer) for parts in family_of(base).layers(base) for layer in parts.projections}
     for path, module in model.named_modules():

@@ -8,7 +8,7 @@ from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
 
-class _PromptRecord(NamedTuple):
+class PromptRecord(NamedTuple):
     """The prompt settings of a model.
 
     Attributes:
@@ -22,7 +22,7 @@ class _PromptRecord(NamedTuple):
     join: str = "\n"
 
 
-def prompt_record(adapter_path: Path | None, base_path: str | Path | None, tokenizer: Tokenizer) -> _PromptRecord:
+def prompt_record(adapter_path: Path | None, base_path: str | Path | None, tokenizer: Tokenizer) -> PromptRecord:
     """Finds the prompt of an adapter on a base: the adapter's own record, else the base's, else the family's.
 
     Args:
@@ -38,5 +38,5 @@ def prompt_record(adapter_path: Path | None, base_path: str | Path | None, token
     if manifest is None and base_path is not None and Path(base_path).is_dir():
         manifest = RunManifest.read(base_path)
     if manifest is None:
-        return _PromptRecord(tokenizer.template)
-    return _PromptRecord(manifest.template, manifest.system, manifest.setting("data.join"))
+        return PromptRecord(tokenizer.template)
+    return PromptRecord(manifest.template, manifest.system, manifest.setting("data.join"))

@@ -133,6 +133,8 @@ def put_on(model: nn.Module, config: LoraConfig) -> PeftModel:
         with quiet_peft():
             peft_model: PeftModel = get_peft_model(model, config)
     except (ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+        if re.match(r"Target module .* is not supported", str(error), re.DOTALL):  # and the module, with all inside it
+            raise AdapterError(_unadaptable(model, config.target_modules)) from error
         raise AdapterError(f"PEFT cannot attach this adapter: {error}") from error
     config.base_model_name_or_path = _lasting_path(name_or_path)
     return peft_model
@@ -140,10 +142,12 @@ def put_on(model: nn.Module, config: LoraConfig) -> PeftModel:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Hides a warning that does not concern the user while PEFT creates a model."""
+    """Hides warnings of PEFT that do not concern the user, or that we give in our own words."""
     with warnings.catch_warnings():
         # PEFT reads gradient checkpointing under a name that transformers deprecates.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        # Of an adapter with biases; a line of ours says what follows from it.
+        warnings.filterwarnings("ignore", message="Careful, disabling adapter layers with bias")
         yield
 
 
@@ -295,6 +299,21 @@ def _unmatched(model: nn.Module, key: str, targets: str | list[str]) -> list[str
     else:
         unmatched = [target for target in targets if not any(_matches(name, [target]) for name in names)]
     return [f"lora.{key}: {target!r} matches nothing in the model; {there_are}" for target in unmatched]
+
+
+def _unadaptable(model: nn.Module, targets: Any) -> str:
+    """The fault of targets that mean modules which LoRA cannot adapt."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = targets if isinstance(targets, str) else [str(target) for target in targets or ()]
+    kinds = {
+        type(part).__name__
+        for name, part in base.named_modules()
+        if name and _matches(name, plain) and not isinstance(part, nn.Linear | nn.Embedding | LoraLayer)
+    }
+    return (
+        f"lora.target_modules: {targets if isinstance(targets, str) else plain!r} matches modules that LoRA cannot "
+        f"adapt ({', '.join(sorted(kinds))}); the linear layers are {', '.join(_linear_names(base))}"
+    )
 
 
 def _layer_faults(model: nn.Module, layers: Any) -> list[str]:

@@ -10,6 +10,7 @@ from glmtune.prompts import Template
 # Repeated here because the modules that define them take seconds to import; a test checks that they agree.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 QuantizeName = Literal["auto", "none", "int8", "nf4", "fp8"]
+WeightTypeName = Literal["f32", "f16", "bf16", "q8_0"]
 OverlongName = Literal["cut", "drop"]
 TargetName = Literal["messages", "instruction", "qa"]
 

@@ -22,17 +22,16 @@ def train(
             help="A configuration file and overrides. Without any, the demo's base and data are used.",
         ),
     ] = None,
-    keys: Annotated[bool, typer.Option("--keys", help="List the configuration keys and their defaults.")] = False,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="List the usual configuration keys by topic, with their defaults.")
+    ] = False,
 ) -> None:
     """Train a LoRA adapter.
 
     For example: glmtune train examples/chatglm3-6b.yaml data.path=train.json train.learning_rate=1e-4
     """
-    from glmtune.config import describe_keys
-
     if keys:
-        for key in describe_keys():
-            typer.echo(f"{key.key:<38} {key.default!r:<28} {localise(key.description)}")
+        _list_keys()
         return
     outlive_display()
     config = read_config(arguments)
@@ -51,6 +50,21 @@ def train(
     if is_first_process():
         typer.echo(localise(message), err=code != 0)
     raise typer.Exit(code)
+
+
+def _list_keys() -> None:
+    """Prints the usual keys by topic."""
+    from glmtune.config import grouped_keys
+    from glmtune.config.yaml_text import spell_value
+
+    for group in grouped_keys():
+        typer.echo(localise(group.topic))
+        for key in group.keys:
+            typer.echo(f"  {key.key:<35} {spell_value(key.default):<18} {localise(key.description)}")
+        typer.echo()
+    typer.echo(
+        localise("Any other parameter of LoraConfig (lora.NAME) or TrainingArguments (train.NAME) may be set too.")
+    )
 
 
 @app.command()

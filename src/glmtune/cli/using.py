@@ -1,6 +1,6 @@
-"""chat, generate and merge: using a run."""
+"""chat, generate, merge and export: using a run."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from glmtune.cli.options import (
     Sampling,
     SystemOption,
     TemplateOption,
+    WeightTypeName,
     not_empty,
     parse_fields,
     parse_options,
@@ -56,15 +57,18 @@ def chat(
     if run is None:
         raise ConfigError("chat needs a RUN, or --url with a server's address")
     from glmtune.inference.chat import Chat
+    from glmtune.inference.options import check_options
     from glmtune.inference.terminal import run_terminal_chat
 
+    sampling = parse_options(options)
+    check_options(sampling)
     loaded = load_run(run, model, dtype, quantize, system)
     conversation = Chat(
         loaded.model,
         loaded.tokenizer,
         template=template or loaded.template,
         system=loaded.system if system is None else system,
-        **parse_options(options),
+        **sampling,
     )
     run_terminal_chat(conversation, TerminalConsole(soft_wrap=True))
 
@@ -113,8 +117,13 @@ def generate(
     if not input_path or not output_path:
         raise ConfigError("generate needs both --input QUESTIONS and --output REPLIES.jsonl (or .csv)")
     from glmtune.inference.batch import check_generation_files, generate_file
+    from glmtune.inference.generate import check_batch_size
+    from glmtune.inference.options import check_options
 
     outlive_display()
+    sampling = parse_options(options)
+    check_options(sampling)
+    check_batch_size(batch_size)
     check_generation_files(input_path, output_path, parse_fields(field))
     loaded = load_run(run, model, dtype, quantize, system)
     try:
@@ -129,7 +138,7 @@ def generate(
             fields=parse_fields(field),
             join=loaded.join if join is None else unescape(join),
             overwrite=overwrite,
-            **parse_options(options),
+            **sampling,
         )
     except KeyboardInterrupt:
         typer.echo(localise("Interrupted; run the same command again to continue."), err=True)
@@ -160,4 +169,31 @@ def merge(
         result = run_merge(
             run, output, model_path=model, dtype=dtype, max_shard_size=max_shard_size, other_base=other_base
         )
+    typer.echo(localise(result.summary()))
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[Literal["gguf"], typer.Option("--to", help="The format: gguf, for llama.cpp and Ollama.")] = "gguf",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", callback=not_empty, help="The file; by default the run's name and the type, in this folder."
+        ),
+    ] = None,
+    weight_type: Annotated[
+        WeightTypeName | None,
+        typer.Option("--type", help="How matrices are stored; by default f16, and f32 of an adapter alone."),
+    ] = None,
+    lora: Annotated[bool, typer.Option("--lora", help="Write the adapter alone, for a file of its base.")] = False,
+    ollama: Annotated[bool, typer.Option("--ollama", help="Write a Modelfile beside it, for Ollama.")] = False,
+    model: ModelOption = None,
+) -> None:
+    """Export a run, merged on the way, or a base model for other programs."""
+    from glmtune.export.gguf_export import export_gguf
+
+    outlive_display()
+    with TerminalConsole(stderr=True).status("Exporting ..."):
+        result = export_gguf(run, output, weight_type=weight_type, lora=lora, ollama=ollama, model_path=model)
     typer.echo(localise(result.summary()))

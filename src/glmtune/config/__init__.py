@@ -12,6 +12,7 @@ needs anyway.
 
 from glmtune.config.embedded import embedded_base, embedded_data, say_base, say_data
 from glmtune.config.keys import LORA_DEFAULTS, OWN_TRAIN_KEYS, TRAIN_DEFAULTS
+from glmtune.config.listing import OFTEN_SET, grouped_keys
 from glmtune.config.reading import load_arguments, load_config, validate_names
 from glmtune.config.refused_keys import WHY_NOT_SHARDED
 from glmtune.config.sections import (
@@ -24,6 +25,7 @@ from glmtune.config.sections import (
 
 __all__ = [
     "LORA_DEFAULTS",
+    "OFTEN_SET",
     "OWN_TRAIN_KEYS",
     "TRAIN_DEFAULTS",
     "WHY_NOT_SHARDED",
@@ -34,6 +36,7 @@ __all__ = [
     "describe_keys",
     "embedded_base",
     "embedded_data",
+    "grouped_keys",
     "load_arguments",
     "load_config",
     "say_base",

@@ -28,11 +28,13 @@ class _Range(NamedTuple):
         above = value >= self.least if self.with_least else value > self.least
         return above and (value <= self.most if self.with_most else value < self.most)
 
-    def __str__(self) -> str:
+    def describe(self, value: float) -> str:
+        """What was expected in the place of a number that is not allowed; its upper end only where that matters."""
         least = f"at least {self.least:g}" if self.with_least else f"a number above {self.least:g}"
-        if self.most >= 1e9:
+        if self.most >= 1e9 and not value > self.most:
             return least
-        return f"{least} and at most {self.most:g}" if self.with_most else f"{least} and below {self.most:g}"
+        most = f"{self.most:,.15g}"
+        return f"{least} and at most {most}" if self.with_most else f"{least} and below {most}"
 
 
 _AT_LEAST_0, _AT_LEAST_1, _ABOVE_0 = _Range(0), _Range(1), _Range(0, with_least=False)
@@ -161,7 +163,7 @@ def _range_fault(name: str, value: Any) -> str | None:
     allowed = _RANGES.get(name, _AT_LEAST_0)
     if math.isfinite(value) and allowed.allows(value):
         return None
-    return f"{name}: expected {allowed}; found {_show(value)}"
+    return f"{name}: expected {allowed.describe(value)}; found {_show(value)}"
 
 
 def _show(value: Any) -> str:

@@ -16,6 +16,7 @@ TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "num_train_epochs": 3,
         "gradient_checkpointing": "auto",
         "save_steps": 100,
+        "save_total_limit": 2,
         "learning_rate": 1e-4,
         "save_on_each_node": True,
         "report_to": "none",
@@ -66,6 +67,7 @@ PASSED_KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "gradient_checkpointing": "Recompute activations in the backward pass: true, false, a number of layers, "
             "or auto for the fewest with which the run fits.",
             "save_steps": "Optimiser steps between two checkpoints.",
+            "save_total_limit": "Checkpoints to keep: the last ones, and the best where there is one; null for all.",
             "learning_rate": "Peak learning rate.",
             "save_on_each_node": "Save on every node of a cluster rather than on the first.",
             "report_to": "Experiment trackers, such as tensorboard or wandb.",

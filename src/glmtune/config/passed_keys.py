@@ -54,6 +54,8 @@ def _check_passed_value(name: str, value: Any, hint: Any, field: Any) -> tuple[A
     if name == "train.resume_from_checkpoint":
         is_good = isinstance(value, bool | str | None) and value != ""
         return value, None if is_good else f"{name}: expected true, or a checkpoint's folder; found {value!r:.80}"
+    if name == "train.save_total_limit" and value in ("none", "all"):
+        return None, None
     if name == "lora.target_modules" and value is not None:  # checked later, against the model's layers
         return value, None
     return check_value(name, value, hint or OWN_TRAIN_HINTS.get(key, int | None), field)

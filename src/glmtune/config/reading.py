@@ -14,6 +14,8 @@ from glmtune.errors import ConfigError, summarise_faults
 
 # Keys for which an empty value has a meaning: no system prompt, nothing between instruction and input.
 _MAY_BE_EMPTY = ("prompt.system", "data.join")
+# Paths whose default (the built-in base or data, or none) an override asks for with null, whatever the file has.
+_PATHS = ("model.path", "model.adapter_path", "data.path", "data.eval_path")
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -107,6 +109,8 @@ def _apply_override(values: dict[str, Any], override: str) -> str | None:
     if not equals or len(parts) < 2 or not all(parts):
         return f"{override!r} is not an override; write section.key=value, such as train.max_steps=10"
     if not text.strip() and key.strip() not in _MAY_BE_EMPTY:
+        if key.strip() in _PATHS:
+            return f"{key.strip()} is empty; is a shell variable unset? {key.strip()}=null chooses its default"
         return f"{key.strip()} is empty; is a shell variable unset? Leave the key out to get its default"
     try:
         value = parse_value(text)
@@ -119,7 +123,10 @@ def _apply_override(values: dict[str, Any], override: str) -> str | None:
         section = section[part]
         if not isinstance(section, dict):
             return f"{key}: {part} is a value, not a section"
-    section[parts[-1]] = value
+    if value is None and key.strip() in _PATHS:
+        section.pop(parts[-1], None)
+    else:
+        section[parts[-1]] = value
     return None
 
 

@@ -183,7 +183,7 @@ class RunConfig(_Section):
         return shlex.join(["glmtune", "train", *kept, *overrides])
 
 
-class _KeyDescription(NamedTuple):
+class KeyDescription(NamedTuple):
     """A configuration key in a listing: its full name, its default and its description."""
 
     key: str
@@ -191,13 +191,13 @@ class _KeyDescription(NamedTuple):
     description: str
 
 
-def describe_keys() -> list[_KeyDescription]:
+def describe_keys() -> list[KeyDescription]:
     """Lists our own keys, and those under `lora` and `train` for which we have a default."""
     described = [
-        _KeyDescription(f"{name}.{key}", field.default, field.description or "")
+        KeyDescription(f"{name}.{key}", field.default, field.description or "")
         for name, section in (("model", ModelSection), ("data", DataSection), ("prompt", PromptSection))
         for key, field in section.model_fields.items()
     ]
     for name, defaults in (("lora", LORA_DEFAULTS), ("train", TRAIN_DEFAULTS)):
-        described += [_KeyDescription(f"{name}.{key}", defaults[key], text) for key, text in PASSED_KEYS[name].items()]
-    return described + [_KeyDescription(f"train.{key}", None, text) for key, text in OWN_TRAIN_KEYS.items()]
+        described += [KeyDescription(f"{name}.{key}", defaults[key], text) for key, text in PASSED_KEYS[name].items()]
+    return described + [KeyDescription(f"train.{key}", None, text) for key, text in OWN_TRAIN_KEYS.items()]

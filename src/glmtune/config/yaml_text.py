@@ -1,5 +1,6 @@
 """Reads YAML as people write it, on the command line or in a configuration file."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?i:true|fa
 
 # Constructing a value can also raise errors other than YAMLError: `!!int x`, `!!bool x`, thousands of brackets.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, RecursionError)
+
+
+def spell_value(value: Any) -> str:
+    """A value as it is typed on the command line: `true`, `null`, `0.1`, `auto`, `\\n`."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text[1:-1] if isinstance(value, str) else text
 
 
 def parse_value(text: str) -> Any:

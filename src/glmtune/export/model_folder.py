@@ -10,7 +10,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 
 from glmtune.errors import ConfigError, ModelError
 from glmtune.files import read_json_object, write_json, write_tensors
-from glmtune.hub import download_small_files
+from glmtune.hub import download_small_files, local_base
 from glmtune.models.tokenizer import Tokenizer
 
 _WEIGHTS = (
@@ -34,7 +34,8 @@ def base_folder(base: str) -> Path:
     Raises:
         ModelError: The hub cannot be reached, or has no such model.
     """
-    return Path(base) if Path(base).is_dir() else download_small_files(base, _WEIGHTS)
+    folder = Path(local_base(base, with_weights=False))
+    return folder if folder.is_dir() else download_small_files(base, _WEIGHTS)
 
 
 def small_files(folder: Path) -> list[Path]:

@@ -28,6 +28,8 @@ class Chat:
             name as its metadata; answer it with `ask(result, role="observation")`.
         system: The system prompt; may be set at any time and applies from the next question on.
         template: The prompt template.
+        num_cut_tokens: Tokens of the last prompt that were left out, since the model reads no more: of the oldest
+            exchanges first, then of the question.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Chat:
         """
         self.template, self.system = remembered_prompt(tokenizer, template, system)
         self.history: list[Message] = []
+        self.num_cut_tokens = 0
         self._model = model
         self._tokenizer = tokenizer
         self._generation = build_generation_config(tokenizer, shape_of(model).context_length, options)
@@ -112,8 +115,15 @@ class Chat:
 
     def _prompt(self, message: Message) -> list[int]:
         conversation = Conversation((*self.history, message)).with_system(self.system)
-        max_tokens = max_prompt_tokens(self._model, self._generation)
-        return fit_prompt(conversation, self._tokenizer, self.template, max_tokens).input_ids
+        max_tokens = self.max_prompt_tokens
+        prompt = fit_prompt(conversation, self._tokenizer, self.template, max_tokens)
+        self.num_cut_tokens = prompt.num_cut_tokens
+        return prompt.input_ids
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """The most tokens of a prompt that leave room for a reply."""
+        return max_prompt_tokens(self._model, self._generation)
 
     def _read(self, token_ids: list[int]) -> Reply:
         return read_reply(token_ids, self._tokenizer, self.template, self._generation)

@@ -79,6 +79,17 @@ _OPTIONS: dict[str, _Check] = {
 ENGINE_ONLY = ("presence_penalty", "frequency_penalty", "seed")
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Checks what can be told of sampling options without a model.
+
+    Raises:
+        ConfigError: A name is unknown or may not be set by the caller, or a value is out of range.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if faults := [*_name_faults(given), *_value_faults(given)]:
+        raise ConfigError(summarise_faults("generation options", faults))
+
+
 def build_generation_config(tokenizer: Tokenizer, seq_length: int, options: Mapping[str, Any]) -> GenerationConfig:
     """Turns sampling options into the configuration that `generate` is called with.
 

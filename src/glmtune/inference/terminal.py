@@ -36,6 +36,14 @@ class Conversing(Protocol):
     history: list[Message]
     system: str | None
 
+    @property
+    def num_cut_tokens(self) -> int:
+        """Tokens of the last prompt that were left out."""
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """The most tokens of a prompt that are read."""
+
     def stream(self, text: str) -> Generator[str, None, None]:
         """Sends a message and yields the reply as it is generated."""
 
@@ -117,6 +125,13 @@ def _print_reply(chat: Conversing, console: Console, text: str) -> None:
         if chat.history and (tool := chat.history[-1].metadata):
             _write(console, localise(f"\n[tool call: {tool}]"))
         console.print()
+        if chat.num_cut_tokens:
+            limit = chat.max_prompt_tokens
+            _say(
+                console,
+                f"{chat.num_cut_tokens} tokens of the conversation were left out, since the model reads only {limit} "
+                "of a prompt.",
+            )
     except KeyboardInterrupt:
         console.print()
         _say(console, "(stopped)")

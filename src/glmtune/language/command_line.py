@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from glmtune.compat import translate_help
+from glmtune.compat import translate_help, wrap_help_anywhere
 from glmtune.language import language, localise
 
 
@@ -39,6 +39,7 @@ def _localise_command(command: Any, parent: Any) -> None:
 def _usage(get_usage: Callable[[Any], str], context: Any) -> str:
     """The first line of every help text; by the time it is needed, typer's own texts are loaded."""
     translate_help(localise)
+    wrap_help_anywhere()
     return localise(get_usage(context))
 
 

@@ -19,7 +19,7 @@ from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 from glmtune.config import embedded_base
 from glmtune.errors import ConfigError, GlmtuneError, ModelError
 from glmtune.files import read_json_object
-from glmtune.hub import is_hub_id, reach_hub
+from glmtune.hub import is_hub_id, local_base, reach_hub
 from glmtune.loading.base_weights import check_finite
 from glmtune.loading.devices import DeviceMap, Dtype, one_device, resolve_dtype
 from glmtune.loading.formats import Quantize, Quantizer, check_format, linear_sizes
@@ -53,7 +53,7 @@ def load_base(
         ModelError: Something is missing or damaged, or is of no family here.
         ConfigError: The device cannot compute in the format, or its package is not installed.
     """
-    path = embedded_base() if path is None else path
+    path = embedded_base() if path is None else local_base(path, with_weights=True)
     if Path(path).is_dir():
         require_files(Path(path), CONFIG_NAME, *family_at(path).tokenizer_files)
     tokenizer = load_tokenizer(path)
@@ -87,7 +87,7 @@ def load_model(
         ModelError: As for `load_base`.
         ConfigError: As for `load_base`.
     """
-    path = embedded_base() if path is None else path
+    path = embedded_base() if path is None else local_base(path, with_weights=True)
     torch_dtype = resolve_dtype(dtype, device_map)
     with model_errors(path):
         device = one_device(device_map)
@@ -175,7 +175,7 @@ def read_base_config(path: str | Path | None) -> PretrainedConfig:
     Raises:
         ModelError: There is none, or it is another architecture's.
     """
-    path = embedded_base() if path is None else path
+    path = embedded_base() if path is None else local_base(path, with_weights=False)
     with model_errors(path):
         if Path(path).is_dir():
             return family_at(path).read_config(Path(path))
@@ -212,6 +212,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     if not Path(path).is_dir() and not is_hub_id(str(path)):
         raise ModelError(f"base model {path}: there is no such folder. Set model.path to the folder of the model")
+    path = local_base(path, with_weights=False)
     with model_errors(path):
         if Path(path).is_dir():
             _check_tokenizer_files(Path(path))
@@ -228,7 +229,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 def _check_tokenizer_files(folder: Path) -> None:
     """Finds what AutoTokenizer would trip over before it comes to the family's tokenizer."""
     family = family_at(folder)
-    require_files(folder, *family.tokenizer_files)
+    if not all((folder / name).is_file() for name in family.tokenizer_files):
+        require_files(folder, CONFIG_NAME, *family.tokenizer_files)
     check_json_files(folder, TOKENIZER_JSON)
     file = folder / "tokenizer_config.json"
     expected = family.tokenizer_class.__name__

@@ -192,7 +192,10 @@ def base_of(adapter_path: Path, base_path: str) -> Iterator[None]:
     except ModelError as error:
         if Path(base_path).is_dir():
             raise
-        raise AdapterError(f"{adapter_path}: its {str(error).rstrip('.')}. Say where it is: --model FOLDER") from error
+        message = str(error).rstrip(".")
+        if "\n" in message:  # ends with a line to copy
+            raise AdapterError(f"{adapter_path}: its {message}\nSay where it is: --model FOLDER") from error
+        raise AdapterError(f"{adapter_path}: its {message}. Say where it is: --model FOLDER") from error
 
 
 def _load_adapter(model: PreTrainedModel, adapter_path: Path, config: LoraConfig) -> PeftModel:

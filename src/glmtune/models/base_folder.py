@@ -142,5 +142,6 @@ def require_files(folder: Path, *names: str) -> None:
     present = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
     raise ModelError(
         f"{folder} is not a complete base model: expected {', '.join(missing)} in it; found: {present}. "
-        "Download what is missing, or set the path to the folder that holds it"
+        "Download what is missing, or set the path to the folder that holds it (config.json, the tokenizer's files and "
+        "the weights)"
     )

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from glmtune.errors import ModelError
+from glmtune.models.gguf_layout import GGUFLayout
 from glmtune.models.weight_files import read_weight, read_weights
 from glmtune.prompts import Template
 
@@ -171,6 +173,20 @@ class Family(ABC):
             template: The prompt template that the model is to be asked with.
             system: The system prompt of conversations that have none of their own.
         """
+
+    def gguf_layout(self, config: Any, tokenizer: Any, template: Template, system: str | None) -> GGUFLayout:
+        """Describes a model to llama.cpp.
+
+        Args:
+            config: Its configuration.
+            tokenizer: Its tokenizer.
+            template: The prompt template that the model is to be asked with.
+            system: The system prompt of conversations that have none of their own.
+
+        Raises:
+            ModelError: llama.cpp cannot compute such a model, or this family has no layout.
+        """
+        raise ModelError(f"{self.config_class.model_type}: there is no export to GGUF for this family")
 
     def read_weights(self, folder: Path) -> Iterator[tuple[str, Tensor]]:
         """Reads a checked folder's weights one by one, as `weight_files.read_weights`; buffers are left out."""

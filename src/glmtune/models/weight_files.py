@@ -96,6 +96,27 @@ def read_weights(folder: Path, ignored: Collection[str] = ()) -> Iterator[tuple[
                     yield name, tensor
 
 
+def locate_weights(folder: Path, ignored: Collection[str] = ()) -> dict[str, Path]:
+    """The file of each weight of a checked folder, for `read_weight_of`.
+
+    Args:
+        folder: A folder that has passed `check_weights`.
+        ignored: Names of weights to leave out.
+    """
+    files, _ = _weight_files(folder, None, [])
+    read = {".safetensors": _safetensors_headers}
+    return {name: file for file in files for name in read.get(file.suffix, _torch_headers)(file) if name not in ignored}
+
+
+def read_weight_of(file: Path, name: str) -> torch.Tensor:
+    """Reads one weight of a file. Nothing of the file stays mapped once the weight is gone."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as tensors:
+            return tensors.get_tensor(name)
+    weight: torch.Tensor = _load_mapped(file)[name]
+    return weight
+
+
 def read_weight(folder: Path, name: str) -> torch.Tensor | None:
     """Reads one weight of a folder; None if no file holds it.
 

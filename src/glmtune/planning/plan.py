@@ -17,6 +17,7 @@ from glmtune.loading.formats import FORMATS, FP8_CAPABILITY, WeightFormat, has_b
 from glmtune.loading.shape import BaseShape
 from glmtune.models.families import family_of, shape_of
 from glmtune.ops import FLASH_CAPABILITY, takes_flash_kernel
+from glmtune.planning.context import context_notes
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.optimizers import is_elementwise, state_bytes
 from glmtune.planning.planned import PlannedRun
@@ -52,7 +53,8 @@ def plan_run(start: Start, samples: SampleDataset, known: KnownDevice) -> Planne
         The plan, which may not fit.
 
     Raises:
-        ConfigError: Settings contradict each other, or the base cannot be trained on packed samples.
+        ConfigError: Settings contradict each other, a sample is longer than the base's context, or the base cannot be
+            trained on packed samples.
         AdapterError: The adapter does not fit the base.
     """
     config, lora, train = start.config, start.config.lora, start.config.train
@@ -89,6 +91,7 @@ def plan_run(start: Start, samples: SampleDataset, known: KnownDevice) -> Planne
     notes = [*_notes(planned, known, unfit)]
     if shares_prefix is None and not is_shared:
         notes += prefix_note(samples, in_a_step, dropout)
+    notes += context_notes(config.data.max_length, longest, base.shape.context_length, is_toy=config.model.path is None)
     if start.earlier is None and not _is_cpu(known):
         notes += _format_note(planned)
     return replace(planned, notes=tuple(notes))

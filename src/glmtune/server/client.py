@@ -40,6 +40,9 @@ class RemoteChat:
         ConfigError: The address is none, or an option is unknown.
     """
 
+    # The server refuses messages that it cannot read whole, so none is shortened.
+    num_cut_tokens = max_prompt_tokens = 0
+
     def __init__(self, url: str, model: str | None = None, system: str | None = None, **options: Any) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -36,7 +36,7 @@ from glmtune.training.graphs import GradientAccumulator
 from glmtune.training.guard import FiniteGuard, probable_cause
 from glmtune.training.hub_upload import upload_only_warns
 from glmtune.training.packed_model import PackedModel
-from glmtune.training.resumed_state import find_best_again
+from glmtune.training.resumed_state import MEAN_LOSS, find_best_again, mean_loss_before
 
 
 class LoraTrainer(Trainer):
@@ -90,6 +90,7 @@ class LoraTrainer(Trainer):
         self._eval_losses: list[Tensor] = []
         self._eval_weight = 0.0
         self._resumed_step = 0
+        self._loss_sum: Tensor = torch.zeros((), dtype=torch.float64, device=self.args.device)  # of all steps so far
         self._has_saved = False
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -162,13 +163,14 @@ class LoraTrainer(Trainer):
                 total += self._accumulator.add(packed, self._scale() / (weight * num_devices))
             for flat in self._flat:
                 flat.sum_over_processes()
-            return total / weight
-        for index, packed in enumerate(micro_batches):
-            is_last = index == len(micro_batches) - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(model):
-                loss = model(packed=packed)
-                self.accelerator.backward(loss / weight)
-            total += loss.detach()
+        else:
+            for index, packed in enumerate(micro_batches):
+                is_last = index == len(micro_batches) - 1
+                with nullcontext() if is_last else self.accelerator.no_sync(model):
+                    loss = model(packed=packed)
+                    self.accelerator.backward(loss / weight)
+                total += loss.detach()
+        self._loss_sum += total / weight
         return total / weight
 
     def _scale(self) -> float | Tensor:
@@ -262,8 +264,8 @@ class LoraTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in Trainer; adds `tokens_per_second`, and stops the run if a loss is not finite."""
-        if "train_loss" in logs:  # since the last log, Trainer has added up only this process's losses
-            logs["train_loss"] = math.fsum(gather_object([logs["train_loss"]])) / self.args.world_size
+        if "train_loss" in logs:  # Trainer has only this process's losses, and none from before the run was resumed
+            logs["train_loss"] = self.mean_loss()
         if "loss" in logs:
             elapsed_s = time.perf_counter() - self._counting_since_s
             num_tokens = int(self.accelerator.reduce(torch.full((), self._num_tokens, device=self.args.device)))
@@ -290,6 +292,7 @@ class LoraTrainer(Trainer):
         run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         with self._off_the_clock(), storage_faults(run / name):
             super()._save_checkpoint(model, trial)
+            self.state.stateful_callbacks[MEAN_LOSS] = {"attributes": {"mean": self.mean_loss()}}
             if self.state.best_global_step == self.state.global_step:  # Trainer has recorded its temporary path
                 self.state.best_model_checkpoint = str(run / name)
             self.accelerator.wait_for_everyone()
@@ -304,6 +307,11 @@ class LoraTrainer(Trainer):
             if self.args.push_to_hub:
                 with upload_only_warns(run / name):
                     super()._push_from_checkpoint(str(run / name))
+
+    def mean_loss(self) -> float:
+        """The mean loss of all steps of the run, on all processes; a call on each of them."""
+        sums = gather_object([self._loss_sum.item()])
+        return math.fsum(sums) / len(sums) / max(self.state.global_step, 1)
 
     def _publish(self, run: Path, name: str) -> None:
         self.state.save_to_json(str(aside(run) / name / STATE_NAME))
@@ -347,7 +355,9 @@ class LoraTrainer(Trainer):
             self._manifest.write(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._resumed_step = read_state(Path(resume_from_checkpoint))["global_step"]
+        state = read_state(Path(resume_from_checkpoint))
+        self._resumed_step = state["global_step"]
+        self._loss_sum.fill_(mean_loss_before(state) * self._resumed_step)
         load_adapter_weights(self.adapted_model(), resume_from_checkpoint, self.initial_weights)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

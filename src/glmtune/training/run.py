@@ -198,7 +198,7 @@ def _take_steps(
     if earlier is not None and has_all_steps(earlier, manifest, num_steps):
         console.print("all steps are done; writing the results", highlight=False)
         trainer.restore(earlier.checkpoint)
-        return {}
+        return {"train_loss": trainer.mean_loss()}
     checkpoint = None if earlier is None else str(earlier.checkpoint)
     output = trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=["past_key_values"])
     metrics: dict[str, Any] = output.metrics

@@ -15,6 +15,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor
 
 from glmtune.adapters.adapter_files import adapter_weights, load_adapter_weights
+from glmtune.adapters.lora import quiet_peft
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.data.run_data import SelfTestSample
 from glmtune.errors import GlmtuneError, TrainingError, summarise_faults
@@ -135,7 +136,7 @@ def _as_base(model: PeftModel, initial: Mapping[str, Tensor], trained: Mapping[s
     """The model without the adapter's effect; for pissa and olora, the residual base plus the initial adapter."""
     if initial:
         set_peft_model_state_dict(model, {**trained, **initial})
-    with nullcontext() if initial else model.disable_adapter():
+    with quiet_peft(), nullcontext() if initial else model.disable_adapter():
         yield
     if initial:
         set_peft_model_state_dict(model, dict(trained))

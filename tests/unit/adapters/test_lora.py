@@ -108,3 +108,13 @@ def test_a_split_of_the_base_can_be_repeated_to_the_bit(base: nn.Module, init: s
 
 def test_plain_lora_has_no_initial_weights(base: nn.Module) -> None:
     assert initial_adapter_weights(attach_lora(base, {"target_modules": ["dense"]})) == {}
+
+
+@pytest.mark.parametrize("targets", [".*", ".*self_attention", ["self_attention"]])
+def test_targets_that_lora_cannot_adapt_are_one_short_error(base: nn.Module, targets: Any) -> None:
+    with pytest.raises(AdapterError) as caught:
+        attach_lora(base, {"target_modules": targets})
+    message = str(caught.value)
+    assert "matches modules that LoRA cannot adapt (" in message
+    assert "the linear layers are " + ", ".join(LINEARS) in message
+    assert "\n" not in message

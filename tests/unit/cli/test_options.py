@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -12,9 +13,11 @@ from typer.testing import CliRunner
 
 import glmtune
 from glmtune.cli.app import app
-from glmtune.cli.options import DtypeName, OverlongName, QuantizeName, parse_fields, parse_options
+from glmtune.cli.options import DtypeName, OverlongName, QuantizeName, WeightTypeName, parse_fields, parse_options
+from glmtune.config import embedded_base, embedded_data
 from glmtune.data.dataset import Overlong
 from glmtune.errors import ConfigError
+from glmtune.export.gguf_file import WeightType
 from glmtune.loading.devices import Dtype
 from glmtune.loading.formats import Quantize
 
@@ -81,6 +84,7 @@ def test_the_values_are_those_of_the_functions_that_they_go_to() -> None:
     assert set(get_args(DtypeName)) == set(get_args(Dtype))
     assert set(get_args(QuantizeName)) == {"auto", *get_args(Quantize)}
     assert set(get_args(OverlongName)) == set(get_args(Overlong))
+    assert set(get_args(WeightTypeName)) == set(get_args(WeightType))
 
 
 def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,3 +93,23 @@ def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: p
         runpy.run_module("glmtune.cli", run_name="__main__")
     assert not ended.value.code
     assert capsys.readouterr().out == f"glmtune {glmtune.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["generate", "--batch-size", "0"], "batch_size: expected a whole number of at least 1, found 0"),
+        (["generate", "temperatur=1"], "did you mean temperature?"),
+        (["generate", "max_new_tokens=0"], "max_new_tokens: expected a whole number of at least 1, found 0"),
+        (["chat", "top_p=2", "do_sample=true"], "top_p: expected a number above 0 and at most 1, found 2"),
+        (["chat", "top_p"], "'top_p' is not a sampling option"),
+    ],
+)
+def test_wrong_options_are_found_before_a_model_is_loaded(
+    arguments: list[str], fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("glmtune.loading.runs.load", lambda *_, **__: pytest.fail("a model is loaded"))
+    command, *options = arguments
+    files = ["--input", str(embedded_data()), "--output", str(tmp_path / "a.jsonl")] if command == "generate" else []
+    with pytest.raises(ConfigError, match=re.escape(fault)):
+        CliRunner().invoke(app, [command, str(embedded_base()), *files, *options], catch_exceptions=False)

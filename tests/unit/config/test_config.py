@@ -280,6 +280,10 @@ def test_words_that_yaml_once_took_for_booleans(tmp_path: Path) -> None:
         ("train.per_device_train_batch_size=0", "per_device_train_batch_size: expected at least 1; found 0"),
         ("train.per_device_train_batch_size=", "per_device_train_batch_size is empty; is a shell variable unset"),
         ("train.gradient_accumulation_steps=0", "gradient_accumulation_steps: expected at least 1; found 0"),
+        ("train.save_steps=99999999999", "above 0 and at most 1,000,000,000; found 99999999999"),
+        ("lora.r=99999999999", "lora.r: expected at least 1 and at most 1,000,000,000; found 99999999999"),
+        ("train.learning_rate=.inf", "learning_rate: expected at least 0 and at most 1,000,000,000; found inf"),
+        ("train.seed=4294967296", "seed: expected at least 0 and at most 4,294,967,295; found 4294967296"),
         ("train.logging_steps=0", "logging_steps: expected a number above 0; found 0"),
         ("lora.inference_mode=true", "lora.inference_mode freezes the adapter"),
         ("prompt.system=\udcc4\udce3", "not UTF-8"),
@@ -292,10 +296,18 @@ def test_values_out_of_range(override: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["model.path", "data.path", "data.eval_path", "model.adapter_path", "train.output_dir"])
-@pytest.mark.parametrize("text", ["", " ", "''", "[]", "['']", "null"])
+@pytest.mark.parametrize("text", ["", " ", "''", "[]", "['']"])
 def test_a_path_from_an_unset_variable_is_never_the_toy(key: str, text: str) -> None:
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
         load_config(None, [f"{key}={text}"])
+
+
+@pytest.mark.parametrize("key", ["model.path", "data.path", "data.eval_path", "model.adapter_path"])
+def test_null_chooses_the_built_in_base_and_data_whatever_the_file_has(tmp_path: Path, key: str) -> None:
+    section, _, name = key.partition(".")
+    file = tmp_path / "run.yaml"
+    file.write_text(f"{section}: {{{name}: ./somewhere}}\n", encoding="utf-8")
+    assert getattr(getattr(load_config(file, [f"{key}=null"]), section), name) is None
 
 
 def test_a_path_left_empty_in_a_file(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import csv
 import json
+from urllib.error import URLError
 
 import datasets
+import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -248,6 +250,26 @@ class TestHub:
         with pytest.raises(DataError, match=r"owner/set: there is no such file, and the hub data set cannot") as caught:
             read_rows("owner/set")
         assert str(error).splitlines()[0] in str(caught.value)
+
+    def test_a_hub_that_cannot_be_reached_is_asked_only_once(self, monkeypatch, tmp_path):
+        """Its client retries for half a minute, with a line for each time."""
+        asked = []
+
+        def load(*_, **__):
+            asked.append(huggingface_hub.constants.HF_HUB_OFFLINE)
+            raise ConnectionError("offline mode is enabled")
+
+        def refuse(*_, **__):
+            raise URLError("Name or service not known")
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("glmtune.data.hub.urlopen", refuse)
+        monkeypatch.setattr(datasets, "load_dataset", load)
+        with pytest.raises(DataError, match=r"the hub cannot be reached \(Name or service not known\)"):
+            read_rows("owner/set")
+        assert asked == [True]
+        assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
     def test_a_missing_file_never_asks_the_hub(self, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)

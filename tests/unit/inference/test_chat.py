@@ -50,6 +50,10 @@ def test_long_history_loses_its_oldest_exchanges(tiny, chat):
     chat.history[0] = Message("user", "旧" * 600)
     assert chat.ask("问") == expected.text
     assert len(chat.history) == 6
+    assert chat.num_cut_tokens + chat.max_prompt_tokens > 600
+    chat.reset()
+    chat.ask("问")
+    assert chat.num_cut_tokens == 0
 
 
 def test_closing_keeps_what_was_said(chat):

@@ -20,6 +20,8 @@ class FakeChat:
         self.system: str | None = None
         self.asked: list[str] = []
         self.num_closed = 0
+        self.num_cut_tokens = 0
+        self.max_prompt_tokens = 500
 
     def stream(self, text: str) -> Iterator[str]:
         self.asked.append(text)
@@ -52,6 +54,17 @@ def talk(chat: FakeChat, *lines: str | BaseException) -> str:
     assert isinstance(console.file, io.StringIO)
     chat.left = waiting
     return console.file.getvalue()
+
+
+def test_a_question_that_is_too_long_is_told_once():
+    class LongChat(FakeChat):
+        def stream(self, text: str) -> Iterator[str]:
+            self.num_cut_tokens = 7 if len(text) > 5 else 0
+            return super().stream(text)
+
+    printed = talk(LongChat(["一"], ["二"]), "很长很长的问题", "短")
+    assert printed.count("7 tokens of the conversation were left out, since the model reads only 500 of") == 1
+    assert printed.index("left out") < printed.index("二")
 
 
 def test_replies_are_shown_as_they_are():

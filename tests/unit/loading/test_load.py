@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import sys
 import weakref
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.error import URLError
 from urllib.request import Request
@@ -223,11 +226,46 @@ def test_a_hub_that_cannot_be_reached_is_tried_once(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "urlopen", fail)
-    with pytest.raises(
-        ModelError, match=r"no such folder here, and it could not be downloaded " r"from the hub: .*no network"
-    ):
+    with pytest.raises(ModelError, match=r"no such folder here, and the model hub cannot be reached \(no network\)"):
         load("owner/no-such-model")
     assert len(tried) == 1
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer("THUDM/chatglm3-6b")
+    lines = str(caught.value).splitlines()
+    assert lines[1].endswith("modelscope download --model ZhipuAI/chatglm3-6b --local_dir chatglm3-6b")
+    assert lines[2] == "  hf download zai-org/chatglm3-6b --local-dir chatglm3-6b"
+
+
+def test_a_modelscope_id_works_where_modelscope_is_installed(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_id, asked = f"ZhipuAI/{golden.name}", []
+
+    def snapshot_download(wanted: str, ignore_file_pattern: list[str] | None) -> str:
+        asked.append((wanted, ignore_file_pattern is None))
+        return str(golden)
+
+    stub = ModuleType("modelscope")
+    stub.__spec__ = ModuleSpec("modelscope", None)
+    stub.__dict__["snapshot_download"] = snapshot_download
+    monkeypatch.setitem(sys.modules, "modelscope", stub)
+    loaded = load(model_id)
+    assert loaded.base_path == model_id
+    assert loaded.model.config.model_type == "chatglm"
+    assert read_base_config(model_id).model_type == "chatglm"
+    assert sorted(set(asked)) == sorted(asked)  # each only once
+    assert (model_id, True) in asked
+
+
+def test_a_modelscope_id_without_modelscope_says_how_to_download_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    with pytest.raises(
+        ModelError, match=r"it is an id of ModelScope, and modelscope is not installed(.|\n)*pip install"
+    ):
+        load("ZhipuAI/chatglm3-6b")
+
+
+def test_an_empty_folder_as_base_says_what_is_expected_in_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"expected config\.json, tokenizer\.model, .* in it; found: nothing"):
+        load_tokenizer(tmp_path)
 
 
 def test_layers_of_the_adapter_that_the_base_does_not_have(golden: Path, tmp_path: Path) -> None:

@@ -51,6 +51,25 @@ def test_labels_of_the_largest_pass(begin: Begin, card: MakeCard, data_file: Pat
     assert planned.chosen.step.largest.num_labels >= sum(longest)
 
 
+@pytest.mark.parametrize("limit", ["4000", "null"])
+def test_samples_longer_than_the_bases_context_are_refused(
+    begin: Begin, card: MakeCard, data_file: Path, limit: str
+) -> None:
+    """Positions that the base was never trained on would be learnt badly, and nobody would know why."""
+    data_file.write_text(json.dumps([{"instruction": "问" * 2100, "output": "答"}], ensure_ascii=False), "utf-8")
+    start, data = begin(f"data.max_length={limit}")
+    with pytest.raises(
+        ConfigError, match=r"longest sample has 2[12]\d\d tokens.* to read 2048 .*data\.max_length=2048"
+    ):
+        plan_run(start, data.train, card())
+
+
+def test_a_limit_beyond_the_context_that_no_sample_reaches_is_told(begin: Begin, card: MakeCard) -> None:
+    start, data = begin("data.max_length=4000")
+    notes = plan_run(start, data.train, card()).notes
+    assert [note for note in notes if note.startswith("data.max_length=4000 is more than the 2048 tokens")]
+
+
 def test_a_run_that_is_not_planned_is_plain(begin: Begin, card: MakeCard) -> None:
     start, data = begin()
     planned = plan_run(start, data.train, card(kind="cpu"))

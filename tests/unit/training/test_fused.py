@@ -299,8 +299,11 @@ def test_a_plain_model_can_be_fused(make_adapted: MakeAdapted) -> None:
     [
         ({"use_dora": True}, "lora.use_dora"),
         ({"modules_to_save": ["output_layer"]}, "lora.modules_to_save trains whole modules"),
-        ({"bias": "all"}, "lora.bias=all trains biases of the base"),
-        ({"bias": "lora_only"}, "lora.bias=lora_only trains biases of the base"),
+        ({"bias": "all"}, "lora.bias=all trains biases of the base, which stay changed where the adapter is off"),
+        (
+            {"bias": "lora_only"},
+            "lora.bias=lora_only trains biases of the base, which stay changed where the adapter is off",
+        ),
         ({"lora_bias": True}, "lora.lora_bias trains biases of the adapter"),
         (
             {"target_modules": ["query_key_value", "output_layer"]},

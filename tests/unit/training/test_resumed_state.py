@@ -48,6 +48,31 @@ def test_changed_intervals_are_applied(run: Run, earlier_run: EarlierRun, tmp_pa
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4", "checkpoint-7"]
 
 
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("has_record", [True, False], ids=["recorded", "of an older run"])
+def test_the_mean_loss_of_a_resumed_run_is_that_of_all_its_steps(
+    run: Run, earlier_run: EarlierRun, train_once: Callable[..., Path], tmp_path: Path, has_record: bool
+) -> None:
+    """Rates that fall show it: the mean of the last steps alone is far below that of all."""
+    folder = earlier_run("train.max_steps=3")
+    if not has_record:
+        saved = json.loads((folder / "checkpoint-3/trainer_state.json").read_text())["stateful_callbacks"]
+        del saved["MeanLoss"]
+        change_state(folder / "checkpoint-3", stateful_callbacks=saved)
+    run("train.max_steps=6", AGAIN)
+    losses = [entry["loss"] for entry in entries(folder) if "loss" in entry]
+    assert len(losses) == 6
+    assert results(folder)["train_loss"] == pytest.approx(sum(losses) / 6, rel=1e-3)
+    assert abs(sum(losses[3:]) / 3 - sum(losses) / 6) > 0.01
+    (folder / "all_results.json").unlink()  # as if it had ended right before its results
+    run("train.max_steps=6", AGAIN)
+    assert results(folder)["train_loss"] == pytest.approx(sum(losses) / 6, rel=1e-3)
+
+
 @pytest.fixture
 def never_better(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> tuple[str, ...]:
     """Settings of a run whose evaluation loss never changes: at a rate of 0 nothing is learnt."""

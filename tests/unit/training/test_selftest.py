@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from glmtune.adapters.adapter_files import save_adapter
 from glmtune.adapters.lora import attach_lora, initial_adapter_weights
@@ -16,8 +17,10 @@ from glmtune.errors import DataError, TrainingError
 from glmtune.loading.bases import load_base
 from glmtune.prompts import Conversation, Message, render
 from glmtune.training import selftest
+from glmtune.training.run import TrainResult
 from glmtune.training.selftest import run_selftest
 
+Run = Callable[..., TrainResult]
 _TURNS = (Message("user", "你好"), Message("assistant", "嬛嬛在此。"))
 
 
@@ -113,3 +116,12 @@ def test_a_sample_reply_that_fails_does_not_fail_the_run(
     report = run_selftest(*trained())
     assert report.reply == ""
     assert report.logit_change > 0
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_trained_biases_are_told_in_our_own_words(
+    run: Run, bias: str, console: Console, recwarn: pytest.WarningsRecorder
+) -> None:
+    run(f"lora.bias={bias}", "train.max_steps=1")
+    assert not [each for each in recwarn if "Careful" in str(each.message)]
+    assert f"lora.bias={bias} trains biases of the base, which stay changed where" in console.export_text()

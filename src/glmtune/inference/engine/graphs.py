@@ -48,7 +48,8 @@ class DecodingGraphs:
         self._decode(num_rows)  # compiles kernels, which cannot be recorded
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads may use the device meanwhile: a server's, or a second chat's.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits_RV = self._decode(num_rows)
         return _Recorded(graph, logits_RV)
 

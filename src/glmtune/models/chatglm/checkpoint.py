@@ -9,7 +9,7 @@ import torch
 
 from glmtune.errors import ModelError
 from glmtune.files import read_json_object
-from glmtune.hub import download_base
+from glmtune.hub import download_base, local_base
 from glmtune.models.base_folder import MODEL_JSON, check_json_files, require_files
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 from glmtune.models.weight_files import check_weights
@@ -43,6 +43,8 @@ def resolve_and_check(
     folder = Path(name)
     if folder.is_file():
         raise ModelError(f"{folder} is a file; give the folder that contains it")
+    if not folder.is_dir():
+        folder = Path(local_base(str(name), with_weights=True))
     if not folder.is_dir():
         folder = download_base(str(name), kwargs)
     root = folder / kwargs.get("subfolder", "")

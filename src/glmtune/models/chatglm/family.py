@@ -18,10 +18,12 @@ from glmtune.models.chatglm.checkpoint import (
     resolve_and_check,
 )
 from glmtune.models.chatglm.configuration import ChatGLMConfig
+from glmtune.models.chatglm.gguf import gguf_layout
 from glmtune.models.chatglm.modeling import ChatGLMForConditionalGeneration
 from glmtune.models.chatglm.plain_files import write_plain_files
 from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
 from glmtune.models.family import Family, LayerParts, Rotation, Shape
+from glmtune.models.gguf_layout import GGUFLayout
 from glmtune.ops import rotary_cos_sin
 from glmtune.prompts import Template
 
@@ -104,3 +106,9 @@ class ChatGLMFamily(Family):
     ) -> None:
         """As `Family.write_plain_files`."""
         write_plain_files(folder, tokenizer, template, system)
+
+    def gguf_layout(
+        self, config: ChatGLMConfig, tokenizer: ChatGLMTokenizer, template: Template, system: str | None
+    ) -> GGUFLayout:
+        """As `Family.gguf_layout`."""
+        return gguf_layout(config, tokenizer, template, system)

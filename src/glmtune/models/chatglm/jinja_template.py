@@ -23,19 +23,22 @@ RESPONSE_TEMPLATE = {
 }
 
 
-def chat_template(template: Template, system: str | None = None, *, has_marks: bool = True) -> str:
+def chat_template(template: Template, system: str | None = None, *, is_for_gguf: bool = False) -> str:
     """A prompt template in Jinja.
 
     Args:
         template: Its name. The role names of `tutorial` are plain text, also to the model: the tokenizer that reads the
             rendered prompt must not take them for tokens.
         system: The system prompt of conversations that have none of their own.
-        has_marks: Whether the assistant's words are marked, for transformers and TRL.
+        is_for_gguf: Whether llama.cpp is to render it: special tokens are spelt as in our GGUF files, and the
+            assistant's words are not marked, which only transformers and TRL understand.
     """
     text = (_FOLDER / f"{template}.jinja").read_text(encoding="utf-8")
-    names = {"default_system": system or "", "tool_system": DEFAULT_TOOL_SYSTEM_PROMPT}
+    prefix, gap, end = ("[gMASK]<sop>", "", "<eos>") if is_for_gguf else ("[gMASK]sop", " ", "</s>")
+    names = {"prefix": prefix, "gap": gap, "end": end}
+    names |= {"default_system": system or "", "tool_system": DEFAULT_TOOL_SYSTEM_PROMPT}
     constants = "".join(f"{{%- set {name} = {_literal(value)} -%}}\n" for name, value in names.items())
-    return constants + (text if has_marks else _MARK.sub("", text))
+    return constants + (_MARK.sub("", text) if is_for_gguf else text)
 
 
 def _literal(text: str) -> str:

@@ -1,0 +1,168 @@
+"""Writes llama.cpp's file format, one weight at a time."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glmtune.errors import ConfigError
+from glmtune.models.gguf_layout import GGUFLayout
+
+WeightType = Literal["f32", "f16", "bf16", "q8_0"]
+_BLOCK = 32  # values of q8_0 that share a scale, which is a float16
+_ROWS_AT_ONCE = 4096
+
+
+def import_gguf() -> Any:
+    """The package gguf.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise ConfigError(
+            "exporting to GGUF needs the package gguf, which is not installed; pip install 'glmtune[gguf]'"
+        ) from error
+    return gguf
+
+
+def write_model(
+    path: Path,
+    name: str,
+    layout: GGUFLayout,
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], Tensor],
+    weight_type: WeightType,
+) -> None:
+    """Writes a model.
+
+    Args:
+        path: The file.
+        name: The model's name, for people.
+        layout: What llama.cpp has to know of it.
+        shapes: The shapes of the weights, by the names that `layout` maps.
+        read: Reads a weight by its name.
+        weight_type: The format of matrices; norms and biases are f32 in any case.
+
+    Raises:
+        ConfigError: A weight cannot be stored in the format.
+    """
+    gguf = import_gguf()
+    file_types = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+    writer = gguf.GGUFWriter(path, layout.architecture)
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(name)
+    writer.add_file_type(gguf.LlamaFileType[file_types[weight_type]])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_vocab_size(len(layout.vocabulary.pieces))
+    for key, value in layout.values.items():
+        _add(writer, f"{layout.architecture}.{key}", value)
+    writer.add_token_list(layout.vocabulary.pieces)
+    writer.add_token_scores(layout.vocabulary.scores)
+    writer.add_token_types(layout.vocabulary.kinds)
+    for full_key, setting in layout.vocabulary.values.items():
+        _add(writer, full_key, setting)
+    _write_tensors(writer, {layout.names[own]: own for own in shapes if own in layout.names}, shapes, read, weight_type)
+
+
+def write_lora(
+    path: Path, name: str, architecture: str, alpha: float, tensors: Mapping[str, Tensor], weight_type: WeightType
+) -> None:
+    """Writes an adapter.
+
+    Args:
+        path: The file.
+        name: The adapter's name, for people.
+        architecture: The architecture of its base.
+        alpha: llama.cpp multiplies each product by this over the rank.
+        tensors: `NAME.lora_a` [r, in] and `NAME.lora_b` [out, r] for each adapted weight.
+        weight_type: The format of the matrices.
+    """
+    gguf = import_gguf()
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_name(name)
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", alpha)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _write_tensors(writer, {name: name for name in tensors}, shapes, tensors.__getitem__, weight_type)
+
+
+def _write_tensors(
+    writer: Any,
+    names: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], Tensor],
+    weight_type: WeightType,
+) -> None:
+    """Writes the head, and then one weight after the other; `names` are ours by llama.cpp's."""
+    gguf = import_gguf()
+    types: dict[str, WeightType] = {}
+    for theirs, own in names.items():
+        shape = shapes[own]
+        kind = types[theirs] = weight_type if len(shape) > 1 else "f32"
+        if kind == "q8_0" and shape[-1] % _BLOCK:
+            raise ConfigError(f"{own}: rows of {shape[-1]} values cannot be stored in q8_0, which takes them by 32")
+        byte_shape = (*shape[:-1], _row_bytes(shape[-1], kind))
+        num_bytes = int(np.prod(byte_shape, dtype=np.int64))
+        raw_type = gguf.GGMLQuantizationType[kind.upper()]
+        writer.add_tensor_info(theirs, byte_shape, np.dtype(np.uint8), num_bytes, raw_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for theirs, own in names.items():
+        writer.write_tensor_data(_encoded(own, read(own), types[theirs]))
+    writer.close()
+
+
+def _add(writer: Any, key: str, value: str | int | float | bool) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    else:
+        writer.add_string(key, value)
+
+
+def _row_bytes(num_values: int, weight_type: WeightType) -> int:
+    sizes = {"f32": 4, "f16": 2, "bf16": 2}
+    return num_values // _BLOCK * (_BLOCK + 2) if weight_type == "q8_0" else num_values * sizes[weight_type]
+
+
+def _encoded(name: str, weight: Tensor, weight_type: WeightType) -> Any:
+    """The bytes of a weight, [rows, bytes] uint8, encoded some rows at a time."""
+    rows = weight.reshape(-1, weight.shape[-1])
+    encoded = np.empty((rows.shape[0], _row_bytes(rows.shape[1], weight_type)), dtype=np.uint8)
+    for start in range(0, rows.shape[0], _ROWS_AT_ONCE):
+        part = rows[start : start + _ROWS_AT_ONCE]
+        encoded[start : start + _ROWS_AT_ONCE] = _encode_rows(name, part, weight_type)
+    return encoded.reshape(*weight.shape[:-1], -1)
+
+
+def _encode_rows(name: str, rows: Tensor, weight_type: WeightType) -> Any:
+    if weight_type == "q8_0":
+        return _quantise(rows.float())
+    dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[weight_type]
+    converted = rows.to(dtype)
+    if not torch.isfinite(converted).all():
+        raise ConfigError(f"{name}: its values are too large for {weight_type}; choose another --type, such as bf16")
+    return converted.contiguous().view(torch.uint8).numpy()
+
+
+def _quantise(rows: Tensor) -> Any:
+    """q8_0: for each block a float16 scale and 32 int8 values, rounded half away from zero, as llama.cpp does it."""
+    blocks = rows.reshape(rows.shape[0], -1, _BLOCK)
+    scales = blocks.abs().amax(dim=-1, keepdim=True) / 127
+    scaled = blocks * torch.where(scales == 0, 0.0, 1 / scales)
+    whole = scaled.abs().floor()
+    whole += (2 * (scaled.abs() - whole)).floor()  # adding 0.5 first would round 0.49999997 up
+    values = torch.copysign(whole, scaled).to(torch.int8)
+    encoded = torch.cat([scales.half().view(torch.uint8), values.view(torch.uint8)], dim=-1)
+    return encoded.reshape(rows.shape[0], -1).numpy()

@@ -1,0 +1,70 @@
+"""Writes a Modelfile, by which Ollama makes a model of a GGUF file."""
+
+from pathlib import Path
+
+from glmtune.adapters.inheritance import PromptRecord
+from glmtune.errors import ConfigError
+from glmtune.files import storage_faults, write_text
+from glmtune.prompts import Template
+
+# Ollama renders prompts by a template of its own, in Go's language, and adds the system prompt as the first message.
+_TEMPLATES: dict[Template, str] = {
+    "chatglm3": (
+        '[gMASK]<sop>{{ range .Messages }}<|{{ if eq .Role "tool" }}observation{{ else }}{{ .Role }}{{ end }}|>\n'
+        "{{ if .Content }} {{ .Content }}{{ end }}{{ end }}<|assistant|>"
+    ),
+    "tutorial": (
+        '[gMASK]<sop>{{ range .Messages }}{{ if eq .Role "system" }}<|system|>\n{{ .Content }}\n'
+        '{{ else if eq .Role "user" }}<|user|>\n{{ .Content }}<|assistant|>\n'
+        "{{ else }} {{ .Content }}<eos>{{ end }}{{ end }}"
+    ),
+}
+_STOPS: dict[Template, tuple[str, ...]] = {
+    "chatglm3": ("<eos>", "<|user|>", "<|observation|>", "<|assistant|>"),
+    "tutorial": ("<eos>",),
+}
+
+
+def write_modelfile(gguf_file: Path, prompt: PromptRecord, *, base_file: str | None) -> Path:
+    """Writes a Modelfile beside a GGUF file.
+
+    Args:
+        gguf_file: The model, or an adapter.
+        prompt: The prompt settings of the run.
+        base_file: For an adapter, the GGUF file of its base, beside it.
+
+    Returns:
+        The Modelfile.
+
+    Raises:
+        ConfigError: Ollama cannot render the prompt template.
+        StorageError: It cannot be written.
+    """
+    check_template(prompt.template)
+    own = f"./{gguf_file.name}"
+    lines = [f"FROM {base_file or own}"]
+    if base_file:
+        lines.append(f"ADAPTER {own}")
+    lines.append(f'TEMPLATE """{_TEMPLATES[prompt.template]}"""')
+    if prompt.system:
+        lines.append(f"SYSTEM {_quoted(prompt.system)}")
+    lines += [f'PARAMETER stop "{stop}"' for stop in _STOPS[prompt.template]]
+    target = gguf_file.with_name(f"{gguf_file.stem}.Modelfile")
+    with storage_faults(target):
+        write_text(target, "\n".join(lines) + "\n")
+    return target
+
+
+def check_template(template: Template) -> None:
+    """Checks that Ollama can render a prompt template.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if template not in _TEMPLATES:
+        raise ConfigError(f"Ollama cannot render the {template} template, which numbers its rounds; leave out --ollama")
+
+
+def _quoted(text: str) -> str:
+    """A value that may have several lines; three quotation marks in a row would end it."""
+    return '"""' + text.replace('"""', "'''") + '"""'
