@@ -23,6 +23,7 @@ from glmtune.ops import HostTable, reference
 from glmtune.planning import device
 from glmtune.planning.memory import MemorySettings, Pass, estimate_memory
 from glmtune.planning.shape import AdapterShape
+from glmtune.planning.speed import DeviceSpeed
 from glmtune.training import run as training
 from glmtune.training.checkpointing import checkpoint_layers
 from glmtune.training.packed_model import PackedModel, fuse
@@ -277,3 +278,10 @@ def test_the_share_of_a_process_counts_as_free() -> None:
         assert free_device_bytes(device) <= 4 * 2**30
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_the_measured_speed_is_one_that_a_gpu_can_have() -> None:
+    speed = DeviceSpeed.measure(torch.device("cuda", 0), torch.float16)
+    assert 1e12 < speed.flops < 1e16
+    assert 1e10 < speed.bytes_per_s < 1e14
+    assert 1e-7 < speed.launch_s < 1e-2

@@ -15,6 +15,7 @@ from glmtune.evaluation.rows import EvaluationRow
 from glmtune.evaluation.text_metrics import Answer, answer_measures, diversity
 from glmtune.files import storage_faults
 from glmtune.inference.answering import release
+from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Template
 
@@ -78,7 +79,7 @@ class EvaluationQuestions:
         return answers, values | diversity(answers)
 
     def _answer(self, model: Any, rows: Sequence[EvaluationRow]) -> list[Answer]:
-        limit = enough_new_tokens(self.rows, self.tokenizer, int(model.config.seq_length))
+        limit = enough_new_tokens(self.rows, self.tokenizer, shape_of(model).context_length)
         return answer_rows(
             model, self.tokenizer, rows, template=self.template, system=self.system, max_new_tokens=limit
         )

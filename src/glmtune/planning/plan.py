@@ -88,12 +88,10 @@ def plan_run(start: Start, samples: SampleDataset, known: KnownDevice) -> Planne
         total_gib=known.total_gib,
     )
     planned = replace(planned, seconds=_seconds(planned, known))
-    notes = [*_notes(planned, known)]
+    notes = [*_notes(planned, known, unfit)]
     if shares_prefix is None and not is_shared:
         notes += prefix_note(samples, in_a_step, dropout)
     notes += context_notes(config.data.max_length, longest, base.shape.context_length, is_toy=config.model.path is None)
-    if unfit and not planned.fits:
-        notes.append(f"the base cannot be quantised: {', '.join(f'lora.{key}' for key in unfit)}")
     if start.earlier is None and not _is_cpu(known):
         notes += _format_note(planned)
     return replace(planned, notes=tuple(notes))
@@ -210,7 +208,7 @@ def _lacks_package(weight_format: WeightFormat) -> bool:
     return weight_format.takes_bitsandbytes and not has_bitsandbytes()
 
 
-def _notes(planned: PlannedRun, known: KnownDevice) -> Iterator[str]:
+def _notes(planned: PlannedRun, known: KnownDevice, unfit: Sequence[str]) -> Iterator[str]:
     if planned.why_not_fused is not None:
         yield f"layers cannot be fused, which costs time and memory: {planned.why_not_fused}"
     if planned.settings.quantize == "fp8" and known.device is None and (known.capability or (0, 0)) < FP8_CAPABILITY:
@@ -223,6 +221,8 @@ def _notes(planned: PlannedRun, known: KnownDevice) -> Iterator[str]:
             f"train.max_tokens_per_device={limit} is below the longest sample, which still takes a pass of "
             f"{planned.longest} tokens"
         )
+    if unfit and not planned.fits:
+        yield f"the base cannot be quantised: {', '.join(f'lora.{key}' for key in unfit)}"
 
 
 def _format_note(planned: PlannedRun) -> Iterator[str]:

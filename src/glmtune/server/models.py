@@ -17,6 +17,7 @@ from glmtune.loading.base_weights import is_trained_base
 from glmtune.loading.devices import Dtype
 from glmtune.loading.formats import Quantize
 from glmtune.loading.runs import Loaded, find_base, load
+from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 from glmtune.server.errors import ApiError
@@ -133,7 +134,7 @@ class Models:
     def __init__(self, engine: Engine, loaded: Loaded, allowed: Sequence[str | Path] = ()) -> None:
         self.engine = engine
         self.tokenizer: Tokenizer = loaded.tokenizer
-        self.max_length = int(loaded.model.config.seq_length)
+        self.max_length = shape_of(loaded.model).context_length
         self._loaded = loaded  # keeps the model alive
         self._allowed = [os.path.realpath(Path(folder).expanduser()) for folder in allowed]
         for folder in self._allowed:
