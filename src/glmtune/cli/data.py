@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from glmtune.cli import selecting
 from glmtune.cli.options import (
     DataFiles,
     FieldOption,
@@ -20,7 +21,8 @@ from glmtune.cli.setting_up import tokenizer_of
 from glmtune.errors import ConfigError
 from glmtune.language.terminal import TerminalConsole
 
-app = typer.Typer(help="Check, show, count and convert data files.", no_args_is_help=True)
+app = typer.Typer(help="Check, show, count, convert and select data.", no_args_is_help=True)
+app.add_typer(selecting.app)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from glmtune.prompts import Template
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 QuantizeName = Literal["auto", "none", "int8", "nf4", "fp8"]
 OverlongName = Literal["cut", "drop"]
+ComparedName = Literal["row", "question"]
 TargetName = Literal["messages", "instruction", "qa"]
 
 

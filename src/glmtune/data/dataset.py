@@ -14,9 +14,10 @@ from typing import Any, Literal
 from datasets import Dataset, Features, List, Value
 
 from glmtune import __version__, prompts
-from glmtune.data.formats import Conversations, Paths, read_conversations
+from glmtune.data.formats import Conversations, read_conversations
 from glmtune.data.stats import DataStats
 from glmtune.data.token_cache import find_or_make
+from glmtune.data.weights import Paths
 from glmtune.errors import DataError, summarise_faults
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, PromptTokenizer, Template, render

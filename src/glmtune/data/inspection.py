@@ -14,9 +14,10 @@ from rich.text import Text
 
 from glmtune.data.convert import write_messages
 from glmtune.data.dataset import Overlong, load_dataset
-from glmtune.data.formats import Conversations, Paths, read_conversations
+from glmtune.data.formats import Conversations, read_conversations
 from glmtune.data.printing import print_lines, visible
 from glmtune.data.stats import DataStats, join_lines, percentiles
+from glmtune.data.weights import Paths
 from glmtune.errors import DataError, show_text
 from glmtune.language import localise
 from glmtune.language.plurals import count

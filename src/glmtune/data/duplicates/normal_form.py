@@ -21,7 +21,7 @@ _COURTESY = re.compile(
     r"请你|请您|请|能不能告诉我|可以告诉我|告诉我|说说|pleasetellme|please)+|(?:谢谢你|谢谢您|谢谢|多谢|thanks|thankyou)+$"
 )
 # Not of a short text: 这个呢 asks, 这个 does not.
-_PARTICLES_AT_END = re.compile(r"(?<=.{5})(?:[呢呀啊吧嘛啦哦噢哈]|(?<![什怎那这多])么)+$")
+_PARTICLES_AT_END = re.compile(r"(?<=.{4})(?:[呢呀啊吧嘛啦哦噢哈]|(?<![什怎那这多])么)+$")
 _SAME = (
     (re.compile("怎么样才能|怎样才能|怎么才能|如何才能|怎么样|怎样|如何|咋样|咋"), "怎么"),
     (re.compile("一下"), ""),
