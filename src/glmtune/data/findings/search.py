@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy
 
 from glmtune.data.duplicates.normal_form import bare_form, normal_form
-from glmtune.data.duplicates.scripts import SIMPLIFIED_ONLY, TRADITIONAL_ONLY
+from glmtune.data.duplicates.scripts import script_of
 from glmtune.data.findings.finding import Finding
 from glmtune.data.findings.leaks import leaked_rows
 from glmtune.data.findings.sets import alike_part, outliers, same_rows
@@ -16,6 +16,7 @@ from glmtune.errors import show_text
 from glmtune.language.plurals import count
 from glmtune.prompts import Conversation
 
+_SCRIPTS = {"simplified": 1, "traditional": 2}
 _FEW = 0.2  # a share of rows that are the exception
 _LEAST_LEARNT = 0.05
 _MOST_SHOWN = 40
@@ -45,7 +46,7 @@ def find(conversations: Conversations) -> list[Finding]:
         question = question_key(item)
         questions.append(hash(question))
         whole.append(hash((question, normal_form(answer), len(dialogue.answers))))
-        scripts.append(_script(answer))
+        scripts.append(_SCRIPTS.get(script_of(answer), 0))
     sources = conversations.sources
     return [
         *_same_questions(conversations, questions, whole),
@@ -148,15 +149,6 @@ def _same_questions(conversations: Conversations, questions: Sequence[int], whol
             )
         )
     return findings
-
-
-def _script(text: str) -> int:
-    """1 for simplified, 2 for traditional, 0 if it cannot be told or is both."""
-    letters = set(text)
-    simplified, traditional = len(letters & SIMPLIFIED_ONLY), len(letters & TRADITIONAL_ONLY)
-    if bool(simplified) == bool(traditional) or simplified + traditional < 2:
-        return 0
-    return 1 if simplified else 2
 
 
 def _other_script(conversations: Conversations, scripts: Sequence[int]) -> list[Finding]:
