@@ -7,6 +7,7 @@ import typer
 from glmtune.cli import selecting
 from glmtune.cli.options import (
     DataFiles,
+    FaultyName,
     FieldOption,
     JoinOption,
     OverlongName,
@@ -142,7 +143,8 @@ def stats(
 def convert(
     files: DataFiles,
     to: Annotated[
-        TargetName, typer.Option("--to", help="messages, or instruction or qa: one from the other, by rules.")
+        TargetName,
+        typer.Option("--to", help="A format to write; instruction and qa are made from each other, by rules."),
     ] = "messages",
     output: Annotated[
         str | None, typer.Option("--output", callback=not_empty, help="The JSON or JSONL file to write.")
@@ -150,24 +152,26 @@ def convert(
     preview: Annotated[
         bool, typer.Option("--preview", help="Show ten rows before and after, and write nothing.")
     ] = False,
+    faulty: Annotated[FaultyName, typer.Option("--faulty", help="As data.faulty.")] = "stop",
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Write data in another form: messages, instructions with an input, or questions."""
+    """Write data in another format, and say what cannot be kept."""
     if output is None and not preview:
         raise ConfigError("data convert needs --output FILE, or --preview to write nothing")
     console = TerminalConsole()
-    # What is to come here: --to conversations, sharegpt, alpaca.
-    if to == "messages":
-        from glmtune.data import inspection
+    if to == "instruction" or to == "qa":
+        from glmtune.data.conversion import convert as conversion
 
-        if output is None or preview:
-            raise ConfigError("--preview is for --to instruction and --to qa; messages need --output FILE.jsonl")
-        inspection.convert(files, output, fields=parse_fields(field), join=unescape(join), console=console)
+        if preview or output is None:
+            conversion.preview(files, to, fields=parse_fields(field), console=console)
+        else:
+            conversion.convert_file(files, output, to, fields=parse_fields(field), console=console)
         return
-    from glmtune.data.conversion import convert as conversion
+    from glmtune.data.convert import convert as write_converted
 
-    if preview or output is None:
-        conversion.preview(files, to, fields=parse_fields(field), console=console)
-    else:
-        conversion.convert_file(files, output, to, fields=parse_fields(field), console=console)
+    if output is None or preview:
+        raise ConfigError("--preview is for --to instruction and --to qa; other formats need --output FILE")
+    write_converted(
+        files, output, fields=parse_fields(field), join=unescape(join), to=to, faulty=faulty, console=console
+    )

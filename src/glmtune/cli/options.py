@@ -12,7 +12,8 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 QuantizeName = Literal["auto", "none", "int8", "nf4", "fp8"]
 OverlongName = Literal["cut", "drop"]
 ComparedName = Literal["row", "question"]
-TargetName = Literal["messages", "instruction", "qa"]
+TargetName = Literal["messages", "conversations", "sharegpt", "alpaca", "instruction", "qa"]
+FaultyName = Literal["stop", "skip"]
 
 
 def not_empty(value: Any) -> Any:

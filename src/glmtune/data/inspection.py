@@ -5,20 +5,18 @@ The output is readable at 80 columns, with wide characters and without colour.
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from glmtune.data.convert import write_messages
 from glmtune.data.dataset import Overlong, load_dataset
 from glmtune.data.formats import Conversations, read_conversations
 from glmtune.data.printing import print_lines, visible
 from glmtune.data.stats import DataStats, join_lines, percentiles
 from glmtune.data.weights import Paths
-from glmtune.errors import DataError, show_text
+from glmtune.errors import DataError
 from glmtune.language import localise
 from glmtune.language.plurals import count
 from glmtune.models.tokenizer import Tokenizer
@@ -123,29 +121,6 @@ def stats(
     lengths = numpy.asarray(dataset["length"])
     print_lines(console, [*counted.lines(), "", *_histogram(lengths, "tokens", console.width)])
     return counted
-
-
-def convert(
-    paths: Paths,
-    output: str | Path,
-    fields: Mapping[str, str] | None = None,
-    join: str = "\n",
-    console: Console | None = None,
-) -> None:
-    """Writes data of any supported format as JSON lines of `messages`; see `write_messages`.
-
-    Args:
-        paths: As for `read_conversations`, as are `fields` and `join`.
-        output: The `.jsonl` file to write; it must not exist yet.
-        console: Where to report what was written; None for the standard output.
-
-    Raises:
-        DataError: The data are invalid, in which case nothing is written; or `output` exists.
-        StorageError: `output` cannot be written.
-    """
-    found = read_conversations(paths, fields, join)
-    write_messages(found.items, output)
-    print_lines(console or Console(), [f"{count(len(found), 'conversations')} written to {show_text(str(output))}"])
 
 
 def _summary(rendered: Rendered) -> str:
