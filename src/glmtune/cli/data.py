@@ -118,25 +118,33 @@ def stats(
     system: SystemOption = None,
     max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="As data.max_length.")] = 512,
     overlong: Annotated[OverlongName, typer.Option("--overlong", help="As data.overlong.")] = "cut",
+    html: Annotated[
+        str | None, typer.Option("--html", callback=not_empty, help="Write a page with all this and more.")
+    ] = None,
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Print counts and a histogram of lengths."""
+    """Print counts and a histogram of lengths, or write a page about the data."""
     from glmtune.adapters.inheritance import prompt_record
     from glmtune.data import inspection
 
     tokenizer = tokenizer_of(model) if model else None
-    inspection.stats(
-        files,
-        tokenizer,
-        template=template or (prompt_record(None, model, tokenizer).template if tokenizer else "chatglm3"),
-        system=system,
-        max_length=max_length,
-        overlong=overlong,
-        fields=parse_fields(field),
-        join=unescape(join),
-        console=TerminalConsole(),
-    )
+    settings: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "template": template or (prompt_record(None, model, tokenizer).template if tokenizer else "chatglm3"),
+        "system": system,
+        "max_length": max_length,
+        "overlong": overlong,
+        "fields": parse_fields(field),
+        "join": unescape(join),
+    }
+    if html is None:
+        inspection.stats(files, **settings, console=TerminalConsole())
+        return
+    from glmtune.data.stats_page import write_stats_page
+
+    write_stats_page(files, html, **settings)
+    TerminalConsole().print(f"page: {html}", markup=False, highlight=False)
 
 
 @app.command()

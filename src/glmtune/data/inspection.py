@@ -3,7 +3,6 @@
 The output is readable at 80 columns, with wide characters and without colour.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from glmtune.data.dataset import Overlong, load_dataset
 from glmtune.data.formats import Conversations, read_conversations
-from glmtune.data.printing import print_lines, visible
+from glmtune.data.printing import print_lines, visible_token
 from glmtune.data.stats import DataStats, join_lines, percentiles
 from glmtune.data.weights import Paths
 from glmtune.errors import DataError
@@ -69,7 +68,7 @@ def show(
         except DataError as error:
             raise DataError(f"{found.sources[index]}: {error}") from error
         print_lines(console, ["", f"sample {index + 1} ({found.sources[index]}): {_summary(rendered)}"])
-        tokens = [_visible_token(token) for token in tokenizer.convert_ids_to_tokens(rendered.input_ids)]
+        tokens = [visible_token(token) for token in tokenizer.convert_ids_to_tokens(rendered.input_ids)]
         for line in _token_lines(tokens, rendered.loss_mask, console.width):
             console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
@@ -131,15 +130,6 @@ def _summary(rendered: Rendered) -> str:
             f"dropped: {count(rendered.num_dropped_messages, 'messages')}"
         )
     return summary
-
-
-def _visible_token(token: str) -> str:
-    """A token of the vocabulary; byte tokens of printable ASCII are shown as the character."""
-    byte = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)
-    code = int(byte.group(1), 16) if byte else -1
-    if code == ord("\n") or 0x20 < code < 0x7F:
-        token = chr(code)
-    return visible(token)
 
 
 def _token_lines(tokens: Sequence[str], loss_mask: Sequence[bool], width: int) -> list[Text]:
