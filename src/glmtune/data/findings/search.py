@@ -133,7 +133,7 @@ def _same_questions(conversations: Conversations, questions: Sequence[int], whol
         findings.append(
             Finding(
                 "conflicting_answers",
-                f"{count(len(differing), 'questions')} are asked more than once, with {number:,} different answers",
+                f"asked more than once: {count(len(differing), 'questions')}, with {number:,} different answers",
                 "Keep one answer of each, or add to the questions what makes the difference; meant as variety, they "
                 "may stay",
                 sorted(differing, key=lambda place: (place[0].path, place[0].row)),
@@ -143,7 +143,7 @@ def _same_questions(conversations: Conversations, questions: Sequence[int], whol
         findings.append(
             Finding(
                 "repeated_rows",
-                f"{count(len(repeated), 'rows')} say the same as an earlier one",
+                f"the same as an earlier one: {count(len(repeated), 'rows')}",
                 "Remove them with glmtune data dedupe, unless they are meant to count more",
                 sorted(repeated, key=lambda place: (place[0].path, place[0].row)),
             )
@@ -163,7 +163,7 @@ def _other_script(conversations: Conversations, scripts: Sequence[int]) -> list[
     return [
         Finding(
             "other_script",
-            f"{count(number, 'rows')} have answers in {name} characters, {max(counts):,} in {other} ones",
+            f"answers in {name} characters: {count(number, 'rows')}, in {other} ones: {max(counts):,}",
             "Convert them to one script, such as with OpenCC, unless both are wanted",
             [(conversations.sources[row],) for row in numpy.flatnonzero(by_script == fewer).tolist()],
         )
@@ -200,7 +200,7 @@ def _lengths(conversations: Conversations, answers: Sequence[str]) -> list[Findi
     return [
         Finding(
             "outlier_lengths",
-            f"{count(len(rows), 'rows')} have answers that are far longer than all others, up to "
+            f"far longer than all others: the answers of {count(len(rows), 'rows')}, up to "
             f"{int(lengths[rows[0]]):,} characters",
             "See whether several rows were joined into one, or a whole page was pasted",
             [(conversations.sources[row],) for row in rows],
