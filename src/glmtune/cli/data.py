@@ -4,8 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
+from glmtune.cli import selecting
 from glmtune.cli.options import (
     DataFiles,
+    FaultyName,
     FieldOption,
     JoinOption,
     OverlongName,
@@ -20,7 +22,8 @@ from glmtune.cli.setting_up import tokenizer_of
 from glmtune.errors import ConfigError
 from glmtune.language.terminal import TerminalConsole
 
-app = typer.Typer(help="Check, show, count and convert data files.", no_args_is_help=True)
+app = typer.Typer(help="Check, show, count, convert and select data.", no_args_is_help=True)
+app.add_typer(selecting.app)
 
 
 @app.command()
@@ -118,33 +121,41 @@ def stats(
     eval_fraction: Annotated[
         float, typer.Option("--eval-fraction", min=0.0, max=0.99, help="As data.eval_fraction: also show the split.")
     ] = 0.0,
+    html: Annotated[
+        str | None, typer.Option("--html", callback=not_empty, help="Write a page with all this and more.")
+    ] = None,
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Print counts and a histogram of lengths."""
+    """Print counts and a histogram of lengths, or write a page about the data."""
     from glmtune.adapters.inheritance import prompt_record
     from glmtune.data import inspection
 
     tokenizer = tokenizer_of(model) if model else None
-    inspection.stats(
-        files,
-        tokenizer,
-        template=template or (prompt_record(None, model, tokenizer).template if tokenizer else "chatglm3"),
-        system=system,
-        max_length=max_length,
-        overlong=overlong,
-        eval_fraction=eval_fraction,
-        fields=parse_fields(field),
-        join=unescape(join),
-        console=TerminalConsole(),
-    )
+    settings: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "template": template or (prompt_record(None, model, tokenizer).template if tokenizer else "chatglm3"),
+        "system": system,
+        "max_length": max_length,
+        "overlong": overlong,
+        "fields": parse_fields(field),
+        "join": unescape(join),
+    }
+    if html is None:
+        inspection.stats(files, **settings, eval_fraction=eval_fraction, console=TerminalConsole())
+        return
+    from glmtune.data.stats_page import write_stats_page
+
+    write_stats_page(files, html, **settings)
+    TerminalConsole().print(f"page: {html}", markup=False, highlight=False)
 
 
 @app.command()
 def convert(
     files: DataFiles,
     to: Annotated[
-        TargetName, typer.Option("--to", help="messages, or instruction or qa: one from the other, by rules.")
+        TargetName,
+        typer.Option("--to", help="A format to write; instruction and qa are made from each other, by rules."),
     ] = "messages",
     output: Annotated[
         str | None, typer.Option("--output", callback=not_empty, help="The JSON or JSONL file to write.")
@@ -152,24 +163,26 @@ def convert(
     preview: Annotated[
         bool, typer.Option("--preview", help="Show ten rows before and after, and write nothing.")
     ] = False,
+    faulty: Annotated[FaultyName, typer.Option("--faulty", help="As data.faulty.")] = "stop",
     field: FieldOption = None,
     join: JoinOption = "\\n",
 ) -> None:
-    """Write data in another form: messages, instructions with an input, or questions."""
+    """Write data in another format, and say what cannot be kept."""
     if output is None and not preview:
         raise ConfigError("data convert needs --output FILE, or --preview to write nothing")
     console = TerminalConsole()
-    # What is to come here: --to conversations, sharegpt, alpaca.
-    if to == "messages":
-        from glmtune.data import inspection
+    if to == "instruction" or to == "qa":
+        from glmtune.data.conversion import convert as conversion
 
-        if output is None or preview:
-            raise ConfigError("--preview is for --to instruction and --to qa; messages need --output FILE.jsonl")
-        inspection.convert(files, output, fields=parse_fields(field), join=unescape(join), console=console)
+        if preview or output is None:
+            conversion.preview(files, to, fields=parse_fields(field), console=console)
+        else:
+            conversion.convert_file(files, output, to, fields=parse_fields(field), console=console)
         return
-    from glmtune.data.conversion import convert as conversion
+    from glmtune.data.convert import convert as write_converted
 
-    if preview or output is None:
-        conversion.preview(files, to, fields=parse_fields(field), console=console)
-    else:
-        conversion.convert_file(files, output, to, fields=parse_fields(field), console=console)
+    if output is None or preview:
+        raise ConfigError("--preview is for --to instruction and --to qa; other formats need --output FILE")
+    write_converted(
+        files, output, fields=parse_fields(field), join=unescape(join), to=to, faulty=faulty, console=console
+    )

@@ -12,7 +12,9 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 QuantizeName = Literal["auto", "none", "int8", "nf4", "fp8"]
 WeightTypeName = Literal["f32", "f16", "bf16", "q8_0"]
 OverlongName = Literal["cut", "drop"]
-TargetName = Literal["messages", "instruction", "qa"]
+ComparedName = Literal["row", "question"]
+TargetName = Literal["messages", "conversations", "sharegpt", "alpaca", "instruction", "qa"]
+FaultyName = Literal["stop", "skip"]
 
 
 def not_empty(value: Any) -> Any:

@@ -19,7 +19,7 @@ def say_base(path: str | None) -> str:
     )
 
 
-def say_data(path: str | list[str] | None) -> list[str]:
+def say_data(path: str | list[str] | dict[str, float] | None) -> list[str]:
     """A line that says that the built-in data are used; none for other files, which are listed as they are read."""
     return ["data: the built-in example persona (data.path is not set)"] if path is None else []
 

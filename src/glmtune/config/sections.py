@@ -17,7 +17,7 @@ class _Section(BaseModel):
 
 def _check_path(value: object) -> object:
     """Refuses an empty path, which would silently select the built-in base or data."""
-    paths = value if isinstance(value, list) else [value]
+    paths = list(value) if isinstance(value, list | dict) else [value]
     if not paths or any(path is None or (isinstance(path, str) and not path.strip()) for path in paths):
         raise ValueError("expected a path, found an empty one. Leave the key out to get its default")
     for path in paths:
@@ -65,19 +65,23 @@ class DataSection(_Section):
     """The data.
 
     Attributes:
-        path: A file, several, or a hub data set; None for the example persona in the package.
+        path: A file, several, or a hub data set; a mapping gives each a weight. None for the example persona in the
+            package.
         eval_path: Like `path`, for evaluation.
         eval_fraction: Fraction of the samples to hold out for evaluation, if there is no `eval_path`.
         max_length: Maximum number of tokens in a sample; None for no limit.
         overlong: Whether longer samples are truncated or left out.
+        faulty: Whether a faulty row is an error or is left out.
         fields: Maps standard column names to those of the file, such as `{"output": "answer"}`.
         loss_weight: Whether the loss of a step is the mean over its tokens, or over the means of its samples.
         join: Text between an instruction and its input.
         num_workers: Number of processes that read and tokenise; None for as many as are worthwhile.
     """
 
-    path: str | list[str] | None = Field(
-        default=None, description="Data file or files, or a hub data set; the built-in example persona if left out."
+    path: str | list[str] | dict[str, float] | None = Field(
+        default=None,
+        description="Data file or files, or a hub data set, each with a weight if wanted: general.json:0.2,mine.json; "
+        "the built-in example persona if left out.",
     )
     eval_path: str | list[str] | None = Field(default=None, description="Data to evaluate on.")
     eval_fraction: float = Field(
@@ -88,6 +92,9 @@ class DataSection(_Section):
     )
     overlong: Literal["cut", "drop"] = Field(
         default="cut", description="Samples longer than data.max_length: cut truncates them, drop leaves them out."
+    )
+    faulty: Literal["stop", "skip"] = Field(
+        default="stop", description="Faulty rows: stop reports all of them and ends, skip leaves them out."
     )
     fields: dict[str, str] = Field(default={}, description="Names of your columns, such as data.fields.output=answer.")
     loss_weight: Literal["token", "sample"] = Field(

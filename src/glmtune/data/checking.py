@@ -10,9 +10,10 @@ from rich.text import Text
 
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.findings import Finding, find, find_in_tokens, find_leaks
-from glmtune.data.formats import Conversations, Paths, read_conversations, scan
+from glmtune.data.formats import Conversations, read_conversations, scan
 from glmtune.data.printing import print_lines, visible
 from glmtune.data.stats import DataStats, join_lines
+from glmtune.data.weights import Paths
 from glmtune.errors import DataError, GlmtuneError, show_text, summarise_faults
 from glmtune.language import localise
 from glmtune.language.plurals import count

@@ -14,9 +14,12 @@ from typing import Any, Literal
 from datasets import Dataset, Features, List, Value
 
 from glmtune import __version__, prompts
-from glmtune.data.formats import Conversations, Paths, read_conversations
+from glmtune.data.formats import Conversations, Faulty, read_conversations
+from glmtune.data.readers import RowFault
+from glmtune.data.skipped import num_skipped
 from glmtune.data.stats import DataStats
 from glmtune.data.token_cache import find_or_make
+from glmtune.data.weights import Paths
 from glmtune.errors import DataError, summarise_faults
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, PromptTokenizer, Template, render
@@ -77,6 +80,7 @@ def tokenize_conversations(
     system: str | None = None,
     max_length: int | None = None,
     overlong: Overlong = "cut",
+    faulty: Faulty = "stop",
     num_workers: int | None = None,
 ) -> tuple[Dataset, DataStats]:
     """Renders conversations into training samples.
@@ -92,6 +96,7 @@ def tokenize_conversations(
         max_length: Most tokens of a sample; None for no limit.
         overlong: What becomes of longer ones: `cut` truncates them as `prompts.render` describes, `drop` leaves them
             out.
+        faulty: Whether a sample with nothing to learn is an error or is left out, and added to what was skipped.
         num_workers: Processes to tokenise in; None to choose by the number of cores and rows.
 
     Returns:
@@ -123,13 +128,15 @@ def tokenize_conversations(
 
     with _workers_end_with_us():
         tokenized = find_or_make(fingerprint, len(rows), _COLUMNS, tokenize)
-    _raise_faults(tokenized["fault"], conversations)
+    tokenized = _without_faulty(tokenized, conversations, faulty)
+    num_valid = len(tokenized)
     if overlong == "drop":
         tokenized = _without_overlong(tokenized, max_length)
     stats = DataStats.collect(
         tokenized,
         fingerprint,
-        num_overlong=len(rows) - len(tokenized),
+        num_overlong=num_valid - len(tokenized),
+        num_skipped=num_skipped(conversations.skipped),
         join=conversations.join,
         num_joined=conversations.num_joined,
         formats=conversations.format_lines(),
@@ -201,10 +208,22 @@ def _without_overlong(tokenized: Dataset, max_length: int | None) -> Dataset:
     return tokenized if len(kept) == len(tokenized) else tokenized.select(kept)
 
 
-def _raise_faults(faults: Sequence[str], conversations: Conversations) -> None:
-    found = [f"{source}: {fault}" for source, fault in zip(conversations.sources, faults, strict=True) if fault]
-    if found:
+def _without_faulty(tokenized: Dataset, conversations: Conversations, faulty: Faulty) -> Dataset:
+    """The samples that can be learnt from. The others are added to what was skipped.
+
+    Raises:
+        DataError: There are others, and they may not be skipped; or nothing would be left.
+    """
+    faults = {row: fault for row, fault in enumerate(tokenized["fault"]) if fault}
+    if not faults:
+        return tokenized
+    found = [
+        RowFault(f"{conversations.sources[row]}: {fault}", conversations.sources[row]) for row, fault in faults.items()
+    ]
+    if faulty == "stop" or len(faults) == len(tokenized):
         raise DataError(summarise_faults("samples cannot be learnt from", found))
+    conversations.skipped += found
+    return tokenized.select([row for row in range(len(tokenized)) if row not in faults])
 
 
 def _to_json(conversation: Conversation) -> str:

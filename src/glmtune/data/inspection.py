@@ -3,21 +3,19 @@
 The output is readable at 80 columns, with wide characters and without colour.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from glmtune.data.convert import write_messages
 from glmtune.data.dataset import Overlong, load_dataset
-from glmtune.data.formats import Conversations, Paths, read_conversations
-from glmtune.data.printing import print_lines, visible
+from glmtune.data.formats import Conversations, read_conversations
+from glmtune.data.printing import print_lines, visible_token
 from glmtune.data.stats import DataStats, join_lines, percentiles, set_aside, split_line
-from glmtune.errors import DataError, show_text
+from glmtune.data.weights import Paths
+from glmtune.errors import DataError
 from glmtune.language import localise
 from glmtune.language.plurals import count
 from glmtune.models.tokenizer import Tokenizer
@@ -70,7 +68,7 @@ def show(
         except DataError as error:
             raise DataError(f"{found.sources[index]}: {error}") from error
         print_lines(console, ["", f"sample {index + 1} ({found.sources[index]}): {_summary(rendered)}"])
-        tokens = [_visible_token(token) for token in tokenizer.convert_ids_to_tokens(rendered.input_ids)]
+        tokens = [visible_token(token) for token in tokenizer.convert_ids_to_tokens(rendered.input_ids)]
         for line in _token_lines(tokens, rendered.loss_mask, console.width):
             console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
@@ -127,29 +125,6 @@ def stats(
     return counted
 
 
-def convert(
-    paths: Paths,
-    output: str | Path,
-    fields: Mapping[str, str] | None = None,
-    join: str = "\n",
-    console: Console | None = None,
-) -> None:
-    """Writes data of any supported format as JSON lines of `messages`; see `write_messages`.
-
-    Args:
-        paths: As for `read_conversations`, as are `fields` and `join`.
-        output: The `.jsonl` file to write; it must not exist yet.
-        console: Where to report what was written; None for the standard output.
-
-    Raises:
-        DataError: The data are invalid, in which case nothing is written; or `output` exists.
-        StorageError: `output` cannot be written.
-    """
-    found = read_conversations(paths, fields, join)
-    write_messages(found.items, output)
-    print_lines(console or Console(), [f"{count(len(found), 'conversations')} written to {show_text(str(output))}"])
-
-
 def _summary(rendered: Rendered) -> str:
     summary = f"{count(len(rendered.input_ids), 'tokens')}, {sum(rendered.loss_mask)} learnt"
     if rendered.num_cut_tokens or rendered.num_dropped_messages:
@@ -158,15 +133,6 @@ def _summary(rendered: Rendered) -> str:
             f"dropped: {count(rendered.num_dropped_messages, 'messages')}"
         )
     return summary
-
-
-def _visible_token(token: str) -> str:
-    """A token of the vocabulary; byte tokens of printable ASCII are shown as the character."""
-    byte = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)
-    code = int(byte.group(1), 16) if byte else -1
-    if code == ord("\n") or 0x20 < code < 0x7F:
-        token = chr(code)
-    return visible(token)
 
 
 def _token_lines(tokens: Sequence[str], loss_mask: Sequence[bool], width: int) -> list[Text]:

@@ -58,7 +58,26 @@ class Row:
     values: dict[str, Any]
 
 
-def read_rows(path: str | Path, *, needs_answer: bool = True) -> tuple[list[Row], list[str]]:
+class RowFault(str):
+    """A sentence that says what is wrong with a row, and knows which row that is.
+
+    Attributes:
+        source: Its file and row.
+        values: The row, if it could be read at all.
+    """
+
+    source: Source
+    values: dict[str, Any] | None
+
+    def __new__(  # noqa: D102
+        cls, text: str, source: Source, values: dict[str, Any] | None = None
+    ) -> "RowFault":
+        fault = super().__new__(cls, text)
+        fault.source, fault.values = source, values
+        return fault
+
+
+def read_rows(path: str | Path, *, needs_answer: bool = True) -> tuple[list[Row], list[RowFault]]:
     """Reads all rows of one file or hub data set.
 
     Args:
@@ -145,7 +164,7 @@ def expand_path(path: str | Path) -> Path:
         ) from error
 
 
-def _read_file(file: Path, path: str, suffix: str) -> tuple[list[Row], list[str]]:
+def _read_file(file: Path, path: str, suffix: str) -> tuple[list[Row], list[RowFault]]:
     name = show_text(path)
     if file.stat().st_size == 0:
         raise DataError(f"{name}: the file is empty; expected at least one row")
@@ -214,7 +233,7 @@ def _read_parquet(file: Path, name: str) -> list[dict[str, Any]]:
         raise DataError(f"{name}: not a Parquet file, or a damaged one: {reason}") from error
 
 
-def _read_csv(text: str, path: str) -> tuple[list[Row], list[str]]:
+def _read_csv(text: str, path: str) -> tuple[list[Row], list[RowFault]]:
     """Rows of a CSV file with a header; every cell stays a string."""
     name = show_text(path)
     csv.field_size_limit(_MOST_LETTERS_A_CELL)  # the default refuses texts beyond 128 KiB
@@ -228,7 +247,8 @@ def _read_csv(text: str, path: str) -> tuple[list[Row], list[str]]:
         if len(cells) == len(columns):
             rows.append(Row(source, dict(zip(columns, cells, strict=True))))
         else:
-            faults.append(f"{source}: expected {len(columns)} cells, as in the header, found {len(cells)}")
+            text = f"{source}: expected {len(columns)} cells, as in the header, found {len(cells)}"
+            faults.append(RowFault(text, source))
     return rows, faults
 
 
@@ -249,7 +269,7 @@ def _repeated(names: list[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
-def _read_json(text: str, path: str, *, has_lines: bool) -> tuple[list[Row], list[str]]:
+def _read_json(text: str, path: str, *, has_lines: bool) -> tuple[list[Row], list[RowFault]]:
     """Rows of JSON text. Files named .json often have one row per line, and the other way round."""
     if text.lstrip().startswith("["):
         return _read_array(text, path)
@@ -278,18 +298,18 @@ def _advice(value: Any) -> str:
     return ". Put [ and ] around it, or name the file .jsonl if it has one row per line"
 
 
-def _read_array(text: str, path: str) -> tuple[list[Row], list[str]]:
+def _read_array(text: str, path: str) -> tuple[list[Row], list[RowFault]]:
     values, repeated = _parse(text, show_text(path), first_line=1)
     rows: list[Row] = []
-    faults: list[str] = []
+    faults: list[RowFault] = []
     for number, value in enumerate(values, start=1):
         _add_row(Source(path, number), value, repeated, rows, faults)
     return rows, faults
 
 
-def _read_lines(text: str, path: str) -> tuple[list[Row], list[str]]:
+def _read_lines(text: str, path: str) -> tuple[list[Row], list[RowFault]]:
     rows: list[Row] = []
-    faults: list[str] = []
+    faults: list[RowFault] = []
     number = 0
     # Not splitlines, which also splits at U+2028 in a text; nor split, which doubles the memory of a large file.
     for line, found in enumerate(re.finditer(r"[^\n]*(?:\n|\Z)", text), start=1):
@@ -300,22 +320,25 @@ def _read_lines(text: str, path: str) -> tuple[list[Row], list[str]]:
         try:
             value, repeated = _parse(content, f"{show_text(path)}, row {number}", first_line=line)
         except DataError as error:
-            faults.append(str(error))
+            faults.append(RowFault(str(error), Source(path, number, line)))
             continue
         _add_row(Source(path, number, line), value, repeated, rows, faults)
     return rows, faults
 
 
-def _add_row(source: Source, value: Any, repeated: _Repeated, rows: list[Row], faults: list[str]) -> None:
+def _add_row(source: Source, value: Any, repeated: _Repeated, rows: list[Row], faults: list[RowFault]) -> None:
     """Adds a JSON value to the rows, and what is wrong with it to the faults."""
     if not isinstance(value, dict):
-        faults.append(f"{source}: expected an object, found {json_type(value)}")
+        faults.append(RowFault(f"{source}: expected an object, found {json_type(value)}", source))
     elif is_too_deep(value):
-        faults.append(f"{source}: brackets are nested too deeply; at most {MAX_DEPTH} levels are read")
+        text = f"{source}: brackets are nested too deeply; at most {MAX_DEPTH} levels are read"
+        faults.append(RowFault(text, source))
     else:
         inside = [repeated[id(item)] for item in _objects_in(value) if id(item) in repeated] if repeated else []
         faults += [
-            f'{source}: the key "{show_text(key, 60)}" occurs twice in one object' for _, keys in inside for key in keys
+            RowFault(f'{source}: the key "{show_text(key, 60)}" occurs twice in one object', source, value)
+            for _, keys in inside
+            for key in keys
         ]
         rows.append(Row(source, value))
 

@@ -10,6 +10,7 @@ from datasets import Dataset
 from glmtune.config import RunConfig, embedded_data
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.formats import Conversations, read_conversations
+from glmtune.data.readers import RowFault, Source
 from glmtune.data.samples import SampleDataset
 from glmtune.data.stats import DataStats, set_aside, split_line
 from glmtune.errors import ConfigError
@@ -44,6 +45,7 @@ class RunData:
         sample: The first sample, for the self-test.
         eval_fingerprint: Of evaluation samples from files of their own; empty for others.
         eval_conversations: The conversations of the evaluation samples, without the run's system prompt.
+        skipped: What is wrong with rows that were left out, of training and of evaluation.
     """
 
     train: SampleDataset
@@ -52,6 +54,7 @@ class RunData:
     sample: SelfTestSample
     eval_fingerprint: str = ""
     eval_conversations: Sequence[Conversation] = ()
+    skipped: Sequence[RowFault] = ()
 
     def split_line(self) -> str:
         """Says how many samples are for training, and how many for evaluation."""
@@ -64,34 +67,48 @@ def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int) -> RunData
     Args:
         config: The configuration.
         tokenizer: The base's tokenizer.
-        seed: The seed for drawing the evaluation split.
+        seed: The seed for drawing the evaluation split, and rows from files with weights.
 
     Raises:
         DataError: Files or rows are wrong.
         ConfigError: Nothing would be left to train on.
     """
     data = config.data
-    conversations = read_conversations(data.path or embedded_data(), data.fields, data.join)
+    conversations = read_conversations(
+        data.path or embedded_data(), data.fields, data.join, faulty=data.faulty, seed=seed
+    )
     dataset, stats = _tokenize(conversations, config, tokenizer)
     chosen = list(range(len(dataset)))
-    evaluated, held_out, eval_fingerprint = None, conversations, ""
+    evaluated, held_out, eval_fingerprint, skipped = None, conversations, "", conversations.skipped
     if data.eval_path is not None:
-        held_out = read_conversations(data.eval_path, data.fields, data.join)
+        held_out = read_conversations(data.eval_path, data.fields, data.join, faulty=data.faulty)
         evaluated, eval_stats = _tokenize(held_out, config, tokenizer)
-        eval_fingerprint = eval_stats.fingerprint
+        eval_fingerprint, skipped = eval_stats.fingerprint, skipped + held_out.skipped
     elif data.eval_fraction > 0:
-        random.Random(seed).shuffle(chosen)
-        num_held_out = set_aside(data.eval_fraction, len(dataset))
-        if num_held_out == len(dataset):
-            raise ConfigError(f"data.eval_fraction leaves nothing to train on, of {count(len(dataset), 'samples')}")
-        evaluated = dataset.select(sorted(chosen[:num_held_out]))
-        chosen = sorted(chosen[num_held_out:])
+        held, chosen = _held_out([conversations.sources[row] for row in dataset["row"]], data.eval_fraction, seed)
+        evaluated = dataset.select(held)
     first = chosen[0]
     sample = SelfTestSample(conversations.items[dataset[first]["row"]], dataset[first]["input_ids"], data.max_length)
     trained = dataset if evaluated is None else dataset.select(chosen)
-    held = None if evaluated is None else SampleDataset(evaluated)
+    evaluation = None if evaluated is None else SampleDataset(evaluated)
     eval_conversations = [] if evaluated is None else [held_out.items[row] for row in evaluated["row"]]
-    return RunData(SampleDataset(trained), held, stats, sample, eval_fingerprint, eval_conversations)
+    return RunData(SampleDataset(trained), evaluation, stats, sample, eval_fingerprint, eval_conversations, skipped)
+
+
+def _held_out(sources: Sequence[Source], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Draws the samples to evaluate on, and returns them and the others.
+
+    A row that is there several times, by the weight of its file, is evaluated once and not trained on.
+    """
+    copies: dict[Source, list[int]] = {}
+    for index, source in enumerate(sources):
+        copies.setdefault(source, []).append(index)
+    rows = list(copies.values())
+    random.Random(seed).shuffle(rows)
+    num_held_out = set_aside(fraction, len(rows))
+    if num_held_out == len(rows):
+        raise ConfigError(f"data.eval_fraction leaves nothing to train on, of {count(len(rows), 'samples')}")
+    return sorted(row[0] for row in rows[:num_held_out]), sorted(index for row in rows[num_held_out:] for index in row)
 
 
 def _tokenize(conversations: Conversations, config: RunConfig, tokenizer: Tokenizer) -> tuple[Dataset, DataStats]:
@@ -103,5 +120,6 @@ def _tokenize(conversations: Conversations, config: RunConfig, tokenizer: Tokeni
         system=config.prompt.system,
         max_length=config.data.max_length,
         overlong=config.data.overlong,
+        faulty=config.data.faulty,
         num_workers=config.data.num_workers,
     )

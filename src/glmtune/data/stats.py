@@ -21,6 +21,7 @@ class DataStats:
         num_cut_samples: Samples that lost tokens or messages.
         num_dropped_messages: Messages that truncation dropped whole.
         num_overlong: Samples left out because they are too long (`data.overlong=drop`); in none of the other counts.
+        num_skipped: Rows left out because they are faulty (`data.faulty=skip`); in none of the other counts.
         length_percentiles: Tokens of a sample, by name: min, mean, p50, p90, p99, max.
         join: The separator between `instruction` and `input`.
         num_joined: Rows that have both.
@@ -36,6 +37,7 @@ class DataStats:
     num_cut_samples: int
     num_dropped_messages: int
     num_overlong: int
+    num_skipped: int
     length_percentiles: dict[str, int]
     join: str
     num_joined: int
@@ -49,6 +51,7 @@ class DataStats:
         fingerprint: str,
         *,
         num_overlong: int,
+        num_skipped: int,
         join: str,
         num_joined: int,
         formats: list[str],
@@ -65,6 +68,7 @@ class DataStats:
             num_cut_samples=int(((cut > 0) | (dropped > 0)).sum()),
             num_dropped_messages=int(dropped.sum()),
             num_overlong=num_overlong,
+            num_skipped=num_skipped,
             length_percentiles=percentiles(lengths),
             join=join,
             num_joined=num_joined,
@@ -93,6 +97,8 @@ class DataStats:
             )
         if self.num_overlong:
             lines.append(f"{self.num_overlong:,} more samples are left out, being too long (data.overlong=drop)")
+        if self.num_skipped:
+            lines.append(f"{self.num_skipped:,} more rows are left out, being faulty (data.faulty=skip)")
         return [*lines, *join_lines(self.join, self.num_joined)]
 
 

@@ -12,6 +12,7 @@ from glmtune.adapters.run_folder import RunManifest, current_versions
 from glmtune.compat import use_one_gpu
 from glmtune.config import embedded_base, say_data
 from glmtune.data.run_data import RunData, load_run_data
+from glmtune.data.skipped import SKIPPED_NAME, write_skipped
 from glmtune.errors import ConfigError
 from glmtune.loading.base_weights import fingerprint_base
 from glmtune.loading.devices import Dtype, resolve_dtype
@@ -90,6 +91,9 @@ def read_inputs(start: Start, console: Console) -> RunInputs:
         data = load_run_data(config, start.tokenizer, arguments.seed)
     for line in (*say_data(config.data.path), *data.stats.lines(), data.split_line()):
         _say(console, line)
+    if data.skipped and _writes_here(config.train):
+        write_skipped(data.skipped, skipped := Path(arguments.output_dir) / SKIPPED_NAME)
+        _say(console, f"rows that were left out, with the reasons: {skipped}")
     base_fingerprint = fingerprint_base(config.model.path or embedded_base())
     return RunInputs(arguments, dtype, start.tokenizer, data, base_fingerprint, start.earlier)
 

@@ -13,15 +13,29 @@ from typer.testing import CliRunner
 
 import glmtune
 from glmtune.cli.app import app
-from glmtune.cli.options import DtypeName, OverlongName, QuantizeName, WeightTypeName, parse_fields, parse_options
+from glmtune.cli.options import (
+    ComparedName,
+    DtypeName,
+    FaultyName,
+    OverlongName,
+    QuantizeName,
+    TargetName,
+    WeightTypeName,
+    parse_fields,
+    parse_options,
+)
 from glmtune.config import embedded_base, embedded_data
+from glmtune.data.conversion.rows import Direction
 from glmtune.data.dataset import Overlong
+from glmtune.data.formats import Faulty
+from glmtune.data.selection.dedupe import Compared
+from glmtune.data.shapes import Shape
 from glmtune.errors import ConfigError
 from glmtune.export.gguf_file import WeightType
 from glmtune.loading.devices import Dtype
 from glmtune.loading.formats import Quantize
 
-COMMANDS = ["", "train", "plan", "chat", "generate", "merge", "env", "demo", "data", "data check", "data show"]
+COMMANDS = ["", "train", "plan", "chat", "generate", "merge", "env", "demo", "data", "data check", "data split"]
 
 
 def invoke(*arguments: str) -> tuple[int, str]:
@@ -85,6 +99,9 @@ def test_the_values_are_those_of_the_functions_that_they_go_to() -> None:
     assert set(get_args(QuantizeName)) == {"auto", *get_args(Quantize)}
     assert set(get_args(OverlongName)) == set(get_args(Overlong))
     assert set(get_args(WeightTypeName)) == set(get_args(WeightType))
+    assert set(get_args(FaultyName)) == set(get_args(Faulty))
+    assert set(get_args(ComparedName)) == set(get_args(Compared))
+    assert set(get_args(TargetName)) == {*get_args(Shape), *get_args(Direction)}
 
 
 def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

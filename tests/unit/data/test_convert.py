@@ -4,11 +4,10 @@ import json
 
 import pytest
 
-from glmtune.data.convert import write_messages
+from glmtune.data.convert import convert
 from glmtune.data.formats import read_conversations
-from glmtune.data.inspection import convert
+from glmtune.data.output import write_rows
 from glmtune.errors import DataError, StorageError
-from glmtune.prompts import Conversation, Message
 
 TOOLS = [{"type": "function", "function": {"name": "t"}}]
 ROWS = [
@@ -35,7 +34,7 @@ def test_reloads_to_the_same_conversations(tmp_path, capsys):
         path.write_text(json.dumps(rows), encoding="utf-8")
     output = tmp_path / "new" / "out.jsonl"
     convert(paths, output, join="|")
-    assert capsys.readouterr().out.startswith("4 conversations written to ")
+    assert capsys.readouterr().out.startswith("4 rows written to ")
     assert read_conversations(output).items == read_conversations(paths, join="|").items
     lines = output.read_text(encoding="utf-8").split("\n")
     assert len(lines) == 5
@@ -67,11 +66,11 @@ def test_no_link_is_followed(tmp_path):
 
 def test_a_crash_leaves_nothing_half_done(tmp_path):
     def crash_after_one():
-        yield Conversation((Message("user", "q"), Message("assistant", "a")))
+        yield None, {"question": "q", "answer": "a"}
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_messages(crash_after_one(), tmp_path / "out.jsonl")
+        write_rows(crash_after_one(), tmp_path / "out.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,11 +85,90 @@ def test_faulty_data_write_nothing(tmp_path):
 def test_output_that_cannot_be_written(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"question": "q", "answer": "a"}', encoding="utf-8")
-    with pytest.raises(DataError, match=r"expected a file named \.jsonl to write to, found '\.json'"):
-        convert(path, tmp_path / "out.json")
+    with pytest.raises(DataError, match=r"expected a file named \.json or \.jsonl to write to, found '\.csv'"):
+        convert(path, tmp_path / "out.csv")
     with pytest.raises(StorageError, match="a part of the path is a file, not a folder"):
         convert(path, path / "out.jsonl")
     with pytest.raises(StorageError, match="the name is too long"):
         convert(path, tmp_path / f"{'a' * 300}.jsonl")
     with pytest.raises(DataError, match="home folder"):
         convert(path, "~nosuchuser/out.jsonl")
+
+
+@pytest.mark.parametrize("shape", ["messages", "conversations", "sharegpt", "alpaca"])
+def test_every_format_reads_back_as_it_was_or_is_counted(tmp_path, shape):
+    paths = [tmp_path / f"{number}.json" for number in range(len(ROWS))]
+    for path, rows in zip(paths, ROWS, strict=True):
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    report = convert(paths, tmp_path / "out.json", to=shape)
+    before, after = read_conversations(paths).items, read_conversations(tmp_path / "out.json").items
+    expected_left = {
+        "messages": {},
+        "conversations": {},
+        "sharegpt": {"a turn has metadata that is no call of a tool": 1},
+        "alpaca": {"a tool is called": 1},
+    }[shape]
+    assert report.left == expected_left
+    assert after == [item for row, item in enumerate(before) if row != 1 or not expected_left]
+    assert (tmp_path / "out.json.skipped.jsonl").exists() == bool(expected_left)
+
+
+TALK = {
+    "id": 7,
+    "system": "S",
+    "tools": [{"name": "天气", "parameters": {}}],
+    "conversations": [
+        {"from": "human", "value": "杭州天气？"},
+        {"from": "function_call", "value": '{"name": "天气", "arguments": {"城市": "杭州", "天": [1, null, true]}}'},
+        {"from": "observation", "value": "小雨"},
+        {"from": "gpt", "value": "有小雨。"},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        (
+            "conversations",
+            [
+                {"role": "system", "content": "S"},
+                {"role": "user", "content": "杭州天气？"},
+                {
+                    "role": "tool",
+                    "name": "天气",
+                    "parameters": {"城市": "杭州", "天": [1, None, True]},
+                    "observation": "小雨",
+                },
+                {"role": "assistant", "content": "有小雨。"},
+            ],
+        ),
+        ("sharegpt", TALK["conversations"]),
+    ],
+)
+def test_tool_calls_are_written_as_each_format_has_them(tmp_path, shape, expected):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([TALK]), encoding="utf-8")
+    convert(path, tmp_path / "out.json", to=shape)
+    (row,) = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert row["conversations"] == expected
+    assert row["id"] == 7  # columns that are not read are kept
+    assert read_conversations(tmp_path / "out.json").items == read_conversations(path).items
+
+
+def test_an_input_stays_one_in_alpacas_format(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"问题": "翻译", "input": "hello", "output": "你好", "id": 1}]), encoding="utf-8")
+    convert(path, tmp_path / "out.json", {"instruction": "问题"}, to="alpaca")
+    (row,) = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert row == {"id": 1, "instruction": "翻译", "input": "hello", "output": "你好"}
+
+
+def test_faulty_rows_are_left_out_on_request_and_written_beside(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "q", "answer": ""}\n{"question": "q", "answer": "a"}', encoding="utf-8")
+    report = convert(path, tmp_path / "out.jsonl", to="alpaca", faulty="skip")
+    assert (report.num_rows, len(report.skipped)) == (1, 1)
+    assert "1 row left out, being faulty" in capsys.readouterr().out
+    (skipped,) = (tmp_path / "out.jsonl.skipped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(skipped)["reasons"] == ['"answer" is empty. Fill it in or remove the row']

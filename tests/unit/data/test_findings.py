@@ -114,7 +114,7 @@ def test_a_few_traditional_rows_are_told_by_the_majority(read):
     ]
     found = find(read([*rows, {"instruction": QUESTION, "output": "这个地方对我来说是个问题。"}]))
     assert [finding.name for finding in found] == ["other_script"]
-    assert "answers in simplified characters, 22 in traditional ones" in found[0].message
+    assert found[0].message == "answers in simplified characters: 1 row, in traditional ones: 22"
     assert found[0].places[0][0].row == len(rows) + 1
 
 

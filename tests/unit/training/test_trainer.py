@@ -20,7 +20,7 @@ from transformers import Trainer
 from transformers.trainer_callback import CallbackHandler
 
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.errors import ConfigError, TrainingError
+from glmtune.errors import ConfigError, DataError, TrainingError
 from glmtune.loading.bases import load_base
 from glmtune.loading.runs import load
 from glmtune.training import interruption, lora_trainer
@@ -357,3 +357,17 @@ def test_speed_leaves_evaluating_and_saving_out(
     quick, slowed = (speeds(tmp_path / name) for name in ("quick", "slow"))
     assert quick == slowed
     assert min(quick) > 1
+
+
+def test_a_run_without_faulty_rows_says_where_they_are(
+    run: Run, data_file: Path, tmp_path: Path, console: Console
+) -> None:
+    rows = json.loads(data_file.read_text(encoding="utf-8"))
+    rows[1]["output"] = ""
+    data_file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    with pytest.raises(DataError, match='row 2: "output" is empty'):
+        run("train.max_steps=1")
+    run("data.faulty=skip", "train.max_steps=1")
+    (skipped,) = (tmp_path / "run" / "skipped_rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(skipped)["values"] == rows[1]
+    assert "1 more rows are left out, being faulty" in console.export_text()

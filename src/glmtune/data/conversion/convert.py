@@ -1,12 +1,8 @@
 """Converts whole files of rows, and reports what was converted by which rule, and what was left for which reason."""
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, time
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +10,13 @@ from rich.console import Console
 from rich.text import Text
 
 from glmtune.data.conversion.rows import ConvertedRow, Direction, convert_row
-from glmtune.data.formats import Paths
-from glmtune.data.readers import Row, expand_path, read_rows
+from glmtune.data.output import check_output, write_rows
+from glmtune.data.readers import Row, read_rows
+from glmtune.data.weights import Paths, weighted_files
 from glmtune.errors import DataError, show_text, summarise_faults
-from glmtune.files import check_writable_folder, storage_faults, written_aside
 from glmtune.language import localise
 from glmtune.language.plurals import count
 
-SUFFIXES = (".json", ".jsonl")
 _NUM_SHOWN = 10
 _MAX_SHOWN = 300  # characters of a text, enough to judge a conversion by
 
@@ -81,13 +76,10 @@ def convert_file(
         DataError: A file cannot be read, `output` exists or has another suffix, or a value has no JSON form.
         StorageError: `output` cannot be written.
     """
-    target = _check_output(output)
+    target = check_output(output)
     rows = _read(paths)
     report = ConversionReport()
-    with storage_faults(show_text(str(output))):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(target) as unfinished, unfinished.open("wb") as file:
-            file.writelines(_encode(_converted(rows, to, fields, report), is_array=target.suffix.lower() == ".json"))
+    write_rows(_converted(rows, to, fields, report), target)
     _print(console, [*report.lines(), f"written to {show_text(str(output))}"])
     return report
 
@@ -122,24 +114,11 @@ def preview(
     return report
 
 
-def _check_output(output: str | Path) -> Path:
-    """The file to write to, after all checks that are possible without writing."""
-    target, name = expand_path(output), show_text(str(output))
-    if target.suffix.lower() not in SUFFIXES:
-        found = show_text(target.suffix) or "no suffix"
-        raise DataError(f"{name}: expected a file named {' or '.join(SUFFIXES)} to write to, found {found!r}")
-    with storage_faults(name):
-        if os.path.lexists(target):  # also true of a broken link
-            raise DataError(f"{name}: the file exists already and is not replaced. Remove it or name another one")
-        check_writable_folder(target.parent)
-    return target
-
-
 def _read(paths: Paths) -> list[Row]:
     """All rows. A row that cannot be read could not be kept either, so it is a fault."""
     rows: list[Row] = []
-    faults: list[str] = []
-    for path in [paths] if isinstance(paths, str | Path) else paths:
+    files, faults = weighted_files(paths)
+    for path, _ in files:
         more, found = read_rows(path, needs_answer=False)
         rows += more
         faults += found
@@ -150,31 +129,12 @@ def _read(paths: Paths) -> list[Row]:
 
 def _converted(
     rows: Iterable[Row], to: Direction, fields: Mapping[str, str] | None, report: ConversionReport
-) -> Iterator[str]:
-    """The JSON text of each row."""
+) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Each row, with where it comes from."""
     for row in rows:
         converted = convert_row(row.values, to, fields)
         report.add(converted)
-        try:
-            yield json.dumps(converted.values, ensure_ascii=False, default=_plain)
-        except TypeError as error:
-            raise DataError(f"{row.source}: {error}") from error
-
-
-def _encode(texts: Iterable[str], *, is_array: bool) -> Iterator[bytes]:
-    """The bytes of the file: an array, or a row a line. A lone surrogate, which UTF-8 has not, stays a JSON escape."""
-    start, between, end = ("[\n", ",\n", "\n]\n") if is_array else ("", "\n", "\n")
-    yield start.encode()
-    for number, text in enumerate(texts):
-        yield ((between if number else "") + text).encode(errors="backslashreplace")
-    yield end.encode()
-
-
-def _plain(value: Any) -> str:
-    """A value of a Parquet file as JSON can hold it."""
-    if isinstance(value, date | time | Decimal):
-        return str(value)
-    raise TypeError(f"a value has no JSON form: {show_text(repr(value), 60)}")
+        yield row.source, converted.values
 
 
 def _print(console: Console | None, lines: Iterable[str]) -> None:

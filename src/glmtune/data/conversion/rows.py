@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from glmtune.data.conversion.matching import join_parts, split_question
-from glmtune.data.formats import CHAT_COLUMNS, PAIR_COLUMNS
+from glmtune.data.row_formats import CHAT_COLUMNS, PAIR_COLUMNS
 
 Direction = Literal["instruction", "qa"]
 """What rows are converted to: instructions with an input, or questions."""

@@ -2,18 +2,21 @@
 
 import re
 import unicodedata
-from functools import cache
 
-from glmtune.data.duplicates.scripts import to_simplified
+from glmtune.data.duplicates.scripts import TO_SIMPLIFIED
 
 # Letters and digits of any script are kept; punctuation, white space, symbols, emoji and invisible characters are not.
 _NO_LETTER = re.compile(r"[\W_]+")
-# Signs that carry the meaning of formulas and prices; only a text of others is the same without them.
-_SIGNS = re.compile(r"[^\w+\-*/=<>%^$€¥£°!|&~√∑∫≤≥≠±×÷]+|_+")
-_HAS_FORMULA = re.compile(r"[0-9A-Za-z)]\s*[+\-*/=<>%^|&~√∑∫≤≥≠±×÷!]|[+\-*/=<>$€¥£~√∑∫≤≥≠±×÷!]\s*[0-9A-Za-z(]")
+# Signs that carry the meaning of formulas and prices; a text without any digit or Latin letter beside them has none.
+_SIGN = re.compile(r"[+\-*/=<>%^$€¥£°|&~√∑∫≤≥≠±×÷＋－＊／＝＜＞％＾＄￡￥｜＆～]")
+_SIGNS = re.compile(r"[^\w+\-*/=<>%^$€¥£°|&~√∑∫≤≥≠±×÷]+|_+")
+_HAS_FORMULA = re.compile(r"[0-9A-Za-z)]\s*[+\-*/=<>%^|&~√∑∫≤≥≠±×÷]|[+\-*/=<>$€¥£~√∑∫≤≥≠±×÷]\s*[0-9A-Za-z(]")
 _CHINESE_NUMBER = re.compile(
     r"(?<![零一二三四五六七八九十百千万亿])[零一二三四五六七八九](?=[个条只种本年月天次位名岁元块点章节篇首])"
 )
+# Letters that make no difference.
+_LETTERS = {**TO_SIMPLIFIED, ord("您"): "你", ord("妳"): "你"}
+_REPLACED = re.compile(f"[{''.join(map(chr, _LETTERS))}]")
 _DIGITS = dict(zip("零一二三四五六七八九", "0123456789", strict=True))
 
 _COURTESY = re.compile(
@@ -21,7 +24,7 @@ _COURTESY = re.compile(
     r"请你|请您|请|能不能告诉我|可以告诉我|告诉我|说说|pleasetellme|please)+|(?:谢谢你|谢谢您|谢谢|多谢|thanks|thankyou)+$"
 )
 # Not of a short text: 这个呢 asks, 这个 does not.
-_PARTICLES_AT_END = re.compile(r"(?<=.{5})(?:[呢呀啊吧嘛啦哦噢哈]|(?<![什怎那这多])么)+$")
+_PARTICLES_AT_END = re.compile(r"(?<=.{4})(?:[呢呀啊吧嘛啦哦噢哈]|(?<![什怎那这多])么)+$")
 _SAME = (
     (re.compile("怎么样才能|怎样才能|怎么才能|如何才能|怎么样|怎样|如何|咋样|咋"), "怎么"),
     (re.compile("一下"), ""),
@@ -39,8 +42,17 @@ def normal_form(text: str) -> str:
 
     Operators stay where they stand beside digits or Latin letters, since `1+1` and `1-1` do not ask the same.
     """
-    plain = unicodedata.normalize("NFKC", text).casefold().translate(_letters())
-    return (_SIGNS if _HAS_FORMULA.search(plain) else _NO_LETTER).sub("", plain) or text.strip() or text
+    if _SIGN.search(text):
+        plain = unicodedata.normalize("NFKC", text)
+        kept = (_SIGNS if _HAS_FORMULA.search(plain) else _NO_LETTER).sub("", plain)
+    else:
+        kept = _NO_LETTER.sub("", text)
+        if not unicodedata.is_normalized("NFKC", kept):
+            kept = _NO_LETTER.sub("", unicodedata.normalize("NFKC", kept))
+    kept = kept.casefold()
+    if _REPLACED.search(kept):
+        kept = kept.translate(_LETTERS)
+    return kept or text.strip() or text
 
 
 def bare_form(text: str) -> str:
@@ -55,9 +67,3 @@ def bare_form(text: str) -> str:
         bare = pattern.sub(word, bare)
     bare = _PARTICLES_AT_END.sub("", bare)
     return bare or normal_form(text)
-
-
-@cache
-def _letters() -> dict[int, str]:
-    """For `str.translate`: letters that make no difference."""
-    return to_simplified() | {ord("您"): "你", ord("妳"): "你"}

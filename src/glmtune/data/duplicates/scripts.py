@@ -4,7 +4,10 @@ Only pairs whose two sides belong to one script each: characters such as 后, �
 left out, as are rare ones. To tell scripts apart, a few hundred frequent characters do as well as a dictionary.
 """
 
-from functools import cache
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
 
 _SIMPLIFIED = (
     "们这来时国说对会为开过还没样问从两长间现见经进动学给让边听书车门话种应关点电业产实机员气发头认觉爱岁师孩亲"
@@ -40,11 +43,20 @@ _PAIRS = {
     for simplified, traditional in zip(_SIMPLIFIED, _TRADITIONAL, strict=True)
     if simplified != traditional and not {simplified, traditional} & _SHARED
 }
-SIMPLIFIED_ONLY = frozenset(_PAIRS)
-TRADITIONAL_ONLY = frozenset(_PAIRS.values())
+_SIMPLIFIED_ONLY = re.compile(f"[{''.join(_PAIRS)}]")
+_TRADITIONAL_ONLY = re.compile(f"[{''.join(_PAIRS.values())}]")
+
+TO_SIMPLIFIED: Mapping[int, str] = MappingProxyType({ord(there): here for here, there in _PAIRS.items()})
+"""For `str.translate`: the simplified form of each traditional character of the table."""
+
+Script = Literal["simplified", "traditional", "mixed", "unknown"]
 
 
-@cache
-def to_simplified() -> dict[int, str]:
-    """For `str.translate`: the simplified form of each traditional character of the table."""
-    return {ord(traditional): simplified for simplified, traditional in _PAIRS.items()}
+def script_of(text: str) -> Script:
+    """The script of a text; `mixed` with at least two characters that only one script has, of each."""
+    if not _TRADITIONAL_ONLY.search(text):
+        return "simplified" if _SIMPLIFIED_ONLY.search(text) else "unknown"
+    simplified, traditional = set(_SIMPLIFIED_ONLY.findall(text)), set(_TRADITIONAL_ONLY.findall(text))
+    if not simplified:
+        return "traditional" if len(traditional) > 1 else "unknown"
+    return "mixed" if min(len(simplified), len(traditional)) > 1 else "unknown"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy
 
 from glmtune.data.duplicates.normal_form import bare_form, normal_form
-from glmtune.data.duplicates.scripts import SIMPLIFIED_ONLY, TRADITIONAL_ONLY
+from glmtune.data.duplicates.scripts import script_of
 from glmtune.data.findings.finding import Finding
 from glmtune.data.findings.leaks import leaked_rows
 from glmtune.data.findings.sets import alike_part, outliers, same_rows
@@ -16,6 +16,7 @@ from glmtune.errors import show_text
 from glmtune.language.plurals import count
 from glmtune.prompts import Conversation
 
+_SCRIPTS = {"simplified": 1, "traditional": 2}
 _FEW = 0.2  # a share of rows that are the exception
 _LEAST_LEARNT = 0.05
 _MOST_SHOWN = 40
@@ -45,7 +46,7 @@ def find(conversations: Conversations) -> list[Finding]:
         question = question_key(item)
         questions.append(hash(question))
         whole.append(hash((question, normal_form(answer), len(dialogue.answers))))
-        scripts.append(_script(answer))
+        scripts.append(_SCRIPTS.get(script_of(answer), 0))
     sources = conversations.sources
     return [
         *_same_questions(conversations, questions, whole),
@@ -132,7 +133,7 @@ def _same_questions(conversations: Conversations, questions: Sequence[int], whol
         findings.append(
             Finding(
                 "conflicting_answers",
-                f"{count(len(differing), 'questions')} are asked more than once, with {number:,} different answers",
+                f"asked more than once: {count(len(differing), 'questions')}, with {number:,} different answers",
                 "Keep one answer of each, or add to the questions what makes the difference; meant as variety, they "
                 "may stay",
                 sorted(differing, key=lambda place: (place[0].path, place[0].row)),
@@ -142,21 +143,12 @@ def _same_questions(conversations: Conversations, questions: Sequence[int], whol
         findings.append(
             Finding(
                 "repeated_rows",
-                f"{count(len(repeated), 'rows')} say the same as an earlier one",
+                f"the same as an earlier one: {count(len(repeated), 'rows')}",
                 "Remove them with glmtune data dedupe, unless they are meant to count more",
                 sorted(repeated, key=lambda place: (place[0].path, place[0].row)),
             )
         )
     return findings
-
-
-def _script(text: str) -> int:
-    """1 for simplified, 2 for traditional, 0 if it cannot be told or is both."""
-    letters = set(text)
-    simplified, traditional = len(letters & SIMPLIFIED_ONLY), len(letters & TRADITIONAL_ONLY)
-    if bool(simplified) == bool(traditional) or simplified + traditional < 2:
-        return 0
-    return 1 if simplified else 2
 
 
 def _other_script(conversations: Conversations, scripts: Sequence[int]) -> list[Finding]:
@@ -171,7 +163,7 @@ def _other_script(conversations: Conversations, scripts: Sequence[int]) -> list[
     return [
         Finding(
             "other_script",
-            f"{count(number, 'rows')} have answers in {name} characters, {max(counts):,} in {other} ones",
+            f"answers in {name} characters: {count(number, 'rows')}, in {other} ones: {max(counts):,}",
             "Convert them to one script, such as with OpenCC, unless both are wanted",
             [(conversations.sources[row],) for row in numpy.flatnonzero(by_script == fewer).tolist()],
         )
@@ -208,7 +200,7 @@ def _lengths(conversations: Conversations, answers: Sequence[str]) -> list[Findi
     return [
         Finding(
             "outlier_lengths",
-            f"{count(len(rows), 'rows')} have answers that are far longer than all others, up to "
+            f"far longer than all others: the answers of {count(len(rows), 'rows')}, up to "
             f"{int(lengths[rows[0]]):,} characters",
             "See whether several rows were joined into one, or a whole page was pasted",
             [(conversations.sources[row],) for row in rows],

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from glmtune.data.duplicates.normal_form import normal_form
-from glmtune.data.duplicates.scripts import SIMPLIFIED_ONLY, TRADITIONAL_ONLY
+from glmtune.data.duplicates.scripts import script_of
 from glmtune.prompts import Conversation
 
 _LEAST_REPEATED = 8  # letters of a question: a greeting may well be returned
@@ -32,6 +32,8 @@ _ROLE_TOKEN = re.compile(
 _ROLE_NAME = re.compile(r"\s*(?:Human|Assistant|User|ChatGLM|GPT|用户|助手|答|问)\s*[:：]", re.IGNORECASE)
 _DAMAGE = re.compile(r"\ufffd|锟斤拷|烫烫烫|屯屯屯|[\x80-\x9f]|[锛銆]")
 _AS_LATIN = re.compile(r"[\xc2-\xf4][\x80-\xbf\u0152-\u2122]{1,3}")
+# What the first bytes of 的, 是, 在, 一, 不, 了 and other frequent characters look like in GBK.
+_AS_GBK = re.compile("[鐨鏄鍦涓浜鏈鎴杩鍙璇鐢绗浠娌鍥琛鏉宸鍚鏃鍒灏澶濂绛闂棰浣]")
 _RUN = re.compile(r"[^\x00-\x7f]{4,}")
 _KANA = re.compile(r"[\u3041-\u30ff]")
 _ABOUT_SCRIPTS = re.compile("繁[体體]|简[体體]|簡[体體]|正體|粤语|粵語|古文|文言|异体|異體|香港|台湾|臺灣|台灣")
@@ -118,7 +120,7 @@ def _reads_as_utf8(text: str) -> bool:
             except UnicodeError:
                 continue
             return True
-    return any(_is_utf8_as_gbk(found[0]) for found in _RUN.finditer(text))
+    return bool(_AS_GBK.search(text)) and any(_is_utf8_as_gbk(found[0]) for found in _RUN.finditer(text))
 
 
 def _is_utf8_as_gbk(text: str) -> bool:
@@ -129,14 +131,8 @@ def _is_utf8_as_gbk(text: str) -> bool:
 
 
 def _mixes_scripts(dialogue: Dialogue) -> bool:
-    mixed = [text for text in dialogue.texts if mixture(text)]
+    mixed = [text for text in dialogue.texts if script_of(text) == "mixed"]
     return bool(mixed) and not _ABOUT_SCRIPTS.search(dialogue.whole) and not any(map(_KANA.search, mixed))
-
-
-def mixture(text: str) -> bool:
-    """Whether a text has at least two characters each that only one script has."""
-    letters = set(text)
-    return len(letters & TRADITIONAL_ONLY) > 1 and len(letters & SIMPLIFIED_ONLY) > 1
 
 
 def _breaks_json(dialogue: Dialogue) -> bool:

@@ -1,0 +1,91 @@
+"""Writes rows to JSON files, which appear only once they are complete and never replace another."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from glmtune.data.readers import Source, expand_path
+from glmtune.errors import DataError, show_text
+from glmtune.files import check_writable_folder, storage_faults, written_aside
+
+SUFFIXES = (".json", ".jsonl")
+
+
+def check_output(output: str | Path) -> Path:
+    """The file to write to, after all checks that are possible without writing.
+
+    Raises:
+        DataError: It exists or has another suffix than `.json` and `.jsonl`.
+        StorageError: Its folder cannot be written to.
+    """
+    target, name = expand_path(output), show_text(str(output))
+    if target.suffix.lower() not in SUFFIXES:
+        found = show_text(target.suffix) or "no suffix"
+        raise DataError(f"{name}: expected a file named {' or '.join(SUFFIXES)} to write to, found {found!r}")
+    with storage_faults(name):
+        if os.path.lexists(target):  # also true of a broken link
+            raise DataError(f"{name}: the file exists already and is not replaced. Remove it or name another one")
+        check_writable_folder(target.parent)
+    return target
+
+
+def write_rows(rows: Iterable[tuple[Source | None, Mapping[str, Any]]], output: str | Path) -> int:
+    """Writes rows, with all their columns.
+
+    Args:
+        rows: Each row, and where it comes from, for messages.
+        output: A `.json` file, for an array, or a `.jsonl` file, for a row a line. It must not exist; its folder is
+            created.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        DataError: `output` cannot be used, or a value has no JSON form.
+        StorageError: It cannot be written.
+    """
+    target = check_output(output)
+    written = _Texts(rows)
+    with storage_faults(show_text(str(output))):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(target) as unfinished, unfinished.open("wb") as file:
+            file.writelines(_encode(written, is_array=target.suffix.lower() == ".json"))
+    return written.num_rows
+
+
+class _Texts:
+    """The JSON text of each row; counts them."""
+
+    def __init__(self, rows: Iterable[tuple[Source | None, Mapping[str, Any]]]) -> None:
+        self._rows = rows
+        self.num_rows = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for source, values in self._rows:
+            self.num_rows += 1
+            try:
+                yield json.dumps(values, ensure_ascii=False, default=_plain)
+            except TypeError as error:
+                raise DataError(f"{source}: {error}" if source else str(error)) from error
+
+
+def _encode(texts: Iterable[str], *, is_array: bool) -> Iterator[bytes]:
+    """The bytes of the file: an array, or a row a line. A lone surrogate, which UTF-8 has not, stays a JSON escape."""
+    start, between, end = ("[\n", ",\n", "\n]\n") if is_array else ("", "\n", "\n")
+    yield start.encode()
+    number = -1
+    for number, text in enumerate(texts):
+        yield ((between if number else "") + text).encode(errors="backslashreplace")
+    if is_array or number >= 0:
+        yield end.encode()
+
+
+def _plain(value: Any) -> str:
+    """A value of a Parquet file as JSON can hold it."""
+    if isinstance(value, date | time | Decimal):
+        return str(value)
+    raise TypeError(f"a value has no JSON form: {show_text(repr(value), 60)}")

@@ -1,0 +1,119 @@
+"""Removes rows that say what an earlier row says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from glmtune.data.duplicates.near import DEFAULT_THRESHOLD, near_pairs
+from glmtune.data.formats import Example, read_examples
+from glmtune.data.output import check_output, write_rows
+from glmtune.data.printing import print_lines
+from glmtune.data.selection.texts import exact_text, question_text, whole_text
+from glmtune.data.weights import Paths
+from glmtune.errors import ConfigError, show_text
+from glmtune.language.plurals import count
+
+Compared = Literal["row", "question"]
+
+
+@dataclass
+class DedupeReport:
+    """What was removed.
+
+    Attributes:
+        num_rows: The rows that were read.
+        exact: By the index of a removed row, that of the earlier row that says the same to the letter.
+        near: The same for rows that say nearly the same.
+    """
+
+    num_rows: int
+    exact: dict[int, int] = field(default_factory=dict)
+    near: dict[int, int] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The report."""
+        kept = self.num_rows - len(self.exact) - len(self.near)
+        return [
+            f"{count(self.num_rows, 'rows')}: {kept:,} kept, {len(self.exact):,} removed as exact duplicates, "
+            f"{len(self.near):,} as near-duplicates"
+        ]
+
+
+def dedupe(
+    paths: Paths,
+    output: str | Path,
+    fields: Mapping[str, str] | None = None,
+    join: str = "\n",
+    *,
+    compare: Compared = "row",
+    near: bool = True,
+    threshold: float = DEFAULT_THRESHOLD,
+    removed: str | Path | None = None,
+    console: Console | None = None,
+) -> DedupeReport:
+    """Writes the rows without duplicates; of rows that are alike, the first is kept.
+
+    Args:
+        paths: As for `read_conversations`, as are `fields` and `join`.
+        output: The `.json` or `.jsonl` file to write; it must not exist yet.
+        compare: Whether whole rows are compared, or only what they ask, whatever the answers are.
+        near: Whether near-duplicates are removed, too.
+        threshold: How similar they have to be, from 0 to 1; see `duplicates.near`.
+        removed: A file for the rows that are removed, each with the row that it is a duplicate of; None for none.
+        console: Where to print the report; None for the standard output.
+
+    Returns:
+        The report.
+
+    Raises:
+        DataError: The data are faulty, or a file to write exists.
+        StorageError: A file cannot be written.
+    """
+    if not 0 < threshold <= 1:
+        raise ConfigError(f"--threshold: expected a number above 0 and at most 1; found {threshold:g}")
+    for file in (output, removed):
+        if file is not None:
+            check_output(file)
+    examples, _ = read_examples(paths, fields, join)
+    report = find_duplicates(examples, compare, near=near, threshold=threshold)
+    gone = report.exact | report.near
+    write_rows(((each.source, each.values) for row, each in enumerate(examples) if row not in gone), output)
+    if removed is not None:
+        rows = (
+            {
+                "duplicate": "exact" if row in report.exact else "near",
+                "of": {"file": examples[other].source.path, "row": examples[other].source.row},
+                "file": examples[row].source.path,
+                "row": examples[row].source.row,
+                "values": examples[row].values,
+            }
+            for row, other in sorted(gone.items())
+        )
+        write_rows(((None, values) for values in rows), removed)
+    print_lines(console, [*report.lines(), f"written to {show_text(str(output))}"])
+    return report
+
+
+def find_duplicates(
+    examples: Sequence[Example], compare: Compared = "row", *, near: bool = True, threshold: float = DEFAULT_THRESHOLD
+) -> DedupeReport:
+    """Finds the rows that are duplicates of earlier ones that are not."""
+    report = DedupeReport(len(examples))
+    first: dict[int, int] = {}
+    kept: list[int] = []
+    for row, example in enumerate(examples):
+        earlier = first.setdefault(hash(exact_text(example) if compare == "row" else question_text(example)), row)
+        if earlier == row:
+            kept.append(row)
+        else:
+            report.exact[row] = earlier
+    if near:
+        text_of = whole_text if compare == "row" else question_text
+        # Pairs come sorted: by the time that a row is the first of a pair, it is known whether it is kept.
+        for earlier, later in near_pairs([text_of(examples[row]) for row in kept], threshold):
+            if kept[earlier] not in report.near:
+                report.near.setdefault(kept[later], kept[earlier])
+    return report
