@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.config import load_arguments
-from glmtune.data.formats import Paths
+from glmtune.data.weights import Paths
 from glmtune.evaluation.evaluate import Runs
 from glmtune.evaluation.evaluate import evaluate as evaluate_runs
 from glmtune.evaluation.results import Evaluation

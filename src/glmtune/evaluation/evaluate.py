@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from glmtune.adapters.run_folder import RunManifest, find_adapter, is_checkpoint
-from glmtune.data.formats import Paths
+from glmtune.data.weights import Paths
 from glmtune.errors import ConfigError, show_text
 from glmtune.evaluation import libraries
 from glmtune.evaluation.choices import read_choices

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from glmtune.data.formats import Paths, read_conversations
+from glmtune.data.formats import read_conversations
+from glmtune.data.weights import Paths
 from glmtune.prompts import Conversation, Message
 
 

@@ -91,7 +91,7 @@ def read_inputs(start: Start, console: Console) -> RunInputs:
         data = load_run_data(config, start.tokenizer, arguments.seed)
     for line in (*say_data(config.data.path), *data.stats.lines(), data.split_line()):
         _say(console, line)
-    if data.skipped and _writes_here(config.train):
+    if data.skipped and arguments.should_save:
         write_skipped(data.skipped, skipped := Path(arguments.output_dir) / SKIPPED_NAME)
         _say(console, f"rows that were left out, with the reasons: {skipped}")
     base_fingerprint = fingerprint_base(config.model.path or embedded_base())
