@@ -191,6 +191,8 @@ def _take_steps(
         console.print("all steps are done; writing the results", highlight=False)
         trainer.restore(earlier.checkpoint)
         return {}
+    if earlier is None:
+        trainer.ask_before_training()
     checkpoint = None if earlier is None else str(earlier.checkpoint)
     output = trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=["past_key_values"])
     metrics: dict[str, Any] = output.metrics

@@ -18,7 +18,21 @@ from glmtune.errors import ConfigError
 from glmtune.loading.devices import Dtype
 from glmtune.loading.formats import Quantize
 
-COMMANDS = ["", "train", "plan", "chat", "generate", "merge", "env", "demo", "data", "data check", "data show"]
+COMMANDS = [
+    "",
+    "train",
+    "plan",
+    "chat",
+    "generate",
+    "merge",
+    "eval",
+    "report",
+    "env",
+    "demo",
+    "data",
+    "data check",
+    "data show",
+]
 
 
 def invoke(*arguments: str) -> tuple[int, str]:

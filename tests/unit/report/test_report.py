@@ -65,6 +65,7 @@ def test_the_page_needs_nothing_beside_it(finished: Path) -> None:
 def test_the_answers_given_in_training_are_shown(finished: Path) -> None:
     page = Texts(finished / "report.html")
     assert "第0个问题？" in page.text
+    assert "before training" in page.text
     assert "这是第0个回答，没有别的。" in page.text
 
 
