@@ -33,7 +33,7 @@ METRICS = (
 
 
 def stages_on(console: Console) -> Stages:
-    """Shows each stage of an evaluation as a progress bar.
+    """Shows each stage of an evaluation as a progress bar; without a terminal, not at all.
 
     Args:
         console: Where to.
@@ -41,6 +41,9 @@ def stages_on(console: Console) -> Stages:
 
     @contextmanager
     def stage(description: str, total: int) -> Iterator[Callable[[int], None]]:
+        if not console.is_terminal:
+            yield lambda number: None
+            return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(show_text(localise(description)), total=total)

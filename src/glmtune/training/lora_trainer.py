@@ -27,7 +27,7 @@ from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
 from glmtune.compat import put_schedule, skip_fused_step
 from glmtune.data.packed_batch import PackedBatch
 from glmtune.errors import ConfigError, TrainingError
-from glmtune.evaluation.in_training import SAMPLES_NAME, EvaluationQuestions, append_samples
+from glmtune.evaluation.in_training import EvaluationQuestions
 from glmtune.files import storage_faults
 from glmtune.loading.devices import GIB, peak_bytes
 from glmtune.planning.optimizers import is_elementwise
@@ -221,25 +221,9 @@ class LoraTrainer(Trainer):
         totals, weights = zip(*gather_object([(total, self._eval_weight)]), strict=True)
         output.metrics[f"{metric_key_prefix}_loss"] = math.fsum(totals) / math.fsum(weights)
         if self._questions is not None:
-            output.metrics.update(
-                (f"{metric_key_prefix}_{name}", value) for name, value in self._ask(self._questions).items()
-            )
+            found = self._questions.ask(self.adapted_model(), self.state.global_step, gather_object)
+            output.metrics.update((f"{metric_key_prefix}_{name}", value) for name, value in found.items())
         return output
-
-    def ask_before_training(self) -> None:
-        """Answers the evaluation questions, where there are any, with the model as it is before the first step."""
-        if self._questions is not None:
-            if self.is_world_process_zero():
-                (Path(self.args.output_dir) / SAMPLES_NAME).unlink(missing_ok=True)
-            self._ask(self._questions)
-
-    def _ask(self, questions: EvaluationQuestions) -> dict[str, float]:
-        """The metrics of the model's answers to the evaluation questions."""
-        place = self.args.process_index, self.args.world_size
-        answers, metrics = questions.ask(self.adapted_model(), *place, gather_object)
-        if self.is_world_process_zero():
-            append_samples(answers, self.state.global_step, self.args.output_dir)
-        return metrics
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Floating-point operations of a step, without recomputation."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from rich.console import Console
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback
@@ -143,7 +144,7 @@ def _make_trainer(
     progress: ProgressReport,
     interruption: Interruption,
 ) -> LoraTrainer:
-    arguments = inputs.arguments
+    arguments, questions = inputs.arguments, _questions(inputs, manifest)
     with transformers_faults():
         trainer = LoraTrainer(
             model=model,
@@ -164,23 +165,33 @@ def _make_trainer(
             manifest=manifest,
             base_dtype=inputs.dtype,
             uses_graphs=planned.settings.uses_graphs,
-            questions=_questions(inputs, manifest),
+            questions=questions,
         )
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
     PartialState().wait_for_everyone()  # all have checked that the folder is free
     if arguments.should_save and inputs.earlier is None:  # until its first checkpoint, a resumed run's is as it was
         manifest.write(arguments.output_dir)
+    if questions is not None and inputs.earlier is None:
+        questions.ask(trainer.adapted_model(), 0, gather_object)
     return trainer
 
 
 def _questions(inputs: RunInputs, manifest: RunManifest) -> EvaluationQuestions | None:
     """What is asked at each evaluation: the first of the evaluation samples."""
-    count = inputs.config.train.get("eval_generate")
+    count, arguments = inputs.config.train.get("eval_generate"), inputs.arguments
     if count is None:
         return None
-    chosen = inputs.data.eval_conversations[:count]
-    return EvaluationQuestions.of(chosen, inputs.tokenizer, manifest.template, manifest.system)
+    return EvaluationQuestions.of(
+        inputs.data.eval_conversations[:count],
+        inputs.tokenizer,
+        manifest.template,
+        manifest.system,
+        folder=Path(arguments.output_dir),
+        process=arguments.process_index,
+        num_processes=arguments.world_size,
+        has_texts="tensorboard" in arguments.report_to,
+    )
 
 
 def _take_steps(
@@ -191,8 +202,6 @@ def _take_steps(
         console.print("all steps are done; writing the results", highlight=False)
         trainer.restore(earlier.checkpoint)
         return {}
-    if earlier is None:
-        trainer.ask_before_training()
     checkpoint = None if earlier is None else str(earlier.checkpoint)
     output = trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=["past_key_values"])
     metrics: dict[str, Any] = output.metrics
