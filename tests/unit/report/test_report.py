@@ -156,3 +156,10 @@ def test_many_points_are_thinned_to_their_means() -> None:
     assert len(found) <= 400
     assert found[-1][0] == 9999
     assert all(abs(value - 0.5) < 0.05 for _, value in found)
+
+
+def test_a_line_and_its_average_have_one_colour() -> None:
+    points = [(1.0, 2.0), (2.0, 1.0)]
+    lines = [Series("raw", points, is_faint=True), Series("average", points), Series("evaluation", points)]
+    colours = re.findall(r"fill:none;stroke:([^;]+)", line_chart(Chart("loss", lines)))
+    assert colours[0] == colours[1] != colours[2]
