@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from glmtune.adapters.run_folder import SAMPLES_NAME
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.answers import answer_rows, enough_new_tokens
 from glmtune.evaluation.rows import EvaluationRow
@@ -18,7 +19,6 @@ from glmtune.inference.answering import release
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Template
 
-SAMPLES_NAME = "eval_samples.jsonl"
 _logger = logging.getLogger(__name__)
 
 

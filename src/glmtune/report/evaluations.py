@@ -5,7 +5,7 @@ from typing import Any
 
 from glmtune.evaluation.measures import Difference
 from glmtune.evaluation.results import DATA_SECTION, GENERAL_SECTION
-from glmtune.evaluation.terminal import METRICS, say_difference
+from glmtune.evaluation.shown import METRICS, say_difference
 from glmtune.language import localise
 from glmtune.report.blocks import Block, Exchange, Lines, Table
 from glmtune.report.facts import RunFacts

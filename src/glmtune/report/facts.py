@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glmtune.adapters.run_folder import LOG_NAME, RESULTS_NAME, RunManifest, checkpoints
+from glmtune.adapters.run_folder import LOG_NAME, RESULTS_NAME, SAMPLES_NAME, RunManifest, checkpoints
 from glmtune.errors import ConfigError
-from glmtune.evaluation.in_training import SAMPLES_NAME
 from glmtune.evaluation.results import FOLDER_NAME, RESULT_NAME
 
 PREDICTIONS_NAME = "generated_predictions.jsonl"
