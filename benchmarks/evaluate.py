@@ -1,10 +1,13 @@
 """How long does `glmtune eval` of 500 rows take at ChatGLM3-6B's shape, generation included?
 
-A base with random bf16 weights and an adapter are written to a folder, then the command is run as a user would run it,
-in a process of its own: base and adapter, losses and answers. Random weights never end an answer by themselves, so
-every answer has all its tokens: the worst case. The tokenizer is made from the data themselves (`workload.py`).
+    python benchmarks/evaluate.py DATA.json benchmarks/results/evaluate.csv --tokenizer FOLDER --commit HASH
 
-ROUGE and BLEU are part of it where their packages are installed; `--no-text-metrics` says that they may be absent.
+A base with random bf16 weights and an adapter are written to a folder, then the command is run as a user would run it,
+in a process of its own: base and adapter, losses and answers. Random weights hardly ever end an answer themselves, so
+nearly every answer has all its tokens: the worst case. The tokenizer is the published one's folder, or else made from
+the data (`workload.py`); the latter knows fewer ids than the random model says, which then have no text.
+
+ROUGE and BLEU are part of it where their packages are installed; `--no-text-metrics` goes on without.
 """
 
 import argparse
@@ -16,37 +19,36 @@ import time
 from pathlib import Path
 
 import torch
-from full_shape import chatglm3_6b_config
-from peft import LoraConfig, get_peft_model
+from full_shape import build_random_base, chatglm3_6b_config
+from peft import LoraConfig
 from rows import append_row
-from torch import nn
-from workload import make_tokenizer, random_model
+from safetensors.torch import save_file
+from workload import make_tokenizer
 
 from glmtune.evaluation.libraries import missing_packages
 
-
-def make_base(data: Path, folder: Path) -> Path:
-    """A folder in the official layout, of ChatGLM3-6B's shape, with random weights."""
-    model = random_model("cuda")
-    model.save_pretrained(folder, max_shard_size="5GB")
-    make_tokenizer(data, folder)
-    (folder / "tokenizer.vocab").unlink(missing_ok=True)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert config["num_layers"] == chatglm3_6b_config().num_layers
-    return folder
+_RANK = 8
 
 
-def make_adapter(base: Path, folder: Path) -> Path:
-    """An adapter with random weights, as stock PEFT writes it."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, device_map="cuda")
-    adapted = get_peft_model(model, LoraConfig(r=8, lora_alpha=32, target_modules=["query_key_value"]))
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            nn.init.normal_(parameter, std=0.02)
-    adapted.save_pretrained(folder)
-    return folder
+def make_adapter(folder: Path, base: Path) -> None:
+    """An adapter on the query-key-value projections with random weights, as stock PEFT writes it."""
+    folder.mkdir()
+    config = chatglm3_6b_config()
+    LoraConfig(
+        r=_RANK,
+        lora_alpha=32,
+        target_modules=["query_key_value"],
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(base),
+    ).save_pretrained(folder)
+    width = config.kv_channels * (config.num_attention_heads + 2 * config.multi_query_group_num)
+    torch.manual_seed(0)
+    tensors = {}
+    for number in range(config.num_layers):
+        name = f"base_model.model.transformer.encoder.layers.{number}.self_attention.query_key_value"
+        tensors[f"{name}.lora_A.weight"] = 0.02 * torch.randn(_RANK, config.hidden_size)
+        tensors[f"{name}.lora_B.weight"] = 0.02 * torch.randn(width, _RANK)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def evaluate(adapter: Path, data: Path, output: Path, arguments: argparse.Namespace) -> float:
@@ -66,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="rows of instruction, input and output")
     parser.add_argument("output", type=Path, help="a CSV file, to which rows are appended")
+    parser.add_argument("--tokenizer", type=Path, help="a folder with tokenizer.model and tokenizer_config.json")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--new-tokens", type=int, help="most tokens of an answer; by default the command's own")
     parser.add_argument("--repeat", type=int, default=2, help="the first run compiles kernels")
@@ -77,9 +80,13 @@ def main() -> None:
         parser.error(f"{', '.join(missing)} missing: pip install 'glmtune[eval]', or pass --no-text-metrics")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        base = make_base(arguments.data, folder / "base")
-        torch.cuda.empty_cache()
-        adapter = make_adapter(base, folder / "adapter")
+        tokenizer = arguments.tokenizer
+        if tokenizer is None:
+            tokenizer = folder / "tokenizer"
+            make_tokenizer(arguments.data, tokenizer)
+        base, adapter = folder / "base", folder / "adapter"
+        build_random_base(base, tokenizer)
+        make_adapter(adapter, base)
         torch.cuda.empty_cache()
         for repetition in range(arguments.repeat):
             seconds = evaluate(adapter, arguments.data, folder / "results", arguments)

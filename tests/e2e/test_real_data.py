@@ -12,6 +12,7 @@ import glmtune
 from glmtune.data.conversion.convert import convert_file
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.models.chatglm.plain_files import write_plain_files
+from glmtune.report.write import write_report
 from hard_texts import hard_texts, texts_with_special_tokens
 
 
@@ -37,6 +38,12 @@ def test_every_row_trains(real_data: Path, tmp_path: Path) -> None:
     chat = glmtune.Chat(model, tokenizer, max_new_tokens=24)
     assert chat.system == "现在你要扮演皇帝身边的女人--甄嬛"
     assert chat.ask("皇上驾到！")
+    evaluation = glmtune.evaluate(run, data, count=40, general=True)
+    assert evaluation.num_rows_in_files == num_rows
+    assert evaluation.candidates[1].differences["data"]["loss"].high < 0, "the run has learnt how these people speak"
+    text = write_report([run]).with_suffix(".md").read_text(encoding="utf-8")
+    assert "40 of 3,729 rows" in text
+    assert "General questions: 50" in text
 
 
 @pytest.mark.real_data

@@ -25,6 +25,7 @@ MANIFEST_NAME = "glmtune.json"
 STATE_NAME = "trainer_state.json"
 RESULTS_NAME = "all_results.json"
 LOG_NAME = "trainer_log.jsonl"
+SAMPLES_NAME = "eval_samples.jsonl"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 # Types of the settings that are read again: for prompts as in training, and for resuming with the same plan.

@@ -1,12 +1,14 @@
 """Counts of a tokenised data set."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
-from datasets import Dataset
 
 from glmtune.language.plurals import count
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class DataStats:
     @classmethod
     def collect(
         cls,
-        tokenized: Dataset,
+        tokenized: "Dataset",
         fingerprint: str,
         *,
         num_overlong: int,

@@ -15,7 +15,7 @@ from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
 _LEAST_NEW_TOKENS, _SPARE_TOKENS = 64, 32
-_ROWS_ON_CPU = 32  # nobody waits for the first of them, so more at once than in a chat
+_ROWS_ON_GPU, _ROWS_ON_CPU = 256, 32  # more than of a file of replies: nobody waits for the first of them
 
 
 def enough_new_tokens(rows: Sequence[EvaluationRow], tokenizer: Tokenizer, context_length: int) -> int:
@@ -66,8 +66,8 @@ def answer_rows(
     conversations = [row.asked.with_system(system) for row in rows]
     prompts = fit_prompts(conversations, tokenizer, template, max_prompt_tokens(model, generation), "evaluation")
     ids = [prompt.input_ids for prompt in prompts]
-    if batch_size is None and base_of(model).device.type == "cpu":
-        batch_size = _ROWS_ON_CPU
+    if batch_size is None:
+        batch_size = _ROWS_ON_GPU if base_of(model).device.type == "cuda" else _ROWS_ON_CPU
     answers: dict[int, Answer] = {}
     with closing(answer(model, tokenizer, ids, generation, batch_size)) as steps:
         for answered in steps:

@@ -16,9 +16,10 @@ from glmtune.evaluation import libraries
 from glmtune.evaluation.choices import read_choices
 from glmtune.evaluation.losses import Rendering
 from glmtune.evaluation.measures import difference
-from glmtune.evaluation.measuring import Measured, Stages, Tasks, measure, silent
+from glmtune.evaluation.measuring import Measured, Tasks, measure
 from glmtune.evaluation.results import DATA_SECTION, FOLDER_NAME, Candidate, Evaluation, write_evaluation
 from glmtune.evaluation.rows import general_rows, read_rows
+from glmtune.evaluation.stages import Stages, silent
 from glmtune.files import check_writable_folder, storage_faults
 from glmtune.inference.answering import release
 from glmtune.inference.generate import check_batch_size

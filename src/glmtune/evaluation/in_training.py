@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from glmtune.adapters.run_folder import SAMPLES_NAME
 from glmtune.errors import GlmtuneError
 from glmtune.evaluation.answers import answer_rows, enough_new_tokens
 from glmtune.evaluation.rows import EvaluationRow
@@ -19,51 +20,63 @@ from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Template
 
-SAMPLES_NAME = "eval_samples.jsonl"
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EvaluationQuestions:
-    """The questions that are asked at each evaluation.
+    """The questions that are asked before the first step and at each evaluation.
 
     Attributes:
         rows: The rows, with their reference answers.
         tokenizer: The tokenizer.
         template: The prompt template.
         system: The system prompt.
+        folder: The run folder.
+        process: The number of this process.
+        num_processes: How many there are.
+        has_texts: Whether the metrics hold the answers too, as text, for a tracker that shows texts.
     """
 
     rows: Sequence[EvaluationRow]
     tokenizer: Tokenizer
     template: Template
     system: str | None
+    folder: Path
+    process: int = 0
+    num_processes: int = 1
+    has_texts: bool = False
 
     @classmethod
     def of(
-        cls, conversations: Sequence[Conversation], tokenizer: Tokenizer, template: Template, system: str | None
+        cls,
+        conversations: Sequence[Conversation],
+        tokenizer: Tokenizer,
+        template: Template,
+        system: str | None,
+        **place: Any,
     ) -> "EvaluationQuestions":
-        """The questions of conversations that end with the assistant's turn."""
+        """The questions of conversations that end with the assistant's turn; `place` has the other attributes."""
         rows = [
             EvaluationRow.of(each, f"evaluation sample {number}") for number, each in enumerate(conversations, start=1)
         ]
-        return cls(rows, tokenizer, template, system)
+        return cls(rows, tokenizer, template, system, **place)
 
-    def ask(
-        self, model: Any, process: int, num_processes: int, gather: Callable[[list[Any]], list[Any]]
-    ) -> tuple[list[Answer], dict[str, float]]:
-        """Answers the questions, each process its share.
+    def ask(self, model: Any, step: int, gather: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
+        """Answers the questions, each process its share, and adds them to `eval_samples.jsonl`.
 
         Args:
             model: The model in training.
-            process: The number of this process.
-            num_processes: How many there are.
+            step: Optimiser steps that it has taken.
             gather: Joins the lists of all processes.
 
         Returns:
-            All answers, and their metrics; nothing if the model could not be asked, of which a warning tells.
+            The metrics of all answers; none if the model could not be asked, of which a warning tells.
+
+        Raises:
+            StorageError: The answers cannot be written.
         """
-        own = range(process, len(self.rows), num_processes)
+        own = range(self.process, len(self.rows), self.num_processes)
         try:
             answers = self._answer(model, [self.rows[index] for index in own]) if own else []
         except (GlmtuneError, torch.OutOfMemoryError) as error:
@@ -73,10 +86,21 @@ class EvaluationQuestions:
             release(model)  # training needs the memory
         found = gather(list(zip(own, answers, strict=False)))
         if len(found) < len(self.rows):
-            return [], {}
+            return {}
         answers = [answer for _, answer in sorted(found, key=lambda each: each[0])]
-        values = {name: measure.value for name, measure in answer_measures(answers).items()}
-        return answers, values | diversity(answers)
+        if self.process == 0:
+            self._write(answers, step)
+        metrics: dict[str, Any] = {name: measure.value for name, measure in answer_measures(answers).items()}
+        texts = {"answers": "\n\n".join(map(_as_text, answers))} if self.has_texts else {}
+        return metrics | diversity(answers) | texts
+
+    def _write(self, answers: Sequence[Answer], step: int) -> None:
+        """Adds the answers to the file, each with its step; those before the first step begin it."""
+        file = self.folder / SAMPLES_NAME
+        rows = [{"step": step, "prompt": each.prompt, "label": each.label, "predict": each.predict} for each in answers]
+        mode = "a" if step else "w"
+        with storage_faults(file), file.open(mode, encoding="utf-8", errors="backslashreplace") as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     def _answer(self, model: Any, rows: Sequence[EvaluationRow]) -> list[Answer]:
         limit = enough_new_tokens(self.rows, self.tokenizer, shape_of(model).context_length)
@@ -85,13 +109,5 @@ class EvaluationQuestions:
         )
 
 
-def append_samples(answers: Sequence[Answer], step: int, run: str | Path) -> None:
-    """Adds answers to `eval_samples.jsonl` in a run folder, each with the step that it was given at.
-
-    Raises:
-        StorageError: It cannot be written.
-    """
-    file = Path(run) / SAMPLES_NAME
-    rows = [{"step": step, "prompt": each.prompt, "label": each.label, "predict": each.predict} for each in answers]
-    with storage_faults(file), file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _as_text(answer: Answer) -> str:
+    return f"**{answer.prompt}**\n\n{answer.predict}\n\n({answer.label})"

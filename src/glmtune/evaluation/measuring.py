@@ -1,8 +1,7 @@
 """Measures one model on everything that was asked for."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,18 +11,10 @@ from glmtune.evaluation.losses import Rendering, loss_measures, render_rows, sam
 from glmtune.evaluation.measures import Measure, mean
 from glmtune.evaluation.results import DATA_SECTION, GENERAL_SECTION
 from glmtune.evaluation.rows import EvaluationRow
+from glmtune.evaluation.stages import Stages
 from glmtune.evaluation.text_metrics import Answer, answer_measures, diversity
 from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
-
-# Begins a stage of an evaluation, by its description and its size; what it yields is called with how much more is done.
-Stages = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-
-@contextmanager
-def silent(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows nothing of a stage."""
-    yield lambda number: None
 
 
 @dataclass(frozen=True)

@@ -8,32 +8,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from glmtune.errors import show_text
-from glmtune.evaluation.measures import Difference
-from glmtune.evaluation.measuring import Stages
 from glmtune.evaluation.results import DATA_SECTION, GENERAL_SECTION, Candidate, Evaluation
+from glmtune.evaluation.shown import METRICS, say_difference
+from glmtune.evaluation.stages import Stages
 from glmtune.language import localise
-
-# In this order: the name of a metric, what it is called, and how it is written.
-METRICS = (
-    ("loss", "loss", "{:.4f}"),
-    ("perplexity", "perplexity", "{:,.2f}"),
-    ("rouge-1", "ROUGE-1", "{:.2f}"),
-    ("rouge-2", "ROUGE-2", "{:.2f}"),
-    ("rouge-l", "ROUGE-L", "{:.2f}"),
-    ("bleu-4", "BLEU-4", "{:.2f}"),
-    ("exact_match", "exact match, %", "{:.1f}"),
-    ("hits", "reference in the answer, %", "{:.1f}"),
-    ("accuracy", "accuracy, %", "{:.1f}"),
-    ("ended", "ended by itself, %", "{:.1f}"),
-    ("length", "characters per answer", "{:.1f}"),
-    ("repetition", "repetition, %", "{:.1f}"),
-    ("distinct-1", "distinct-1, %", "{:.1f}"),
-    ("distinct-2", "distinct-2, %", "{:.1f}"),
-)
 
 
 def stages_on(console: Console) -> Stages:
-    """Shows each stage of an evaluation as a progress bar.
+    """Shows each stage of an evaluation as a progress bar; without a terminal, not at all.
 
     Args:
         console: Where to.
@@ -41,6 +23,9 @@ def stages_on(console: Console) -> Stages:
 
     @contextmanager
     def stage(description: str, total: int) -> Iterator[Callable[[int], None]]:
+        if not console.is_terminal:
+            yield lambda number: None
+            return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(show_text(localise(description)), total=total)
@@ -100,10 +85,3 @@ def _cells(candidates: Sequence[Candidate], section: str, name: str, form: str) 
         if candidate.differences.get(section):
             found = candidate.differences[section].get(name)
             yield "" if found is None else say_difference(found, form)
-
-
-def say_difference(found: Difference, form: str) -> str:
-    """A difference with its interval; ~ marks one that may be noise."""
-    signed = form.replace("{:", "{:+")
-    mark = "" if found.is_clear else "~ "
-    return f"{mark}{signed.format(found.value)} [{signed.format(found.low)}, {signed.format(found.high)}]"

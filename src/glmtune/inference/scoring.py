@@ -7,6 +7,7 @@ Legend of dimension suffixes: B batch, T tokens, L labels, H hidden size, V voca
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,10 +49,15 @@ def losses_at(base: Any, hidden_LH: Tensor, labels_L: Tensor) -> Tensor:
         labels_L: The token to predict from each.
     """
     head, norm = base.get_output_embeddings(), family_of(base).final_norm(base)
-    if type(head) is nn.Linear and not head.weight.requires_grad and isinstance(norm, RMSNorm | None):
+    if type(head) is nn.Linear and not _learns(head.weight) and isinstance(norm, RMSNorm | None):
         scale, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
-        if scale is None or not scale.requires_grad:
+        if scale is None or not _learns(scale):
             return label_head(hidden_LH.to(head.weight.dtype), scale, eps, head.weight, labels_L)
     normed_LH = hidden_LH if norm is None else norm(hidden_LH)
     logits_LV = head(normed_LH.to(base.dtype)).float()
     return F.cross_entropy(logits_LV, labels_L.long(), reduction="none")
+
+
+def _learns(weight: Tensor) -> bool:
+    """Whether a gradient is wanted, which `label_head` does not compute."""
+    return weight.requires_grad and torch.is_grad_enabled()

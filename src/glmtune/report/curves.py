@@ -64,8 +64,8 @@ def line_chart(chart: Chart) -> Markup:
     ]
     lines = [
         drawn
-        for index, series in enumerate(chart.series)
-        for drawn in _lines([place(point) for point in thinned(series.points)], series, _COLOURS[index % len(_COLOURS)])
+        for series, colour in zip(chart.series, _colours(chart.series), strict=True)
+        for drawn in _lines([place(point) for point in thinned(series.points)], series, colour)
     ]
     svg = element(
         "svg",
@@ -123,10 +123,16 @@ def _legend(chart: Chart) -> list[Markup]:
             element(
                 "span",
                 style=f"display:inline-block;width:.9rem;height:.25rem;vertical-align:middle;margin-right:.3rem;"
-                f"background:{_COLOURS[index % len(_COLOURS)]};opacity:{0.45 if series.is_faint else 1}",
+                f"background:{colour};opacity:{0.45 if series.is_faint else 1}",
             ),
             series.name,
             style="margin-left:1rem;font-size:.85rem;color:var(--faint);overflow-wrap:anywhere",
         )
-        for index, series in enumerate(chart.series)
+        for series, colour in zip(chart.series, _colours(chart.series), strict=True)
     ]
+
+
+def _colours(series: Sequence[Series]) -> list[str]:
+    """A colour for each line; a faint one has that of its average, which comes next."""
+    numbers = [sum(not before.is_faint for before in series[:index]) for index in range(len(series))]
+    return [_COLOURS[number % len(_COLOURS)] for number in numbers]

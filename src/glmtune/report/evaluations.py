@@ -5,7 +5,7 @@ from typing import Any
 
 from glmtune.evaluation.measures import Difference
 from glmtune.evaluation.results import DATA_SECTION, GENERAL_SECTION
-from glmtune.evaluation.terminal import METRICS, say_difference
+from glmtune.evaluation.shown import METRICS, say_difference
 from glmtune.language import localise
 from glmtune.report.blocks import Block, Exchange, Lines, Table
 from glmtune.report.facts import RunFacts
@@ -81,12 +81,19 @@ def exchanges(runs: Sequence[RunFacts]) -> list[Exchange]:
         answers = [(localise("reference"), _short(row.get("label")))]
         if len(first.base_predictions) == len(rows):
             answers.append((localise("base"), _short(first.base_predictions[index].get("predict"))))
+        elif before := _answer(first.first_samples, row) if not first.predictions else None:
+            answers.append((localise("before training"), before))
         answers.append((first.name if others else localise("adapter"), _short(row.get("predict"))))
         for other in others:
-            same = [each for each in (other.predictions or other.samples) if each.get("prompt") == row.get("prompt")]
-            answers.append((other.name, _short(same[0].get("predict")) if same else "—"))
+            answers.append((other.name, _answer(other.predictions or other.samples, row) or "—"))
         found.append(Exchange(_short(row.get("prompt")), answers))
     return found
+
+
+def _answer(rows: Sequence[Mapping[str, Any]], asked: Mapping[str, Any]) -> str | None:
+    """The answer of other rows to the same question; None if it was not asked there."""
+    same = [each for each in rows if each.get("prompt") == asked.get("prompt")]
+    return _short(same[0].get("predict")) if same else None
 
 
 def _short(text: Any) -> str:

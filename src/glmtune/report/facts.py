@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glmtune.adapters.run_folder import LOG_NAME, RESULTS_NAME, RunManifest, checkpoints
+from glmtune.adapters.run_folder import LOG_NAME, RESULTS_NAME, SAMPLES_NAME, RunManifest, checkpoints
 from glmtune.errors import ConfigError
-from glmtune.evaluation.in_training import SAMPLES_NAME
 from glmtune.evaluation.results import FOLDER_NAME, RESULT_NAME
 
 PREDICTIONS_NAME = "generated_predictions.jsonl"
@@ -27,6 +26,7 @@ class RunFacts:
         predictions: The rows of its `generated_predictions.jsonl`.
         base_predictions: Those of the base.
         samples: The rows of `eval_samples.jsonl` of the last evaluation in training.
+        first_samples: Those from before the first step.
     """
 
     folder: Path
@@ -37,6 +37,7 @@ class RunFacts:
     predictions: Sequence[Mapping[str, Any]] = ()
     base_predictions: Sequence[Mapping[str, Any]] = ()
     samples: Sequence[Mapping[str, Any]] = ()
+    first_samples: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def read(cls, folder: str | Path) -> "RunFacts":
@@ -61,7 +62,8 @@ class RunFacts:
             evaluation=_object(evaluation / RESULT_NAME),
             predictions=_rows(evaluation / PREDICTIONS_NAME),
             base_predictions=_rows(evaluation / f"base_{PREDICTIONS_NAME}"),
-            samples=[row for row in samples if row.get("step") == last],
+            samples=_of_step(samples, last) if last else (),
+            first_samples=_of_step(samples, 0),
         )
 
     @property
@@ -78,6 +80,11 @@ class RunFacts:
         """The steps and values of what the log has under a name; without those that are not finite."""
         pairs: list[tuple[Any, Any]] = [(entry.get("step"), entry.get(name)) for entry in self.log]
         return [(float(step), float(value)) for step, value in pairs if _is_number(step) and _is_number(value)]
+
+
+def _of_step(samples: Sequence[Mapping[str, Any]], step: int) -> list[Mapping[str, Any]]:
+    """The rows of a step; where a resumed run has answered again, its own."""
+    return list({row.get("prompt"): row for row in samples if row.get("step") == step}.values())
 
 
 def _is_number(value: Any) -> bool:

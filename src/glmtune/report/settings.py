@@ -31,7 +31,7 @@ def settings_in_words(facts: RunFacts) -> list[tuple[str, str]]:
         ("training data", _paths(data.get("path")) or localise("the built-in example persona")),
         ("evaluation data", _evaluation(data)),
         ("longest sample", localise(f"{data.get('max_length')} tokens") if data.get("max_length") else None),
-        ("prompt", facts.manifest.template),
+        ("prompt format", facts.manifest.template),
         ("system prompt", prompt.get("system") or localise("none")),
         ("LoRA", f"r={lora.get('r')}, alpha={lora.get('lora_alpha')}, dropout={lora.get('lora_dropout')}"),
         ("adapted layers", targets if isinstance(targets, str) else ", ".join(sorted(targets or []))),

@@ -27,7 +27,7 @@ from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
 from glmtune.compat import skip_fused_step
 from glmtune.data.packed_batch import PackedBatch
 from glmtune.errors import ConfigError, TrainingError
-from glmtune.evaluation.in_training import EvaluationQuestions, append_samples
+from glmtune.evaluation.in_training import EvaluationQuestions
 from glmtune.files import storage_faults
 from glmtune.loading.devices import GIB, peak_bytes
 from glmtune.planning.optimizers import is_elementwise
@@ -230,17 +230,9 @@ class LoraTrainer(Trainer):
         totals, weights = zip(*gather_object([(total, self._eval_weight)]), strict=True)
         output.metrics[f"{metric_key_prefix}_loss"] = math.fsum(totals) / math.fsum(weights)
         if self._questions is not None:
-            output.metrics.update((f"{metric_key_prefix}_{name}", value) for name, value in self._ask().items())
+            found = self._questions.ask(self.adapted_model(), self.state.global_step, gather_object)
+            output.metrics.update((f"{metric_key_prefix}_{name}", value) for name, value in found.items())
         return output
-
-    def _ask(self) -> dict[str, float]:
-        """The metrics of the model's answers to the evaluation questions."""
-        assert self._questions is not None
-        place = self.args.process_index, self.args.world_size
-        answers, metrics = self._questions.ask(self.adapted_model(), *place, gather_object)
-        if self.is_world_process_zero():
-            append_samples(answers, self.state.global_step, self.args.output_dir)
-        return metrics
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Floating-point operations of a step, without recomputation."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from rich.console import Console
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback
@@ -153,6 +154,7 @@ def _make_trainer(
     interruption: Interruption,
 ) -> LoraTrainer:
     arguments = inputs.arguments
+    questions = _questions(inputs, manifest, planned.config.train.get("eval_generate"))
     with transformers_faults():
         trainer = LoraTrainer(
             model=model,
@@ -173,13 +175,15 @@ def _make_trainer(
             manifest=manifest,
             base_dtype=inputs.dtype,
             uses_graphs=planned.settings.uses_graphs,
-            questions=_questions(inputs, manifest, planned.config.train.get("eval_generate")),
+            questions=questions,
         )
     for theirs in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(theirs)
     PartialState().wait_for_everyone()  # all have checked that the folder is free
     if arguments.should_save and inputs.earlier is None:  # until its first checkpoint, a resumed run's is as it was
         manifest.write(arguments.output_dir)
+    if questions is not None and inputs.earlier is None:
+        questions.ask(trainer.adapted_model(), 0, gather_object)
     return trainer
 
 
@@ -187,8 +191,17 @@ def _questions(inputs: RunInputs, manifest: RunManifest, count: int | None) -> E
     """What is asked at each evaluation: the first of the evaluation samples."""
     if count is None:
         return None
-    chosen = inputs.data.eval_conversations[:count]
-    return EvaluationQuestions.of(chosen, inputs.tokenizer, manifest.template, manifest.system)
+    arguments = inputs.arguments
+    return EvaluationQuestions.of(
+        inputs.data.eval_conversations[:count],
+        inputs.tokenizer,
+        manifest.template,
+        manifest.system,
+        folder=Path(arguments.output_dir),
+        process=arguments.process_index,
+        num_processes=arguments.world_size,
+        has_texts="tensorboard" in arguments.report_to,
+    )
 
 
 def _take_steps(

@@ -35,7 +35,22 @@ from glmtune.export.gguf_file import WeightType
 from glmtune.loading.devices import Dtype
 from glmtune.loading.formats import Quantize
 
-COMMANDS = ["", "train", "plan", "chat", "generate", "merge", "env", "demo", "data", "data check", "data split"]
+COMMANDS = [
+    "",
+    "train",
+    "plan",
+    "chat",
+    "generate",
+    "merge",
+    "eval",
+    "report",
+    "env",
+    "demo",
+    "data",
+    "data check",
+    "data show",
+    "data split",
+]
 
 
 def invoke(*arguments: str) -> tuple[int, str]:

@@ -101,7 +101,7 @@ def test_evaluation_in_training_answers_questions_and_logs_their_metrics(trained
     rows = [json.loads(line) for line in samples]
     asked = json.loads(trained.eval_data.read_text(encoding="utf-8"))[:3]
     assert [(row["step"], row["prompt"], row["label"]) for row in rows] == [
-        (2, row["instruction"], row["output"]) for row in asked
+        (step, row["instruction"], row["output"]) for step in (0, 2) for row in asked
     ]
 
 

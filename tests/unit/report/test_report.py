@@ -65,6 +65,7 @@ def test_the_page_needs_nothing_beside_it(finished: Path) -> None:
 def test_the_answers_given_in_training_are_shown(finished: Path) -> None:
     page = Texts(finished / "report.html")
     assert "第0个问题？" in page.text
+    assert "before training" in page.text
     assert "这是第0个回答，没有别的。" in page.text
 
 
@@ -155,3 +156,10 @@ def test_many_points_are_thinned_to_their_means() -> None:
     assert len(found) <= 400
     assert found[-1][0] == 9999
     assert all(abs(value - 0.5) < 0.05 for _, value in found)
+
+
+def test_a_line_and_its_average_have_one_colour() -> None:
+    points = [(1.0, 2.0), (2.0, 1.0)]
+    lines = [Series("raw", points, is_faint=True), Series("average", points), Series("evaluation", points)]
+    colours = re.findall(r"fill:none;stroke:([^;]+)", line_chart(Chart("loss", lines)))
+    assert colours[0] == colours[1] != colours[2]
