@@ -28,8 +28,12 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     config = LoraConfig(
-        r=8, lora_alpha=16, target_modules=["query_key_value", "dense_4h_to_h"], task_type="CAUSAL_LM",
-        use_rslora=True, rank_pattern={"dense_4h_to_h": 4},
+        r=8,
+        lora_alpha=16,
+        target_modules=["query_key_value", "dense_4h_to_h"],
+        task_type="CAUSAL_LM",
+        use_rslora=True,
+        rank_pattern={"dense_4h_to_h": 4},
     )
     peft_model = get_peft_model(model, config)
     for name, parameter in peft_model.named_parameters():

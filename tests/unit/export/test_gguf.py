@@ -192,7 +192,7 @@ def test_run_s_prompt_goes_along(base, make_adapter, tmp_path) -> None:
     assert "扮演" in _value(result.path, "tokenizer.chat_template")
     lines = result.modelfile.read_text(encoding="utf-8").splitlines()
     assert "FROM ./run.gguf" in lines
-    assert "SYSTEM \"\"\"扮演'''甄嬛\"\"\"" in lines
+    assert 'SYSTEM """扮演\'\'\'甄嬛"""' in lines
     assert 'PARAMETER stop "<eos>"' in lines
     assert "<|assistant|>\n" in result.modelfile.read_text(encoding="utf-8")
 
