@@ -25,15 +25,16 @@ def watch():
     while not is_done.wait(0.02):
         lines = open("/proc/self/status").read().split("\\n")
         peak = max(peak, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon")))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+used = resource.getrusage(resource.RUSAGE_SELF)
 thread = threading.Thread(target=watch); thread.start()
 start = time.perf_counter()
 result = export_gguf(sys.argv[1], sys.argv[2], weight_type=sys.argv[3])
 seconds = time.perf_counter() - start
 is_done.set(); thread.join()
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"seconds": round(seconds, 1), "file_gb": round(result.num_bytes / 1e9, 2),
-    "tensors": result.num_tensors, "start_rss_gb": round(before / 1e6, 2), "peak_rss_gb": round(after / 1e6, 2),
+now = resource.getrusage(resource.RUSAGE_SELF)
+cpu_seconds = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+print(json.dumps({"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1), "file_gb": round(result.num_bytes / 1e9, 2),
+    "tensors": result.num_tensors, "start_rss_gb": round(used.ru_maxrss / 1e6, 2), "peak_rss_gb": round(now.ru_maxrss / 1e6, 2),
     "peak_anonymous_gb": round(peak / 1e6, 2)}))
 """
 
