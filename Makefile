@@ -1,13 +1,14 @@
 # make demo    train, compare, merge on the embedded tiny base; nothing to download but Python packages
 # make test    install and run all CPU tests
 # make test-real  run what needs real data that is not part of the repository, from the folder in GLMTUNE_REAL_DATA
+# make interop  compare with llama.cpp, TRL, lm-evaluation-harness and the wheel, in an environment of its own
 # make docs    build the documentation site into site/
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-gpu test-real lint docs install clean
+.PHONY: demo test test-gpu test-real interop lint docs install clean
 
 install: $(STAMP)
 
@@ -31,6 +32,14 @@ test-gpu: $(STAMP)
 
 test-real: $(STAMP)
 	$(BIN)/python -m pytest -m real_data
+
+# What is compared with is large and its versions are its own, so it has its own environment. With GLMTUNE_REAL_DATA,
+# the published tokenizer is compared too.
+interop:
+	$(PYTHON) -m venv $(VENV)-interop
+	$(VENV)-interop/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf]' pytest \
+	  --requirement tests/interop/requirements.txt
+	$(VENV)-interop/bin/python -m pytest -m "interop$(if $(GLMTUNE_REAL_DATA),, and not real_data)" tests/interop
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,22 +16,28 @@ from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneratio
 SHARDS = 7  # as many as the official folder has
 
 
-def chatglm3_6b_config() -> ChatGLMConfig:
-    """The shape of ChatGLM3-6B."""
+def chatglm3_6b_config(num_layers: int = 28) -> ChatGLMConfig:
+    """The shape of ChatGLM3-6B, or of one with fewer layers."""
     return ChatGLMConfig(
-        seq_length=8192, multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True, dtype="bfloat16"
+        num_layers=num_layers,
+        seq_length=8192,
+        multi_query_attention=True,
+        multi_query_group_num=2,
+        add_qkv_bias=True,
+        dtype="bfloat16",
     )
 
 
-def build_random_base(folder: Path, tokenizer_folder: Path, seed: int = 0) -> None:
+def build_random_base(folder: Path, tokenizer_folder: Path, seed: int = 0, num_layers: int = 28) -> None:
     """Writes config, tokenizer files and seven shards of random weights: norms 1, biases 0, the rest N(0, 0.02).
 
     Args:
         folder: Where to; about 12.5 GB.
         tokenizer_folder: Where `tokenizer.model` and `tokenizer_config.json` come from.
         seed: Seed of the weights.
+        num_layers: Fewer than 28 for a base that is smaller.
     """
-    config = chatglm3_6b_config()
+    config = chatglm3_6b_config(num_layers)
     with torch.device("meta"):
         shapes = {name: weight.shape for name, weight in ChatGLMForConditionalGeneration(config).state_dict().items()}
     folder.mkdir(parents=True)

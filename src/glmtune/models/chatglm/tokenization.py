@@ -39,9 +39,9 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     Text is never searched for special tokens: `a</s>b` or `<|user|>` in a user's message is plain text. Special tokens
     come from `get_command`, from the prefix `[gMASK] sop` that `add_special_tokens` prepends, and from the prompt
-    renderer. As in the official tokenizer, role tokens in text are recognised only with `encode_special_tokens=True`.
-    So are, here, the prefix `[gMASK]sop` of a text, and `</s>` at the end of a text with that prefix: a rendered
-    conversation then becomes the ids that it stands for.
+    renderer. As in the official tokenizer, role tokens in text are recognised only with `encode_special_tokens=True`;
+    here `[gMASK]sop` at the beginning of a text, too, and `</s>` at its end. A rendered conversation then becomes the
+    ids that it stands for.
 
     Args:
         vocab_file: Path of the sentencepiece model, `tokenizer.model`.
@@ -358,7 +358,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             return self.encode_text(text)
         prefix, eos = "[gMASK]sop", "</s>"
         is_rendered = text.startswith(prefix)
-        is_ended = is_rendered and text.endswith(eos)
+        is_ended = text.endswith(eos)
         body = text[len(prefix) if is_rendered else 0 : -len(eos) if is_ended else None]
         ids = [token_id for part in self._split_roles(body) for token_id in self._part_ids(part)]
         return [*(self.prefix_token_ids if is_rendered else []), *ids, *([self.eos_token_id] if is_ended else [])]
