@@ -58,6 +58,12 @@ def serve(
         int | None,
         typer.Option("--max-prompt-tokens", min=1, help="The most tokens of a prompt, if fewer than the context has."),
     ] = None,
+    max_body_kib: Annotated[
+        int, typer.Option("--max-body-kib", min=1, help="The most KiB of a request's body.")
+    ] = 1024,
+    body_timeout_s: Annotated[
+        int, typer.Option("--body-timeout-s", min=1, help="Seconds within which all of a body has to come.")
+    ] = 20,
     drain_s: Annotated[
         int, typer.Option("--drain-s", min=0, help="Seconds that replies may still run when the server is stopped.")
     ] = 30,
@@ -96,7 +102,13 @@ def serve(
         models = load_models(found, dtype=dtype, quantize=quantize, max_rows=max_rows, allowed=adapters_from or ())
     worker = Worker(models.engine, max_queue)
     service = Service(models, worker, Metrics(models.engine), keys, max_prompt_tokens)
-    application = create_app(service, write_to(sys.stdout), origins=cors or ())
+    application = create_app(
+        service,
+        write_to(sys.stdout),
+        origins=cors or (),
+        max_body_bytes=max_body_kib * 1024,
+        body_timeout_s=body_timeout_s,
+    )
     _say(f"models: {', '.join(model.name for model in models.served)}")
     if is_open_to_network(opened) and not keys:
         _say("Anybody on the network can use this server: it has no API key. Set GLMTUNE_API_KEY or give --key-file.")
