@@ -21,7 +21,8 @@ LAYERS = [
     {"planning"},
     {"inference"},
     {"training", "export", "evaluation"},
-    {"server", "ui", "demo", "api"},
+    {"server", "demo", "api"},
+    {"ui"},
     {"cli"},
     {"__main__"},
 ]
