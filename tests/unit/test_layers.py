@@ -23,7 +23,8 @@ LAYERS = [
     {"evaluation"},
     {"report"},
     {"training", "export"},
-    {"server", "ui", "demo", "api"},
+    {"server", "demo", "api"},
+    {"ui"},
     {"cli"},
     {"__main__"},
 ]

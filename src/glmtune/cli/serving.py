@@ -10,37 +10,37 @@ from glmtune.language import localise
 
 app = typer.Typer()
 
-_EXTRA = "glmtune[serve]"
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN ...]",
+        callback=not_empty,
+        help="Runs, checkpoints, or a base folder; NAME=RUN gives a run another name. Without any, the base alone.",
+    ),
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base", callback=not_empty, help="The base model, by default the runs'; without runs, the tiny built-in one."
+    ),
+]
+HostOption = Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0 opens it to the network.")]
+PortOption = Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 for any that is free.")]
+KeyFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key-file", help="A file of API keys, one a line; without it, the one in GLMTUNE_API_KEY, if it is set."
+    ),
+]
 
 
 @app.command()
 def serve(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN ...]",
-            callback=not_empty,
-            help="Runs, checkpoints, or a base folder; NAME=RUN gives a run another name. Without any, the base alone.",
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base",
-            callback=not_empty,
-            help="The base model, by default the runs'; without runs, the tiny built-in one.",
-        ),
-    ] = None,
-    host: Annotated[
-        str, typer.Option("--host", help="The address to listen on; 0.0.0.0 opens it to the network.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 for any that is free.")] = 8000,
-    key_file: Annotated[
-        str | None,
-        typer.Option(
-            "--key-file", help="A file of API keys, one a line; without it, the one in GLMTUNE_API_KEY, if it is set."
-        ),
-    ] = None,
+    runs: Runs = None,
+    base: BaseOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    key_file: KeyFileOption = None,
     adapters_from: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,6 +58,12 @@ def serve(
         int | None,
         typer.Option("--max-prompt-tokens", min=1, help="The most tokens of a prompt, if fewer than the context has."),
     ] = None,
+    max_body_kib: Annotated[
+        int, typer.Option("--max-body-kib", min=1, help="The most KiB of a request's body.")
+    ] = 1024,
+    body_timeout_s: Annotated[
+        int, typer.Option("--body-timeout-s", min=1, help="Seconds within which all of a body has to come.")
+    ] = 20,
     drain_s: Annotated[
         int, typer.Option("--drain-s", min=0, help="Seconds that replies may still run when the server is stopped.")
     ] = 30,
@@ -65,6 +71,9 @@ def serve(
         list[str] | None,
         typer.Option("--cors", help="A web page's origin from which browsers may call the server. Repeatable."),
     ] = None,
+    with_page: Annotated[
+        bool, typer.Option("--ui", help="Also serve a page for the browser, for chatting and training.")
+    ] = False,
     dtype: DtypeOption = "auto",
     quantize: QuantizeOption = "auto",
 ) -> None:
@@ -74,7 +83,7 @@ def serve(
     """
     import sys
 
-    _require_extra()
+    _require_extra(with_page)
     from glmtune.cli.setting_up import hide_loading_bars, outlive_display
     from glmtune.language.terminal import TerminalConsole
     from glmtune.server.app import create_app
@@ -92,31 +101,74 @@ def serve(
     keys = read_keys(key_file)
     found = find_runs(runs or [], base)
     opened = open_socket(host, port)
+    if with_page and is_open_to_network(opened) and not keys:
+        raise ConfigError(
+            "a page that others on the network can open needs a key: it starts training runs, which write files. Set "
+            "GLMTUNE_API_KEY or give --key-file"
+        )
     with TerminalConsole(stderr=True).status("Loading the model ..."):
         models = load_models(found, dtype=dtype, quantize=quantize, max_rows=max_rows, allowed=adapters_from or ())
     worker = Worker(models.engine, max_queue)
     service = Service(models, worker, Metrics(models.engine), keys, max_prompt_tokens)
-    application = create_app(service, write_to(sys.stdout), origins=cors or ())
+    application = create_app(
+        service,
+        write_to(sys.stdout),
+        origins=cors or (),
+        max_body_bytes=max_body_kib * 1024,
+        body_timeout_s=body_timeout_s,
+    )
+    jobs = None
+    if with_page:
+        from glmtune.ui.jobs import Jobs
+        from glmtune.ui.page import mount_page
+
+        jobs = Jobs()
+        mount_page(application, service, jobs)
     _say(f"models: {', '.join(model.name for model in models.served)}")
     if is_open_to_network(opened) and not keys:
         _say("Anybody on the network can use this server: it has no API key. Set GLMTUNE_API_KEY or give --key-file.")
+    if with_page:
+        _say(f"Page: {address_of(opened)}/ui")
     _say(f"Serving at {address_of(opened)}/v1 (Ctrl-C stops it)")
-    if not run_server(application, service, opened, drain_s, _say):
+    try:
+        is_whole = run_server(application, service, opened, drain_s, _say, has_page=with_page)
+    finally:
+        if jobs is not None:
+            jobs.close()
+    if not is_whole:
         raise typer.Exit(1)
+
+
+@app.command()
+def ui(
+    runs: Runs = None,
+    base: BaseOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    key_file: KeyFileOption = None,
+    dtype: DtypeOption = "auto",
+    quantize: QuantizeOption = "auto",
+) -> None:
+    """Open a page for the browser: chat, compare, train. The same as serve --ui.
+
+    For example: glmtune ui output/ChatGLM
+    """
+    serve(runs, base=base, host=host, port=port, key_file=key_file, with_page=True, dtype=dtype, quantize=quantize)
 
 
 def _say(line: str) -> None:
     typer.echo(localise(line), err=True)
 
 
-def _require_extra() -> None:
-    """Says what to install where the extra is missing.
+def _require_extra(with_page: bool) -> None:
+    """Says what to install where an extra is missing.
 
     Raises:
         ConfigError: It is.
     """
     from importlib.util import find_spec
 
-    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"serve needs {', '.join(missing)}. Install them with: pip install '{_EXTRA}'")
+    names = ["fastapi", "uvicorn", "prometheus_client", *(["gradio"] if with_page else [])]
+    if missing := [name for name in names if find_spec(name) is None]:
+        extra = "glmtune[ui]" if with_page else "glmtune[serve]"
+        raise ConfigError(f"this needs {', '.join(missing)}. Install what is missing: pip install '{extra}'")

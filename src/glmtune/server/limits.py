@@ -9,7 +9,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from glmtune.server.auth import ApiKeys
 from glmtune.server.errors import ApiError
 
-_OPEN_PATHS = frozenset(("/health",))
+_OPEN_PATHS = frozenset(("/health", "/"))
+# The page asks for a key itself, and limits what is uploaded.
+PAGE_PATH = "/ui"
+
+
+def is_page(path: str) -> bool:
+    """Whether a path belongs to the page in the browser."""
+    return path == PAGE_PATH or path.startswith(f"{PAGE_PATH}/")
 
 
 class RequireKey:
@@ -26,7 +33,7 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
-        if scope["type"] != "http" or scope["path"] in _OPEN_PATHS or scope["method"] == "OPTIONS":
+        if scope["type"] != "http" or _is_open(scope):
             await self._app(scope, receive, send)
             return
         header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
@@ -39,6 +46,10 @@ class RequireKey:
         )
         answer = JSONResponse(error.body, error.status, {"WWW-Authenticate": "Bearer"})
         await answer(scope, receive, send)
+
+
+def _is_open(scope: Scope) -> bool:
+    return scope["path"] in _OPEN_PATHS or is_page(scope["path"]) or scope["method"] == "OPTIONS"
 
 
 class LimitBodies:
@@ -57,7 +68,7 @@ class LimitBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or is_page(scope["path"]):
             await self._app(scope, receive, send)
             return
         deadline = asyncio.get_running_loop().time() + self._timeout_s

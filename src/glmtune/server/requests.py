@@ -12,6 +12,7 @@ from typing import TextIO
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glmtune.server.connections import GONE
+from glmtune.server.limits import is_page
 from glmtune.server.metrics import Metrics
 
 _KEY = "glmtune.record"
@@ -95,7 +96,7 @@ class RecordRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or is_page(scope["path"]):  # its questions are many, and mostly about itself
             await self._app(scope, receive, send)
             return
         client = (scope.get("client") or ("",))[0]

@@ -1,5 +1,6 @@
 """Runs the server: its socket, its signals, and what it says."""
 
+import asyncio
 import ipaddress
 import logging
 import signal
@@ -19,6 +20,7 @@ from glmtune.server.service import Service
 # would hold up the engine for about as long as a step takes.
 SWITCH_INTERVAL_S = 0.0005
 _BACKLOG = 2048
+_LAST_BYTES_S = 1.0
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -57,11 +59,25 @@ def is_open_to_network(opened: socket.socket) -> bool:
 class _Server(uvicorn.Server):
     """uvicorn's server, which says what it waits for when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None], has_page: bool) -> None:
         super().__init__(config)
         self._service = service
         self._say = say
+        self._has_page = has_page
         self.num_signals = 0
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; but open pages, which never close their connections, are not waited for."""
+        waiting = asyncio.ensure_future(self._end_pages()) if self._has_page else None
+        await super().shutdown(sockets)
+        if waiting is not None:
+            waiting.cancel()
+
+    async def _end_pages(self) -> None:
+        while self._service.worker.num_active:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(_LAST_BYTES_S)
+        self.force_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -87,7 +103,15 @@ class _Server(uvicorn.Server):
             self._say("Stopping.")
 
 
-def serve(app: ASGIApp, service: Service, opened: socket.socket, drain_s: int, say: Callable[[str], None]) -> bool:
+def serve(
+    app: ASGIApp,
+    service: Service,
+    opened: socket.socket,
+    drain_s: int,
+    say: Callable[[str], None],
+    *,
+    has_page: bool = False,
+) -> bool:
     """Serves until a signal comes.
 
     Args:
@@ -96,6 +120,7 @@ def serve(app: ASGIApp, service: Service, opened: socket.socket, drain_s: int, s
         opened: From `open_socket`.
         drain_s: How long replies may still run after the signal, in seconds.
         say: Prints a line.
+        has_page: Whether there is a page, which browsers keep connections open for.
 
     Returns:
         Whether all replies were finished.
@@ -107,7 +132,7 @@ def serve(app: ASGIApp, service: Service, opened: socket.socket, drain_s: int, s
     )  # fmt: skip
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    server = _Server(config, service, say)
+    server = _Server(config, service, say, has_page)
     server.run(sockets=[opened])
     if service.worker.is_alive:  # after a second signal nobody has stopped it
         service.worker.stop()

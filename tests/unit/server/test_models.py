@@ -11,6 +11,7 @@ from glmtune.errors import ConfigError, ModelError
 from glmtune.loading.bases import load_base
 from glmtune.server.auth import ApiKeys, read_keys
 from glmtune.server.models import find_runs, name_of
+from glmtune.server.running import address_of, is_open_to_network, open_socket
 
 
 @pytest.fixture(scope="session")
@@ -120,3 +121,15 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="at least 8"):
         ApiKeys(["short"])
     assert "first-key-1" not in json.dumps(vars(keys), default=repr)
+
+
+def test_a_port_in_use_is_told_before_anything_is_loaded():
+    with open_socket("127.0.0.1", 0) as taken:
+        with pytest.raises(ConfigError, match="cannot listen on port"):
+            open_socket("127.0.0.1", taken.getsockname()[1])
+        assert not is_open_to_network(taken)
+        assert address_of(taken) == f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with open_socket("0.0.0.0", 0) as opened:
+        assert is_open_to_network(opened)
+    with pytest.raises(ConfigError, match="cannot listen"):
+        open_socket("no such host", 0)

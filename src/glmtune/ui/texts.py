@@ -1,0 +1,42 @@
+"""The page's texts in the reader's language: the browser's, until the switch says otherwise."""
+
+from typing import Any
+
+import gradio as gr
+
+from glmtune.language import Language
+from glmtune.language.catalogue import chinese
+
+# What the page runs in the browser when it opens: the language that was chosen here before, else the browser's.
+_BROWSER = "navigator.language.toLowerCase().startsWith('zh') ? 'zh' : 'en'"
+READ_LANGUAGE = f"() => [localStorage.getItem('glmtune-language') || ({_BROWSER})]"
+KEEP_LANGUAGE = "(chosen) => { localStorage.setItem('glmtune-language', chosen); return [chosen]; }"
+
+
+def translated(text: str, to: Language) -> str:
+    """A message in a language, whichever the process has."""
+    return chinese(text) if to == "zh" else text
+
+
+class Texts:
+    """Remembers which component shows which text, so that the switch can change them all."""
+
+    def __init__(self) -> None:
+        self._texts: list[tuple[Any, dict[str, str]]] = []
+
+    def add(self, component: Any, **texts: str) -> Any:
+        """Remembers the English texts of a component by its properties, and returns the component."""
+        self._texts.append((component, texts))
+        return component
+
+    @property
+    def components(self) -> list[Any]:
+        """All components with texts."""
+        return [component for component, _ in self._texts]
+
+    def updates(self, to: Language) -> list[Any]:
+        """What changes each of them to a language, in the order of `components`."""
+        changes: list[dict[str, Any]] = [
+            {name: translated(text, to) for name, text in texts.items()} for _, texts in self._texts
+        ]
+        return [gr.update(**change) for change in changes]

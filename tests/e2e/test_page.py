@@ -1,0 +1,148 @@
+"""Without these, the page could look alive, and do nothing that people ask of it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import browser
+import processes
+from browser import Browser
+
+QUESTION, ANSWER = "你是谁？", "我是一个小小的语言模型，可以陪你聊天。"
+SAID = "[...document.querySelectorAll('#{chat} .bot')].map(each => each.innerText.trim()).filter(each => each)"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a page, whose server runs in an empty folder."""
+    browser.find_chromium()
+    environment = {**os.environ, "GLMTUNE_API_KEY": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "glmtune", "ui", "--port", 0]
+    options = {"cwd": tmp_path_factory.mktemp("page"), "env": environment, "stdout": subprocess.DEVNULL}
+    with processes.started(*command, stderr=subprocess.PIPE, **options) as process:
+        printed = processes.read_until(process.stderr, "/v1 (Ctrl-C")
+        found = re.search(r"Page: (http://\S+)", printed)
+        assert found, printed
+        yield found[1]
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=processes.HANG_S)
+        assert process.returncode == 0, err.decode()
+        assert b"Traceback" not in err, err.decode()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser.opened(tmp_path_factory.mktemp("profile")) as chromium:
+        yield chromium
+
+
+def open_in(chromium: Browser, page: str, language: str = "en-US", **window: object) -> None:
+    """Opens the page afresh, as somebody who has never been there."""
+    chromium.open(page, language=language, **window)  # type: ignore[arg-type]
+    chromium.evaluate("localStorage.clear()")
+    chromium.open(page, language=language, **window)  # type: ignore[arg-type]
+    send = "发送" if language.startswith("zh") else "Send"
+    chromium.wait(f"document.querySelector('#send').innerText === '{send}'")
+
+
+def ask(chromium: Browser, question: str) -> None:
+    chromium.type("#question textarea", question)
+    chromium.click("#send")
+
+
+def said(chromium: Browser, chat: str = "left") -> str:
+    return f"({SAID.format(chat=chat)})"
+
+
+def choose(chromium: Browser, elem_id: str, name: str) -> None:
+    """Chooses an entry of a dropdown."""
+    chromium.wait(f"(document.querySelector('#{elem_id} input').focus(), true)")
+    options = f"[...document.querySelectorAll('#{elem_id} [role=option]')]"
+    chosen = f"{options}.find(each => each.ariaLabel === '{name}')"
+    chromium.wait(f"({chosen}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}})), true)")
+
+
+def open_tab(chromium: Browser, name: str) -> None:
+    tabs = "[...document.querySelectorAll('button[role=tab]')]"
+    chromium.wait(f"({tabs}.find(each => each.innerText.trim() === '{name}').click(), true)")
+
+
+def test_a_question_is_answered_asked_again_and_exported(chromium: Browser, page: str) -> None:
+    open_in(chromium, page)
+    ask(chromium, QUESTION)
+    chromium.wait(f"{said(chromium)}.at(-1) === '{ANSWER}'")
+    ask(chromium, "你好")
+    chromium.wait(f"{said(chromium)}.length === 2 && {said(chromium)}.at(-1).endsWith('？')")
+    chromium.evaluate("HTMLAnchorElement.prototype.click = function () { window.saved = this.href }")
+    chromium.wait("(document.querySelector('#export').click(), window.saved)")
+    text = chromium.evaluate("fetch(window.saved).then(answer => answer.text())")
+    assert ANSWER in text
+    chromium.click("#clear")
+    chromium.wait(f"{said(chromium)}.length === 0")
+
+
+def test_a_reply_streams_and_stops(chromium: Browser, page: str) -> None:
+    open_in(chromium, page)
+    chromium.click("#settings button")
+    slider = "document.querySelector('#temperature input[type=number]')"
+    chromium.wait(f"({slider}.value = '2', {slider}.dispatchEvent(new Event('input', {{bubbles: true}})), true)")
+    ask(chromium, QUESTION)
+    chromium.wait(f"{said(chromium)}.at(-1).length > 20")
+    chromium.click("#stop")
+    still = f"new Promise(done => {{ const before = {said(chromium)}.at(-1); "
+    still += f"setTimeout(() => done(before === {said(chromium)}.at(-1)), 500); }})"
+    while not chromium.evaluate(still):
+        pass
+    assert len(chromium.evaluate(f"{said(chromium)}.at(-1)")) < 2000
+
+
+def test_two_models_answer_side_by_side(chromium: Browser, page: str) -> None:
+    open_in(chromium, page)
+    choose(chromium, "other", "base")
+    chromium.wait("document.querySelector('#right')")
+    ask(chromium, QUESTION)
+    for chat in ("left", "right"):
+        chromium.wait(f"{said(chromium, chat)}.at(-1) === '{ANSWER}'")
+
+
+def test_the_language_is_the_browsers_until_the_switch_says_otherwise(chromium: Browser, page: str) -> None:
+    open_in(chromium, page, "zh-CN")
+    chromium.click("#language input[value=en]")
+    chromium.wait("document.querySelector('#send').innerText === 'Send'")
+    chromium.open(page, language="zh-CN")
+    chromium.wait("document.querySelector('#send').innerText === 'Send'")
+    open_in(chromium, page, "en-GB")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_wider_than_the_window(chromium: Browser, page: str, width: int) -> None:
+    open_in(chromium, page, width=width)
+    for tab in ("Chat", "Train"):
+        open_tab(chromium, tab)
+        assert chromium.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_run_is_trained_found_again_and_talked_to(chromium: Browser, page: str) -> None:
+    open_in(chromium, page)
+    open_tab(chromium, "Train")
+    chromium.click("#check")
+    chromium.wait("document.querySelector('.samples .learnt').innerText.includes('客官')")
+    assert "178 rows, no errors" in chromium.text("#checked")
+    chromium.type("#epochs input", "0.4")
+    chromium.wait("document.querySelector('#command textarea').value.includes('num_train_epochs=0.4')")
+    chromium.click("#start")
+    chromium.wait("document.querySelector('#state').innerText.includes('Training')")
+    open_in(chromium, page)
+    open_tab(chromium, "Train")
+    chromium.wait("document.querySelector('#state').innerText.includes('output/page')")
+    chromium.wait("/Finished|error/.test(document.querySelector('#state').innerText)")
+    assert "Finished" in chromium.text("#state"), chromium.text("#log")
+    chromium.click("#talk")
+    chromium.wait("document.querySelector('#model input').value === 'page'")
+    ask(chromium, QUESTION)
+    chromium.wait(f"{said(chromium)}.at(-1)?.length > 3")
