@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from glmtune.adapters.run_folder import LOG_NAME
 from glmtune.errors import TrainingError
 from glmtune.language import Language
-from glmtune.training.callbacks import LOG_NAME
 
 State = Literal["running", "stopping", "finished", "stopped", "failed"]
 _INTERRUPTED = 130
