@@ -6,23 +6,7 @@ from glmtune.adapters.inheritance import PromptRecord
 from glmtune.errors import ConfigError
 from glmtune.files import storage_faults, write_text
 from glmtune.prompts import Template
-
-# Ollama renders prompts by a template of its own, in Go's language, and adds the system prompt as the first message.
-_TEMPLATES: dict[Template, str] = {
-    "chatglm3": (
-        '[gMASK]<sop>{{ range .Messages }}<|{{ if eq .Role "tool" }}observation{{ else }}{{ .Role }}{{ end }}|>\n'
-        "{{ if .Content }} {{ .Content }}{{ end }}{{ end }}<|assistant|>"
-    ),
-    "tutorial": (
-        '[gMASK]<sop>{{ range .Messages }}{{ if eq .Role "system" }}<|system|>\n{{ .Content }}\n'
-        '{{ else if eq .Role "user" }}<|user|>\n{{ .Content }}<|assistant|>\n'
-        "{{ else }} {{ .Content }}<eos>{{ end }}{{ end }}"
-    ),
-}
-_STOPS: dict[Template, tuple[str, ...]] = {
-    "chatglm3": ("<eos>", "<|user|>", "<|observation|>", "<|assistant|>"),
-    "tutorial": ("<eos>",),
-}
+from glmtune.prompts.ollama import STOPS, TEMPLATES
 
 
 def write_modelfile(gguf_file: Path, prompt: PromptRecord, *, base_file: str | None) -> Path:
@@ -45,10 +29,10 @@ def write_modelfile(gguf_file: Path, prompt: PromptRecord, *, base_file: str | N
     lines = [f"FROM {base_file or own}"]
     if base_file:
         lines.append(f"ADAPTER {own}")
-    lines.append(f'TEMPLATE """{_TEMPLATES[prompt.template]}"""')
+    lines.append(f'TEMPLATE """{TEMPLATES[prompt.template]}"""')
     if prompt.system:
         lines.append(f"SYSTEM {_quoted(prompt.system)}")
-    lines += [f'PARAMETER stop "{stop}"' for stop in _STOPS[prompt.template]]
+    lines += [f'PARAMETER stop "{stop}"' for stop in STOPS[prompt.template]]
     target = gguf_file.with_name(f"{gguf_file.stem}.Modelfile")
     with storage_faults(target):
         write_text(target, "\n".join(lines) + "\n")
@@ -61,7 +45,7 @@ def check_template(template: Template) -> None:
     Raises:
         ConfigError: It cannot.
     """
-    if template not in _TEMPLATES:
+    if template not in TEMPLATES:
         raise ConfigError(f"Ollama cannot render the {template} template, which numbers its rounds; leave out --ollama")
 
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from glmtune.data.duplicates.normal_form import normal_form
 from glmtune.data.duplicates.scripts import script_of
 from glmtune.prompts import Conversation
+from glmtune.prompts.foreign_tokens import ROLE_TOKEN
 
 _LEAST_REPEATED = 8  # letters of a question: a greeting may well be returned
 
@@ -24,11 +25,6 @@ _ABOUT_CODE = re.compile(
     re.IGNORECASE,
 )
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-_ROLE_TOKEN = re.compile(
-    r"<\|(?:user|assistant|system|observation|im_start|im_end|endoftext|eot_id|start_header_id|end_header_id)\|>|"
-    r"\[gMASK\]|<sop>|<eop>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|\[Round \d+\]|</s>|"
-    r"###\s*(?:Instruction|Response)\s*:"
-)
 _ROLE_NAME = re.compile(r"\s*(?:Human|Assistant|User|ChatGLM|GPT|用户|助手|答|问)\s*[:：]", re.IGNORECASE)
 _DAMAGE = re.compile(r"\ufffd|锟斤拷|烫烫烫|屯屯屯|[\x80-\x9f]|[锛銆]")
 _AS_LATIN = re.compile(r"[\xc2-\xf4][\x80-\xbf\u0152-\u2122]{1,3}")
@@ -99,7 +95,7 @@ def _has_markup(dialogue: Dialogue) -> bool:
 
 def _has_role_marker(dialogue: Dialogue) -> bool:
     whole = dialogue.whole
-    if ("|>" in whole or "[" in whole or "<" in whole or "###" in whole) and _ROLE_TOKEN.search(_CODE.sub("", whole)):
+    if ("|>" in whole or "[" in whole or "<" in whole or "###" in whole) and ROLE_TOKEN.search(_CODE.sub("", whole)):
         return True
     return any(_ROLE_NAME.match(answer) for answer in dialogue.answers)
 
