@@ -1,4 +1,4 @@
-"""Prompt templates in Go's template language, by which Ollama renders; it puts the system prompt in front as a message."""
+"""Prompt templates in the language of Go, by which Ollama renders; it puts the system prompt in front."""
 
 from glmtune.prompts.conversation import Template
 

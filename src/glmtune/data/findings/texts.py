@@ -95,7 +95,7 @@ def _has_markup(dialogue: Dialogue) -> bool:
 
 def _has_role_marker(dialogue: Dialogue) -> bool:
     whole = dialogue.whole
-    if ("|>" in whole or "[" in whole or "<" in whole or "###" in whole) and ROLE_TOKEN.search(_CODE.sub("", whole)):
+    if ("<" in whole or "[" in whole or "###" in whole) and ROLE_TOKEN.search(_CODE.sub("", whole)):
         return True
     return any(_ROLE_NAME.match(answer) for answer in dialogue.answers)
 
