@@ -17,7 +17,7 @@ def evaluate(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN ...", callback=not_empty, help="Run folders, checkpoints in one, or base model folders."
+            metavar="RUN", callback=not_empty, help="Run folders, checkpoints in one, or base model folders."
         ),
     ],
     data: Annotated[
@@ -34,12 +34,10 @@ def evaluate(
     general: Annotated[
         bool, typer.Option("--general", help="Ask built-in general questions too, to see what was forgotten.")
     ] = False,
-    generate: Annotated[
-        bool, typer.Option("--generate/--no-generate", help="Whether rows are answered, or only their loss computed.")
-    ] = True,
-    base: Annotated[
-        bool, typer.Option("--base/--no-base", help="Whether the base is evaluated beside its adapter.")
-    ] = True,
+    no_generate: Annotated[
+        bool, typer.Option("--no-generate", help="Only compute losses, and answer nothing.")
+    ] = False,
+    no_base: Annotated[bool, typer.Option("--no-base", help="Do not evaluate the base beside its adapter.")] = False,
     output: Annotated[
         str | None,
         typer.Option(
@@ -77,8 +75,8 @@ def evaluate(
         count=count,
         choices=choices or (),
         general=general,
-        generate=generate,
-        base=base,
+        generate=not no_generate,
+        base=not no_base,
         output=output,
         seed=seed,
         fields=fields,
@@ -96,7 +94,7 @@ def evaluate(
 def report(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN ...", callback=not_empty, help="A run folder, or several to be compared."),
+        typer.Argument(metavar="RUN", callback=not_empty, help="A run folder, or several to be compared."),
     ],
     output: Annotated[
         str | None,

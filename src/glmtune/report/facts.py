@@ -19,6 +19,7 @@ class RunFacts:
 
     Attributes:
         folder: The run folder.
+        name: What it is called in the report.
         manifest: Its record.
         log: The entries of `trainer_log.jsonl`.
         results: `all_results.json`; empty of a run that has not ended.
@@ -30,6 +31,7 @@ class RunFacts:
     """
 
     folder: Path
+    name: str
     manifest: RunManifest
     log: Sequence[Mapping[str, Any]] = ()
     results: Mapping[str, Any] = field(default_factory=dict)
@@ -40,8 +42,12 @@ class RunFacts:
     first_samples: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
-    def read(cls, folder: str | Path) -> "RunFacts":
+    def read(cls, folder: str | Path, name: str | None = None) -> "RunFacts":
         """Reads a run folder; a file in it that is missing or damaged counts as empty.
+
+        Args:
+            folder: The run folder.
+            name: What to call it; None for the name of the folder.
 
         Raises:
             ConfigError: It is no run folder.
@@ -56,6 +62,7 @@ class RunFacts:
         last = max((row["step"] for row in samples if isinstance(row.get("step"), int)), default=None)
         return cls(
             folder,
+            name or folder.absolute().name,
             manifest,
             log=_rows(folder / LOG_NAME),
             results=_object(folder / RESULTS_NAME),
@@ -65,11 +72,6 @@ class RunFacts:
             samples=_of_step(samples, last) if last else (),
             first_samples=_of_step(samples, 0),
         )
-
-    @property
-    def name(self) -> str:
-        """The name of the run folder."""
-        return self.folder.absolute().name
 
     def section(self, name: str) -> Mapping[str, Any]:
         """A section of its configuration."""

@@ -31,7 +31,9 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -
     """
     if not runs:
         raise ConfigError("there is nothing to report on: name a run folder")
-    facts = [RunFacts.read(run) for run in runs]
+    short = [Path(run).expanduser().absolute().name for run in runs]
+    names = short if len(set(short)) == len(short) else [str(run) for run in runs]
+    facts = [RunFacts.read(run, name) for run, name in zip(runs, names, strict=True)]
     report = run_report(facts[0]) if len(facts) == 1 else comparison_report(facts)
     default = facts[0].folder if len(facts) == 1 else Path()
     folder = default if output is None else Path(output).expanduser()

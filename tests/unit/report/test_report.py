@@ -117,6 +117,14 @@ def test_runs_are_compared_with_the_settings_that_differ(finished: Path, run: Pa
     assert re.search(r"\| training loss \| ([\d.]+) \| \1 \|", text)
 
 
+def test_runs_in_folders_of_the_same_name_are_told_apart(finished: Path, run: Path, tmp_path: Path) -> None:
+    assert run.name == finished.name
+    text = write_report([finished, run], tmp_path / "both").with_suffix(".md").read_text(encoding="utf-8")
+    assert "All settings are the same." in text
+    for folder in (finished, run):
+        assert f"- {folder}: ".replace("_", "\\_") in text
+
+
 def test_settings_are_said_in_words(finished: Path) -> None:
     words = dict(settings_in_words(RunFacts.read(finished)))
     assert words["samples per step"] == "8"
