@@ -10,7 +10,6 @@ and its workers, for machines that others use, too.
 import argparse
 import os
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -92,8 +91,9 @@ def main() -> None:
                 row = {"what": name, "rows": arguments.rows, **measure(steps[name], file)}
                 machine = {"cpu_cores": os.cpu_count(), "datasets": datasets.__version__}
                 append_row(arguments.results, row, arguments.commit, **machine)
-                sys.exit()
-            os.waitpid(process, 0)
+                os._exit(0)  # without the clean-up below, which is the parent's
+            if os.waitpid(process, 0)[1]:
+                raise RuntimeError(f"{name}: the step failed")
 
 
 if __name__ == "__main__":
