@@ -4,6 +4,9 @@ Similarity is the Jaccard index of the sets of characters and character bigrams 
 that two texts share, over the number that either has. That suits Chinese, where a word is mostly one or two characters
 and is not set apart from the next; single characters keep two short texts similar when one has a slip of the pen.
 
+Candidates are looked for by the rarer characters and bigrams alone. Questions from a template share most of it, so that
+each would be a candidate with every other one, billions of pairs in a million rows; what tells them apart is rare.
+
 Source: Broder, "On the resemblance and containment of documents" (1997); the bands are those of Leskovec, Rajaraman and
 Ullman, "Mining of Massive Datasets", chapter 3.
 """
@@ -22,6 +25,10 @@ _NUM_BANDS = 24
 _NUM_HASHES = _ROWS_A_BAND * _NUM_BANDS
 _SEED = 42
 _CHUNK = 20_000  # texts whose hashes are in memory at a time
+_COMMON_SHARE = 0.01  # what more of the texts have does not make two of them candidates
+_LEAST_COMMON = 50  # texts; in a small set, nothing is common
+_LEAST_GRAMS = 12  # of a text are looked at, the rarest, be they common
+_NUM_COUNTERS = 1 << 22
 _MOST_COMPARED = 32  # of the texts of a bucket, each with each; of more, each with the first and the one before it
 
 
@@ -33,9 +40,9 @@ def near_pairs(texts: Sequence[str], threshold: float = DEFAULT_THRESHOLD) -> It
         threshold: The least similarity, above 0 and at most 1.
 
     Yields:
-        Indices of two texts, the smaller first; each pair once. Of more than `_MOST_COMPARED` texts that are all alike,
-        not every pair, but enough that they are connected. With a threshold of 0.8, a pair is missed with a
-        probability below 0.001 %; at 0.7 it is 0.2 %, at 0.6 4 %.
+        Indices of two texts, the smaller first, sorted; each pair once. Of more than `_MOST_COMPARED` texts that are
+        all alike, not every pair, but enough that they are connected. A pair is missed with a probability below
+        0.001 % where the similarity of their rarer grams is 0.8; at 0.7 it is 0.2 %, at 0.6 4 %.
     """
     grams = _Grams(texts)
     for first, second in _candidates(texts):
@@ -128,18 +135,42 @@ def _pairs_in_buckets(hashes: NDArray[numpy.uint64]) -> NDArray[numpy.int64]:
 def _band_hashes(texts: Sequence[str]) -> NDArray[numpy.uint64]:
     """A hash for each text and band."""
     hashes = numpy.empty((len(texts), _NUM_BANDS), numpy.uint64)
+    frequencies = _frequencies(texts)
     for start in range(0, len(texts), _CHUNK):
         part = texts[start : start + _CHUNK]
-        hashes[start : start + len(part)] = _band_hashes_of(part)
+        hashes[start : start + len(part)] = _band_hashes_of(part, frequencies, len(texts))
     return hashes
 
 
-def _band_hashes_of(texts: Sequence[str]) -> NDArray[numpy.uint64]:
+def _frequencies(texts: Sequence[str]) -> NDArray[numpy.int64]:
+    """How often each gram occurs, counted by some bits of its hash."""
+    counts = numpy.zeros(_NUM_COUNTERS, numpy.int64)
+    for start in range(0, len(texts), _CHUNK):
+        tokens, _ = gram_hashes(texts[start : start + _CHUNK])
+        counts += numpy.bincount((tokens % _NUM_COUNTERS).astype(numpy.int64), minlength=_NUM_COUNTERS)
+    return counts
+
+
+def _rare(
+    tokens: NDArray[numpy.uint64], offsets: NDArray[numpy.uint64], frequencies: NDArray[numpy.int64], num_texts: int
+) -> tuple[NDArray[numpy.uint64], NDArray[numpy.uint64]]:
+    """The hashes of each text that are rare, or its rarest ones, and where those of each text start."""
+    counts = frequencies[(tokens % _NUM_COUNTERS).astype(numpy.int64)]
+    starts = offsets.astype(numpy.int64)
+    text = numpy.repeat(numpy.arange(len(starts) - 1), numpy.diff(starts))
+    order = numpy.lexsort((tokens, counts, text))  # by text, the rarest first; the same in every text
+    rank = numpy.arange(len(tokens)) - starts[text[order]]
+    is_kept = (rank < _LEAST_GRAMS) | (counts[order] <= max(_COMMON_SHARE * num_texts, _LEAST_COMMON))
+    kept = numpy.bincount(text[order][is_kept], minlength=len(starts) - 1)
+    return tokens[order][is_kept], numpy.concatenate([[0], numpy.cumsum(kept)]).astype(numpy.uint64)
+
+
+def _band_hashes_of(texts: Sequence[str], frequencies: NDArray[numpy.int64], num_texts: int) -> NDArray[numpy.uint64]:
     try:
         from rensa import RMinHash
     except ImportError as error:
         raise GlmtuneError("near-duplicates need the package rensa: pip install 'glmtune[dedupe]'") from error
-    tokens, offsets = gram_hashes(texts)
+    tokens, offsets = _rare(*gram_hashes(texts), frequencies, num_texts)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(tokens, offsets, num_perm=_NUM_HASHES, seed=_SEED)
     digests = numpy.asarray(matrix.to_rows(), numpy.uint64).reshape(len(texts), _NUM_BANDS, _ROWS_A_BAND)
     combined = numpy.zeros((len(texts), _NUM_BANDS), numpy.uint64)
