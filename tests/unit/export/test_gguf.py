@@ -224,6 +224,8 @@ def test_what_is_there_is_not_overwritten(base, tmp_path, monkeypatch) -> None:
         export_gguf(base, tmp_path / "folder")
     with pytest.raises(AdapterError, match="Leave out --lora"):
         export_gguf(base, lora=True)
+    with pytest.raises(ModelError, match="a base model itself"):
+        export_gguf(base, tmp_path / "x.gguf", model_path=base)
 
 
 def test_a_missing_package_is_named(base, tmp_path, monkeypatch) -> None:
