@@ -33,11 +33,10 @@ seconds = time.perf_counter() - start
 is_done.set(); thread.join()
 now = resource.getrusage(resource.RUSAGE_SELF)
 cpu_seconds = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
-print(json.dumps({
-    "seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1), "file_gb": round(result.num_bytes / 1e9, 2),
-    "tensors": result.num_tensors, "start_rss_gb": round(used.ru_maxrss / 1e6, 2),
-    "peak_rss_gb": round(now.ru_maxrss / 1e6, 2), "peak_anonymous_gb": round(peak / 1e6, 2),
-}))
+print(json.dumps({"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1),
+    "file_gb": round(result.num_bytes / 1e9, 2), "tensors": result.num_tensors,
+    "start_rss_gb": round(used.ru_maxrss / 1e6, 2), "peak_rss_gb": round(now.ru_maxrss / 1e6, 2),
+    "peak_anonymous_gb": round(peak / 1e6, 2)}))
 """
 
 

@@ -9,7 +9,7 @@ import torch
 
 from glmtune.adapters.inheritance import PromptRecord, prompt_record
 from glmtune.adapters.run_folder import RunManifest, find_adapter
-from glmtune.errors import AdapterError, ConfigError
+from glmtune.errors import AdapterError, ConfigError, ModelError
 from glmtune.export.gguf_file import WeightType, import_gguf, write_lora, write_model
 from glmtune.export.merged_weights import LoraPart, MergedWeights, read_lora_parts
 from glmtune.export.ollama import check_template, write_modelfile
@@ -120,9 +120,11 @@ def export_gguf(
 
 def _read_source(run: str | Path, adapter_path: Path | None, model_path: str | Path | None) -> _Source:
     """Reads and checks all that is small."""
-    base = str(Path(run).expanduser()) if adapter_path is None else find_base(adapter_path, model_path)
     if adapter_path is None:
-        return _source_of(base, None)
+        if model_path is not None:
+            raise ModelError(f"{run} is a base model itself; --model is for an adapter whose base has moved")
+        return _source_of(str(Path(run).expanduser()), None)
+    base = find_base(adapter_path, model_path)
     with base_of(adapter_path, base):
         source = _source_of(base, adapter_path)
         if model_path is None and not is_trained_base(RunManifest.read(adapter_path), base):

@@ -13,7 +13,8 @@ from glmtune.models.gguf_layout import GGUFLayout
 
 WeightType = Literal["f32", "f16", "bf16", "q8_0"]
 _BLOCK = 32  # values of q8_0 that share a scale, which is a float16
-_ROWS_AT_ONCE = 4096
+_VALUES_AT_ONCE = 2**19  # so few that the steps of encoding them stay in the processor's cache
+_BELOW_HALF = 0.49999997  # the largest float32 below 0.5: adding 0.5 itself would round 0.49999997 up
 
 
 def import_gguf() -> Any:
@@ -140,9 +141,9 @@ def _encoded(name: str, weight: Tensor, weight_type: WeightType) -> Any:
     """The bytes of a weight, [rows, bytes] uint8, encoded some rows at a time."""
     rows = weight.reshape(-1, weight.shape[-1])
     encoded = np.empty((rows.shape[0], _row_bytes(rows.shape[1], weight_type)), dtype=np.uint8)
-    for start in range(0, rows.shape[0], _ROWS_AT_ONCE):
-        part = rows[start : start + _ROWS_AT_ONCE]
-        encoded[start : start + _ROWS_AT_ONCE] = _encode_rows(name, part, weight_type)
+    step = max(1, _VALUES_AT_ONCE // rows.shape[1])
+    for start in range(0, rows.shape[0], step):
+        encoded[start : start + step] = _encode_rows(name, rows[start : start + step], weight_type)
     return encoded.reshape(*weight.shape[:-1], -1)
 
 
@@ -161,8 +162,6 @@ def _quantise(rows: Tensor) -> Any:
     blocks = rows.reshape(rows.shape[0], -1, _BLOCK)
     scales = blocks.abs().amax(dim=-1, keepdim=True) / 127
     scaled = blocks * torch.where(scales == 0, 0.0, 1 / scales)
-    whole = scaled.abs().floor()
-    whole += (2 * (scaled.abs() - whole)).floor()  # adding 0.5 first would round 0.49999997 up
-    values = torch.copysign(whole, scaled).to(torch.int8)
+    values = scaled.add_(torch.copysign(torch.tensor(_BELOW_HALF), scaled)).to(torch.int8)  # towards zero
     encoded = torch.cat([scales.half().view(torch.uint8), values.view(torch.uint8)], dim=-1)
     return encoded.reshape(rows.shape[0], -1).numpy()

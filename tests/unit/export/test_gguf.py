@@ -2,6 +2,7 @@
 
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import gguf
@@ -13,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.errors import AdapterError, ConfigError, ModelError
 from glmtune.export.gguf_export import export_gguf
+from glmtune.export.gguf_file import write_model
 from glmtune.export.merge import merge
+from glmtune.export.merged_weights import MergedWeights, read_lora_parts
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from glmtune.models.chatglm.gguf import gguf_layout
 
@@ -224,6 +227,25 @@ def test_what_is_there_is_not_overwritten(base, tmp_path, monkeypatch) -> None:
         export_gguf(base, tmp_path / "folder")
     with pytest.raises(AdapterError, match="Leave out --lora"):
         export_gguf(base, lora=True)
+    with pytest.raises(ModelError, match="a base model itself"):
+        export_gguf(base, tmp_path / "x.gguf", model_path=base)
+
+
+def test_memory_holds_one_weight_at_a_time(base, make_adapter, tmp_path) -> None:
+    config = ChatGLMConfig.from_dict(json.loads((base / "config.json").read_text(encoding="utf-8")))
+    parts, _ = read_lora_parts(make_adapter(), config)
+    weights = MergedWeights(base, config, parts)
+    layout = gguf_layout(config, ChatGLMTokenizer.from_pretrained(base), "chatglm3", None)
+    earlier: list[weakref.ref] = []
+
+    def read(name: str) -> torch.Tensor:
+        assert not any(reference() is not None for reference in earlier)
+        weight = weights.read(name)
+        earlier.append(weakref.ref(weight))
+        return weight
+
+    write_model(tmp_path / "x.gguf", "x", layout, weights.shapes, read, "f16")
+    assert len(earlier) == len(layout.names)
 
 
 def test_a_missing_package_is_named(base, tmp_path, monkeypatch) -> None:
