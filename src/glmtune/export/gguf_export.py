@@ -99,7 +99,7 @@ def export_gguf(
     target = _check_output(output, run, weight_type, is_lora=lora)
     source = _read_source(run, adapter_path, model_path)
     if ollama:
-        check_template(source.prompt.template)
+        check_template(source.layout, source.prompt.template)
     name = Path(run).resolve().name
     with storage_faults(target), written_aside(target) as unfinished:
         if lora:
@@ -114,7 +114,7 @@ def export_gguf(
     modelfile = None
     if ollama:
         base_file = f"./{source.folder.name}-f16.gguf"  # of `glmtune export BASE`
-        modelfile = write_modelfile(target, source.prompt, base_file=base_file if lora else None)
+        modelfile = write_modelfile(target, source.layout, source.prompt, base_file=base_file if lora else None)
     return ExportResult(target, target.stat().st_size, num_tensors, modelfile)
 
 

@@ -5,15 +5,16 @@ from pathlib import Path
 from glmtune.adapters.inheritance import PromptRecord
 from glmtune.errors import ConfigError
 from glmtune.files import storage_faults, write_text
+from glmtune.models.gguf_layout import GGUFLayout
 from glmtune.prompts import Template
-from glmtune.prompts.ollama import STOPS, TEMPLATES
 
 
-def write_modelfile(gguf_file: Path, prompt: PromptRecord, *, base_file: str | None) -> Path:
+def write_modelfile(gguf_file: Path, layout: GGUFLayout, prompt: PromptRecord, *, base_file: str | None) -> Path:
     """Writes a Modelfile beside a GGUF file.
 
     Args:
         gguf_file: The model, or an adapter.
+        layout: The model, as llama.cpp has it.
         prompt: The prompt settings of the run.
         base_file: For an adapter, the GGUF file of its base, beside it.
 
@@ -24,28 +25,28 @@ def write_modelfile(gguf_file: Path, prompt: PromptRecord, *, base_file: str | N
         ConfigError: Ollama cannot render the prompt template.
         StorageError: It cannot be written.
     """
-    check_template(prompt.template)
+    check_template(layout, prompt.template)
     own = f"./{gguf_file.name}"
     lines = [f"FROM {base_file or own}"]
     if base_file:
         lines.append(f"ADAPTER {own}")
-    lines.append(f'TEMPLATE """{TEMPLATES[prompt.template]}"""')
+    lines.append(f'TEMPLATE """{layout.ollama_template}"""')
     if prompt.system:
         lines.append(f"SYSTEM {_quoted(prompt.system)}")
-    lines += [f'PARAMETER stop "{stop}"' for stop in STOPS[prompt.template]]
+    lines += [f'PARAMETER stop "{stop}"' for stop in layout.stops]
     target = gguf_file.with_name(f"{gguf_file.stem}.Modelfile")
     with storage_faults(target):
         write_text(target, "\n".join(lines) + "\n")
     return target
 
 
-def check_template(template: Template) -> None:
+def check_template(layout: GGUFLayout, template: Template) -> None:
     """Checks that Ollama can render a prompt template.
 
     Raises:
         ConfigError: It cannot.
     """
-    if template not in TEMPLATES:
+    if layout.ollama_template is None:
         raise ConfigError(f"Ollama cannot render the {template} template, which numbers its rounds; leave out --ollama")
 
 

@@ -33,9 +33,13 @@ class GGUFLayout:
         values: Its metadata, by keys without the architecture's name.
         names: llama.cpp's name of each weight, by its own name.
         vocabulary: The tokens.
+        ollama_template: Its prompt in the language of Ollama; None where that cannot be.
+        stops: The texts at which Ollama is to end a reply.
     """
 
     architecture: str
     values: Mapping[str, int | float]
     names: Mapping[str, str]
     vocabulary: Vocabulary
+    ollama_template: str | None
+    stops: tuple[str, ...]

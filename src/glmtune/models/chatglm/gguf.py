@@ -8,6 +8,7 @@ from glmtune.errors import ModelError
 from glmtune.models.chatglm.checkpoint import EMBEDDING_WEIGHT, HEAD_WEIGHT
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 from glmtune.models.chatglm.jinja_template import chat_template
+from glmtune.models.chatglm.ollama import OLLAMA_STOPS, OLLAMA_TEMPLATES
 from glmtune.models.chatglm.tokenization import ROLE_TOKENS, ChatGLMTokenizer
 from glmtune.models.gguf_layout import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, GGUFLayout, Vocabulary
 from glmtune.prompts import Template
@@ -58,7 +59,8 @@ def gguf_layout(
         "rope.freq_base": float(config.rotary_base),
     }
     vocabulary = _vocabulary(tokenizer, config.padded_vocab_size, template, system)
-    return GGUFLayout("chatglm", values, names, vocabulary)
+    ollama, stops = OLLAMA_TEMPLATES.get(template), OLLAMA_STOPS[template]
+    return GGUFLayout("chatglm", values, names, vocabulary, ollama, stops)
 
 
 def _faults(config: ChatGLMConfig) -> list[str]:

@@ -1,8 +1,9 @@
-"""Prompt templates in the language of Go, by which Ollama renders; it puts the system prompt in front."""
+"""The prompt templates for Ollama, and the texts at which it ends a reply."""
 
-from glmtune.prompts.conversation import Template
+from glmtune.prompts import Template
 
-TEMPLATES: dict[Template, str] = {
+# Ollama renders prompts by a template of its own, in Go's language, and adds the system prompt as the first message.
+OLLAMA_TEMPLATES: dict[Template, str] = {
     "chatglm3": (
         '[gMASK]<sop>{{ range .Messages }}<|{{ if eq .Role "tool" }}observation{{ else }}{{ .Role }}{{ end }}|>\n'
         "{{ if .Content }} {{ .Content }}{{ end }}{{ end }}<|assistant|>"
@@ -13,7 +14,8 @@ TEMPLATES: dict[Template, str] = {
         "{{ else }} {{ .Content }}<eos>{{ end }}{{ end }}"
     ),
 }
-STOPS: dict[Template, tuple[str, ...]] = {
+OLLAMA_STOPS: dict[Template, tuple[str, ...]] = {
     "chatglm3": ("<eos>", "<|user|>", "<|observation|>", "<|assistant|>"),
+    "chatglm2": ("<eos>",),
     "tutorial": ("<eos>",),
 }
