@@ -61,6 +61,14 @@ def ask(chromium: Browser, question: str) -> None:
     chromium.click("#send")
 
 
+def fill(chromium: Browser, selector: str, text: str) -> None:
+    """Types into a field until it sticks: what has just been unfolded is set once more by the page."""
+    value = f"new Promise(done => setTimeout(() => done(document.querySelector('{selector}').value), 300))"
+    chromium.type(selector, text)
+    while chromium.evaluate(value) != text:
+        chromium.type(selector, text)
+
+
 def said(chromium: Browser, chat: str = "left") -> str:
     return f"({SAID.format(chat=chat)})"
 
@@ -95,8 +103,8 @@ def test_a_question_is_answered_asked_again_and_exported(chromium: Browser, page
 def test_a_reply_streams_stops_and_is_asked_for_again(chromium: Browser, page: str) -> None:
     open_in(chromium, page)
     chromium.click("#settings button")
-    chromium.type("#temperature input", "2")
-    chromium.type("#seed input", "36")  # a long one
+    fill(chromium, "#temperature input", "2")
+    fill(chromium, "#seed input", "36")  # a long one
     ask(chromium, QUESTION)
     chromium.wait(f"{said(chromium)}.at(-1).length > 8")
     chromium.click("#stop")
@@ -142,7 +150,7 @@ def test_a_run_is_trained_found_again_and_talked_to(chromium: Browser, page: str
     chromium.click("#check")
     chromium.wait("document.querySelector('.samples .learnt').innerText.includes('客官')")
     assert "178 rows, no errors" in chromium.text("#checked")
-    chromium.type("#epochs input", "0.4")
+    fill(chromium, "#epochs input", "0.4")
     chromium.wait("document.querySelector('#command textarea').value.includes('num_train_epochs=0.4')")
     chromium.click("#start")
     chromium.wait("document.querySelector('#state').innerText.includes('Training')")

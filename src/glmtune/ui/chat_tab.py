@@ -94,7 +94,8 @@ class ChatTab:
     def _chatbot(self, elem_id: str, visible: bool) -> gr.Chatbot:
         return gr.Chatbot(
             elem_id=elem_id, visible=visible, height=_HEIGHT, show_label=True, label=self.names[0], min_width=280,
-            editable="user", buttons=["copy"], latex_delimiters=[], feedback_options=None, allow_tags=False,
+            editable="user" if visible else None, buttons=["copy"], latex_delimiters=[], feedback_options=None,
+            allow_tags=False,
         )  # fmt: skip
 
     def _add_settings(self, texts: Texts) -> None:
@@ -113,9 +114,7 @@ class ChatTab:
                     label="Temperature (0: the likeliest reply)",
                 )  # fmt: skip
                 self._seed = texts.add(
-                    gr.Number(
-                        None, precision=0, minimum=0, label="Seed (empty: random)", min_width=160, elem_id="seed"
-                    ),
+                    gr.Textbox(label="Seed (empty: random)", max_lines=1, min_width=160, elem_id="seed"),
                     label="Seed (empty: random)",
                 )
                 self._top_p = gr.Number(1, minimum=0.01, maximum=1, step=0.05, label="top_p", min_width=160)
@@ -168,7 +167,7 @@ class ChatTab:
 
     async def _answer(
         self, left: Any, right: Any, model: str, other: str, system: str | None, temperature: float | None,
-        seed: int | None, top_p: float | None, limit: int | None, language: Language,
+        seed: str | None, top_p: float | None, limit: int | None, language: Language,
     ) -> AsyncGenerator[tuple[Any, Any], None]:  # fmt: skip
         histories = [plain(left), plain(right)]
         if not histories[0] or histories[0][-1]["role"] != "user":
@@ -180,7 +179,7 @@ class ChatTab:
         options: dict[str, Any] = {"max_tokens": int(limit)} if limit else {}
         if temperature:
             options |= {"temperature": float(temperature), "top_p": float(top_p or 1)}
-            options |= {} if seed is None else {"seed": int(seed)}
+            options |= {"seed": int(seed)} if seed and seed.strip().isdecimal() else {}
         asked = [(name, [*_head(system), *history]) for name, history in zip(names, histories, strict=False)]
         try:
             async with aclosing(ask(self._service, asked, options)) as replies:

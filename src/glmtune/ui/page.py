@@ -53,7 +53,7 @@ def build_page(service: Service, jobs: Jobs) -> gr.Blocks:
         page.load(chat.choices, None, [chat.model, chat.other], show_progress="hidden")
         again = switch.input(speak, switch, outputs, js=KEEP_LANGUAGE, show_progress="hidden")
         for each in (spoken, again):
-            each.then(None, chosen, None, js=TELL_LANGUAGE)
+            each.then(None, switch, None, js=TELL_LANGUAGE)
     return page
 
 
