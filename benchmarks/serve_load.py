@@ -98,7 +98,7 @@ async def load(process: subprocess.Popen[bytes], port: int, num_clients: int, se
 
 async def vanish(port: int, num_clients: int) -> float:
     """Clients that close their connection at the first token of a long reply; returns when all places are free."""
-    body = {**_asking("你是谁？", temperature=2.0, seed=1), "max_tokens": 450}
+    body = {**_asking("你是谁？", min_tokens=450), "max_tokens": 450}
     await asyncio.gather(*(post(port, CHAT, body, vanish_after_first=True) for _ in range(num_clients)))
     begin = time.monotonic()
     while await num_busy(port):
@@ -108,7 +108,7 @@ async def vanish(port: int, num_clients: int) -> float:
 
 async def vanish_at_once(port: int, num_clients: int) -> float:
     """Clients that all close their connections at the same time, while some of them still wait for a place."""
-    body = {**_asking("你是谁？", temperature=2.0, seed=1), "max_tokens": 450}
+    body = {**_asking("你是谁？", min_tokens=450), "max_tokens": 450}
     tasks = [asyncio.ensure_future(post(port, CHAT, body)) for _ in range(num_clients)]
     while await num_busy(port) < num_clients:
         await asyncio.sleep(0.05)

@@ -29,7 +29,7 @@ _FLAGS = (
     "--hide-scrollbars",
 )
 
-LONGEST_WAIT_S = 300
+LONGEST_WAIT_S = 120
 """After so long, what a test waits for on a page counts as never coming."""
 
 

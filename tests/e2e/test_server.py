@@ -25,8 +25,7 @@ KEY = "test-key-0123456789"
 QUESTION: list[Any] = [{"role": "user", "content": "你是谁？"}]
 ANSWER = "我是一个小小的语言模型，可以陪你聊天。"
 TOOLS: list[Any] = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
-# Drawn hot, nothing ends a reply soon.
-LONG: dict[str, Any] = {"temperature": 2.0, "seed": 3, "max_tokens": 480}
+LONG: dict[str, Any] = {"max_tokens": 480, "extra_body": {"min_tokens": 480}}
 
 
 @pytest.fixture(scope="module")

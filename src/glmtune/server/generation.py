@@ -18,8 +18,9 @@ from glmtune.server.worker import RefusedError, Ticket, Worker
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\u2581"  # sentencepiece's
 # A chunk costs a tenth of a millisecond or two of Python, which the engine's thread needs too; so with many streams,
-# each of them gets its tokens in groups. With 64, that is every 50 ms.
-_PAUSE_PER_STREAM_S = 0.0008
+# each of them gets its tokens in groups. From 64 on, that is every tenth of a second.
+_PAUSE_PER_STREAM_S = 0.0016
+_LONGEST_PAUSE_S = 0.1
 
 
 @dataclass
@@ -77,12 +78,13 @@ class Choice:
         """
         while True:
             part = await self._next()
-            if part.pieces or part.logprobs or part.finish_reason:
-                yield part
+            if not (part.pieces or part.logprobs or part.finish_reason):
+                continue
+            yield part
             if part.finish_reason is not None:
                 return
             if pause_between:
-                await asyncio.sleep(_PAUSE_PER_STREAM_S * self._worker.num_active)
+                await asyncio.sleep(min(_LONGEST_PAUSE_S, _PAUSE_PER_STREAM_S * self._worker.num_active))
 
     async def whole(self) -> Part:
         """The whole reply.

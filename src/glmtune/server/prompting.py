@@ -86,6 +86,7 @@ def _sampling(models: Models, body: ChatRequest | CompletionRequest, limit: int 
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         seed=body.seed if is_drawn else None,
+        min_new_tokens=body.min_tokens or 0,
         stop_token_ids=tuple(models.tokenizer.stop_token_ids),
     )
 

@@ -116,6 +116,9 @@ class _Sampled(_Strict):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
         None, description="Not in OpenAI's interface; 1 has no effect."
     )
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
+        None, description="Not in OpenAI's interface: tokens before which the model does not end a reply."
+    )
     user: str | None = Field(None, max_length=200, description="Appears in the server's log.")
 
     @model_validator(mode="before")

@@ -77,6 +77,12 @@ class _Server(uvicorn.Server):
         while self._service.worker.num_active:
             await asyncio.sleep(0.1)
         await asyncio.sleep(_LAST_BYTES_S)
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.close()
+        await asyncio.sleep(_LAST_BYTES_S)
+        # What still runs is the page's own, and is cut off; that is no error.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.force_exit = True
 
     @contextmanager

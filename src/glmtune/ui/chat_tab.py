@@ -94,7 +94,8 @@ class ChatTab:
     def _chatbot(self, elem_id: str, visible: bool) -> gr.Chatbot:
         return gr.Chatbot(
             elem_id=elem_id, visible=visible, height=_HEIGHT, show_label=True, label=self.names[0], min_width=280,
-            editable="user", buttons=["copy"], latex_delimiters=[], feedback_options=None, allow_tags=False,
+            editable="user" if visible else None, buttons=["copy"], latex_delimiters=[], feedback_options=None,
+            allow_tags=False,
         )  # fmt: skip
 
     def _add_settings(self, texts: Texts) -> None:
@@ -106,21 +107,20 @@ class ChatTab:
             )
             with gr.Row():
                 self._temperature = texts.add(
-                    gr.Slider(
-                        0,
-                        2,
-                        value=0,
-                        step=0.05,
-                        label="Temperature (0: the likeliest reply)",
-                        min_width=160,
-                        elem_id="temperature",
+                    gr.Number(
+                        0, minimum=0, maximum=2, step=0.1, label="Temperature (0: the likeliest reply)",
+                        min_width=160, elem_id="temperature",
                     ),
                     label="Temperature (0: the likeliest reply)",
+                )  # fmt: skip
+                self._seed = texts.add(
+                    gr.Textbox(label="Seed (empty: random)", max_lines=1, min_width=160, elem_id="seed"),
+                    label="Seed (empty: random)",
                 )
-                self._top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="top_p", min_width=160)
+                self._top_p = gr.Number(1, minimum=0.01, maximum=1, step=0.05, label="top_p", min_width=160)
                 most = max(2, self._service.models.max_length // 2)
                 self._limit = texts.add(
-                    gr.Slider(1, most, value=min(512, most), step=1, label="Most new tokens", min_width=160),
+                    gr.Number(min(512, most), minimum=1, precision=0, label="Most new tokens", min_width=160),
                     label="Most new tokens",
                 )
         with gr.Row(elem_classes="controls"):
@@ -132,7 +132,17 @@ class ChatTab:
 
     def _connect(self, language: gr.State) -> None:
         both = [self._left, self._right]
-        inputs = [*both, self.model, self.other, self._system, self._temperature, self._top_p, self._limit, language]
+        inputs = [
+            *both,
+            self.model,
+            self.other,
+            self._system,
+            self._temperature,
+            self._seed,
+            self._top_p,
+            self._limit,
+            language,
+        ]
         self.model.change(self._label_chats, [self.model, self.other], both)
         self.other.change(self._label_chats, [self.model, self.other], both)
         running = []
@@ -156,8 +166,8 @@ class ChatTab:
         return "", [*plain(left), message], [*plain(right), message]
 
     async def _answer(
-        self, left: Any, right: Any, model: str, other: str, system: str | None, temperature: float, top_p: float,
-        limit: int, language: Language,
+        self, left: Any, right: Any, model: str, other: str, system: str | None, temperature: float | None,
+        seed: str | None, top_p: float | None, limit: int | None, language: Language,
     ) -> AsyncGenerator[tuple[Any, Any], None]:  # fmt: skip
         histories = [plain(left), plain(right)]
         if not histories[0] or histories[0][-1]["role"] != "user":
@@ -166,9 +176,10 @@ class ChatTab:
         if other and len(histories[1]) != len(histories[0]):  # it was not there from the beginning
             histories[1] = list(histories[0])
         names = [model, *([other] if other else [])]
-        options: dict[str, Any] = {"max_tokens": int(limit)}
+        options: dict[str, Any] = {"max_tokens": int(limit)} if limit else {}
         if temperature:
-            options |= {"temperature": float(temperature), "top_p": float(top_p)}
+            options |= {"temperature": float(temperature), "top_p": float(top_p or 1)}
+            options |= {"seed": int(seed)} if seed and seed.strip().isdecimal() else {}
         asked = [(name, [*_head(system), *history]) for name, history in zip(names, histories, strict=False)]
         try:
             async with aclosing(ask(self._service, asked, options)) as replies:

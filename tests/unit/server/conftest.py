@@ -26,27 +26,27 @@ class ScriptedEngine:
 
     def __init__(self, reply_ids: list[int]) -> None:
         self._reply_ids = reply_ids
-        self._running: list[RunningRequest] = []
+        self.running: list[RunningRequest] = []
 
     def submit(self, request: Request) -> RunningRequest:
         running = RunningRequest(request, request.sampling, 0, [], list(request.prompt_ids))
-        self._running.append(running)
+        self.running.append(running)
         return running
 
     def step(self) -> list[Event]:
         events = []
-        for running in list(self._running):
+        for running in list(self.running):
             token_id = self._reply_ids[len(running.generated_ids)]
             running.token_ids.append(token_id)
             if token_id in running.sampling.stop_token_ids:
                 running.finish_reason = "stop"
-                self._running.remove(running)
+                self.running.remove(running)
             events.append(Event(running, [token_id], running.finish_reason))
         return events
 
     def cancel(self, running: RunningRequest) -> None:
-        if running in self._running:
-            self._running.remove(running)
+        if running in self.running:
+            self.running.remove(running)
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +86,9 @@ def connect(embedded: Loaded, engine: Engine, records: list[RequestRecord]) -> I
         models = Models(own, replace(embedded, system=system), allowed)
         prompt_limit = options.pop("max_prompt_tokens", None)
         service = Service(models, Worker(own, max_queue), Metrics(own), ApiKeys(keys), prompt_limit)
-        client = TestClient(create_app(service, records.append, **options), raise_server_exceptions=False)
+        app = create_app(service, records.append, **options)
+        app.state.engine = own
+        client = TestClient(app, raise_server_exceptions=False)
         clients.append(client.__enter__())
         return client
 
