@@ -28,7 +28,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data and not interop" --numprocesses 2
 
 test-gpu: $(STAMP)
-	$(BIN)/python -m pytest -m "gpu and not real_data and not interop"
+	$(BIN)/python -m pytest tests/gpu -m "gpu and not real_data"
 
 test-real: $(STAMP)
 	$(BIN)/python -m pytest -m real_data
