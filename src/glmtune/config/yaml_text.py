@@ -59,6 +59,9 @@ def spell_value(value: Any) -> str:
 def parse_value(text: str) -> Any:
     """Reads a value from the command line by the same rules as those in a configuration file.
 
+    A value that begins with an asterisk is text: a pattern of files such as `*.json`, whose quotes the shell removes,
+    and not an alias of YAML, which has no meaning here.
+
     Args:
         text: The value as typed.
 
@@ -68,10 +71,12 @@ def parse_value(text: str) -> Any:
     Raises:
         ConfigError: It is not a YAML value, or a mapping in it has a key twice; the message quotes the text.
     """
+    if text.lstrip().startswith("*"):
+        return text.strip()
     try:
         return yaml.load(text, _Loader)
     except _YAML_ERRORS as error:
-        raise ConfigError(f"{text!r:.80} is not a YAML value; put it in quotes") from error
+        raise ConfigError(f"{text!r:.80} is not a YAML value; put it in quotes, inside those of the shell") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

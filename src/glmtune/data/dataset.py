@@ -21,6 +21,7 @@ from glmtune.data.stats import DataStats
 from glmtune.data.token_cache import find_or_make
 from glmtune.data.weights import Paths
 from glmtune.errors import DataError, summarise_faults
+from glmtune.language import localise
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, PromptTokenizer, Template, render
 from glmtune.signals import handling
@@ -123,7 +124,7 @@ def tokenize_conversations(
             cache_file_name=None if file is None else str(file),
             keep_in_memory=file is None,
             load_from_cache_file=False,
-            desc="Tokenising",
+            desc=localise("tokenising"),
         )
 
     with _workers_end_with_us():

@@ -256,6 +256,8 @@ def _read_file(path: str | Path, fields: Mapping[str, str], join: str, *, needs_
             _read_file_rows(show_text(str(path)), rows, fields, join, content, needs_answer=needs_answer)
     except DataError as error:
         content.faults.append(str(error))
+    # Some faults are found as a file is read, others in its rows afterwards; what is not about a row comes first.
+    content.faults.sort(key=lambda fault: fault.source.row if isinstance(fault, RowFault) else 0)
     return content
 
 

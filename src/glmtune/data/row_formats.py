@@ -100,7 +100,8 @@ def find_format(
     known = "; ".join(" and ".join(form.columns) for form in FORMATS)
     raise DataError(
         f"{name}: no known columns; found: {show_names(rows[0]) or 'none'}; expected: {known}. "
-        "Name the columns: data.fields.output=COLUMN (train, plan) or --field output=COLUMN (data, generate)"
+        "Name both columns: data.fields.instruction=COLUMN data.fields.output=COLUMN (train, plan) "
+        "or --field instruction=COLUMN --field output=COLUMN (data, generate)"
     )
 
 

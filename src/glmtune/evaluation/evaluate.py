@@ -15,7 +15,7 @@ from glmtune.errors import ConfigError, show_text
 from glmtune.evaluation import libraries
 from glmtune.evaluation.choices import read_choices
 from glmtune.evaluation.losses import Rendering
-from glmtune.evaluation.measures import difference
+from glmtune.evaluation.measures import LEAST_ROWS, difference
 from glmtune.evaluation.measuring import Measured, Tasks, measure
 from glmtune.evaluation.results import DATA_SECTION, FOLDER_NAME, Candidate, Evaluation, write_evaluation
 from glmtune.evaluation.rows import general_rows, read_rows
@@ -110,7 +110,7 @@ def evaluate(
         seed=seed,
         max_new_tokens=comparison.max_new_tokens,
         seconds=time.monotonic() - began_s,
-        notes=_notes(data is not None and generate),
+        notes=_notes(data is not None and generate, comparison.candidates),
         folders=list(dict.fromkeys(folders)),
     )
     for folder in evaluation.folders:
@@ -241,11 +241,15 @@ def _candidate(name: str, path: str, measured: Measured, base: tuple[str, Measur
     return Candidate(name, path, compared_with, measured.metrics(), differences, measured.answers)
 
 
-def _notes(needs_libraries: bool) -> list[str]:
-    missing = libraries.missing_packages()
-    if not needs_libraries or not missing:
-        return []
-    return [f"ROUGE and BLEU are left out, as {', '.join(missing)} is missing: {libraries.HOW_TO_INSTALL}"]
+def _notes(needs_libraries: bool, candidates: Sequence[Candidate]) -> list[str]:
+    notes = []
+    if needs_libraries and (missing := libraries.missing_packages()):
+        notes.append(f"ROUGE and BLEU are left out, as {', '.join(missing)} is missing: {libraries.HOW_TO_INSTALL}")
+    if any(not found for candidate in candidates for found in candidate.differences.values()):
+        notes.append(
+            f"With fewer than {LEAST_ROWS} rows, no differences from the base are shown: too few for an interval"
+        )
+    return notes
 
 
 def _give_up(loaded: Loaded) -> None:

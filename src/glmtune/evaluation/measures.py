@@ -11,7 +11,7 @@ import numpy
 from numpy.typing import NDArray
 
 _NUM_RESAMPLES = 1000
-_LEAST_ROWS = 5  # of fewer, an interval says nothing
+LEAST_ROWS = 5  # of fewer, an interval says nothing
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def difference(after: Measure, before: Measure, seed: int = 0) -> Difference | N
         Koehn (2004), Statistical significance tests for machine translation evaluation.
     """
     num_rows = len(after.statistics)
-    if num_rows < _LEAST_ROWS:
+    if num_rows < LEAST_ROWS:
         return None
     generator = numpy.random.default_rng(seed)
     drawn = []

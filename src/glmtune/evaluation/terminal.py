@@ -45,7 +45,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         console.print(section_table(evaluation, section))
         console.print()
     lines = list(evaluation.notes)
-    if any(candidate.differences for candidate in evaluation.candidates):
+    if any(any(candidate.differences.values()) for candidate in evaluation.candidates):
         lines.append("Differences from the base, with their 95% interval (paired bootstrap); ~ is within the noise.")
     lines += [f"results: {show_text(str(folder))}" for folder in evaluation.folders]
     for line in lines:

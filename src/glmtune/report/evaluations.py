@@ -22,7 +22,7 @@ def evaluation_blocks(evaluation: Mapping[str, Any]) -> list[Block]:
         there = [each for each in candidates if section in each.get("metrics", {})]
         if there:
             blocks += [Lines([localise(_title(evaluation, section, number))]), _table(there, section)]
-    if any(each.get("differences") for each in candidates):
+    if any(any(each.get("differences", {}).values()) for each in candidates):
         blocks.append(
             Lines(
                 [

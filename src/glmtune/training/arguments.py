@@ -109,6 +109,20 @@ def _follow_saving(values: dict[str, Any], stops_early: bool) -> None:
     if stops_early:
         values.setdefault("load_best_model_at_end", True)
         values.setdefault("metric_for_best_model", "loss")
+    if values.get("load_best_model_at_end"):
+        _check_best_is_saved(values)
+
+
+def _check_best_is_saved(values: Mapping[str, Any]) -> None:
+    """Refuses checkpoints between two evaluations: nobody would know how good they are."""
+    every, saved_every = values.get("eval_steps"), values["save_steps"]
+    by_steps = values["eval_strategy"] == "steps" and values.get("save_strategy", "steps") == "steps"
+    # Below 1, they are shares of the run, which Trainer checks.
+    if by_steps and every is not None and min(every, saved_every) >= 1 and saved_every % every:
+        raise ConfigError(
+            f"train.save_steps={saved_every:g} is not a multiple of train.eval_steps={every:g}, so that the best "
+            f"adapter could not be kept; set train.save_steps={every:g}"
+        )
 
 
 def _evaluation_faults(train: Mapping[str, Any], has_eval: bool) -> list[str]:

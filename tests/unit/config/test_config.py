@@ -246,6 +246,8 @@ def test_importing_is_cheap() -> None:
         ("1e-1", 0.1),
         ("[1, true]", [1, True]),
         ("", None),
+        ("*.json", "*.json"),
+        ("*", "*"),
     ],
 )
 def test_values(text: str, value: object) -> None:

@@ -173,7 +173,7 @@ def test_faults_of_lines_and_of_rows_come_together(tmp_path):
     path.write_text('{"question": "q", "answer": ""}\n{"question"}\n', encoding="utf-8")
     found, faults = scan(path)
     assert len(found) == 0
-    assert [fault.removeprefix(f"{path}, ")[:5] for fault in faults] == ["row 2", "row 1"]
+    assert [fault.removeprefix(f"{path}, ")[:5] for fault in faults] == ["row 1", "row 2"]
 
 
 def test_rows_of_several_forms_in_one_file(write):
@@ -210,6 +210,17 @@ def test_a_file_cannot_drive_the_terminal_or_flood_it(faults_of):
     faults = [fault for row in rows for fault in faults_of(row)]
     assert len(faults) == len(rows)
     assert all(fault.isprintable() and len(fault) < 500 for fault in faults), faults
+
+
+def test_faults_are_in_the_order_of_the_rows(faults_of):
+    missing = {"instruction": "q"}
+    faults = faults_of({"instruction": "q", "output": "a"}, missing, 7, missing)
+    assert [fault.partition(":")[0] for fault in faults] == ["row 2", "row 3", "row 4"]
+
+
+def test_both_columns_of_unknown_ones_have_to_be_named(faults_of):
+    (fault,) = faults_of({"name": "x", "text": "y"})
+    assert "data.fields.instruction=COLUMN data.fields.output=COLUMN" in fault
 
 
 def test_unknown_fields(faults_of):

@@ -39,6 +39,14 @@ def test_base_and_run_stand_side_by_side_in_the_users_language(
     assert "困惑度" in (run / "report.md").read_text(encoding="utf-8")
 
 
+def test_few_rows_have_no_differences_and_that_is_said(trained: Trained, run: Path) -> None:
+    printed = call("eval", str(run), "--data", str(trained.eval_data), "--count", "3", "--no-generate")
+    assert "With fewer than 5 rows, no differences from the base are shown" in printed
+    assert "95% interval" not in printed
+    call("report", str(run))
+    assert "95% interval" not in (run / "report.md").read_text(encoding="utf-8")
+
+
 def test_without_the_packages_it_says_what_to_install(
     trained: Trained, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

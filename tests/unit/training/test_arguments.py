@@ -55,6 +55,13 @@ def arguments(*overrides: str, has_eval: bool = False) -> Any:
     return make_arguments(train, has_eval=has_eval, dtype=torch.float32)
 
 
+@pytest.mark.parametrize("more", ["train.early_stopping_patience=3", "train.load_best_model_at_end=true"])
+def test_the_best_adapter_is_evaluated_where_it_is_saved(more: str) -> None:
+    with pytest.raises(ConfigError, match=r"train\.save_steps=100 is not a multiple .*; set train\.save_steps=3$"):
+        arguments("train.eval_steps=3", more, has_eval=True)
+    assert arguments("train.eval_steps=3", "train.save_steps=6", more, has_eval=True).save_steps == 6
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
