@@ -111,8 +111,9 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("GLMTUNE_API_KEY", "from-the-environment")
     assert read_keys(None).allow(b"Bearer from-the-environment")
     file = tmp_path / "keys"
-    file.write_text("# ours\nfirst-key-1\n\nsecond-key-2\n")
+    file.write_text("# ours\n  # indented, too\nfirst-key-1\n\nsecond-key-2\n")
     keys = read_keys(str(file))
+    assert not keys.allow(b"Bearer # indented, too")
     assert keys.allow(b"bearer second-key-2")
     assert not keys.allow(b"Bearer from-the-environment")
     file.write_text("# none\n")
