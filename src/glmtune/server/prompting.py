@@ -7,6 +7,7 @@ from typing import Any
 from glmtune.errors import DataError
 from glmtune.inference.engine.request import Request, Sampling
 from glmtune.inference.options import DEFAULT_MAX_NEW_TOKENS
+from glmtune.json_values import check_unicode
 from glmtune.prompts import check_turns, render_prompt
 from glmtune.prompts.messages import read_chat
 from glmtune.server.errors import ApiError
@@ -52,8 +53,16 @@ def chat_prompt(
 
 
 def text_prompt(models: Models, prompt: str | list[int]) -> list[int]:
-    """Ids of a text that is to be continued as it is; ids that are given stay as they are."""
+    """Ids of a text that is to be continued as it is; ids that are given stay as they are.
+
+    Raises:
+        ApiError: The text is not valid Unicode.
+    """
     if isinstance(prompt, str):
+        try:
+            check_unicode(prompt, "prompt")
+        except DataError as error:
+            raise ApiError(str(error), param="prompt") from error
         return [*models.tokenizer.prefix_token_ids, *models.tokenizer.encode_text(prompt)]
     return prompt
 

@@ -47,6 +47,13 @@ def test_what_is_no_request_is_refused_and_the_next_one_is_answered(client, body
     refused(client, 400, content=body, headers={"content-type": "application/json"})
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/tokenize"])
+def test_text_that_is_no_unicode_is_refused(client, path):
+    body = b'{"prompt": "x\\ud83d"}'
+    error = refused(client, 400, path, content=body, headers={"content-type": "application/json"})
+    assert error["param"] == "prompt"
+
+
 def test_a_page_cannot_send_requests_as_plain_text(client):
     body = json.dumps({"messages": QUESTION})
     refused(client, 400, content=body, headers={"content-type": "text/plain"})
