@@ -300,7 +300,7 @@ async def _stream(job: _Job, http: HttpRequest, events: AsyncIterator[str]) -> R
         job.abandon()
         job.end()
         return Response(status_code=GONE)
-    return EventStream(_guarded(job, first, events), job.abandon)
+    return EventStream(_guarded(job, first, events), job.abandon, job.end)
 
 
 async def _first(events: AsyncIterator[str]) -> str:
@@ -317,5 +317,3 @@ async def _guarded(job: _Job, first: str, events: AsyncIterator[str]) -> AsyncIt
     except ApiError as error:
         job.record.finish = "error"
         yield f"data: {json_text(error.body)}\n\n"
-    finally:
-        job.end()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from glmtune.errors import GlmtuneError
+from glmtune.errors import GlmtuneError, ModelError
 from glmtune.inference.engine.engine import Engine, Event
 from glmtune.inference.engine.request import Request, RunningRequest
 
@@ -228,6 +228,9 @@ class Worker:
                 running = self._engine.submit(ticket.request)
             except GlmtuneError as error:
                 self._tell(self._fail, ticket, RefusedError(str(error)))
+            except Exception:  # a bug, which must not end the thread: nobody would ever be answered again
+                _logger.exception("The engine failed to take a request.")
+                self._tell(self._fail, ticket, ModelError("an error in the server; its log says more"))
             else:
                 self._running[running], self._submitted[ticket] = ticket, running
 
