@@ -31,16 +31,21 @@ from glmtune.server.answers import (
 from glmtune.server.connections import GONE, EventStream, unless_gone
 from glmtune.server.errors import ApiError
 from glmtune.server.generation import Choice, Part, merged
-from glmtune.server.prompting import chat_prompt, chat_sampling, engine_requests, text_prompt, text_sampling
+from glmtune.server.prompting import (
+    away_from_loop,
+    chat_length,
+    chat_prompt,
+    chat_sampling,
+    engine_requests,
+    text_prompt,
+    text_sampling,
+)
 from glmtune.server.protocol import ChatRequest, CompletionRequest
 from glmtune.server.replies import ReplyReader
 from glmtune.server.requests import RequestRecord, record_of
 from glmtune.server.service import Service
 from glmtune.server.tools import Call
 from glmtune.server.worker import QueueFullError, Ticket
-
-# Longer texts are tokenised in a thread, so that nobody else's tokens wait for it.
-_LONG = 20_000
 
 
 @dataclass
@@ -111,8 +116,8 @@ async def answer_chat(service: Service, http: HttpRequest, body: ChatRequest) ->
     served = service.models.get(body.model)
     job.record.model, job.record.user = served.name, body.user
     tools = None if body.tool_choice == "none" else body.tools
-    is_long = sum(len(str(message.content)) for message in body.messages) > _LONG
-    prompt_ids = await _maybe_in_thread(is_long, lambda: chat_prompt(service.models, served, body.messages, tools))
+    length = chat_length(body.messages, tools)
+    prompt_ids = await away_from_loop(length, lambda: chat_prompt(service.models, served, body.messages, tools))
     job.num_prompt = len(prompt_ids)
     sampling = chat_sampling(service.models, body)
     requests = engine_requests(service.models, served, prompt_ids, sampling, body, service.max_prompt_tokens)
@@ -193,8 +198,8 @@ async def answer_text(service: Service, http: HttpRequest, body: CompletionReque
     job = _Job(service, record_of(http.scope))
     served = service.models.get(body.model)
     job.record.model, job.record.user = served.name, body.user
-    is_long = sum(len(prompt) for prompt in body.prompts) > _LONG
-    prompts = await _maybe_in_thread(is_long, lambda: [text_prompt(service.models, prompt) for prompt in body.prompts])
+    length = sum(map(len, body.prompts))
+    prompts = await away_from_loop(length, lambda: [text_prompt(service.models, prompt) for prompt in body.prompts])
     job.num_prompt = sum(map(len, prompts))
     sampling = text_sampling(service.models, body)
     requests = [
@@ -261,10 +266,6 @@ def _readers(
     service: Service, template: Template | None, offered: Sequence[str], stop_texts: Sequence[str]
 ) -> Callable[[], ReplyReader]:
     return lambda: ReplyReader(service.models.tokenizer, template, offered, stop_texts)
-
-
-async def _maybe_in_thread(is_long: bool, work: Callable[[], Any]) -> Any:
-    return await asyncio.to_thread(work) if is_long else work()
 
 
 async def _wholes(job: _Job, http: HttpRequest) -> list[Part] | None:

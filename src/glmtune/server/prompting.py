@@ -1,6 +1,7 @@
 """From a request to the engine's: prompt ids by the one renderer, and how to go on from them."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from glmtune.prompts.messages import read_chat
 from glmtune.server.errors import ApiError
 from glmtune.server.models import Models, ServedModel
 from glmtune.server.protocol import ChatMessage, ChatRequest, CompletionRequest, Tool
+
+_LONG = 20_000
 
 
 def chat_prompt(
@@ -50,6 +53,21 @@ def chat_prompt(
         return render_prompt(conversation, models.tokenizer, served.template)
     except DataError as error:
         raise ApiError(str(error), param="messages") from error
+
+
+async def away_from_loop(length: int, work: Callable[[], Any]) -> Any:
+    """Does work on a text; in a thread if it is long, so that nobody else's tokens wait for it.
+
+    Args:
+        length: The text's characters.
+        work: What is to be done.
+    """
+    return await asyncio.to_thread(work) if length > _LONG else work()
+
+
+def chat_length(messages: Sequence[ChatMessage], tools: Sequence[Tool] | None) -> int:
+    """About how many characters a conversation has, with its calls and tools."""
+    return sum(len(repr(part)) for part in (*messages, *(tools or ())))
 
 
 def text_prompt(models: Models, prompt: str | list[int]) -> list[int]:
