@@ -231,9 +231,11 @@ async def answer_text(service: Service, http: HttpRequest, body: CompletionReque
 async def _text_events(
     job: _Job, chunks: ChunkWriter, num_logprobs: int | None, *, has_usage: bool
 ) -> AsyncIterator[str]:
+    offsets = dict.fromkeys(job.choices, 0)
     async with aclosing(merged(job.choices)) as parts:
         async for choice, part in parts:
-            logprobs = _text_logprobs(part.logprobs, num_logprobs)
+            logprobs = _text_logprobs(part.logprobs, num_logprobs, offsets[choice])
+            offsets[choice] += sum(len(each.token) for each in part.logprobs)
             yield chunks.chunk(
                 {
                     "index": choice.index,
@@ -247,10 +249,10 @@ async def _text_events(
     yield DONE
 
 
-def _text_logprobs(logprobs: Sequence[TokenLogprob], number: int | None) -> TextLogprobs | None:
+def _text_logprobs(logprobs: Sequence[TokenLogprob], number: int | None, offset: int = 0) -> TextLogprobs | None:
     if number is None:
         return None
-    offsets, offset = [], 0
+    offsets = []
     for each in logprobs:
         offsets.append(offset)
         offset += len(each.token)

@@ -179,6 +179,18 @@ def test_texts_are_continued_as_they_are(client):
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == answer["choices"][0]["text"]
 
 
+def test_offsets_in_a_stream_are_those_in_the_whole_text(client):
+    fields = {"prompt": "春江花月夜，", "max_tokens": 12, "n": 2, "temperature": 2.0, "seed": 1, "logprobs": 1}
+    whole = client.post("/v1/completions", json=fields).json()["choices"]
+    choices = [choice for chunk in chunks_of(client, "/v1/completions", **fields) for choice in chunk["choices"]]
+    assert len(choices) > 2
+    for index in (0, 1):
+        own = [choice["logprobs"] for choice in choices if choice["index"] == index]
+        assert [offset for logprobs in own for offset in logprobs["text_offset"]] == whole[index]["logprobs"][
+            "text_offset"
+        ]
+
+
 def test_metrics_and_the_log_count_and_quote_nothing(client, records):
     ask(client, user="somebody")
     shown = client.get("/metrics").text
