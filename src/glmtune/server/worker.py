@@ -247,8 +247,10 @@ class Worker:
         except Exception as error:
             if not isinstance(error, GlmtuneError):
                 _logger.exception("A step of the engine failed.")
+            # Replies that had just ended, whose last tokens are lost, have no error of their own.
+            lost = ModelError("the end of the reply was lost through an error in the server; ask again")
             events = [
-                Event(running, [], "error", error=running.error)
+                Event(running, [], "error", error=running.error or lost)
                 for running in self._running
                 if running.finish_reason is not None
             ]

@@ -44,6 +44,22 @@ def test_a_request_that_the_engine_cannot_take_is_answered_and_so_is_the_next(co
     assert client.post(CHAT, json={"messages": QUESTION, "max_tokens": 2}).status_code == 200
 
 
+def test_a_reply_whose_end_is_lost_is_an_error(connect, monkeypatch):
+    step = Engine.step
+
+    def lose_the_end(engine):
+        events = step(engine)
+        if any(event.finish_reason for event in events):
+            fail()
+        return events
+
+    client = connect()
+    monkeypatch.setattr(Engine, "step", lose_the_end)
+    answer = client.post(CHAT, json={"messages": QUESTION, "max_tokens": 2})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "generation_failed"
+
+
 def test_a_client_that_goes_before_the_first_byte_is_sent_frees_its_place(embedded, engine):
     async def run() -> None:
         models, worker = Models(engine, embedded), Worker(engine, 8)
