@@ -176,6 +176,7 @@ def test_a_full_queue_says_when_to_come_back(connect, script):
         {"prompt": [None] * 1000},
         {"prompt": ["x"] * 1000},
         {"prompt": [[]] * 1000},
+        {"prompt": [[]] * 50},
         {"messages": [{"role": "user", "content": [0] * 1000}]},
         {"messages": [{"role": "assistant", "tool_calls": [0] * 1000}]},
         {"messages": [0] * 1000},
