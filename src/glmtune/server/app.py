@@ -129,7 +129,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
         """Loads an adapter from one of the folders that the server allows."""
         name, folder = service.models.find_allowed(body.path, body.name)
         try:
-            return _shown(await service.worker.call(lambda: service.models.add(name, folder)))
+            return _shown(await service.worker.call(lambda: service.models.add_new(name, folder)))
         except AdapterError as error:
             raise ApiError(f"the adapter cannot be loaded: {error}", param="path") from error
 

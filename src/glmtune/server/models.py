@@ -169,13 +169,11 @@ class Models:
         return self._served[name]
 
     def add(self, name: str, folder: Path) -> ServedModel:
-        """Loads an adapter into the engine.
+        """Loads an adapter into the engine, in place of one of that name if there is one.
 
         Raises:
-            AdapterError: It does not fit, has to be served by itself, or the name is taken.
+            AdapterError: It does not fit, or has to be served by itself.
         """
-        if name in self._served:  # since it was asked for
-            raise AdapterError(f"there is already a model {name}")
         # Its records first: an adapter that only the engine knew of could be neither used nor taken out.
         manifest = RunManifest.read(folder)
         record = prompt_record(folder, self._loaded.base_path, self.tokenizer)
@@ -185,6 +183,16 @@ class Models:
         model = ServedModel(name, name, record.template, record.system, int(time.time()))
         self._served = {**self._served, name: model}
         return model
+
+    def add_new(self, name: str, folder: Path) -> ServedModel:
+        """Loads an adapter unless its name has been taken since it was looked for.
+
+        Raises:
+            AdapterError: It has, or as `add`.
+        """
+        if name in self._served:
+            raise AdapterError(f"there is already a model {name}")
+        return self.add(name, folder)
 
     def remove(self, name: str) -> None:
         """Takes an adapter out.

@@ -150,6 +150,7 @@ def test_an_adapter_with_a_damaged_record_is_not_kept(connect, adapters, engine,
 
 def test_of_two_adapters_that_want_one_name_the_first_gets_it(embedded, adapters):
     models = Models(Engine(embedded.model, embedded.tokenizer, max_rows=1), embedded)
-    models.add("one", adapters / "allowed" / "shouty")
+    models.add_new("one", adapters / "allowed" / "shouty")
     with pytest.raises(AdapterError, match="already a model one"):
-        models.add("one", adapters / "outside" / "other")
+        models.add_new("one", adapters / "outside" / "other")
+    models.add("one", adapters / "outside" / "other")  # the page replaces its own
