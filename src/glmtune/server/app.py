@@ -25,7 +25,7 @@ from glmtune.server.completions import answer_chat, answer_text
 from glmtune.server.errors import MOST_SHOWN, ApiError, ErrorAnswer, invalid_request
 from glmtune.server.limits import LimitBodies, RequireKey
 from glmtune.server.models import ServedModel
-from glmtune.server.prompting import chat_prompt, text_prompt
+from glmtune.server.prompting import away_from_loop, chat_length, chat_prompt, text_prompt
 from glmtune.server.protocol import (
     AdapterRequest,
     ChatRequest,
@@ -104,11 +104,12 @@ def _add_completions(app: FastAPI, service: Service) -> None:
     async def tokenize(body: TokenizeRequest) -> TokenizeAnswer:
         """The ids of a text, or of a conversation as it would be rendered."""
         models = service.models
-        served = models.get(body.model)
-        if body.messages is not None:
-            tokens = chat_prompt(models, served, body.messages, body.tools)
+        served, messages, text = models.get(body.model), body.messages, body.prompt or ""
+        if messages is not None:
+            length = chat_length(messages, body.tools)
+            tokens = await away_from_loop(length, lambda: chat_prompt(models, served, messages, body.tools))
         else:
-            tokens = text_prompt(models, body.prompt or "")
+            tokens = await away_from_loop(len(text), lambda: text_prompt(models, text))
         return TokenizeAnswer(tokens=tokens, count=len(tokens), max_model_len=models.max_length)
 
 
@@ -128,7 +129,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
         """Loads an adapter from one of the folders that the server allows."""
         name, folder = service.models.find_allowed(body.path, body.name)
         try:
-            return _shown(await service.worker.call(lambda: service.models.add(name, folder)))
+            return _shown(await service.worker.call(lambda: service.models.add_new(name, folder)))
         except AdapterError as error:
             raise ApiError(f"the adapter cannot be loaded: {error}", param="path") from error
 

@@ -70,7 +70,8 @@ def read_keys(file: str | None) -> ApiKeys:
         text = Path(file).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--key-file: {file} cannot be read: {error}") from error
-    keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = (line.strip() for line in text.splitlines())
+    keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise ConfigError(f"--key-file: {file} holds no key; expected one a line")
     return ApiKeys(keys)

@@ -31,16 +31,21 @@ from glmtune.server.answers import (
 from glmtune.server.connections import GONE, EventStream, unless_gone
 from glmtune.server.errors import ApiError
 from glmtune.server.generation import Choice, Part, merged
-from glmtune.server.prompting import chat_prompt, chat_sampling, engine_requests, text_prompt, text_sampling
+from glmtune.server.prompting import (
+    away_from_loop,
+    chat_length,
+    chat_prompt,
+    chat_sampling,
+    engine_requests,
+    text_prompt,
+    text_sampling,
+)
 from glmtune.server.protocol import ChatRequest, CompletionRequest
 from glmtune.server.replies import ReplyReader
 from glmtune.server.requests import RequestRecord, record_of
 from glmtune.server.service import Service
 from glmtune.server.tools import Call
 from glmtune.server.worker import QueueFullError, Ticket
-
-# Longer texts are tokenised in a thread, so that nobody else's tokens wait for it.
-_LONG = 20_000
 
 
 @dataclass
@@ -111,8 +116,8 @@ async def answer_chat(service: Service, http: HttpRequest, body: ChatRequest) ->
     served = service.models.get(body.model)
     job.record.model, job.record.user = served.name, body.user
     tools = None if body.tool_choice == "none" else body.tools
-    is_long = sum(len(str(message.content)) for message in body.messages) > _LONG
-    prompt_ids = await _maybe_in_thread(is_long, lambda: chat_prompt(service.models, served, body.messages, tools))
+    length = chat_length(body.messages, tools)
+    prompt_ids = await away_from_loop(length, lambda: chat_prompt(service.models, served, body.messages, tools))
     job.num_prompt = len(prompt_ids)
     sampling = chat_sampling(service.models, body)
     requests = engine_requests(service.models, served, prompt_ids, sampling, body, service.max_prompt_tokens)
@@ -193,8 +198,8 @@ async def answer_text(service: Service, http: HttpRequest, body: CompletionReque
     job = _Job(service, record_of(http.scope))
     served = service.models.get(body.model)
     job.record.model, job.record.user = served.name, body.user
-    is_long = sum(len(prompt) for prompt in body.prompts) > _LONG
-    prompts = await _maybe_in_thread(is_long, lambda: [text_prompt(service.models, prompt) for prompt in body.prompts])
+    length = sum(map(len, body.prompts))
+    prompts = await away_from_loop(length, lambda: [text_prompt(service.models, prompt) for prompt in body.prompts])
     job.num_prompt = sum(map(len, prompts))
     sampling = text_sampling(service.models, body)
     requests = [
@@ -226,9 +231,11 @@ async def answer_text(service: Service, http: HttpRequest, body: CompletionReque
 async def _text_events(
     job: _Job, chunks: ChunkWriter, num_logprobs: int | None, *, has_usage: bool
 ) -> AsyncIterator[str]:
+    offsets = dict.fromkeys(job.choices, 0)
     async with aclosing(merged(job.choices)) as parts:
         async for choice, part in parts:
-            logprobs = _text_logprobs(part.logprobs, num_logprobs)
+            logprobs = _text_logprobs(part.logprobs, num_logprobs, offsets[choice])
+            offsets[choice] += sum(len(each.token) for each in part.logprobs)
             yield chunks.chunk(
                 {
                     "index": choice.index,
@@ -242,10 +249,10 @@ async def _text_events(
     yield DONE
 
 
-def _text_logprobs(logprobs: Sequence[TokenLogprob], number: int | None) -> TextLogprobs | None:
+def _text_logprobs(logprobs: Sequence[TokenLogprob], number: int | None, offset: int = 0) -> TextLogprobs | None:
     if number is None:
         return None
-    offsets, offset = [], 0
+    offsets = []
     for each in logprobs:
         offsets.append(offset)
         offset += len(each.token)
@@ -261,10 +268,6 @@ def _readers(
     service: Service, template: Template | None, offered: Sequence[str], stop_texts: Sequence[str]
 ) -> Callable[[], ReplyReader]:
     return lambda: ReplyReader(service.models.tokenizer, template, offered, stop_texts)
-
-
-async def _maybe_in_thread(is_long: bool, work: Callable[[], Any]) -> Any:
-    return await asyncio.to_thread(work) if is_long else work()
 
 
 async def _wholes(job: _Job, http: HttpRequest) -> list[Part] | None:
@@ -300,7 +303,7 @@ async def _stream(job: _Job, http: HttpRequest, events: AsyncIterator[str]) -> R
         job.abandon()
         job.end()
         return Response(status_code=GONE)
-    return EventStream(_guarded(job, first, events), job.abandon)
+    return EventStream(_guarded(job, first, events), job.abandon, job.end)
 
 
 async def _first(events: AsyncIterator[str]) -> str:
@@ -317,5 +320,3 @@ async def _guarded(job: _Job, first: str, events: AsyncIterator[str]) -> AsyncIt
     except ApiError as error:
         job.record.finish = "error"
         yield f"data: {json_text(error.body)}\n\n"
-    finally:
-        job.end()

@@ -39,17 +39,19 @@ class EventStream(Response):
     Args:
         events: The events, each a whole `data: ...` with its empty line; closed in any case.
         on_gone: Called if the client has not waited for the end.
+        on_end: Called at last in any case, also if no event has been asked for yet.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[str], on_gone: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[str], on_gone: Callable[[], None], on_end: Callable[[], None]) -> None:
         self.status_code = 200
         self.background = None
         # X-Accel-Buffering: nginx would collect the events otherwise.
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._events = events
         self._on_gone = on_gone
+        self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the events."""
@@ -63,7 +65,10 @@ class EventStream(Response):
         finally:
             for task in (sending, gone):
                 task.cancel()
-            await asyncio.wait((sending,))
+            try:
+                await asyncio.wait((sending,))
+            finally:
+                self._on_end()
 
     async def _send(self, send: Send) -> None:
         closing: Any = self._events

@@ -141,6 +141,7 @@ class Models:
             if not Path(folder).is_dir():
                 raise ConfigError(f"--adapters-from: {folder} is not a folder")
         base = ServedModel(BASE_NAME, None, loaded.template, loaded.system, int(time.time()))
+        # Replaced as a whole, since the engine's thread does it while others read.
         self._served: dict[str, ServedModel] = {BASE_NAME: base}
 
     @property
@@ -168,18 +169,30 @@ class Models:
         return self._served[name]
 
     def add(self, name: str, folder: Path) -> ServedModel:
-        """Loads an adapter into the engine.
+        """Loads an adapter into the engine, in place of one of that name if there is one.
 
         Raises:
             AdapterError: It does not fit, or has to be served by itself.
         """
-        self.engine.load_adapter(name, folder)
+        # Its records first: an adapter that only the engine knew of could be neither used nor taken out.
         manifest = RunManifest.read(folder)
+        record = prompt_record(folder, self._loaded.base_path, self.tokenizer)
+        self.engine.load_adapter(name, folder)
         if manifest is not None and not is_trained_base(manifest, self._loaded.base_path):
             _logger.warning("%s was trained on a base with other weights, so replies may make no sense", folder)
-        record = prompt_record(folder, self._loaded.base_path, self.tokenizer)
-        self._served[name] = ServedModel(name, name, record.template, record.system, int(time.time()))
-        return self._served[name]
+        model = ServedModel(name, name, record.template, record.system, int(time.time()))
+        self._served = {**self._served, name: model}
+        return model
+
+    def add_new(self, name: str, folder: Path) -> ServedModel:
+        """Loads an adapter unless its name has been taken since it was looked for.
+
+        Raises:
+            AdapterError: It has, or as `add`.
+        """
+        if name in self._served:
+            raise AdapterError(f"there is already a model {name}")
+        return self.add(name, folder)
 
     def remove(self, name: str) -> None:
         """Takes an adapter out.
@@ -193,7 +206,7 @@ class Models:
             self.engine.unload_adapter(name)
         except AdapterError as error:
             raise ApiError(str(error), status=409, param="name") from error
-        del self._served[name]
+        self._served = {key: model for key, model in self._served.items() if key != name}
 
     def find_allowed(self, path: str, name: str | None) -> tuple[str, Path]:
         """Name and folder of an adapter that is to be loaded at a client's request.

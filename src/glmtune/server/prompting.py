@@ -1,17 +1,21 @@
 """From a request to the engine's: prompt ids by the one renderer, and how to go on from them."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from glmtune.errors import DataError
 from glmtune.inference.engine.request import Request, Sampling
 from glmtune.inference.options import DEFAULT_MAX_NEW_TOKENS
+from glmtune.json_values import check_unicode
 from glmtune.prompts import check_turns, render_prompt
 from glmtune.prompts.messages import read_chat
 from glmtune.server.errors import ApiError
 from glmtune.server.models import Models, ServedModel
 from glmtune.server.protocol import ChatMessage, ChatRequest, CompletionRequest, Tool
+
+_LONG = 20_000
 
 
 def chat_prompt(
@@ -51,9 +55,32 @@ def chat_prompt(
         raise ApiError(str(error), param="messages") from error
 
 
+async def away_from_loop(length: int, work: Callable[[], Any]) -> Any:
+    """Does work on a text; in a thread if it is long, so that nobody else's tokens wait for it.
+
+    Args:
+        length: The text's characters.
+        work: What is to be done.
+    """
+    return await asyncio.to_thread(work) if length > _LONG else work()
+
+
+def chat_length(messages: Sequence[ChatMessage], tools: Sequence[Tool] | None) -> int:
+    """About how many characters a conversation has, with its calls and tools."""
+    return sum(len(repr(part)) for part in (*messages, *(tools or ())))
+
+
 def text_prompt(models: Models, prompt: str | list[int]) -> list[int]:
-    """Ids of a text that is to be continued as it is; ids that are given stay as they are."""
+    """Ids of a text that is to be continued as it is; ids that are given stay as they are.
+
+    Raises:
+        ApiError: The text is not valid Unicode.
+    """
     if isinstance(prompt, str):
+        try:
+            check_unicode(prompt, "prompt")
+        except DataError as error:
+            raise ApiError(str(error), param="prompt") from error
         return [*models.tokenizer.prefix_token_ids, *models.tokenizer.encode_text(prompt)]
     return prompt
 

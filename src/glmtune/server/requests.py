@@ -110,6 +110,9 @@ class RecordRequests:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception:
+            record.status = record.status or 500  # it is answered further out
+            raise
         finally:
             self._count(scope, record)
             self._write(record)

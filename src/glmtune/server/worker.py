@@ -228,7 +228,7 @@ class Worker:
                 running = self._engine.submit(ticket.request)
             except GlmtuneError as error:
                 self._tell(self._fail, ticket, RefusedError(str(error)))
-            except Exception:  # a bug; but the thread has to live on for the others
+            except Exception:  # a bug, which must not end the thread: nobody would ever be answered again
                 _logger.exception("The engine failed to take a request.")
                 self._tell(self._fail, ticket, ModelError("an error in the server; its log says more"))
             else:
@@ -247,8 +247,10 @@ class Worker:
         except Exception as error:
             if not isinstance(error, GlmtuneError):
                 _logger.exception("A step of the engine failed.")
+            # Replies that had just ended, whose last tokens are lost, have no error of their own.
+            lost = ModelError("the end of the reply was lost through an error in the server; ask again")
             events = [
-                Event(running, [], "error", error=running.error)
+                Event(running, [], "error", error=running.error or lost)
                 for running in self._running
                 if running.finish_reason is not None
             ]

@@ -1,5 +1,6 @@
 """Without these, programs written for OpenAI's API would not work with the server, or be told something else."""
 
+import asyncio
 import json
 import math
 
@@ -178,6 +179,18 @@ def test_texts_are_continued_as_they_are(client):
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == answer["choices"][0]["text"]
 
 
+def test_offsets_in_a_stream_are_those_in_the_whole_text(client):
+    fields = {"prompt": "春江花月夜，", "max_tokens": 12, "n": 2, "temperature": 2.0, "seed": 1, "logprobs": 1}
+    whole = client.post("/v1/completions", json=fields).json()["choices"]
+    choices = [choice for chunk in chunks_of(client, "/v1/completions", **fields) for choice in chunk["choices"]]
+    assert len(choices) > 2
+    for index in (0, 1):
+        own = [choice["logprobs"] for choice in choices if choice["index"] == index]
+        assert [offset for logprobs in own for offset in logprobs["text_offset"]] == whole[index]["logprobs"][
+            "text_offset"
+        ]
+
+
 def test_metrics_and_the_log_count_and_quote_nothing(client, records):
     ask(client, user="somebody")
     shown = client.get("/metrics").text
@@ -188,3 +201,37 @@ def test_metrics_and_the_log_count_and_quote_nothing(client, records):
     assert line["prompt_tokens"] > 0
     assert line["completion_tokens"] > 0
     assert "你是谁" not in records[0].line()
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/tokenize", {"prompt": "x" * 50_000}),
+        ("/tokenize", {"messages": [{"role": "user", "content": "x" * 50_000}]}),
+        (
+            "/tokenize",
+            {"messages": QUESTION, "tools": [{**TOOLS[0], "function": {"name": "a", "description": "x" * 50_000}}]},
+        ),
+        ("/v1/completions", {"prompt": "x" * 50_000}),
+        (
+            "/v1/chat/completions",
+            {"messages": QUESTION, "tools": [{**TOOLS[0], "function": {"name": "a", "description": "x" * 50_000}}]},
+        ),
+    ],
+)
+def test_nobody_waits_while_a_long_text_is_tokenised(client, embedded, monkeypatch, path, fields):
+    kind = type(embedded.tokenizer)
+    encode, is_on_loop = kind.encode_text, []
+
+    def encode_text(tokenizer, text, *arguments, **options):
+        if len(text) > 40_000:
+            try:
+                is_on_loop.append(bool(asyncio.get_running_loop()))
+            except RuntimeError:
+                is_on_loop.append(False)
+        return encode(tokenizer, text, *arguments, **options)
+
+    monkeypatch.setattr(kind, "encode_text", encode_text)
+    assert client.post(path, json=fields).status_code in (200, 400)
+    assert is_on_loop
+    assert not any(is_on_loop)

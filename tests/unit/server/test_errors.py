@@ -3,6 +3,9 @@
 import json
 
 import pytest
+from pydantic import ValidationError
+
+from glmtune.server.protocol import ChatRequest, CompletionRequest
 
 QUESTION = [{"role": "user", "content": "你好"}]
 CHAT = "/v1/chat/completions"
@@ -42,6 +45,13 @@ def refused(client, status, path=CHAT, **request):
 )
 def test_what_is_no_request_is_refused_and_the_next_one_is_answered(client, body):
     refused(client, 400, content=body, headers={"content-type": "application/json"})
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/tokenize"])
+def test_text_that_is_no_unicode_is_refused(client, path):
+    body = b'{"prompt": "x\\ud83d"}'
+    error = refused(client, 400, path, content=body, headers={"content-type": "application/json"})
+    assert error["param"] == "prompt"
 
 
 def test_a_page_cannot_send_requests_as_plain_text(client):
@@ -158,3 +168,24 @@ def test_a_full_queue_says_when_to_come_back(connect, script):
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.json()["error"]["code"] == "queue_full"
     assert client.post(CHAT, json={"messages": QUESTION, "n": 4}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": [None] * 1000},
+        {"prompt": ["x"] * 1000},
+        {"prompt": [[]] * 1000},
+        {"prompt": [[]] * 50},
+        {"messages": [{"role": "user", "content": [0] * 1000}]},
+        {"messages": [{"role": "assistant", "tool_calls": [0] * 1000}]},
+        {"messages": [0] * 1000},
+        {"messages": QUESTION, **{f"x{number}": 1 for number in range(1000)}},
+    ],
+)
+def test_of_a_thousand_faults_only_the_first_ones_are_collected(fields):
+    """Everybody else waits while they are: a body of a million took seven seconds."""
+    kind = CompletionRequest if "prompt" in fields else ChatRequest
+    with pytest.raises(ValidationError) as raised:
+        kind.model_validate(fields)
+    assert raised.value.error_count() < 10

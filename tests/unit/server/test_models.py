@@ -1,16 +1,18 @@
 """Without these, a request could load what it must not, or be answered by another model than it names."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from peft import LoraConfig, get_peft_model
 
 from glmtune.config import embedded_base
-from glmtune.errors import ConfigError, ModelError
+from glmtune.errors import AdapterError, ConfigError, ModelError
+from glmtune.inference.engine.engine import Engine
 from glmtune.loading.bases import load_base
 from glmtune.server.auth import ApiKeys, read_keys
-from glmtune.server.models import find_runs, name_of
+from glmtune.server.models import Models, find_runs, name_of
 from glmtune.server.running import address_of, is_open_to_network, open_socket
 
 
@@ -111,8 +113,9 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("GLMTUNE_API_KEY", "from-the-environment")
     assert read_keys(None).allow(b"Bearer from-the-environment")
     file = tmp_path / "keys"
-    file.write_text("# ours\nfirst-key-1\n\nsecond-key-2\n")
+    file.write_text("# ours\n  # indented, too\nfirst-key-1\n\nsecond-key-2\n")
     keys = read_keys(str(file))
+    assert not keys.allow(b"Bearer # indented, too")
     assert keys.allow(b"bearer second-key-2")
     assert not keys.allow(b"Bearer from-the-environment")
     file.write_text("# none\n")
@@ -133,3 +136,21 @@ def test_a_port_in_use_is_told_before_anything_is_loaded():
         assert is_open_to_network(opened)
     with pytest.raises(ConfigError, match="cannot listen"):
         open_socket("no such host", 0)
+
+
+def test_an_adapter_with_a_damaged_record_is_not_kept(connect, adapters, engine, tmp_path):
+    shutil.copytree(adapters / "allowed" / "shouty", tmp_path / "damaged")
+    (tmp_path / "damaged" / "glmtune.json").write_text("{")
+    client = connect(allowed=(str(tmp_path),))
+    answer = client.post("/v1/adapters", json={"path": "damaged"})
+    assert answer.status_code == 400
+    assert "is damaged" in answer.json()["error"]["message"]
+    assert "damaged" not in engine.adapters
+
+
+def test_of_two_adapters_that_want_one_name_the_first_gets_it(embedded, adapters):
+    models = Models(Engine(embedded.model, embedded.tokenizer, max_rows=1), embedded)
+    models.add_new("one", adapters / "allowed" / "shouty")
+    with pytest.raises(AdapterError, match="already a model one"):
+        models.add_new("one", adapters / "outside" / "other")
+    models.add("one", adapters / "outside" / "other")  # the page replaces its own
