@@ -48,7 +48,10 @@ OFTEN_SET: Mapping[str, tuple[Any, str]] = MappingProxyType(
 _RATE = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "seed")
 _SIZE = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
 _FOLDER = ("output_dir", "save_steps", "save_total_limit", "resume_from_checkpoint", "save_on_each_node")
-_EVALUATION = ("eval_steps", "per_device_eval_batch_size", "early_stopping_patience", "load_best_model_at_end")
+_EVALUATION = (
+    *("eval_steps", "per_device_eval_batch_size", "eval_generate", "early_stopping_patience"),
+    "load_best_model_at_end",
+)
 _LOG = ("logging_steps", "report_to")
 _MEMORY = (
     *("max_tokens_per_device", "gradient_checkpointing", "offload_checkpoints", "cuda_graphs", "shared_prefix"),
