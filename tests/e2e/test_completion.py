@@ -39,7 +39,7 @@ def test_it_is_there_in_the_next_bash(home: Path) -> None:
     ("words", "begun", "expected"),
     [
         ("glmtune", "tr", ["train"]),
-        ("glmtune data", "", ["check", "show", "stats", "convert"]),
+        ("glmtune data", "", ["check", "show", "stats", "convert", "dedupe", "split", "sample", "merge"]),
         ("glmtune chat run --dtype", "", ["auto", "float32", "bfloat16", "float16"]),
         ("glmtune chat run --quantize", "n", ["none", "nf4"]),
         ("glmtune generate run --template", "chat", ["chatglm3", "chatglm2"]),
