@@ -18,8 +18,8 @@ def element(tag: str, *content: str, **attributes: str | int | float) -> Markup:
         tag: Its name.
         content: Markup, and text, which is escaped. Control characters of a text are shown as escape sequences; its
             line breaks stay.
-        attributes: Its attributes, escaped likewise; a trailing underscore of a name is left out (`class_`), others become
-            hyphens.
+        attributes: Its attributes, escaped likewise; a trailing underscore of a name is left out (`class_`), others
+            become hyphens.
 
     Returns:
         The element; without content, it has an end tag all the same.

@@ -134,11 +134,11 @@ def test_a_base_that_lacks_a_file(tmp_path: Path, missing: str) -> None:
 
 def test_everything_that_a_base_lacks_in_one_message(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    for load in (load_base, load_tokenizer):
+    for read in (load_base, load_tokenizer):
         with pytest.raises(
             ModelError, match=r"expected config\.json, tokenizer\.model, tokenizer_config\.json .*notes\.txt"
         ):
-            load(tmp_path)
+            read(tmp_path)
     with pytest.raises(ModelError, match=r"expected config\.json in it; found: notes\.txt"):
         read_base_config(tmp_path)
 
