@@ -44,6 +44,8 @@ FORMATS = (
     RowFormat("question/answer", ("question", "answer")),
     RowFormat("query/response", ("query", "response")),
     RowFormat("prompt/response", ("prompt", "response")),
+    RowFormat("问题/回答", ("问题", "回答")),
+    RowFormat("问题/答案", ("问题", "答案")),
 )
 PAIR_COLUMNS = tuple((form.columns[0], form.columns[1]) for form in FORMATS if not form.is_chat)
 CHAT_COLUMNS = tuple(form.columns[0] for form in FORMATS if form.is_chat)

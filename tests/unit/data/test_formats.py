@@ -36,7 +36,16 @@ def test_instruction_and_input_are_joined(read_one, row, join, question):
     assert read_one({**row, "output": "x"}, join=join) == (user(question), assistant("x"))
 
 
-@pytest.mark.parametrize("names", [("question", "answer"), ("query", "response"), ("prompt", "response")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("question", "answer"),
+        ("query", "response"),
+        ("prompt", "response"),
+        ("问题", "回答"),
+        ("问题", "答案"),
+    ],
+)
 def test_pairs(read_one, names):
     row = dict(zip(names, ("你是谁", "我是"), strict=True))
     assert read_one({"id": 7, **row, "other": None}) == (user("你是谁"), assistant("我是"))

@@ -76,7 +76,7 @@ def test_faulty_rows_are_left_out_on_request_and_kept_with_the_reason(faulty, tm
         read_conversations(faulty)
     found = read_conversations(faulty, faulty="skip")
     assert [source.row for source in found.sources] == [1, 6]
-    assert [fault.source.row for fault in found.skipped] == [3, 4, 5, 2]
+    assert [fault.source.row for fault in found.skipped] == [2, 3, 4, 5]
     assert num_skipped(found.skipped) == 4
     write_skipped(found.skipped, tmp_path / "skipped.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()]
