@@ -41,7 +41,7 @@ def change_state(checkpoint: Path, **values: Any) -> None:
 
 def test_changed_intervals_are_applied(run: Run, earlier_run: EarlierRun, tmp_path: Path) -> None:
     earlier_run("train.max_steps=3")
-    changed = ("train.logging_steps=2", "train.save_steps=4", "train.eval_steps=5")
+    changed = ("train.logging_steps=2", "train.save_steps=4", "train.eval_steps=5", "train.save_total_limit=null")
     run("train.max_steps=7", *changed, AGAIN)
     folder = tmp_path / "run"
     assert [entry["step"] for entry in entries(folder) if "loss" in entry] == [1, 2, 3, 4, 6]
@@ -88,7 +88,7 @@ def test_early_stopping_can_be_added(run: Run, never_better: tuple[str, ...]) ->
 
 
 def test_patience_is_counted_on_after_an_interruption(run: Run, tmp_path: Path, never_better: tuple[str, ...]) -> None:
-    settings = (*never_better, "train.early_stopping_patience=3")
+    settings = (*never_better, "train.early_stopping_patience=3", "train.save_total_limit=null")
     assert run(*settings, name="whole").num_steps == 1 + 3
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "run" / "checkpoint-3")
     assert run(*settings, AGAIN).num_steps == 1 + 3
