@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import TrainingArguments
 
 from glmtune.adapters.run_folder import RunManifest, current_versions
 from glmtune.compat import use_one_gpu
@@ -24,6 +23,7 @@ from glmtune.planning.resume import EarlierRun
 from glmtune.planning.start import Start
 from glmtune.training.arguments import make_arguments
 from glmtune.training.hub_upload import check_upload
+from glmtune.training.trackers import RunArguments
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RunInputs:
         earlier: The run to resume, if there is one.
     """
 
-    arguments: TrainingArguments
+    arguments: RunArguments
     dtype: torch.dtype
     tokenizer: Tokenizer
     data: RunData
