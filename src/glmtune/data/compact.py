@@ -52,6 +52,9 @@ class CompactList(MadeList[Item]):
         items: The first items.
     """
 
+    _bytes: bytearray  # of all items, one after the other
+    _ends: "array[int]"  # of each of them
+
     def __init__(self, items: Iterable[Item] = ()) -> None:
         self._bytes = bytearray()
         self._ends = array("q")

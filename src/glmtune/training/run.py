@@ -155,7 +155,7 @@ def _make_trainer(
     interruption: Interruption,
 ) -> LoraTrainer:
     arguments = inputs.arguments
-    arguments.shown_settings = settings_for_trackers(planned.config)
+    arguments.shown_settings = settings_for_trackers(manifest.config)
     start_swanlab(arguments)
     questions = _questions(inputs, manifest, planned.config.train.get("eval_generate"))
     with transformers_faults():

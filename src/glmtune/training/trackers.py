@@ -1,14 +1,14 @@
 """What experiment trackers (`train.report_to`) get beside Trainer's numbers: all settings, and answers in training."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import SwanLabCallback, TensorBoardCallback
 
-from glmtune.config import OWN_TRAIN_KEYS, RunConfig
+from glmtune.config import OWN_TRAIN_KEYS
 from glmtune.evaluation.text_metrics import Answer
 
 _ANSWERS = "eval/answers"
@@ -30,12 +30,18 @@ class RunArguments(TrainingArguments):  # type: ignore[misc]
         return values | values.pop("shown_settings")
 
 
-def settings_for_trackers(config: RunConfig) -> dict[str, Any]:
-    """The settings that `TrainingArguments` do not hold, by their keys: `lora.r`."""
-    sections = config.model_dump(mode="json")
-    train = {key: value for key, value in sections.pop("train").items() if key in OWN_TRAIN_KEYS}
-    sections["train"] = train
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+def settings_for_trackers(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings that `TrainingArguments` do not hold, by their keys: `lora.r`.
+
+    Args:
+        config: The sections of the configuration, as a run records them.
+    """
+    return {
+        f"{name}.{key}": value
+        for name, section in config.items()
+        for key, value in section.items()
+        if name != "train" or key in OWN_TRAIN_KEYS
+    }
 
 
 def start_swanlab(arguments: TrainingArguments) -> None:
