@@ -1,10 +1,9 @@
 """The formats of rows, which one a row has, and its conversation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from glmtune.data.readers import Row
 from glmtune.errors import DataError, show_names, show_text
 from glmtune.json_values import read_list, read_optional_text, read_text, shorten
 from glmtune.prompts import Conversation, Message, check_supervision
@@ -59,12 +58,11 @@ def form_of(values: Mapping[str, Any], form: RowFormat, forms: Sequence[RowForma
     needed = form.columns if needs_answer else form.columns[:1]
     if all(column in values for column in needed):
         return form
-    return _row_format(values, forms, needs_answer=needs_answer) or form
+    return complete_format(values, forms, needs_answer=needs_answer) or form
 
 
-def check_columns(name: str, rows: Sequence[Row], fields: Mapping[str, str]) -> None:
+def check_columns(name: str, columns: Collection[str], fields: Mapping[str, str]) -> None:
     """Refuses names of columns that do not exist."""
-    columns = dict.fromkeys(column for row in rows for column in row.values)
     missing = [
         f'"{show_text(column, 60)}" (data.fields.{key})' for key, column in fields.items() if column not in columns
     ]
@@ -81,20 +79,19 @@ def rename(values: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, An
     return kept | {name: values[column] for name, column in fields.items() if column in values}
 
 
-def _row_format(values: Mapping[str, Any], forms: Sequence[RowFormat], *, needs_answer: bool) -> RowFormat | None:
+def complete_format(values: Mapping[str, Any], forms: Sequence[RowFormat], *, needs_answer: bool) -> RowFormat | None:
     """The first format with all its columns present; otherwise the first with its question, if no answer is needed."""
     complete = (form for form in forms if all(values.get(column) is not None for column in form.columns))
     asking = (form for form in forms if not needs_answer and values.get(form.columns[0]) is not None)
     return next(complete, None) or next(asking, None)
 
 
-def find_format(
-    name: str, rows: Sequence[Mapping[str, Any]], forms: Sequence[RowFormat], *, needs_answer: bool
-) -> RowFormat:
-    """The format of the first row that matches one; otherwise of the first row that matches one in part."""
-    for values in rows:
-        if form := _row_format(values, forms, needs_answer=needs_answer):
-            return form
+def partial_format(name: str, rows: Sequence[Mapping[str, Any]], forms: Sequence[RowFormat]) -> RowFormat:
+    """The format of the first row that matches one in part, where none does as a whole.
+
+    Raises:
+        DataError: No row has any column of a format.
+    """
     for values in rows:
         for form in forms:
             if any(column in values for column in form.columns):

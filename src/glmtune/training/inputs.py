@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import TrainingArguments
 
 from glmtune.adapters.run_folder import RunManifest, current_versions
 from glmtune.compat import use_one_gpu
@@ -14,6 +13,7 @@ from glmtune.config import embedded_base, say_data
 from glmtune.data.run_data import RunData, load_run_data
 from glmtune.data.skipped import SKIPPED_NAME, write_skipped
 from glmtune.errors import ConfigError
+from glmtune.language.plurals import count
 from glmtune.loading.base_weights import fingerprint_base
 from glmtune.loading.devices import Dtype, resolve_dtype
 from glmtune.loading.formats import check_package
@@ -23,6 +23,7 @@ from glmtune.planning.resume import EarlierRun
 from glmtune.planning.start import Start
 from glmtune.training.arguments import make_arguments
 from glmtune.training.hub_upload import check_upload
+from glmtune.training.trackers import RunArguments
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class RunInputs:
         earlier: The run to resume, if there is one.
     """
 
-    arguments: TrainingArguments
+    arguments: RunArguments
     dtype: torch.dtype
     tokenizer: Tokenizer
     data: RunData
@@ -88,9 +89,11 @@ def read_inputs(start: Start, console: Console) -> RunInputs:
     check_upload(arguments)
     use_one_gpu(arguments)  # several GPUs are used through torchrun, not DataParallel
     with arguments.main_process_first(desc="reading the data"):
-        data = load_run_data(config, start.tokenizer, arguments.seed)
+        data = load_run_data(config, start.tokenizer, arguments.seed, looks=arguments.process_index == 0)
     for line in (*say_data(config.data.path), *data.stats.lines(), data.split_line()):
         _say(console, line)
+    if data.findings:
+        _say(console, f"worth a look: {count(len(data.findings), 'findings')} in the data, which the report shows")
     if data.skipped and arguments.should_save:
         write_skipped(data.skipped, skipped := Path(arguments.output_dir) / SKIPPED_NAME)
         _say(console, f"rows that were left out, with the reasons: {skipped}")
