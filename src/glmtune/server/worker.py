@@ -72,6 +72,14 @@ class Ticket:
             raise self._error
         return [self._events.popleft() for _ in range(len(self._events))]
 
+    async def pause(self, seconds: float) -> None:
+        """Waits, but not beyond the end of the reply."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._has_ended and self._error is None:
+                    self._ready.clear()
+                    await self._ready.wait()
+
     def add(self, event: Event) -> bool:
         """Adds what a step has brought; called in the engine's thread.
 
