@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,7 @@ def test_a_client_that_waits_no_longer_frees_its_place(client: openai.OpenAI) ->
 
 
 def test_a_body_that_comes_too_slowly_is_given_up(server: Server, client: openai.OpenAI) -> None:
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
     head += "Content-Type: application/json\r\nConnection: close\r\nContent-Length: 100\r\n\r\n"
     answer = server.send(head.encode(), b'{"messages":')
     assert answer.startswith("HTTP/1.1 408")
@@ -257,3 +258,80 @@ def test_a_signal_lets_replies_end(server: Server) -> None:
         last = list(chunks)[-1]
     assert last.choices[0].finish_reason in ("stop", "length")
     assert server.process.wait(processes.HANG_S) == 0
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Server]:
+    """A server that has little patience."""
+    options = ("--max-rows", 2, "--body-timeout-s", 1, "--max-connections", 4, "--drain-s", 0)
+    with start(*options, "--allowed-host", "glm.example") as process:
+        yield Server(process)
+
+
+def get(host: str) -> bytes:
+    return (
+        f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n".encode()
+    )
+
+
+def test_headers_that_come_too_slowly_are_given_up(strict: Server) -> None:
+    answer = strict.send(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n")
+    assert answer.startswith("HTTP/1.1 408")
+    assert "the headers did not come within 1 s" in json.loads(answer.partition("\r\n\r\n")[2])["error"]["message"]
+    assert strict.send() == ""  # nobody asks, so nobody is answered
+    assert strict.send(get("localhost")).startswith("HTTP/1.1 200")
+
+
+def test_a_name_that_is_not_the_servers_is_refused(strict: Server) -> None:
+    for host in ("localhost", f"127.0.0.1:{strict.port}", "[::1]", "GLM.example:80"):
+        assert strict.send(get(host)).startswith("HTTP/1.1 200"), host
+    for host in ("evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "[::2]"):
+        answer = strict.send(get(host))
+        assert answer.startswith("HTTP/1.1 403"), host
+        assert "--allowed-host" in json.loads(answer.partition("\r\n\r\n")[2])["error"]["message"]
+
+
+def test_too_many_connections_are_refused_until_some_are_closed(strict: Server) -> None:
+    address = ("127.0.0.1", strict.port)
+    opened = [socket.create_connection(address) for _ in range(4)]
+    try:
+        for connection in opened:
+            connection.sendall(get("localhost").replace(b"close", b"keep-alive"))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        answer = strict.send(get("localhost"))
+    finally:
+        for connection in opened:
+            connection.close()
+    assert answer.startswith("HTTP/1.1 503")
+    assert "Retry-After: 1" in answer
+    assert "too many connections" in json.loads(answer.partition("\r\n\r\n")[2])["error"]["message"]
+    while not strict.send(get("localhost")).startswith("HTTP/1.1 200"):
+        pass
+
+
+def test_what_is_cut_off_at_the_end_is_told_so(strict: Server) -> None:
+    """The last one: afterwards the server is gone."""
+    told: list[openai.APIError] = []
+
+    def ask_whole() -> None:
+        with strict.client() as client, pytest.raises(openai.APIError) as raised:
+            client.chat.completions.create(model="base", messages=QUESTION, n=8, **LONG)
+        told.append(raised.value)
+
+    asking = threading.Thread(target=ask_whole)
+    with strict.client() as client:
+        asking.start()
+        stream = client.chat.completions.create(model="base", messages=QUESTION, n=8, stream=True, **LONG)
+        next(iter(stream))
+        while running(client) < 16:
+            pass
+        strict.process.send_signal(signal.SIGTERM)
+        with pytest.raises(openai.APIError, match="stopped before the reply had ended"):
+            list(stream)
+    asking.join()
+    assert isinstance(told[0], openai.InternalServerError)
+    assert told[0].status_code == 503
+    out, err = strict.process.communicate(timeout=processes.HANG_S)
+    assert strict.process.returncode == 1
+    assert "replies cut off: 16" in err.decode()
+    assert "Traceback" not in (out + err).decode()

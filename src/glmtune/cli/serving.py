@@ -62,14 +62,29 @@ def serve(
         int, typer.Option("--max-body-kib", min=1, help="The most KiB of a request's body.")
     ] = 1024,
     body_timeout_s: Annotated[
-        int, typer.Option("--body-timeout-s", min=1, help="Seconds within which all of a body has to come.")
+        int,
+        typer.Option(
+            "--body-timeout-s", min=1, help="Seconds within which a request's headers, and then its body, have to come."
+        ),
     ] = 20,
+    max_connections: Annotated[
+        int,
+        typer.Option("--max-connections", min=1, help="The most connections at once; further ones are answered 503."),
+    ] = 1000,
     drain_s: Annotated[
         int, typer.Option("--drain-s", min=0, help="Seconds that replies may still run when the server is stopped.")
     ] = 30,
     cors: Annotated[
         list[str] | None,
         typer.Option("--cors", help="A web page's origin from which browsers may call the server. Repeatable."),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            help="A name by which clients may call the server, beside localhost and --host. Repeatable. Without any, a "
+            "server that is open to the network answers for every name.",
+        ),
     ] = None,
     with_page: Annotated[
         bool, typer.Option("--ui", help="Also serve a page for the browser, for chatting and training.")
@@ -91,7 +106,7 @@ def serve(
     from glmtune.server.metrics import Metrics
     from glmtune.server.models import find_runs, load_models
     from glmtune.server.requests import write_to
-    from glmtune.server.running import address_of, is_open_to_network, open_socket
+    from glmtune.server.running import address_of, answered_hosts, is_open_to_network, open_socket
     from glmtune.server.running import serve as run_server
     from glmtune.server.service import Service
     from glmtune.server.worker import Worker
@@ -114,6 +129,7 @@ def serve(
         service,
         write_to(sys.stdout),
         origins=cors or (),
+        hosts=answered_hosts(opened, host, allowed_host or ()),
         max_body_bytes=max_body_kib * 1024,
         body_timeout_s=body_timeout_s,
     )
@@ -131,7 +147,16 @@ def serve(
         _say(f"Page: {address_of(opened)}/ui")
     _say(f"Serving at {address_of(opened)}/v1 (Ctrl-C stops it)")
     try:
-        is_whole = run_server(application, service, opened, drain_s, _say, has_page=with_page)
+        is_whole = run_server(
+            application,
+            service,
+            opened,
+            _say,
+            drain_s=drain_s,
+            max_connections=max_connections,
+            header_timeout_s=body_timeout_s,
+            has_page=with_page,
+        )
     finally:
         if jobs is not None:
             jobs.close()

@@ -1,6 +1,6 @@
 """The HTTP application: routes, their description, and errors in one form."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from glmtune.server.answers import (
 )
 from glmtune.server.completions import answer_chat, answer_text
 from glmtune.server.errors import MOST_SHOWN, ApiError, ErrorAnswer, invalid_request
-from glmtune.server.limits import LimitBodies, RequireKey
+from glmtune.server.limits import CheckHost, LimitBodies, RequireKey
 from glmtune.server.models import ServedModel
 from glmtune.server.prompting import away_from_loop, chat_length, chat_prompt, text_prompt
 from glmtune.server.protocol import (
@@ -56,6 +56,7 @@ def create_app(
     write: Write,
     *,
     origins: Sequence[str] = (),
+    hosts: Collection[str] | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     body_timeout_s: float = BODY_TIMEOUT_S,
 ) -> FastAPI:
@@ -65,6 +66,7 @@ def create_app(
         service: What it serves; its worker is started and stopped with the application.
         write: Is given the record of each request.
         origins: Web pages from which browsers may call it; none by default.
+        hosts: The names and addresses that it answers for; None for any.
         max_body_bytes: The most bytes of a body.
         body_timeout_s: By when a body has to be there, in seconds.
     """
@@ -85,6 +87,8 @@ def create_app(
     app.add_middleware(RequireKey, keys=service.keys)
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+    if hosts is not None:
+        app.add_middleware(CheckHost, allowed=hosts)
     app.add_middleware(RecordRequests, metrics=service.metrics, write=write)
     return app
 

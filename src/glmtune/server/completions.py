@@ -89,9 +89,7 @@ class _Job:
 
     def end(self) -> None:
         """Gives up what has not ended, and counts what has been generated."""
-        num_left = self.service.worker.cancel(self.tickets)
-        if num_left and self.service.is_stopping and not self.record.is_cancelled:
-            self.service.num_cut += 1
+        self.service.worker.cancel(self.tickets)
         self.record.prompt_tokens, self.record.completion_tokens = self.num_prompt, self.usage.completion_tokens
         times = [ticket.first_token_at for ticket in self.tickets if ticket.first_token_at is not None]
         self.record.first_token_at = min(times, default=None)

@@ -17,8 +17,8 @@ from glmtune.server.worker import RefusedError, Ticket, Worker
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\u2581"  # sentencepiece's
-# A chunk costs a tenth of a millisecond or two of Python, which the engine's thread needs too; so with many streams,
-# each of them gets its tokens in groups. From 64 on, that is every tenth of a second.
+# A chunk costs a tenth of a millisecond of Python, which the engine's thread needs too; so with many streams, each of
+# them gets its tokens in groups. From 64 on, that is every tenth of a second.
 _PAUSE_PER_STREAM_S = 0.0016
 _LONGEST_PAUSE_S = 0.1
 
@@ -84,7 +84,7 @@ class Choice:
             if part.finish_reason is not None:
                 return
             if pause_between:
-                await asyncio.sleep(min(_LONGEST_PAUSE_S, _PAUSE_PER_STREAM_S * self._worker.num_active))
+                await self._ticket.pause(min(_LONGEST_PAUSE_S, _PAUSE_PER_STREAM_S * self._worker.num_active))
 
     async def whole(self) -> Part:
         """The whole reply.

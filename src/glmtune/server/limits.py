@@ -1,13 +1,16 @@
-"""What a request may have before anybody looks into it: a key, and a body that is neither too large nor too slow."""
+"""What a request needs before anybody looks into it: the right host, a key, and a body of limited size and time."""
 
 import asyncio
+import re
+from collections.abc import Collection
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from glmtune.errors import show_text
 from glmtune.server.auth import ApiKeys
-from glmtune.server.errors import ApiError
+from glmtune.server.errors import MOST_SHOWN, ApiError
 
 _OPEN_PATHS = frozenset(("/health", "/"))
 # The page asks for a key itself, and limits what is uploaded.
@@ -17,6 +20,40 @@ PAGE_PATH = "/ui"
 def is_page(path: str) -> bool:
     """Whether a path belongs to the page in the browser."""
     return path == PAGE_PATH or path.startswith(f"{PAGE_PATH}/")
+
+
+class CheckHost:
+    """Answers only where the address that the client has asked for is one of the server's, as ASGI middleware.
+
+    Otherwise a page of somebody else, whose name suddenly stands for 127.0.0.1 (DNS rebinding), could read the answers
+    of a server that only listens to this machine.
+
+    Args:
+        app: The application.
+        allowed: The names and addresses, IPv6 ones in brackets.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        self._app = app
+        self._allowed = frozenset(host.lower() for host in allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        values = [value for name, value in scope["headers"] if name == b"host"]
+        hosts = [_without_port(value.decode("latin-1")) for value in values]
+        if all(host in self._allowed for host in hosts):  # without one, it is no browser
+            await self._app(scope, receive, send)
+            return
+        shown = show_text(hosts[0], MOST_SHOWN)
+        error = ApiError(f"this server is not {shown}; start it with --allowed-host {shown} if it is", status=403)
+        await JSONResponse(error.body, error.status)(scope, receive, send)
+
+
+def _without_port(host: str) -> str:
+    return re.sub(r":\d*$", "", host.lower())
 
 
 class RequireKey:

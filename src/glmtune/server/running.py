@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,6 +14,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from glmtune.errors import ConfigError
+from glmtune.server.errors import ApiError
+from glmtune.server.http_protocol import limited_protocol
 from glmtune.server.service import Service
 
 # How long a thread may keep the interpreter while another one waits for it. With the usual 5 ms, writing to clients
@@ -21,6 +23,7 @@ from glmtune.server.service import Service
 SWITCH_INTERVAL_S = 0.0005
 _BACKLOG = 2048
 _LAST_BYTES_S = 1.0
+_LOOK_AGAIN_S = 0.05
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -56,33 +59,59 @@ def is_open_to_network(opened: socket.socket) -> bool:
     return not ipaddress.ip_address(opened.getsockname()[0]).is_loopback
 
 
+def answered_hosts(opened: socket.socket, host: str, further: Sequence[str]) -> list[str] | None:
+    """The names and addresses that a server answers for, as browsers write them.
+
+    Args:
+        opened: From `open_socket`.
+        host: What it was told to listen on.
+        further: Names that it was told to answer for.
+
+    Returns:
+        They; None for any, if it is open to the network and was told no names.
+    """
+    if is_open_to_network(opened) and not further:
+        return None
+    return ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host, *further]
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, which says what it waits for when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None], has_page: bool) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, drain_s: int, say: Callable[[str], None], has_page: bool
+    ) -> None:
         super().__init__(config)
         self._service = service
+        self._drain_s = drain_s
         self._say = say
         self._has_page = has_page
-        self.num_signals = 0
+        self._num_signals = 0
+        self.num_cut = 0
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; but open pages, which never close their connections, are not waited for."""
-        waiting = asyncio.ensure_future(self._end_pages()) if self._has_page else None
+        """As uvicorn's, but requests whose time is up are answered before their connections are closed."""
+        ending = asyncio.ensure_future(self._end())
         await super().shutdown(sockets)
-        if waiting is not None:
-            waiting.cancel()
+        ending.cancel()
 
-    async def _end_pages(self) -> None:
-        while self._service.worker.num_active:
-            await asyncio.sleep(0.1)
+    async def _end(self) -> None:
+        """Ends what still runs when its time is up, and at last what does not read its answer.
+
+        Open pages, which never close their connections, are not waited for.
+        """
+        loop, worker = asyncio.get_running_loop(), self._service.worker
+        deadline = loop.time() + self._drain_s
+        while loop.time() < deadline and self._num_signals < 2 and (worker.num_active or not self._has_page):
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        self.num_cut = worker.end_all(ApiError("the server was stopped before the reply had ended", status=503))
         await asyncio.sleep(_LAST_BYTES_S)
+        # What now fails fails for clients that are to be cut off; that is no error.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         for connection in list(self.server_state.connections):
             if connection.transport is not None:
-                connection.transport.close()
+                connection.transport.abort()
         await asyncio.sleep(_LAST_BYTES_S)
-        # What still runs is the page's own, and is cut off; that is no error.
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.force_exit = True
 
     @contextmanager
@@ -97,12 +126,11 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stops taking requests; the second signal ends those that run as well."""
-        self.num_signals += 1
+        self._num_signals += 1
         self._service.is_stopping = self.should_exit = True
-        if self.num_signals > 1:
-            self.force_exit = True
+        if self._num_signals > 1:
             return
-        number, seconds = self._service.worker.num_active, self.config.timeout_graceful_shutdown
+        number, seconds = self._service.worker.num_active, self._drain_s
         if number:
             self._say(f"Stopping. Replies that still run: {number}; they have {seconds} s to end.")
         else:
@@ -113,9 +141,11 @@ def serve(
     app: ASGIApp,
     service: Service,
     opened: socket.socket,
-    drain_s: int,
     say: Callable[[str], None],
     *,
+    drain_s: int,
+    max_connections: int,
+    header_timeout_s: float,
     has_page: bool = False,
 ) -> bool:
     """Serves until a signal comes.
@@ -124,8 +154,10 @@ def serve(
         app: From `create_app`.
         service: Its service.
         opened: From `open_socket`.
-        drain_s: How long replies may still run after the signal, in seconds.
         say: Prints a line.
+        drain_s: How long replies may still run after the signal, in seconds.
+        max_connections: The most connections that are open at once.
+        header_timeout_s: Within how many seconds all headers of a request have to come.
         has_page: Whether there is a page, which browsers keep connections open for.
 
     Returns:
@@ -134,14 +166,14 @@ def serve(
     # Forwarded headers are not believed: anybody may send them.
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="on",
-        timeout_graceful_shutdown=drain_s, backlog=_BACKLOG,
+        backlog=_BACKLOG, http=limited_protocol(max_connections, header_timeout_s),
     )  # fmt: skip
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    server = _Server(config, service, say, has_page)
+    server = _Server(config, service, drain_s, say, has_page)
     server.run(sockets=[opened])
-    if service.worker.is_alive:  # after a second signal nobody has stopped it
+    if service.worker.is_alive:  # where the end was forced, nobody has stopped it
         service.worker.stop()
-    num_left = service.num_cut
-    say("Stopped; all replies were finished." if not num_left else f"Stopped; replies cut off: {num_left}.")
-    return not num_left
+    num_cut = server.num_cut
+    say("Stopped; all replies were finished." if not num_cut else f"Stopped; replies cut off: {num_cut}.")
+    return not num_cut

@@ -19,7 +19,6 @@ class Service:
         keys: The keys that open it.
         max_prompt_tokens: The most tokens of a prompt; None for as many as the context has.
         is_stopping: Whether it takes no more requests, and only ends those that run.
-        num_cut: Requests whose replies were cut off because it stopped.
     """
 
     models: Models
@@ -28,7 +27,6 @@ class Service:
     keys: ApiKeys
     max_prompt_tokens: int | None = None
     is_stopping: bool = False
-    num_cut: int = 0
 
     @property
     def takes_requests(self) -> bool:

@@ -72,6 +72,14 @@ class Ticket:
             raise self._error
         return [self._events.popleft() for _ in range(len(self._events))]
 
+    async def pause(self, seconds: float) -> None:
+        """Waits, but not beyond the end of the reply."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._has_ended and self._error is None:
+                    self._ready.clear()
+                    await self._ready.wait()
+
     def add(self, event: Event) -> bool:
         """Adds what a step has brought; called in the engine's thread.
 
@@ -167,16 +175,23 @@ class Worker:
         self._command(lambda: self._submit(tickets))
         return tickets
 
-    def cancel(self, tickets: Sequence[Ticket]) -> int:
-        """Gives up requests that have not ended; their places are free after the current step.
-
-        Returns:
-            How many had not.
-        """
+    def cancel(self, tickets: Sequence[Ticket]) -> None:
+        """Gives up requests that have not ended; their places are free after the current step."""
         left = [ticket for ticket in tickets if ticket in self._active]
         if left:
             self._active.difference_update(left)
             self._command(lambda: self._cancel(left))
+
+    def end_all(self, error: Exception) -> int:
+        """Ends all requests with an error.
+
+        Returns:
+            How many there were.
+        """
+        left = list(self._active)
+        self.cancel(left)
+        for ticket in left:
+            ticket.fail(error)
         return len(left)
 
     async def call(self, function: Callable[[], Any]) -> Any:

@@ -1,0 +1,82 @@
+"""uvicorn's side of a connection, with limits on what has not become a request yet."""
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from glmtune.server.errors import ApiError
+
+_LINGER_S = 1.0
+
+
+def limited_protocol(max_connections: int, timeout_s: float) -> type[asyncio.Protocol]:
+    """A protocol that refuses too many connections, and headers that come too slowly.
+
+    Args:
+        max_connections: The most connections that are open at once.
+        timeout_s: Within how many seconds all headers of a request have to come.
+    """
+
+    class LimitedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        _timer: asyncio.TimerHandle | None = None
+        _is_refused = _has_begun = False
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > max_connections:
+                self._refuse(
+                    ApiError("too many connections are open; try again later", status=503, headers={"Retry-After": "1"})
+                )
+            else:
+                self._wait_for_headers()
+
+        def data_received(self, data: bytes) -> None:
+            if self._is_refused:
+                return
+            self._has_begun = True
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._stop_waiting()
+            else:
+                self._wait_for_headers()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def _wait_for_headers(self) -> None:
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
+
+        def _stop_waiting(self) -> None:
+            self._has_begun = False
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _give_up(self) -> None:
+            if self._has_begun:
+                self._refuse(ApiError(f"the headers did not come within {timeout_s:g} s", status=408))
+            else:  # nobody waits for an answer
+                self.transport.close()
+
+        def _refuse(self, error: ApiError) -> None:
+            """Answers without the application; whatever comes after is not read, or the answer could get lost."""
+            self._is_refused = True
+            self.transport.write(_raw_answer(error))
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            asyncio.get_running_loop().call_later(_LINGER_S, self.transport.abort)
+
+    return LimitedProtocol
+
+
+def _raw_answer(error: ApiError) -> bytes:
+    body = json.dumps(error.body).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"{name}: {value}".encode() for name, value in {**headers, **error.headers}.items()]
+    first = b"HTTP/1.1 %d %s" % (error.status, HTTPStatus(error.status).phrase.encode())
+    return b"\r\n".join((first, *lines, b"", body))
