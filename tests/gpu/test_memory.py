@@ -15,11 +15,11 @@ from glmtune.data.packing import TokenizedSample, pack
 from glmtune.errors import TrainingError
 from glmtune.loading.bases import load_base
 from glmtune.loading.devices import free_device_bytes
-from glmtune.loading.formats import quantize_layers
+from glmtune.loading.formats import quantize_layers, weight_format
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.models.host_embedding import HostEmbedding
-from glmtune.ops import HostTable, reference
+from glmtune.ops import HostTable, Scratch, reference
 from glmtune.planning import device
 from glmtune.planning.memory import MemorySettings, Pass, estimate_memory
 from glmtune.planning.shape import AdapterShape
@@ -120,6 +120,9 @@ def test_a_single_row_is_computed_as_many_are(quantize: str, dtype: torch.dtype)
     x = torch.randn(2, base.config.hidden_size, generator=generator).to("cuda", dtype)
     allowed = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
     assert distance(frozen.row_product(x[:1]), frozen.product(x)[:1]) < allowed
+    narrow = torch.nn.Linear(64, 4, bias=False, device="cuda", dtype=dtype)
+    frozen = weight_format(quantize).make(narrow, narrow.weight, Scratch()).frozen
+    assert distance(frozen.row_product(x[:1, :64]), frozen.product(x[:, :64])[:1]) < allowed
 
 
 @pytest.mark.parametrize("quantize", ["int8", "nf4", "fp8"])

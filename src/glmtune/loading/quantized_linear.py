@@ -11,7 +11,7 @@ from glmtune.errors import ConfigError
 from glmtune.ops import DequantizedLinear, Fp8Linear, FrozenLinear, Scratch
 from glmtune.ops.back_end import back_end
 from glmtune.ops.frozen_linear import Beside, DenseLinear
-from glmtune.ops.reference import Nf4Weight
+from glmtune.ops.reference import NF4_LEAST_OUTPUTS, Nf4Weight
 
 HOW_TO_INSTALL = "pip install -c constraints.txt -e '.[quant]'"
 
@@ -152,8 +152,9 @@ class Nf4Weights(_Dequantized):
 
     def row_product(self, x_1K: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
         """As the base class."""
-        if x_1K.element_size() != 2 or torch.cuda.get_device_capability(x_1K.device) < (8, 0):
-            with self._scratch.lock:  # the kernel is for the tensor cores' half precision, from Ampere on
+        has_tensor_cores = torch.cuda.get_device_capability(x_1K.device) >= (8, 0)  # those that the kernel is for
+        if x_1K.element_size() != 2 or not has_tensor_cores or self.out_features < NF4_LEAST_OUTPUTS:
+            with self._scratch.lock:
                 return DenseLinear(self._dequantized(x_1K.dtype), bias).row_product(x_1K, **beside)
         state = self._state
         nested = state.state2

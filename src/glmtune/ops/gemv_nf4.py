@@ -271,7 +271,7 @@ def gemv_nf4(
     residual_1N: Tensor | None = None,
     is_gated: bool = False,
 ) -> Tensor:
-    """As `reference.gemv_nf4`, in half precision and for at least eight outputs (four if gated)."""
+    """As `reference.gemv_nf4`."""
     num_inputs = x_1K.shape[1]
     num_outputs = 2 * weight.values.numel() // num_inputs // (2 if is_gated else 1)
     if norm is not None and num_inputs > _MAX_NORMED_INPUTS:

@@ -2,6 +2,7 @@
 
 from glmtune.ops.reference.decoding import (
     BLOCK_SIZE,
+    NF4_LEAST_OUTPUTS,
     NF4_TABLE,
     Nf4Weight,
     gemv,
@@ -34,6 +35,7 @@ from glmtune.ops.reference.layers import (
 
 __all__ = [
     "BLOCK_SIZE",
+    "NF4_LEAST_OUTPUTS",
     "NF4_TABLE",
     "Mask",
     "Nf4Weight",

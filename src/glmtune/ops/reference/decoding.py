@@ -109,6 +109,10 @@ NF4_TABLE = (
 )  # fmt: skip
 
 
+# Outputs that a weight in nf4 must have for `gemv_nf4`.
+NF4_LEAST_OUTPUTS = 8
+
+
 class Nf4Weight(NamedTuple):
     """A weight in nf4, in bitsandbytes' format: 64 weights of a row share a scale, and 256 scales share theirs.
 
@@ -131,8 +135,8 @@ def gemv_nf4(x_1K: Tensor, weight: Nf4Weight, **beside: Any) -> Tensor:
     """As `gemv`, with a weight in nf4.
 
     Args:
-        x_1K: The row, [1, K].
-        weight: The weight, [N, K].
+        x_1K: The row, [1, K]; on CUDA bf16 or fp16.
+        weight: The weight, [N, K]; N is at least `NF4_LEAST_OUTPUTS`.
         **beside: `bias`, `norm`, `adapter`, `residual_1N`, `is_gated` as for `gemv`.
     """
     table = torch.tensor(NF4_TABLE, device=x_1K.device)
