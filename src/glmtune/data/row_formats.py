@@ -12,7 +12,7 @@ from glmtune.prompts.messages import add_system, read_chat, read_tools, unread_k
 
 
 @dataclass(frozen=True)
-class RowFormat:
+class _RowFormat:
     """A format of rows.
 
     Attributes:
@@ -38,14 +38,14 @@ class RowFormat:
 
 # In the order in which they are tried.
 FORMATS = (
-    RowFormat("messages", ("messages",), ("system", "tools")),
-    RowFormat("conversations", ("conversations",), ("system", "tools")),
-    RowFormat("instruction/output", ("instruction", "output"), ("input", "history", "system", "tools")),
-    RowFormat("question/answer", ("question", "answer")),
-    RowFormat("query/response", ("query", "response")),
-    RowFormat("prompt/response", ("prompt", "response")),
-    RowFormat("问题/回答", ("问题", "回答")),
-    RowFormat("问题/答案", ("问题", "答案")),
+    _RowFormat("messages", ("messages",), ("system", "tools")),
+    _RowFormat("conversations", ("conversations",), ("system", "tools")),
+    _RowFormat("instruction/output", ("instruction", "output"), ("input", "history", "system", "tools")),
+    _RowFormat("question/answer", ("question", "answer")),
+    _RowFormat("query/response", ("query", "response")),
+    _RowFormat("prompt/response", ("prompt", "response")),
+    _RowFormat("问题/回答", ("问题", "回答")),
+    _RowFormat("问题/答案", ("问题", "答案")),
 )
 PAIR_COLUMNS = tuple((form.columns[0], form.columns[1]) for form in FORMATS if not form.is_chat)
 CHAT_COLUMNS = tuple(form.columns[0] for form in FORMATS if form.is_chat)
@@ -54,7 +54,9 @@ _OPTIONAL_COLUMNS = ("input", "history", "system", "tools")
 STANDARD_NAMES = tuple(dict.fromkeys([name for form in FORMATS for name in form.columns] + [*_OPTIONAL_COLUMNS]))
 
 
-def form_of(values: Mapping[str, Any], form: RowFormat, forms: Sequence[RowFormat], *, needs_answer: bool) -> RowFormat:
+def form_of(
+    values: Mapping[str, Any], form: _RowFormat, forms: Sequence[_RowFormat], *, needs_answer: bool
+) -> _RowFormat:
     """The format of a row: the file's, unless the row lacks a column of that and is complete in another."""
     needed = form.columns if needs_answer else form.columns[:1]
     if all(column in values for column in needed):
@@ -81,7 +83,7 @@ def rename(values: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, An
     return kept | {name: values[column] for name, column in fields.items() if column in values}
 
 
-def _row_format(values: Mapping[str, Any], forms: Sequence[RowFormat], *, needs_answer: bool) -> RowFormat | None:
+def _row_format(values: Mapping[str, Any], forms: Sequence[_RowFormat], *, needs_answer: bool) -> _RowFormat | None:
     """The first format with all its columns present; otherwise the first with its question, if no answer is needed."""
     complete = (form for form in forms if all(values.get(column) is not None for column in form.columns))
     asking = (form for form in forms if not needs_answer and values.get(form.columns[0]) is not None)
@@ -89,8 +91,8 @@ def _row_format(values: Mapping[str, Any], forms: Sequence[RowFormat], *, needs_
 
 
 def find_format(
-    name: str, rows: Sequence[Mapping[str, Any]], forms: Sequence[RowFormat], *, needs_answer: bool
-) -> RowFormat:
+    name: str, rows: Sequence[Mapping[str, Any]], forms: Sequence[_RowFormat], *, needs_answer: bool
+) -> _RowFormat:
     """The format of the first row that matches one; otherwise of the first row that matches one in part."""
     for values in rows:
         if form := _row_format(values, forms, needs_answer=needs_answer):
@@ -112,7 +114,7 @@ def unread_in_messages(values: Mapping[str, Any], column: str) -> set[str]:
     return {f"{column}[].{key}" for entry in read_list(values, column) for key in unread_keys(entry)}
 
 
-def describe(form: RowFormat, values: Mapping[str, Any], others: Sequence[str], left: set[str]) -> str:
+def describe(form: _RowFormat, values: Mapping[str, Any], others: Sequence[str], left: set[str]) -> str:
     """How a file is read: its format, those of single rows, and the columns that are left."""
     name = form.name
     messages = values.get(form.columns[0])
@@ -123,7 +125,7 @@ def describe(form: RowFormat, values: Mapping[str, Any], others: Sequence[str], 
 
 
 def read_row(
-    values: Mapping[str, Any], form: RowFormat, join: str, *, needs_answer: bool
+    values: Mapping[str, Any], form: _RowFormat, join: str, *, needs_answer: bool
 ) -> tuple[Conversation, list[str]]:
     """The conversation of a row, and its faults, one sentence each."""
     if form.is_chat:
@@ -147,7 +149,7 @@ def _without_answer(conversation: Conversation) -> Conversation:
 
 
 def _read_pair(
-    values: Mapping[str, Any], form: RowFormat, join: str, *, needs_answer: bool
+    values: Mapping[str, Any], form: _RowFormat, join: str, *, needs_answer: bool
 ) -> tuple[Conversation, list[str]]:
     """A row with a question, and an answer if it is needed."""
     texts: list[str] = []

@@ -2,14 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from glmtune.adapters.run_folder import RunManifest, current_versions
 from glmtune.config import RunConfig
+from glmtune.data.run_data import RunData
 from glmtune.errors import TrainingError
 from glmtune.loading.devices import GIB
 from glmtune.loading.formats import FORMATS, has_bitsandbytes
 from glmtune.loading.quantized_linear import HOW_TO_INSTALL
 from glmtune.planning.memory import MemorySettings
 from glmtune.planning.planner import Planner
+from glmtune.planning.resume import EarlierRun
 from glmtune.planning.settings import Candidate, Choices, in_format, spell
 
 # Memory of the CUDA context of a process.
@@ -65,6 +70,29 @@ class PlannedRun:
     def fits(self) -> bool:
         """Whether the chosen plan fits."""
         return self.free_bytes is None or self.chosen.memory.needed <= self.free_bytes
+
+    def manifest(self, data: RunData, base_fingerprint: str, earlier: EarlierRun | None) -> RunManifest:
+        """The record of the run.
+
+        Args:
+            data: Its data.
+            base_fingerprint: Tells whether the base's weights are still the same.
+            earlier: The run that is resumed; None for a new one.
+        """
+        path, prompt = self.config.model.path, self.config.prompt
+        template: Any = prompt.template  # `auto` has been resolved
+        return RunManifest(
+            base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
+            template=template,
+            system=prompt.system,
+            data_fingerprint=data.stats.fingerprint,
+            config=self.config.model_dump(mode="json"),
+            versions=current_versions(),
+            base_fingerprint=base_fingerprint,
+            # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
+            eval_fingerprint=data.eval_fingerprint or ("" if earlier is None else earlier.manifest.eval_fingerprint),
+            num_overlong=data.stats.num_overlong,
+        )
 
     def summary(self) -> str:
         """The chosen settings and the memory needed, in one line."""

@@ -24,7 +24,7 @@ def load(tmp_path, monkeypatch, letters):
 
     def load_data(*settings, seed: int = 1):
         config = load_config(None, ["prompt.template=chatglm3", *settings])
-        return load_run_data(config, letters, seed)
+        return load_run_data(config.data, config.prompt, letters, seed)
 
     return load_data
 
