@@ -15,7 +15,7 @@ from glmtune.loading.quantized_linear import HOW_TO_INSTALL
 from glmtune.planning.memory import MemorySettings
 from glmtune.planning.planner import Planner
 from glmtune.planning.resume import EarlierRun
-from glmtune.planning.settings import Candidate, Choices, in_format, spell
+from glmtune.planning.settings import Candidate, Choices, in_format, say_settings, spell
 
 # Memory of the CUDA context of a process.
 CONTEXT_GIB = 0.6
@@ -96,18 +96,9 @@ class PlannedRun:
 
     def summary(self) -> str:
         """The chosen settings and the memory needed, in one line."""
-        settings, gib = self.settings, self.chosen.memory.needed / GIB
+        gib = self.chosen.memory.needed / GIB
         free = "" if self.free_bytes is None else f" / {self.free_bytes / GIB:.1f}"
-        parts = [
-            f"base {settings.quantize}" if settings.quantize != "none" else "base not quantised",
-            f"passes of at most {self.max_tokens:,} tokens",
-            f"checkpointed layers: {settings.num_checkpointed}"
-            + (" (in host memory)" if settings.offloads_checkpoints else ""),
-        ]
-        if settings.offloads_embedding:
-            parts.append("embedding in host memory")
-        parts.append("CUDA graphs" if settings.uses_graphs else "no CUDA graphs")
-        return f"memory plan: {gib:.1f}{free} GiB; {', '.join(parts)}"
+        return f"memory plan: {gib:.1f}{free} GiB; {', '.join(say_settings(self.chosen))}"
 
     def check(self) -> None:
         """Checks that the plan fits.
