@@ -20,6 +20,7 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from glmtune.config import OFTEN_SET, RunConfig, describe_keys
+from glmtune.config.keys import OWN_TRAIN_HINTS
 from glmtune.config.other_names import NO_SUCH_SETTING, OTHER_NAMES, OTHER_SECTIONS
 from glmtune.config.refused_keys import REFUSED_KEYS
 from glmtune.config.replaced_keys import REPLACED_KEYS
@@ -36,8 +37,6 @@ OWN_TYPES = {
     "lora.target_modules": "`auto`, text, list",
     "train.gradient_checkpointing": "`auto`, true, false, whole number",
     "train.resume_from_checkpoint": "true, text",
-    "train.max_tokens_per_device": "whole number",
-    "train.early_stopping_patience": "whole number",
 }
 TYPE_NAMES = {bool: "true, false", int: "whole number", float: "number", str: "text", dict: "mapping", list: "list"}
 RANKS = {name: rank for rank, name in enumerate(TYPE_NAMES.values())}
@@ -117,7 +116,7 @@ def type_of(key: str) -> str:
     section, name = key.split(".")
     if section in ("lora", "train"):
         target = LoraConfig if section == "lora" else TrainingArguments
-        hint = typing.get_type_hints(target).get(name, bool)
+        hint = typing.get_type_hints(target).get(name) or OWN_TRAIN_HINTS[name]
     else:
         hint = RunConfig.model_fields[section].annotation.model_fields[name].annotation
     return ", ".join(type_parts(hint))
