@@ -7,7 +7,8 @@ in a process of its own: base and adapter, losses and answers. Random weights ha
 nearly every answer has all its tokens: the worst case. The tokenizer is the published one's folder, or else made from
 the data (`workload.py`); the latter knows fewer ids than the random model says, which then have no text.
 
-ROUGE and BLEU are part of it where their packages are installed; `--no-text-metrics` goes on without.
+ROUGE and BLEU are part of it where their packages are installed; `--no-text-metrics` goes on without. Whether the
+script itself works can be tried on a CPU: `--layers 1 --count 4 --new-tokens 4`.
 """
 
 import argparse
@@ -30,10 +31,10 @@ from glmtune.evaluation.libraries import missing_packages
 _RANK = 8
 
 
-def make_adapter(folder: Path, base: Path) -> None:
+def make_adapter(folder: Path, base: Path, num_layers: int) -> None:
     """An adapter on the query-key-value projections with random weights, as stock PEFT writes it."""
     folder.mkdir()
-    config = chatglm3_6b_config()
+    config = chatglm3_6b_config(num_layers)
     LoraConfig(
         r=_RANK,
         lora_alpha=32,
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="a CSV file, to which rows are appended")
     parser.add_argument("--tokenizer", type=Path, help="a folder with tokenizer.model and tokenizer_config.json")
     parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--layers", type=int, default=28, help="fewer for a base that is no longer full in shape")
     parser.add_argument("--new-tokens", type=int, help="most tokens of an answer; by default the command's own")
     parser.add_argument("--repeat", type=int, default=2, help="the first run compiles kernels")
     parser.add_argument("--no-text-metrics", action="store_true", help="go on without rouge-chinese, jieba, sacrebleu")
@@ -85,13 +87,15 @@ def main() -> None:
             tokenizer = folder / "tokenizer"
             make_tokenizer(arguments.data, tokenizer)
         base, adapter = folder / "base", folder / "adapter"
-        build_random_base(base, tokenizer)
-        make_adapter(adapter, base)
+        build_random_base(base, tokenizer, num_layers=arguments.layers)
+        make_adapter(adapter, base, arguments.layers)
         torch.cuda.empty_cache()
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         for repetition in range(arguments.repeat):
             seconds = evaluate(adapter, arguments.data, folder / "results", arguments)
             found = json.loads((folder / "results" / "evaluation.json").read_text(encoding="utf-8"))
             row = {
+                "layers": arguments.layers,
                 "rows": found["num_rows"]["data"],
                 "max_new_tokens": found["max_new_tokens"],
                 "answers_ended_percent": [each["metrics"]["data"]["ended"] for each in found["candidates"]],
@@ -101,7 +105,7 @@ def main() -> None:
                 "command_s": round(seconds, 1),
                 "without_starting_s": found["seconds"],
             }
-            append_row(arguments.output, row, arguments.commit, gpu=torch.cuda.get_device_name())
+            append_row(arguments.output, row, arguments.commit, gpu=device)
 
 
 if __name__ == "__main__":

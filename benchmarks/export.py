@@ -2,14 +2,18 @@
 
     python benchmarks/export.py FOLDER TOKENIZER_FOLDER [--layers N] [--types f16 q8_0] [--csv results/export.csv]
 
-FOLDER is filled with random bf16 weights if it does not exist (see full_shape.py); the files are deleted again. Each
-export runs in a process of its own. `peak_rss_gb` is what the system counts as resident at the most, which includes
-pages of weight files that are mapped at that moment; `peak_anonymous_gb` leaves those out.
+FOLDER is filled with random bf16 weights if it does not exist (see full_shape.py); the files are deleted again.
+Each export runs in a process of its own, and `seconds` includes writing the file through to the disk. Linux only:
+the figures of memory are from /proc/self/status. `peak_rss_gb` (VmHWM, which the kernel keeps) is what was resident
+at the most: the process's own memory, the libraries, and the pages of the weight that is mapped at that moment,
+which the system can drop at any time. `peak_anonymous_gb` (RssAnon, sampled every 20 ms) is the process's own
+memory alone.
 """
 
 import argparse
 import csv
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -18,13 +22,16 @@ from pathlib import Path
 
 CHILD = """
 import json, resource, sys, threading, time
+def memory(name):
+    lines = open("/proc/self/status").read().split("\\n")
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":")) * 1024
 from glmtune.export.gguf_export import export_gguf
 peak, is_done = 0, threading.Event()
 def watch():
     global peak
     while not is_done.wait(0.02):
-        lines = open("/proc/self/status").read().split("\\n")
-        peak = max(peak, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon")))
+        peak = max(peak, memory("RssAnon"))
+start_rss = memory("VmRSS")
 used = resource.getrusage(resource.RUSAGE_SELF)
 thread = threading.Thread(target=watch); thread.start()
 start = time.perf_counter()
@@ -35,8 +42,8 @@ now = resource.getrusage(resource.RUSAGE_SELF)
 cpu_seconds = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
 print(json.dumps({"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1),
     "file_gb": round(result.num_bytes / 1e9, 2), "tensors": result.num_tensors,
-    "start_rss_gb": round(used.ru_maxrss / 1e6, 2), "peak_rss_gb": round(now.ru_maxrss / 1e6, 2),
-    "peak_anonymous_gb": round(peak / 1e6, 2)}))
+    "start_rss_gb": round(start_rss / 1e9, 2), "peak_rss_gb": round(memory("VmHWM") / 1e9, 2),
+    "peak_anonymous_gb": round(peak / 1e9, 2)}))
 """
 
 
@@ -56,9 +63,8 @@ def main() -> None:
     for weight_type in options.types:
         target = options.folder.with_name(f"{options.folder.name}-{weight_type}.gguf")
         target.unlink(missing_ok=True)
-        run = subprocess.run(
-            [sys.executable, "-c", CHILD, options.folder, target, weight_type], capture_output=True, text=True
-        )
+        command = [sys.executable, "-c", CHILD, options.folder, target, weight_type]
+        run = subprocess.run(command, capture_output=True, text=True)
         target.unlink(missing_ok=True)
         if run.returncode:
             sys.exit(run.stderr)
@@ -79,7 +85,7 @@ def _place() -> dict[str, str]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     return {
         "machine": platform.machine(),
-        "threads": str(torch.get_num_threads()),
+        "cores": str(os.cpu_count()),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": commit,

@@ -56,20 +56,29 @@ _THINGS = (
     "米酒",
 )
 _QUESTIONS = (
+    "{city}的{thing}好在哪里？",
+    "{name}今年{age}岁，能做{trade}吗？",
     "{name}是{city}的{trade}，今年{age}岁，每月收入{money}元，他该怎么安排自己的开支？",
     "请介绍一下{city}的{thing}，并说说{name}为什么喜欢它。",
-    "把下面的句子改写得更通顺：{name}在{city}做{trade}已经有{age}年了，卖过{money}件{thing}。",
+    "把下面的句子改写得更通顺：{name}在{city}做{trade}已经有{age}年了，卖过{money}件{thing}，街坊们没有一个不认得他这个人的。",
     "{name}想在{city}开一家卖{thing}的店，预算{money}元，有什么建议？",
     "计算：{money} 加 {age} 再乘以 {number} 等于多少？",
     "写一首关于{city}{thing}的短诗，送给{age}岁的{name}。",
-    "{city}的{trade}{name}给客人写信，订单号{number}，请替他写一个开头。",
+    "{city}的{trade}{name}给客人写信，订单号{number}，请替他写一个开头，要客气，但不要太长。",
 )
-_ANSWERS = (
+_SENTENCES = (
     "{name}可以先把{money}元分成三份：生活、储蓄和学习；{age}岁的{trade}在{city}生活，最要紧的是量入为出。",
-    "说到{city}，人们常常想起{thing}。{name}从小看着长辈做{thing}，一做就是{age}年，自然喜欢。",
+    "说到{city}，人们常常想起{thing}。",
+    "{name}从小看着长辈做{thing}，一做就是{age}年，自然喜欢。",
     "在{city}，{name}当了{age}年{trade}，前后卖出{money}件{thing}，街坊都认得他，编号{number}。",
-    "建议{name}先租一间小铺，{money}元里留出一半作周转；{thing}要选{city}本地的，再找一位懂行的{trade}帮忙。",
+    "建议先租一间小铺，{money}元里留出一半作周转；{thing}要选{city}本地的，再找一位懂行的{trade}帮忙。",
+    "{age}岁不算晚，许多{trade}都是这个年纪才入行的，何况{city}一直缺人手。",
+    "做{thing}要有耐心，一天做不完就两天，{name}的师傅常这样说。",
+    "如果手头紧，可以先从{city}郊外的集市摆起，一个月{money}元的流水并不难。",
+    "来信请注明编号{number}，{trade}会在三天之内回复。",
+    "总之，{thing}虽小，里面却有{city}人几百年的心思。",
 )
+_MOST_SENTENCES = 7
 
 
 def make_rows(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
@@ -94,7 +103,7 @@ def make_rows(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
         row = {
             "instruction": draw.choice(_QUESTIONS).format(**values),
             "input": "",
-            "output": draw.choice(_ANSWERS).format(**values),
+            "output": "".join(draw.sample(_SENTENCES, draw.randint(1, _MOST_SENTENCES))).format(**values),
         }
         if number % 1000 == 0:
             kept.append(row)

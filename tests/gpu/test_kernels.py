@@ -261,23 +261,38 @@ def test_gemv_of_eight_bits(kernels, dtype, held: torch.dtype, is_gated: bool) -
 
 
 @needs_gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("is_gated", [False, True])
-@pytest.mark.parametrize("num_inputs", [64, 192, 4096, 13696])
-def test_gemv_of_nf4(kernels, dtype, num_inputs: int, is_gated: bool) -> None:
-    """To its twin, whose table is not rounded to bfloat16, and the twin to what bitsandbytes itself dequantises."""
+@pytest.mark.parametrize("num_outputs", [8, 86, 4608])
+@pytest.mark.parametrize("num_inputs", [64, 192, 4096, 8256, 13696])
+def test_gemv_of_nf4(kernels, dtype, num_inputs: int, num_outputs: int, is_gated: bool) -> None:
+    """As near to its twin as the product of weights dequantised to its dtype is, and the twin near bitsandbytes."""
     functional = pytest.importorskip("bitsandbytes.functional", reason="needs bitsandbytes")
-    quantised = random(86, num_inputs, dtype=dtype, seed=1, scale=num_inputs**-0.5)
+    quantised = random(num_outputs, num_inputs, dtype=dtype, seed=1, scale=num_inputs**-0.5)
     values, state = functional.quantize_4bit(quantised, blocksize=64, compress_statistics=True, quant_type="nf4")
     nested = state.state2
     weight = reference.Nf4Weight(values, state.absmax, nested.code, nested.absmax, state.offset)
     x, norm = random(1, num_inputs, dtype=dtype), random(num_inputs, dtype=dtype, seed=2)
-    residual = random(1, 43 if is_gated else 86, dtype=dtype, seed=3)
-    beside = {"norm": (norm, 1e-5), "residual_1N": residual, "is_gated": is_gated}
-    wide = {"norm": (norm.double(), 1e-5), "residual_1N": residual.double(), "is_gated": is_gated}
+    bias, low, b = (random(*size, dtype=dtype, seed=3) for size in [(num_outputs,), (1, 16), (num_outputs, 16)])
+    residual = random(1, num_outputs // 2 if is_gated else num_outputs, dtype=dtype, seed=4)
+    beside = {"bias": bias, "norm": (norm, 1e-5), "adapter": (low, b), "residual_1N": residual, "is_gated": is_gated}
+    wide = {
+        "bias": bias.double(),
+        "norm": (norm.double(), 1e-5),
+        "adapter": (low.double(), b.double()),
+        "residual_1N": residual.double(),
+        "is_gated": is_gated,
+    }
     expected = reference.gemv_nf4(x.double(), weight, **wide)
-    assert error(kernels.gemv_nf4(x, weight, **beside), expected) < 5e-3
-    dense = functional.dequantize_4bit(values, state).double()
-    assert error(expected, reference.gemv(x.double(), dense, **wide)) < TOLERANCE[dtype]
+    dense = functional.dequantize_4bit(values, state)
+    assert error(expected, reference.gemv(x.double(), dense.double(), **wide)) < TOLERANCE[dtype]
+    normed = reference.rms_norm(x, norm, 1e-5)
+    eager = reference.gemv(normed, dense, **{**beside, "norm": None})
+    allowed = max(1.5 * error(eager, expected), TOLERANCE[dtype])
+    assert error(kernels.gemv_nf4(x, weight, **beside), expected) < allowed
+    plain = reference.gemv_nf4(x.double(), weight)
+    allowed = max(1.5 * error(reference.gemv(x, dense), plain), TOLERANCE[dtype])
+    assert error(kernels.gemv_nf4(x, weight), plain) < allowed
 
 
 SHAPES = {"ChatGLM3": (32, 2, 128), "one group": (4, 1, 64), "a group for each head": (3, 3, 80)}

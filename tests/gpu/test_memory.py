@@ -110,6 +110,18 @@ def test_weights_are_written_out_as_on_the_cpu(quantize: str, dtype: torch.dtype
     assert distance(output.cpu(), on_cpu) < (1e-6 if dtype == torch.float32 else 1e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("quantize", ["int8", "nf4"])
+def test_a_single_row_is_computed_as_many_are(quantize: str, dtype: torch.dtype) -> None:
+    base = make_base(dtype)
+    quantize_layers(base, quantize)
+    frozen = base.transformer.encoder.layers[1].mlp.dense_h_to_4h.frozen
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, base.config.hidden_size, generator=generator).to("cuda", dtype)
+    allowed = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    assert distance(frozen.row_product(x[:1]), frozen.product(x)[:1]) < allowed
+
+
 @pytest.mark.parametrize("quantize", ["int8", "nf4", "fp8"])
 def test_gradients_are_near_those_of_the_full_base(quantize: str) -> None:
     if quantize == "fp8" and torch.cuda.get_device_capability() < (9, 0):

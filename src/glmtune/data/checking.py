@@ -83,11 +83,8 @@ def examine(
         return result
     result.findings = find(found)
     if eval_paths:
-        held_out = read_conversations(eval_paths, fields, join)
-        try:
-            result.findings = [*find_leaks(found, held_out), *result.findings]
-        except GlmtuneError as error:
-            result.unchecked.append(f"whether evaluation rows stand in training: {error}")
+        leaks, result.unchecked = try_find_leaks(found, read_conversations(eval_paths, fields, join))
+        result.findings = [*leaks, *result.findings]
     if tokenizer is not None:
         try:
             _, result.stats = tokenize_conversations(
@@ -97,6 +94,29 @@ def examine(
         except DataError as error:
             result.faults.append(str(error))
     return result
+
+
+def try_find_leaks(
+    training: Conversations, evaluation: Conversations, most_rows: int | None = None
+) -> tuple[list[Finding], list[str]]:
+    """Looks for evaluation rows that stand in training, where that can be done.
+
+    Args:
+        training: The training rows.
+        evaluation: The evaluation rows.
+        most_rows: The most rows of both together; None for any number.
+
+    Returns:
+        The finding, if there is one, and the reason why it could not be looked for, if there is one.
+    """
+    number = len(training) + len(evaluation)
+    if most_rows is not None and number > most_rows:
+        reason = f"of {number:,} rows, only glmtune data check TRAINING --eval EVALUATION does"
+        return [], [f"whether evaluation rows stand in training: {reason}"]
+    try:
+        return find_leaks(training, evaluation), []
+    except GlmtuneError as error:
+        return [], [f"whether evaluation rows stand in training: {error}"]
 
 
 def check(

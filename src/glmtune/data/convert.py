@@ -1,7 +1,7 @@
 """Converts rows of any supported format into one, and says what could not be kept."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from rich.console import Console
 from glmtune.data.formats import Example, Faulty, read_examples
 from glmtune.data.output import check_output, write_rows
 from glmtune.data.printing import print_lines
-from glmtune.data.readers import RowFault, Source
 from glmtune.data.row_formats import FORMATS, STANDARD_NAMES, form_of, rename
+from glmtune.data.rows import RowFault, Source
 from glmtune.data.shapes import CannotKeepError, Shape, to_shape
 from glmtune.data.skipped import num_skipped, write_skipped
 from glmtune.data.weights import Paths
@@ -95,7 +95,7 @@ def convert(
 
 
 def _shaped(
-    examples: list[Example], to: Shape, fields: Mapping[str, str], report: ShapeReport
+    examples: Sequence[Example], to: Shape, fields: Mapping[str, str], report: ShapeReport
 ) -> Iterator[tuple[Source, dict[str, Any]]]:
     for example in examples:
         values = rename(example.values, fields)

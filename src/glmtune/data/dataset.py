@@ -7,15 +7,18 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+import pyarrow
 from datasets import Dataset, Features, List, Value
 
 from glmtune import __version__, prompts
+from glmtune.data.compact import ConversationList, read_encoded
 from glmtune.data.formats import Conversations, Faulty, read_conversations
-from glmtune.data.readers import RowFault
+from glmtune.data.rows import RowFault
 from glmtune.data.skipped import num_skipped
 from glmtune.data.stats import DataStats
 from glmtune.data.token_cache import find_or_make
@@ -23,7 +26,7 @@ from glmtune.data.weights import Paths
 from glmtune.errors import DataError, summarise_faults
 from glmtune.language import localise
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.prompts import Conversation, Message, PromptTokenizer, Template, render
+from glmtune.prompts import PromptTokenizer, Template, render
 from glmtune.signals import handling
 
 _COLUMNS = Features(
@@ -40,6 +43,7 @@ _COLUMNS = Features(
     }
 )
 _TRAINING_COLUMNS = ["input_ids", "labels", "length", "row"]
+_ROWS_A_BATCH = 1000
 _ROWS_A_PROCESS = 20_000  # a worker takes about a second to start and a few seconds for this many rows
 
 Overlong = Literal["cut", "drop"]
@@ -109,17 +113,23 @@ def tokenize_conversations(
         DataError: Samples have nothing left to learn from, or the template cannot express them; all such rows. Or all
             samples are too long, and are to be dropped.
     """
-    rows = [_to_json(conversation.with_system(system)) for conversation in conversations.items]
-    fingerprint = _fingerprint(rows, tokenizer, template, max_length, overlong)
+    items = conversations.items
+    settings: dict[str, Any] = {
+        "template": template,
+        "system": system or None,
+        "max_length": max_length,
+        "overlong": overlong,
+    }
+    fingerprint = _fingerprint(items, tokenizer, settings)
 
     def tokenize(file: Path | None) -> Dataset:
-        return Dataset.from_dict({"conversation": rows}).map(
-            partial(_tokenize_batch, tokenizer=tokenizer, template=template, max_length=max_length, overlong=overlong),
+        return _encoded(items, file).map(
+            partial(_tokenize_batch, tokenizer=tokenizer, **settings),
             batched=True,
             with_indices=True,
             remove_columns=["conversation"],
             features=_COLUMNS,
-            num_proc=_num_processes(len(rows), num_workers),
+            num_proc=_num_processes(len(items), num_workers),
             new_fingerprint=fingerprint,
             cache_file_name=None if file is None else str(file),
             keep_in_memory=file is None,
@@ -128,7 +138,7 @@ def tokenize_conversations(
         )
 
     with _workers_end_with_us():
-        tokenized = find_or_make(fingerprint, len(rows), _COLUMNS, tokenize)
+        tokenized = find_or_make(fingerprint, len(items), _COLUMNS, tokenize)
     tokenized = _without_faulty(tokenized, conversations, faulty)
     num_valid = len(tokenized)
     if overlong == "drop":
@@ -167,11 +177,29 @@ def _workers_end_with_us() -> Iterator[None]:
             raise (KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])) from None
 
 
+def _encoded(items: ConversationList, file: Path | None) -> Dataset:
+    """The conversations as text, for worker processes: in a file beside another one, or in memory."""
+    each = map(items.encoded, range(len(items)))
+    batches = (
+        pyarrow.record_batch({"conversation": pyarrow.array(texts, pyarrow.string())})
+        for texts in iter(lambda: list(islice(each, _ROWS_A_BATCH)), [])
+    )
+    schema = pyarrow.schema({"conversation": pyarrow.string()})
+    if file is None:
+        return Dataset(pyarrow.Table.from_batches(batches, schema))
+    encoded = file.with_name("conversations.arrow")
+    with pyarrow.OSFile(str(encoded), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return Dataset.from_file(str(encoded))
+
+
 def _tokenize_batch(
     batch: Mapping[str, Sequence[str]],
     indices: Sequence[int],
     tokenizer: PromptTokenizer,
     template: Template,
+    system: str | None,
     max_length: int | None,
     overlong: Overlong,
 ) -> dict[str, list[Any]]:
@@ -181,7 +209,7 @@ def _tokenize_batch(
     limit = max_length if overlong == "cut" else None
     for text in batch["conversation"]:
         try:
-            rendered, fault = render(_from_json(text), tokenizer, template, limit), ""
+            rendered, fault = render(read_encoded(text).with_system(system), tokenizer, template, limit), ""
         except DataError as error:
             rendered, fault = prompts.Rendered([], []), str(error)
         is_overlong = max_length is not None and len(rendered.input_ids) > max_length
@@ -227,29 +255,15 @@ def _without_faulty(tokenized: Dataset, conversations: Conversations, faulty: Fa
     return tokenized.select([row for row in range(len(tokenized)) if row not in faults])
 
 
-def _to_json(conversation: Conversation) -> str:
-    """Plain JSON, for worker processes and the fingerprint."""
-    return json.dumps(
-        [[m.role, m.content, m.metadata, list(m.tools), m.is_supervised] for m in conversation.messages],
-        ensure_ascii=False,
-    )
-
-
-def _from_json(text: str) -> Conversation:
-    return Conversation(tuple(Message(*values) for values in json.loads(text)))
-
-
-def _fingerprint(
-    rows: Sequence[str], tokenizer: Tokenizer, template: Template, max_length: int | None, overlong: Overlong
-) -> str:
+def _fingerprint(items: ConversationList, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> str:
     """The cache key of the result: 32 hexadecimal digits that change with everything that it depends on."""
     digest = hashlib.sha256()
     renderer = [file.read_text(encoding="utf-8") for file in sorted(Path(prompts.__file__).parent.glob("*.py"))]
     vocabulary = sorted(tokenizer.get_vocab().items())
     special = [*tokenizer.prefix_token_ids, tokenizer.eos_token_id]
-    digest.update(json.dumps([__version__, renderer, vocabulary, special, template, max_length, overlong]).encode())
-    for row in rows:
-        digest.update(row.encode())
+    digest.update(json.dumps([__version__, renderer, vocabulary, special, settings], sort_keys=True).encode())
+    for index in range(len(items)):
+        digest.update(items.encoded(index))
         digest.update(b"\n")  # a separator that does not occur in the JSON
     return digest.hexdigest()[:32]
 

@@ -9,24 +9,28 @@ last may have `system` and `tools`. Questions are read in the same way as traini
 missing; if it is present, it is not shown to the model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from glmtune.data.readers import Row, RowFault, Source, read_rows
+from glmtune.data.compact import ConversationList, MadeList, SourceList, ValueList
+from glmtune.data.readers import read_rows
 from glmtune.data.row_formats import (
     ANSWERS,
     FORMATS,
     STANDARD_NAMES,
+    RowFormat,
     check_columns,
+    complete_format,
     describe,
-    find_format,
     form_of,
+    partial_format,
     read_row,
     rename,
     unread_in_messages,
 )
+from glmtune.data.rows import Row, RowFault, Source
 from glmtune.data.weights import Paths, drawn_rows, weighted_files
 from glmtune.errors import DataError, show_names, show_text, summarise_faults
 from glmtune.json_values import read_optional_text
@@ -49,8 +53,8 @@ class Conversations:
         skipped: What is wrong with rows that were left out (`faulty="skip"`).
     """
 
-    items: list[Conversation] = field(default_factory=list)
-    sources: list[Source] = field(default_factory=list)
+    items: ConversationList = field(default_factory=ConversationList)
+    sources: SourceList = field(default_factory=SourceList)
     formats: dict[str, str] = field(default_factory=dict)
     join: str = "\n"
     num_joined: int = 0
@@ -58,6 +62,11 @@ class Conversations:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def take(self, rows: Iterable[int]) -> "Conversations":
+        """Some of the conversations, with their sources."""
+        chosen = list(rows)
+        return Conversations(self.items.take(chosen), self.sources.take(chosen))
 
     def format_lines(self) -> list[str]:
         """How each file is read, a line a file."""
@@ -94,22 +103,50 @@ class Question:
     conversation: Conversation
 
 
+class ExampleList(MadeList[Example]):
+    """Examples in little memory: each is made when it is asked for."""
+
+    def __init__(self, sources: SourceList, values: ValueList, items: ConversationList) -> None:
+        self._sources, self._values, self._items = sources, values, items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def make(self, index: int) -> Example:
+        """The example at an index from 0 to below the length."""
+        return Example(self._sources[index], self._values[index], self._items[index])
+
+
 @dataclass
 class _FileContent:
-    """The contents of a file: its valid rows, the conversation of each, and the faults of the others."""
+    """The contents of a file: its valid rows and the conversation of each, and the faults of the others.
 
-    rows: list[Row] = field(default_factory=list)
-    items: list[Conversation] = field(default_factory=list)
-    is_joined: list[bool] = field(default_factory=list)
+    Attributes:
+        values: The rows as they are; None if nobody needs them.
+    """
+
+    items: ConversationList = field(default_factory=ConversationList)
+    sources: SourceList = field(default_factory=SourceList)
+    is_joined: bytearray = field(default_factory=bytearray)
+    values: ValueList | None = None
     faults: list[str] = field(default_factory=list)
     form: str = ""
 
+    def add(self, row: Row, conversation: Conversation, *, is_joined: bool) -> None:
+        """Adds a valid row."""
+        self.items.append(conversation)
+        self.sources.append(row.source)
+        self.is_joined.append(is_joined)
+        if self.values is not None:
+            self.values.append(row.values)
+
     def draw(self, weight: float, seed: str) -> None:
         """Keeps the rows that a weight stands for."""
-        drawn = drawn_rows(len(self.rows), weight, seed)
-        self.rows = [self.rows[index] for index in drawn]
-        self.items = [self.items[index] for index in drawn]
-        self.is_joined = [self.is_joined[index] for index in drawn]
+        drawn = drawn_rows(len(self.items), weight, seed)
+        self.items, self.sources = self.items.take(drawn), self.sources.take(drawn)
+        self.is_joined = bytearray(self.is_joined[index] for index in drawn)
+        if self.values is not None:
+            self.values = self.values.take(drawn)
 
 
 def read_conversations(
@@ -149,7 +186,7 @@ def read_examples(
     *,
     faulty: Faulty = "stop",
     seed: int = 42,
-) -> tuple[list[Example], list[RowFault]]:
+) -> tuple[ExampleList, list[RowFault]]:
     """Reads all rows of one or several files, and keeps them as they are, too.
 
     Args:
@@ -161,9 +198,9 @@ def read_examples(
     Raises:
         DataError: As `read_conversations` does.
     """
-    examples: list[Example] = []
-    _, faults = scan(paths, fields, join, seed=seed, examples=examples)
-    return examples, _allowed(faults, faulty, len(examples))
+    values = ValueList()
+    found, faults = scan(paths, fields, join, seed=seed, values=values)
+    return ExampleList(found.sources, values, found.items), _allowed(faults, faulty, len(found))
 
 
 def _allowed(faults: Sequence[str], faulty: Faulty, num_valid: int) -> list[RowFault]:
@@ -195,15 +232,15 @@ def read_questions(paths: Paths, fields: Mapping[str, str] | None = None, join: 
     """
     _check_names(fields or {})
     files, faults = weighted_files(paths)
-    contents = [_read_file(file, fields or {}, join, needs_answer=False) for file, _ in files]
-    faults += [fault for content in contents for fault in content.faults]
+    questions: list[Question] = []
+    for file, _ in files:
+        values = ValueList()
+        content = _read_file(file, fields or {}, join, values, needs_answer=False)
+        faults += content.faults
+        questions += map(Question, content.sources, values, content.items)
     if faults:
         raise DataError(summarise_faults("the questions cannot be answered", faults))
-    return [
-        Question(row.source, row.values, item)
-        for content in contents
-        for row, item in zip(content.rows, content.items, strict=True)
-    ]
+    return questions
 
 
 def scan(
@@ -212,14 +249,14 @@ def scan(
     join: str = "\n",
     *,
     seed: int | None = 42,
-    examples: list[Example] | None = None,
+    values: ValueList | None = None,
 ) -> tuple[Conversations, list[str]]:
     """Like `read_conversations`, but returns the faults, one sentence each, along with the valid rows.
 
     Args:
         paths: As for `read_conversations`, as are `fields` and `join`.
         seed: Decides which rows are drawn from files with weights; None for all rows once, whatever the weights.
-        examples: A list to which the rows as they are in the files are added.
+        values: A list to which the rows as they are in the files are added.
     """
     found = Conversations(join=join)
     try:
@@ -230,7 +267,8 @@ def scan(
     if not files and not faults:
         faults.append("no data file is given. Set data.path")
     for number, (path, weight) in enumerate(files):
-        content = _read_file(path, fields or {}, join, needs_answer=True)
+        own = None if values is None else ValueList()
+        content = _read_file(path, fields or {}, join, own, needs_answer=True)
         faults += content.faults
         if content.form:
             found.formats[path] = content.form
@@ -238,24 +276,34 @@ def scan(
             # By its place among the files, so that the draw stays the same when they are moved.
             content.draw(weight, f"{seed}/{number}")
             found.formats[path] += f"; weight {weight:g}, {count(len(content.items), 'rows')}"
-        found.items += content.items
-        found.sources += [row.source for row in content.rows]
+        found.items.extend(content.items)
+        found.sources.extend(content.sources)
         found.num_joined += sum(content.is_joined)
-        if examples is not None:
-            pairs = zip(content.rows, content.items, strict=True)
-            examples += [Example(row.source, row.values, item) for row, item in pairs]
+        if values is not None and content.values is not None:
+            values.extend(content.values)
     return found, faults
 
 
-def _read_file(path: str | Path, fields: Mapping[str, str], join: str, *, needs_answer: bool) -> _FileContent:
-    content = _FileContent()
+def _read_file(
+    path: str | Path, fields: Mapping[str, str], join: str, values: ValueList | None, *, needs_answer: bool
+) -> _FileContent:
+    """The contents of a file. Where it has a fault as a whole, those of the conversations are not looked for."""
+    reading = _FileReading(show_text(str(path)), fields, join, values, needs_answer=needs_answer)
+    unreadable: list[str] = []
     try:
-        rows, faults = read_rows(path, needs_answer=needs_answer)
-        content.faults += faults
-        if rows:
-            _read_file_rows(show_text(str(path)), rows, fields, join, content, needs_answer=needs_answer)
+        for row in read_rows(path, needs_answer=needs_answer):
+            if isinstance(row, RowFault):
+                unreadable.append(row)
+                reading.leave_out(row.source)
+            else:
+                reading.add(row)
     except DataError as error:
-        content.faults.append(str(error))
+        return _FileContent(faults=[str(error)])
+    try:
+        content = reading.finish()
+    except DataError as error:
+        content = _FileContent(faults=[str(error)])
+    content.faults += unreadable
     # Some faults are found as a file is read, others in its rows afterwards; what is not about a row comes first.
     content.faults.sort(key=lambda fault: fault.source.row if isinstance(fault, RowFault) else 0)
     return content
@@ -267,38 +315,84 @@ def _check_names(fields: Mapping[str, str]) -> None:
         raise DataError(f"{show_names(unknown)} is not a known column; expected one of {', '.join(STANDARD_NAMES)}")
 
 
-def _read_file_rows(
-    name: str,
-    rows: Sequence[Row],
-    fields: Mapping[str, str],
-    join: str,
-    content: _FileContent,
-    *,
-    needs_answer: bool,
-) -> None:
-    """Adds the conversations of one file's rows, and the faults, to the content."""
-    check_columns(name, rows, {key: fields[key] for key in fields if needs_answer or key not in ANSWERS})
-    renamed = [rename(row.values, fields) for row in rows]
-    # If several formats match, the one with columns named by the user wins.
-    forms = sorted(FORMATS, key=lambda form: not any(column in fields for column in form.columns))
-    form = find_format(name, renamed, forms, needs_answer=needs_answer)
-    if unused := [key for key in fields if key not in form.known]:
-        raise DataError(
-            f"{name}: data.fields.{unused[0]} has no effect: these rows are read as {form.name}, which has no "
-            f'"{unused[0]}". Map all columns of one format'
-        )
-    others, left = dict[str, None](), set[str]()
-    faulty = {fault.source for fault in content.faults if isinstance(fault, RowFault)}
-    for row, values in zip(rows, renamed, strict=True):
-        row_form = form_of(values, form, forms, needs_answer=needs_answer)
-        conversation, faults = read_row(values, row_form, join, needs_answer=needs_answer)
-        content.faults += [RowFault(f"{row.source}: {fault}", row.source, row.values) for fault in faults]
-        if not faults and row.source not in faulty:
-            content.rows.append(row)
-            content.items.append(conversation)
-            has_input = "input" in row_form.optional and bool(read_optional_text(values, "input").strip())
-            content.is_joined.append(has_input)
-            others |= {row_form.name: None} if row_form is not form else {}
-            left |= values.keys() - row_form.known
-            left |= unread_in_messages(values, row_form.columns[0]) if row_form.is_chat else set()
-    content.form = describe(form, renamed[0], list(others), left)
+class _FileReading:
+    """Turns the rows of one file into conversations as they come; those before its format is known wait for it.
+
+    Args:
+        name: The file, for messages.
+        fields: Other column names.
+        join: The separator between `instruction` and `input`.
+        values: A list for the rows as they are; None if nobody needs them.
+        needs_answer: Whether rows must have an answer.
+    """
+
+    def __init__(
+        self, name: str, fields: Mapping[str, str], join: str, values: ValueList | None, *, needs_answer: bool
+    ) -> None:
+        self._name, self._fields, self._join, self._needs_answer = name, fields, join, needs_answer
+        # If several formats match, the one with columns named by the user wins.
+        self._forms = sorted(FORMATS, key=lambda form: not any(column in fields for column in form.columns))
+        self._form: RowFormat | None = None
+        self._content = _FileContent(values=values)
+        self._columns: dict[str, None] = {}
+        self._first: Mapping[str, Any] | None = None
+        self._waiting: list[tuple[Row, dict[str, Any]]] = []
+        self._faulty: set[Source] = set()
+        self._others: dict[str, None] = {}
+        self._left: set[str] = set()
+
+    def leave_out(self, source: Source) -> None:
+        """Takes no row from there: something is wrong with it already."""
+        self._faulty.add(source)
+
+    def add(self, row: Row) -> None:
+        """Reads a row."""
+        self._columns |= dict.fromkeys(row.values)
+        values = rename(row.values, self._fields)
+        self._first = values if self._first is None else self._first
+        if self._form is not None:
+            self._read(row, values, self._form)
+            return
+        self._waiting.append((row, values))
+        self._form = complete_format(values, self._forms, needs_answer=self._needs_answer)
+        if self._form is not None:
+            self._read_waiting(self._form)
+
+    def finish(self) -> _FileContent:
+        """The contents, after the last row.
+
+        Raises:
+            DataError: The file has not the columns that it must have.
+        """
+        if self._first is None:
+            return self._content
+        needed = {key: self._fields[key] for key in self._fields if self._needs_answer or key not in ANSWERS}
+        check_columns(self._name, self._columns, needed)
+        form = self._form or partial_format(self._name, [values for _, values in self._waiting], self._forms)
+        if unused := [key for key in self._fields if key not in form.known]:
+            raise DataError(
+                f"{self._name}: data.fields.{unused[0]} has no effect: these rows are read as {form.name}, which has "
+                f'no "{unused[0]}". Map all columns of one format'
+            )
+        self._read_waiting(form)
+        self._content.form = describe(form, self._first, list(self._others), self._left)
+        return self._content
+
+    def _read_waiting(self, form: RowFormat) -> None:
+        for row, values in self._waiting:
+            self._read(row, values, form)
+        self._waiting.clear()
+
+    def _read(self, row: Row, values: Mapping[str, Any], form: RowFormat) -> None:
+        row_form = form_of(values, form, self._forms, needs_answer=self._needs_answer)
+        conversation, faults = read_row(values, row_form, self._join, needs_answer=self._needs_answer)
+        self._content.faults += [RowFault(f"{row.source}: {fault}", row.source, row.values) for fault in faults]
+        if faults or row.source in self._faulty:
+            return
+        has_input = "input" in row_form.optional and bool(read_optional_text(values, "input").strip())
+        self._content.add(row, conversation, is_joined=has_input)
+        if row_form is not form:
+            self._others[row_form.name] = None
+        self._left |= values.keys() - row_form.known
+        if row_form.is_chat:
+            self._left |= unread_in_messages(values, row_form.columns[0])

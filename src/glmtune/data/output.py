@@ -8,7 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from glmtune.data.readers import Source, expand_path
+from glmtune.data.readers import expand_path
+from glmtune.data.rows import Source
 from glmtune.errors import DataError, show_text
 from glmtune.files import check_writable_folder, storage_faults, written_aside
 

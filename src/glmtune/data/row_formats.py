@@ -1,10 +1,9 @@
 """The formats of rows, which one a row has, and its conversation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from glmtune.data.readers import Row
 from glmtune.errors import DataError, show_names, show_text
 from glmtune.json_values import read_list, read_optional_text, read_text, shorten
 from glmtune.prompts import Conversation, Message, check_supervision
@@ -12,7 +11,7 @@ from glmtune.prompts.messages import add_system, read_chat, read_tools, unread_k
 
 
 @dataclass(frozen=True)
-class _RowFormat:
+class RowFormat:
     """A format of rows.
 
     Attributes:
@@ -38,14 +37,14 @@ class _RowFormat:
 
 # In the order in which they are tried.
 FORMATS = (
-    _RowFormat("messages", ("messages",), ("system", "tools")),
-    _RowFormat("conversations", ("conversations",), ("system", "tools")),
-    _RowFormat("instruction/output", ("instruction", "output"), ("input", "history", "system", "tools")),
-    _RowFormat("question/answer", ("question", "answer")),
-    _RowFormat("query/response", ("query", "response")),
-    _RowFormat("prompt/response", ("prompt", "response")),
-    _RowFormat("问题/回答", ("问题", "回答")),
-    _RowFormat("问题/答案", ("问题", "答案")),
+    RowFormat("messages", ("messages",), ("system", "tools")),
+    RowFormat("conversations", ("conversations",), ("system", "tools")),
+    RowFormat("instruction/output", ("instruction", "output"), ("input", "history", "system", "tools")),
+    RowFormat("question/answer", ("question", "answer")),
+    RowFormat("query/response", ("query", "response")),
+    RowFormat("prompt/response", ("prompt", "response")),
+    RowFormat("问题/回答", ("问题", "回答")),
+    RowFormat("问题/答案", ("问题", "答案")),
 )
 PAIR_COLUMNS = tuple((form.columns[0], form.columns[1]) for form in FORMATS if not form.is_chat)
 CHAT_COLUMNS = tuple(form.columns[0] for form in FORMATS if form.is_chat)
@@ -54,19 +53,16 @@ _OPTIONAL_COLUMNS = ("input", "history", "system", "tools")
 STANDARD_NAMES = tuple(dict.fromkeys([name for form in FORMATS for name in form.columns] + [*_OPTIONAL_COLUMNS]))
 
 
-def form_of(
-    values: Mapping[str, Any], form: _RowFormat, forms: Sequence[_RowFormat], *, needs_answer: bool
-) -> _RowFormat:
+def form_of(values: Mapping[str, Any], form: RowFormat, forms: Sequence[RowFormat], *, needs_answer: bool) -> RowFormat:
     """The format of a row: the file's, unless the row lacks a column of that and is complete in another."""
     needed = form.columns if needs_answer else form.columns[:1]
     if all(column in values for column in needed):
         return form
-    return _row_format(values, forms, needs_answer=needs_answer) or form
+    return complete_format(values, forms, needs_answer=needs_answer) or form
 
 
-def check_columns(name: str, rows: Sequence[Row], fields: Mapping[str, str]) -> None:
+def check_columns(name: str, columns: Collection[str], fields: Mapping[str, str]) -> None:
     """Refuses names of columns that do not exist."""
-    columns = dict.fromkeys(column for row in rows for column in row.values)
     missing = [
         f'"{show_text(column, 60)}" (data.fields.{key})' for key, column in fields.items() if column not in columns
     ]
@@ -83,20 +79,19 @@ def rename(values: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, An
     return kept | {name: values[column] for name, column in fields.items() if column in values}
 
 
-def _row_format(values: Mapping[str, Any], forms: Sequence[_RowFormat], *, needs_answer: bool) -> _RowFormat | None:
+def complete_format(values: Mapping[str, Any], forms: Sequence[RowFormat], *, needs_answer: bool) -> RowFormat | None:
     """The first format with all its columns present; otherwise the first with its question, if no answer is needed."""
     complete = (form for form in forms if all(values.get(column) is not None for column in form.columns))
     asking = (form for form in forms if not needs_answer and values.get(form.columns[0]) is not None)
     return next(complete, None) or next(asking, None)
 
 
-def find_format(
-    name: str, rows: Sequence[Mapping[str, Any]], forms: Sequence[_RowFormat], *, needs_answer: bool
-) -> _RowFormat:
-    """The format of the first row that matches one; otherwise of the first row that matches one in part."""
-    for values in rows:
-        if form := _row_format(values, forms, needs_answer=needs_answer):
-            return form
+def partial_format(name: str, rows: Sequence[Mapping[str, Any]], forms: Sequence[RowFormat]) -> RowFormat:
+    """The format of the first row that matches one in part, where none does as a whole.
+
+    Raises:
+        DataError: No row has any column of a format.
+    """
     for values in rows:
         for form in forms:
             if any(column in values for column in form.columns):
@@ -114,7 +109,7 @@ def unread_in_messages(values: Mapping[str, Any], column: str) -> set[str]:
     return {f"{column}[].{key}" for entry in read_list(values, column) for key in unread_keys(entry)}
 
 
-def describe(form: _RowFormat, values: Mapping[str, Any], others: Sequence[str], left: set[str]) -> str:
+def describe(form: RowFormat, values: Mapping[str, Any], others: Sequence[str], left: set[str]) -> str:
     """How a file is read: its format, those of single rows, and the columns that are left."""
     name = form.name
     messages = values.get(form.columns[0])
@@ -125,7 +120,7 @@ def describe(form: _RowFormat, values: Mapping[str, Any], others: Sequence[str],
 
 
 def read_row(
-    values: Mapping[str, Any], form: _RowFormat, join: str, *, needs_answer: bool
+    values: Mapping[str, Any], form: RowFormat, join: str, *, needs_answer: bool
 ) -> tuple[Conversation, list[str]]:
     """The conversation of a row, and its faults, one sentence each."""
     if form.is_chat:
@@ -149,7 +144,7 @@ def _without_answer(conversation: Conversation) -> Conversation:
 
 
 def _read_pair(
-    values: Mapping[str, Any], form: _RowFormat, join: str, *, needs_answer: bool
+    values: Mapping[str, Any], form: RowFormat, join: str, *, needs_answer: bool
 ) -> tuple[Conversation, list[str]]:
     """A row with a question, and an answer if it is needed."""
     texts: list[str] = []

@@ -8,15 +8,19 @@ from typing import Any
 from datasets import Dataset
 
 from glmtune.config import DataSection, PromptSection, embedded_data
+from glmtune.data.checking import try_find_leaks
 from glmtune.data.dataset import tokenize_conversations
+from glmtune.data.findings import Finding, find, find_in_tokens
 from glmtune.data.formats import Conversations, read_conversations
-from glmtune.data.readers import RowFault, Source
+from glmtune.data.rows import RowFault, Source
 from glmtune.data.samples import SampleDataset
 from glmtune.data.stats import DataStats, set_aside, split_line
 from glmtune.errors import ConfigError
 from glmtune.language.plurals import count
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation
+
+_MOST_COMPARED = 20_000  # rows; some seconds
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class RunData:
         eval_fingerprint: Of evaluation samples from files of their own; empty for others.
         eval_conversations: The conversations of the evaluation samples, without the run's system prompt.
         skipped: What is wrong with rows that were left out, of training and of evaluation.
+        findings: What is worth a look in them, if that was asked for.
+        unchecked: What could not be looked for, with the reason.
     """
 
     train: SampleDataset
@@ -55,13 +61,17 @@ class RunData:
     eval_fingerprint: str = ""
     eval_conversations: Sequence[Conversation] = ()
     skipped: Sequence[RowFault] = ()
+    findings: Sequence[Finding] = ()
+    unchecked: Sequence[str] = ()
 
     def split_line(self) -> str:
         """Says how many samples are for training, and how many for evaluation."""
         return split_line(len(self.train), 0 if self.eval is None else len(self.eval))
 
 
-def load_run_data(data: DataSection, prompt: PromptSection, tokenizer: Tokenizer, seed: int) -> RunData:
+def load_run_data(
+    data: DataSection, prompt: PromptSection, tokenizer: Tokenizer, seed: int, *, looks: bool = False
+) -> RunData:
     """Reads and tokenises the data of a run.
 
     Args:
@@ -69,6 +79,7 @@ def load_run_data(data: DataSection, prompt: PromptSection, tokenizer: Tokenizer
         prompt: The `prompt` section, with the template decided.
         tokenizer: The base's tokenizer.
         seed: The seed for drawing the evaluation split, and rows from files with weights.
+        looks: Whether to look for what is worth a look, which takes a fraction of the time that tokenising does.
 
     Raises:
         DataError: Files or rows are wrong.
@@ -92,7 +103,24 @@ def load_run_data(data: DataSection, prompt: PromptSection, tokenizer: Tokenizer
     trained = dataset if evaluated is None else dataset.select(chosen)
     evaluation = None if evaluated is None else SampleDataset(evaluated)
     eval_conversations = [] if evaluated is None else [held_out.items[row] for row in evaluated["row"]]
-    return RunData(SampleDataset(trained), evaluation, stats, sample, eval_fingerprint, eval_conversations, skipped)
+    findings: list[Finding] = []
+    unchecked: list[str] = []
+    if looks:
+        if evaluated is not None:
+            parts = conversations.take(trained["row"]), held_out.take(evaluated["row"])
+            findings, unchecked = try_find_leaks(*parts, _MOST_COMPARED)
+        findings += [*find(conversations), *find_in_tokens(stats, data.max_length)]
+    return RunData(
+        SampleDataset(trained),
+        evaluation,
+        stats,
+        sample,
+        eval_fingerprint,
+        eval_conversations,
+        skipped,
+        findings,
+        unchecked,
+    )
 
 
 def _held_out(sources: Sequence[Source], fraction: float, seed: int) -> tuple[list[int], list[int]]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from glmtune.data.readers import RowFault
+from glmtune.data.rows import RowFault
 from glmtune.errors import show_text
 from glmtune.files import storage_faults, written_aside
 

@@ -71,20 +71,15 @@ def write_stats_page(
     result = CheckResult(found, findings=find(found))
     if tokenizer is None:
         lengths = numpy.asarray([sum(len(each.text()) for each in item.messages) for item in found.items])
-        samples = [_messages(item.with_system(system)) for item in _shown(found, lengths)]
+        samples = [_messages(found.items[index].with_system(system)) for index in _shown(lengths)]
     else:
         dataset, result.stats = tokenize_conversations(
             found, tokenizer, template=template, system=system, max_length=max_length, overlong=overlong
         )
         result.findings += find_in_tokens(result.stats, max_length)
         lengths = numpy.asarray(dataset["length"])
-        kept = Conversations(
-            [found.items[row] for row in dataset["row"]], [found.sources[row] for row in dataset["row"]]
-        )
-        samples = [
-            _tokens(render(item.with_system(system), tokenizer, template, max_length), tokenizer)
-            for item in _shown(kept, lengths)
-        ]
+        shown = [found.items[dataset[index]["row"]].with_system(system) for index in _shown(lengths)]
+        samples = [_tokens(render(item, tokenizer, template, max_length), tokenizer) for item in shown]
     text = stats_page(result, lengths, samples)
     with storage_faults(name):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -206,10 +201,10 @@ def _opening(text: str) -> str:
     return text[:_OPENING_LETTERS].replace("\n", "⏎")
 
 
-def _shown(found: Conversations, lengths: NDArray[Any]) -> list[Conversation]:
+def _shown(lengths: NDArray[Any]) -> list[int]:
     """The first, one of middle length, the longest."""
-    order = numpy.argsort(lengths, kind="stable").tolist()
-    return [found.items[row] for row in dict.fromkeys([0, order[len(order) // 2], order[-1]])]
+    order = numpy.argsort(lengths, kind="stable")
+    return list(dict.fromkeys([0, int(order[len(order) // 2]), int(order[-1])]))
 
 
 def _sample(title: str, sample: Markup) -> Markup:

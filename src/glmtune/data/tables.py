@@ -1,6 +1,7 @@
 """Arrow tables, which Parquet files and hub data sets are, as rows of Python values."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow
@@ -26,13 +27,22 @@ def read_table_rows(table: pyarrow.Table, name: str) -> list[dict[str, Any]]:
         DataError: There are two columns of the same name.
     """
     names = table.column_names
-    if repeated := [column for column, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{name}: the table has duplicate columns: {show_names(repeated)}")
+    check_column_names(names, name)
     columns = [_column_values(column) for column in table.columns]
     return [
         {name: _without_nulls(value) for name, value in zip(names, values, strict=True) if value is not None}
         for values in zip(*columns, strict=True)
     ]
+
+
+def check_column_names(names: Sequence[str], name: str) -> None:
+    """Refuses a table with two columns of the same name.
+
+    Raises:
+        DataError: It has.
+    """
+    if repeated := [column for column, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{name}: the table has duplicate columns: {show_names(repeated)}")
 
 
 def _column_values(column: pyarrow.ChunkedArray) -> list[Any]:

@@ -1,7 +1,8 @@
 """The cache of tokenised data sets on disk, written atomically, so that the same data are tokenised once."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -56,17 +57,28 @@ def _is_whole(file: Path, num_rows: int, columns: Features) -> bool:
     if not file.is_file():
         return False
     try:
-        with pyarrow.memory_map(str(file)) as source, pyarrow.ipc.open_stream(source) as reader:
+        with _batches_of(file) as reader:
             if not reader.schema.equals(columns.arrow_schema, check_metadata=True):
                 return False
-            table = reader.read_all()
-            table.validate(full=True)
-            return len(table) == num_rows
+            for batch in reader:
+                batch.validate(full=True)
+                num_rows -= len(batch)
+            return num_rows == 0
     except (OSError, pyarrow.ArrowException):
         return False
 
 
 def _write(dataset: Dataset, file: Path) -> None:
-    """Writes a data set, which may be spread over several files, to one file."""
+    """Writes a data set, which is spread over several files, to one file."""
     with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, dataset.features.arrow_schema) as writer:
-        writer.write_table(dataset.data.table)
+        for part in dataset.cache_files:
+            with _batches_of(part["filename"]) as reader:
+                for batch in reader:
+                    writer.write_batch(batch)
+
+
+@contextmanager
+def _batches_of(file: str | Path) -> Iterator[pyarrow.RecordBatchStreamReader]:
+    """A file's batches, read one by one: mapped, the whole file would count as memory of the process."""
+    with pyarrow.OSFile(str(file)) as source, pyarrow.ipc.open_stream(source) as reader:
+        yield reader

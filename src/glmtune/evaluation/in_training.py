@@ -35,7 +35,6 @@ class EvaluationQuestions:
         folder: The run folder.
         process: The number of this process.
         num_processes: How many there are.
-        has_texts: Whether the metrics hold the answers too, as text, for a tracker that shows texts.
     """
 
     rows: Sequence[EvaluationRow]
@@ -45,7 +44,6 @@ class EvaluationQuestions:
     folder: Path
     process: int = 0
     num_processes: int = 1
-    has_texts: bool = False
 
     @classmethod
     def of(
@@ -62,7 +60,9 @@ class EvaluationQuestions:
         ]
         return cls(rows, tokenizer, template, system, **place)
 
-    def ask(self, model: Any, step: int, gather: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
+    def ask(
+        self, model: Any, step: int, gather: Callable[[list[Any]], list[Any]]
+    ) -> tuple[dict[str, float], list[Answer]]:
         """Answers the questions, each process its share, and adds them to `eval_samples.jsonl`.
 
         Args:
@@ -71,7 +71,7 @@ class EvaluationQuestions:
             gather: Joins the lists of all processes.
 
         Returns:
-            The metrics of all answers; none if the model could not be asked, of which a warning tells.
+            All answers, and their metrics; none if the model could not be asked, of which a warning tells.
 
         Raises:
             StorageError: The answers cannot be written.
@@ -86,13 +86,12 @@ class EvaluationQuestions:
             release(model)  # training needs the memory
         found = gather(list(zip(own, answers, strict=False)))
         if len(found) < len(self.rows):
-            return {}
+            return {}, []
         answers = [answer for _, answer in sorted(found, key=lambda each: each[0])]
         if self.process == 0:
             self._write(answers, step)
-        metrics: dict[str, Any] = {name: measure.value for name, measure in answer_measures(answers).items()}
-        texts = {"answers": "\n\n".join(map(_as_text, answers))} if self.has_texts else {}
-        return metrics | diversity(answers) | texts
+        metrics = {name: measure.value for name, measure in answer_measures(answers).items()}
+        return metrics | diversity(answers), answers
 
     def _write(self, answers: Sequence[Answer], step: int) -> None:
         """Adds the answers to the file, each with its step; those before the first step begin it."""
@@ -107,7 +106,3 @@ class EvaluationQuestions:
         return answer_rows(
             model, self.tokenizer, rows, template=self.template, system=self.system, max_new_tokens=limit
         )
-
-
-def _as_text(answer: Answer) -> str:
-    return f"**{answer.prompt}**\n\n{answer.predict}\n\n({answer.label})"

@@ -1,6 +1,9 @@
 """Writes llama.cpp's file format, one weight at a time."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +16,8 @@ from glmtune.models.gguf_layout import GGUFLayout
 
 WeightType = Literal["f32", "f16", "bf16", "q8_0"]
 _BLOCK = 32  # values of q8_0 that share a scale, which is a float16
-_VALUES_AT_ONCE = 2**19  # so few that the steps of encoding them stay in the processor's cache
+_VALUES_AT_ONCE = 2**16  # so few that the steps of encoding them stay in the processor's cache
+_MOST_THREADS = 16
 _BELOW_HALF = 0.49999997  # the largest float32 below 0.5: adding 0.5 itself would round 0.49999997 up
 
 
@@ -116,8 +120,9 @@ def _write_tensors(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for theirs, own in names.items():
-        writer.write_tensor_data(_encoded(own, read(own), types[theirs]))
+    with _threads() as threads:
+        for theirs, own in names.items():
+            writer.write_tensor_data(_encoded(own, read(own), types[theirs], threads))
     writer.close()
 
 
@@ -137,31 +142,62 @@ def _row_bytes(num_values: int, weight_type: WeightType) -> int:
     return num_values // _BLOCK * (_BLOCK + 2) if weight_type == "q8_0" else num_values * sizes[weight_type]
 
 
-def _encoded(name: str, weight: Tensor, weight_type: WeightType) -> Any:
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads to encode with; within them, torch computes on one thread.
+
+    torch's own threads wait for each other at every step, which on a busy machine takes longer than the steps.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
+            yield threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def _encoded(name: str, weight: Tensor, weight_type: WeightType, threads: ThreadPoolExecutor) -> Any:
     """The bytes of a weight, [rows, bytes] uint8, encoded some rows at a time."""
     rows = weight.reshape(-1, weight.shape[-1])
     encoded = np.empty((rows.shape[0], _row_bytes(rows.shape[1], weight_type)), dtype=np.uint8)
     step = max(1, _VALUES_AT_ONCE // rows.shape[1])
-    for start in range(0, rows.shape[0], step):
+
+    def encode(start: int) -> None:
         encoded[start : start + step] = _encode_rows(name, rows[start : start + step], weight_type)
+
+    for _ in threads.map(encode, range(0, rows.shape[0], step)):
+        pass  # what fails in a thread is raised here
     return encoded.reshape(*weight.shape[:-1], -1)
 
 
 def _encode_rows(name: str, rows: Tensor, weight_type: WeightType) -> Any:
     if weight_type == "q8_0":
-        return _quantise(rows.float())
+        scales, values = _quantised(rows.float())
+        _check_finite(name, scales, weight_type)
+        return torch.cat([scales.view(torch.uint8), values.view(torch.uint8)], dim=-1).reshape(len(rows), -1).numpy()
     dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[weight_type]
     converted = rows.to(dtype)
-    if not torch.isfinite(converted).all():
-        raise ConfigError(f"{name}: its values are too large for {weight_type}; choose another --type, such as bf16")
+    _check_finite(name, converted, weight_type)
     return converted.contiguous().view(torch.uint8).numpy()
 
 
-def _quantise(rows: Tensor) -> Any:
-    """q8_0: for each block a float16 scale and 32 int8 values, rounded half away from zero, as llama.cpp does it."""
+def _check_finite(name: str, values: Tensor, weight_type: WeightType) -> None:
+    if not torch.isfinite(torch.stack(torch.aminmax(values))).all():  # isfinite on the whole takes far longer
+        raise ConfigError(f"{name}: its values are too large for {weight_type}; choose another --type, such as bf16")
+
+
+def _quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """q8_0: scales and values of each block, rounded half away from zero, as llama.cpp does it.
+
+    Args:
+        rows: Values, [rows, columns], float32.
+
+    Returns:
+        Scales, [rows, blocks, 1], float16, and values, [rows, blocks, 32], int8.
+    """
     blocks = rows.reshape(rows.shape[0], -1, _BLOCK)
     scales = blocks.abs().amax(dim=-1, keepdim=True) / 127
     scaled = blocks * torch.where(scales == 0, 0.0, 1 / scales)
     values = scaled.add_(torch.copysign(torch.tensor(_BELOW_HALF), scaled)).to(torch.int8)  # towards zero
-    encoded = torch.cat([scales.half().view(torch.uint8), values.view(torch.uint8)], dim=-1)
-    return encoded.reshape(rows.shape[0], -1).numpy()
+    return scales.half(), values

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from glmtune.errors import ConfigError
 from glmtune.ops import DequantizedLinear, Fp8Linear, FrozenLinear, Scratch
 from glmtune.ops.back_end import back_end
-from glmtune.ops.frozen_linear import Beside
+from glmtune.ops.frozen_linear import Beside, DenseLinear
 from glmtune.ops.reference import Nf4Weight
 
 HOW_TO_INSTALL = "pip install -c constraints.txt -e '.[quant]'"
@@ -152,6 +152,9 @@ class Nf4Weights(_Dequantized):
 
     def row_product(self, x_1K: Tensor, bias: Tensor | None, beside: Beside) -> Tensor:
         """As the base class."""
+        if x_1K.element_size() != 2 or torch.cuda.get_device_capability(x_1K.device) < (8, 0):
+            with self._scratch.lock:  # the kernel is for the tensor cores' half precision, from Ampere on
+                return DenseLinear(self._dequantized(x_1K.dtype), bias).row_product(x_1K, **beside)
         state = self._state
         nested = state.state2
         weight = Nf4Weight(self.weight, state.absmax, nested.code, nested.absmax, state.offset)

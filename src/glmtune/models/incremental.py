@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 from glmtune.models.tokenizer import Tokenizer
 
+# More ids than any character has; what is decoded again and again should be short.
+_MOST_CONTEXT = 8
+
 
 class IncrementalDecoder:
     """Decodes a reply as it is generated, without ever returning an incomplete character.
@@ -18,13 +21,13 @@ class IncrementalDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._settled = 0  # ids whose text has been returned
-        self._context = 0  # where decoding of the next text starts
+        self._ids: list[int] = []  # the context, and ids whose text has not been returned
+        self._num_context = 0
+        self._context = ""  # the context's text
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Adds new ids; returns the text that they complete, "" while a character is incomplete."""
-        self._ids.extend(int(token_id) for token_id in token_ids)
+        self._ids.extend(token_ids)
         text = self._new_text()
         return "" if text.endswith("\ufffd") else self._settle(text)
 
@@ -33,11 +36,14 @@ class IncrementalDecoder:
         return self._settle(self._new_text())
 
     def _new_text(self) -> str:
-        before = self._tokenizer.decode_text(self._ids[self._context : self._settled])
-        return self._tokenizer.decode_text(self._ids[self._context :])[len(before) :]
+        return self._tokenizer.decode_text(self._ids)[len(self._context) :]
 
     def _settle(self, text: str) -> str:
         if text:  # ids without text, such as role tokens, give no context: the next space would be dropped
-            self._context = self._settled
-        self._settled = len(self._ids)
+            new = self._ids[self._num_context :]
+            self._ids = new[-_MOST_CONTEXT:]
+            self._context = self._tokenizer.decode_text(self._ids)
+            if not self._context:
+                self._ids, self._context = new, self._tokenizer.decode_text(new)
+        self._num_context = len(self._ids)
         return text

@@ -102,12 +102,19 @@ def _with_average(name: str, points: Sequence[tuple[float, float]], *, is_averag
 
 def _data(facts: RunFacts) -> list[Block]:
     data: dict[str, Any] = dict(facts.results.get("data", {}))
-    findings = data.pop("findings", [])
+    findings, unchecked = data.pop("findings", None), data.pop("unchecked", [])
     try:
-        lines = [localise(line) for line in DataStats(**data).lines()]
+        blocks: list[Block] = [Lines([localise(line) for line in DataStats(**data).lines()])]
+        rows = [[*map(localise, finding["lines"])] for finding in findings or ()]
     except (TypeError, AttributeError, ZeroDivisionError):  # of a run that has not ended, or of another version
         return []
-    return [Lines([*lines, *(localise(str(finding)) for finding in findings)])]
+    if rows:
+        columns = [localise("what was found"), localise("what to do")]
+        blocks.append(Table(columns, [["\n".join(found), mend] for *found, mend in rows]))
+    notes = [localise(f"not looked for: {text}") for text in unchecked]
+    if findings == []:
+        notes.insert(0, localise("nothing else to note"))
+    return [*blocks, *([Lines(notes)] if notes else [])]
 
 
 def _memory(facts: RunFacts) -> list[Block]:

@@ -49,11 +49,11 @@ class Ticket:
 
     def __init__(self, request: Request, is_whole: bool) -> None:
         self.request = request
-        self.submitted_at = time.monotonic()
         self.first_token_at: float | None = None
         self._is_whole = is_whole
-        self._events: list[Event] = []
+        self._events: deque[Event] = deque()
         self._error: Exception | None = None
+        self._has_ended = self._is_awaited = False
         self._ready = asyncio.Event()
 
     async def take(self) -> list[Event]:
@@ -63,28 +63,47 @@ class Ticket:
             RefusedError: The engine does not take the request.
             GlmtuneError: It could not go on with it.
         """
-        await self._ready.wait()
-        self._ready.clear()
-        events, self._events = self._events, []
+        self._is_awaited = True  # before looking, so that nothing comes in between of which nobody is told
+        while not self._has_news:
+            self._ready.clear()
+            await self._ready.wait()
+        self._is_awaited = False
         if self._error is not None:
             raise self._error
-        return events
+        return [self._events.popleft() for _ in range(len(self._events))]
 
-    def add(self, event: Event) -> None:
-        """Adds what a step has brought; called on the event loop."""
+    def add(self, event: Event) -> bool:
+        """Adds what a step has brought; called in the engine's thread.
+
+        Returns:
+            Whether the loop is to be told: somebody waits for it, or it was the last.
+        """
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
         if event.error is not None:
-            self.fail(event.error)
-            return
+            self._error = event.error
         self._events.append(event)
-        if not self._is_whole or event.finish_reason is not None:
-            self._ready.set()
+        self._has_ended = event.finish_reason is not None
+        return self._has_ended or (self._is_awaited and not self._is_whole)
+
+    def wake(self) -> None:
+        """Lets `take` look again; called on the event loop."""
+        self._ready.set()
 
     def fail(self, error: Exception) -> None:
         """Ends it with an error; called on the event loop."""
         self._error = error
         self._ready.set()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the engine has nothing more to add."""
+        return self._has_ended
+
+    @property
+    def _has_news(self) -> bool:
+        has_event = self._has_ended if self._is_whole else bool(self._events)
+        return has_event or self._error is not None
 
 
 class Worker:
@@ -195,13 +214,13 @@ class Worker:
             with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
                 self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _deliver(self, brought: list[tuple[Ticket, Event]]) -> None:
+    def _tell_news(self, tickets: Sequence[Ticket]) -> None:
         now = time.monotonic()
-        for ticket, event in brought:
-            if event.finish_reason is not None and ticket in self._active:
+        for ticket in tickets:
+            if ticket.has_ended and ticket in self._active:
                 self._active.discard(ticket)
                 self._reply_s += _RECENT * (now - (ticket.first_token_at or now) - self._reply_s)
-            ticket.add(event)
+            ticket.wake()
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         self._active.discard(ticket)
@@ -254,12 +273,14 @@ class Worker:
                 for running in self._running
                 if running.finish_reason is not None
             ]
-        brought = []
+        to_wake = []
         for event in events:
             ticket = self._running.get(event.request)
-            if ticket is not None:
-                brought.append((ticket, event))
-                if event.finish_reason is not None:
-                    del self._running[event.request], self._submitted[ticket]
-        if brought:
-            self._tell(self._deliver, brought)
+            if ticket is None:
+                continue
+            if event.finish_reason is not None:
+                del self._running[event.request], self._submitted[ticket]
+            if ticket.add(event):
+                to_wake.append(ticket)
+        if to_wake:
+            self._tell(self._tell_news, to_wake)

@@ -12,13 +12,14 @@ from transformers.integrations import get_available_reporting_integrations
 from glmtune.compat import known_trackers
 from glmtune.config import OWN_TRAIN_KEYS
 from glmtune.errors import ConfigError, summarise_faults
+from glmtune.training.trackers import RunArguments
 
 _PACKAGES = {"comet_ml": "comet-ml", "azure_ml": "azureml-core mlflow", "flyte": "flytekit"}
 
 
 def make_arguments(
     train: Mapping[str, Any], *, has_eval: bool, dtype: torch.dtype, trains_base_modules: bool = False
-) -> TrainingArguments:
+) -> RunArguments:
     """Makes the arguments of transformers' Trainer.
 
     If there is evaluation data, evaluation follows the schedule of saving unless configured otherwise, so that the best
@@ -62,7 +63,7 @@ def make_arguments(
     for key in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
         values.pop(key, None)
     with transformers_faults():
-        arguments = TrainingArguments(**values)
+        arguments = RunArguments(**values)
         _try_schedule(arguments)
     return arguments
 

@@ -86,7 +86,11 @@ def finish_run(
         "num_trainable_parameters": trainable.num_trainable,
         "num_parameters": trainable.num_total,
         "memory": _memory(planned, arguments.device),
-        "data": inputs.data.stats.to_dict(),
+        "data": {
+            **inputs.data.stats.to_dict(),
+            "findings": [finding.summary() for finding in inputs.data.findings],
+            "unchecked": list(inputs.data.unchecked),
+        },
     }
     selftest = None
     if arguments.should_save:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from transformers import TrainingArguments
 
 from glmtune.compat import use_one_gpu
 from glmtune.config import say_data
 from glmtune.data.run_data import RunData, load_run_data
 from glmtune.data.skipped import SKIPPED_NAME, write_skipped
 from glmtune.errors import ConfigError
+from glmtune.language.plurals import count
 from glmtune.loading.base_weights import fingerprint_base
 from glmtune.loading.devices import Dtype, resolve_dtype
 from glmtune.loading.formats import check_package
@@ -20,6 +20,7 @@ from glmtune.planning.resume import EarlierRun
 from glmtune.planning.start import Start
 from glmtune.training.arguments import make_arguments
 from glmtune.training.hub_upload import check_upload
+from glmtune.training.trackers import RunArguments
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class RunInputs:
         earlier: The run to resume, if there is one.
     """
 
-    arguments: TrainingArguments
+    arguments: RunArguments
     dtype: torch.dtype
     tokenizer: Tokenizer
     data: RunData
@@ -66,9 +67,12 @@ def read_inputs(start: Start, console: Console) -> RunInputs:
     check_upload(arguments)
     use_one_gpu(arguments)  # several GPUs are used through torchrun, not DataParallel
     with arguments.main_process_first(desc="reading the data"):
-        data = load_run_data(config.data, config.prompt, start.tokenizer, arguments.seed)
+        looks = arguments.process_index == 0
+        data = load_run_data(config.data, config.prompt, start.tokenizer, arguments.seed, looks=looks)
     for line in (*say_data(config.data.path), *data.stats.lines(), data.split_line()):
         _say(console, line)
+    if data.findings:
+        _say(console, f"worth a look: {count(len(data.findings), 'findings')} in the data, which the report shows")
     if data.skipped and arguments.should_save:
         write_skipped(data.skipped, skipped := Path(arguments.output_dir) / SKIPPED_NAME)
         _say(console, f"rows that were left out, with the reasons: {skipped}")

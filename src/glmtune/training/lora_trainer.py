@@ -43,6 +43,7 @@ from glmtune.training.resumed_state import (
     mean_loss_before,
     set_schedule,
 )
+from glmtune.training.trackers import show_answers
 
 
 class LoraTrainer(Trainer):
@@ -230,8 +231,11 @@ class LoraTrainer(Trainer):
         totals, weights = zip(*gather_object([(total, self._eval_weight)]), strict=True)
         output.metrics[f"{metric_key_prefix}_loss"] = math.fsum(totals) / math.fsum(weights)
         if self._questions is not None:
-            found = self._questions.ask(self.adapted_model(), self.state.global_step, gather_object)
+            step = self.state.global_step
+            found, answers = self._questions.ask(self.adapted_model(), step, gather_object)
             output.metrics.update((f"{metric_key_prefix}_{name}", value) for name, value in found.items())
+            if answers and self.is_world_process_zero():
+                show_answers(self.callback_handler.callbacks, answers, step)
         return output
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:

@@ -39,6 +39,7 @@ from glmtune.training.packed_model import PackedModel, fuse
 from glmtune.training.processes import ending_with_the_others, join_processes
 from glmtune.training.storage import ending_where_it_cannot_write, run_folder_held
 from glmtune.training.summary import opening_lines
+from glmtune.training.trackers import settings_for_trackers, start_swanlab
 
 __all__ = ["TrainResult", "TrainingInterrupted", "train"]
 
@@ -154,6 +155,8 @@ def _make_trainer(
     interruption: Interruption,
 ) -> LoraTrainer:
     arguments = inputs.arguments
+    arguments.shown_settings = settings_for_trackers(manifest.config)
+    start_swanlab(arguments)
     questions = _questions(inputs, manifest, planned.config.train.get("eval_generate"))
     with transformers_faults():
         trainer = LoraTrainer(
@@ -200,7 +203,6 @@ def _questions(inputs: RunInputs, manifest: RunManifest, count: int | None) -> E
         folder=Path(arguments.output_dir),
         process=arguments.process_index,
         num_processes=arguments.world_size,
-        has_texts="tensorboard" in arguments.report_to,
     )
 
 

@@ -10,7 +10,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from glmtune.data.readers import Source, find_files, read_rows
+from glmtune.data import json_rows
+from glmtune.data.readers import find_files, read_rows
+from glmtune.data.rows import Row, RowFault, Source
 from glmtune.errors import DataError
 
 ROW = {"instruction": "你好", "input": "", "output": "皇上万福"}
@@ -22,8 +24,14 @@ def write(tmp_path, name: str, content: str | bytes):
     return path
 
 
+def read(path):
+    """The rows of a file, and what is wrong with others."""
+    found = list(read_rows(path))
+    return [each for each in found if isinstance(each, Row)], [each for each in found if isinstance(each, RowFault)]
+
+
 def values(path):
-    rows, faults = read_rows(path)
+    rows, faults = read(path)
     assert faults == []
     return [row.values for row in rows]
 
@@ -47,9 +55,9 @@ def test_the_form_of_json_is_found_by_looking(tmp_path):
 
 
 def test_sources_have_row_and_line(tmp_path):
-    rows, _ = read_rows(write(tmp_path, "a.jsonl", "\n" + json.dumps(ROW) + "\r\n\n" + json.dumps(ROW)))
+    rows, _ = read(write(tmp_path, "a.jsonl", "\n" + json.dumps(ROW) + "\r\n\n" + json.dumps(ROW)))
     assert [(row.source.row, row.source.line) for row in rows] == [(1, 2), (2, 4)]
-    rows, _ = read_rows(write(tmp_path, "a.csv", 'a,b\n1,"x\ny"\n\n2,z\n'))
+    rows, _ = read(write(tmp_path, "a.csv", 'a,b\n1,"x\ny"\n\n2,z\n'))
     assert [(row.source.row, row.source.line) for row in rows] == [(1, 2), (2, 5)]
     assert str(Source("a.csv", 2, 5)) == "a.csv, row 2 (line 5)"
     assert str(Source("a.json", 2)) == "a.json, row 2"
@@ -67,7 +75,7 @@ def test_long_cells_of_csv_are_read_where_a_long_has_32_bits(tmp_path, monkeypat
     monkeypatch.setattr(csv, "field_size_limit", limit)
     path = tmp_path / "long.csv"
     path.write_text(f"question,answer\nq,{'a' * 200_000}\n", encoding="utf-8")
-    rows, _ = read_rows(path)
+    rows, _ = read(path)
     assert len(rows[0].values["answer"]) == 200_000
 
 
@@ -128,7 +136,7 @@ def test_nulls_of_columnar_files_are_left_out(tmp_path):
 def test_a_broken_file_has_one_clear_error(tmp_path, name, content, fault):
     path = write(tmp_path, name, content)
     with pytest.raises(DataError, match=fault) as caught:
-        read_rows(path)
+        read(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
@@ -150,7 +158,7 @@ def test_a_broken_file_has_one_clear_error(tmp_path, name, content, fault):
 )
 def test_all_faults_of_rows_are_collected(tmp_path, name, content, faults):
     path = write(tmp_path, name, content)
-    _, found = read_rows(path)
+    _, found = read(path)
     assert len(found) == len(faults)
     for sentence, start in zip(found, faults, strict=True):
         assert sentence.startswith(f"{path}, {start}")
@@ -158,7 +166,7 @@ def test_all_faults_of_rows_are_collected(tmp_path, name, content, faults):
 
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(DataError, match=r"no\.json: there is no such file\. Check the path"):
-        read_rows(tmp_path / "no.json")
+        read(tmp_path / "no.json")
     with pytest.raises(DataError, match=r"there is no \.json, \.jsonl, \.csv, \.parquet in this folder"):
         find_files(tmp_path)
     with pytest.raises(DataError, match=r"\*\.json: no file matches this pattern"):
@@ -193,7 +201,7 @@ def test_a_name_stands_for_files_in_a_fixed_order(tmp_path, monkeypatch, given, 
 @pytest.mark.parametrize("name", ["~nosuchuser/x.json", "a" * 300 + ".json"], ids=["user", "long"])
 def test_names_that_no_file_can_have(name):
     with pytest.raises(DataError, match=name[:20]):
-        read_rows(name)
+        read(name)
 
 
 class TestHub:
@@ -223,7 +231,7 @@ class TestHub:
     def test_rows(self, monkeypatch, tmp_path, name, asked):
         monkeypatch.chdir(tmp_path)
         seen = self.serve(monkeypatch, [{**ROW, "extra": None}, {**ROW, "extra": "x"}])
-        rows, _ = read_rows(name)
+        rows, _ = read(name)
         assert seen == [asked]
         assert [row.values for row in rows] == [ROW, {**ROW, "extra": "x"}]
         assert str(rows[1].source) == f"{name}, row 2"
@@ -248,7 +256,7 @@ class TestHub:
         monkeypatch.chdir(tmp_path)
         self.serve(monkeypatch, error)
         with pytest.raises(DataError, match=r"owner/set: there is no such file, and the hub data set cannot") as caught:
-            read_rows("owner/set")
+            read("owner/set")
         assert str(error).splitlines()[0] in str(caught.value)
 
     def test_a_hub_that_cannot_be_reached_is_asked_only_once(self, monkeypatch, tmp_path):
@@ -267,7 +275,7 @@ class TestHub:
         monkeypatch.setattr("glmtune.data.hub.urlopen", refuse)
         monkeypatch.setattr(datasets, "load_dataset", load)
         with pytest.raises(DataError, match=r"the hub cannot be reached \(Name or service not known\)"):
-            read_rows("owner/set")
+            read("owner/set")
         assert asked == [True]
         assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
@@ -275,5 +283,24 @@ class TestHub:
         monkeypatch.chdir(tmp_path)
         seen = self.serve(monkeypatch, [])
         with pytest.raises(DataError, match="there is no such file"):
-            read_rows("data/train.json")
+            read("data/train.json")
         assert seen == []
+
+
+ODD_ARRAY = '\ufeff \n[ {"a": "]},{[\\" \\\\", "b": [1, {"c": null}]},\r\n\t{"a": "你好\u2028"} , {"a": 1.5e3}\n]\n '
+BROKEN_ARRAYS = ['[{"a": 1}, {"a": 2}', '[{"a": 1} {"a": 2}]', '[{"a": 1},]', '[{"a": 1}]x', '[{"a": 1]', "[,1]", "["]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1000])
+def test_an_array_is_the_same_however_it_is_cut_into_pieces(tmp_path, monkeypatch, chunk):
+    """Or a file that is too large to be read at once would give other rows, or none."""
+    monkeypatch.setattr(json_rows, "_CHUNK", chunk)
+    path = write(tmp_path, "a.json", ODD_ARRAY)
+    assert values(path) == json.loads(ODD_ARRAY.lstrip("\ufeff"))
+    for broken in BROKEN_ARRAYS:
+        path = write(tmp_path, "b.json", broken)
+        with pytest.raises(DataError) as caught:
+            read(path)
+        with pytest.raises(json.JSONDecodeError) as theirs:
+            json.loads(broken)
+        assert f"column {theirs.value.colno}: not JSON: {theirs.value.msg}" in str(caught.value)

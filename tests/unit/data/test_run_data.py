@@ -1,6 +1,7 @@
 """Without these, a run could evaluate on what it trains on, train on other rows than were asked for, or lose rows."""
 
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -22,9 +23,9 @@ def load(tmp_path, monkeypatch, letters):
         rows = [{"question": f"{name}{row}", "answer": chr(0x4E00 + row)} for row in range(20)]
         Path(f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
 
-    def load_data(*settings, seed: int = 1):
+    def load_data(*settings, seed: int = 1, looks: bool = False):
         config = load_config(None, ["prompt.template=chatglm3", *settings])
-        return load_run_data(config.data, config.prompt, letters, seed)
+        return load_run_data(config.data, config.prompt, letters, seed, looks=looks)
 
     return load_data
 
@@ -46,6 +47,20 @@ def test_a_row_that_counts_twice_is_not_evaluated_and_trained_on(load):
     assert (len(data.train), len(data.eval)) == (30, 5)
     assert (len(training), len(evaluation)) == (15, 5)
     assert training.isdisjoint(evaluation)
+
+
+def test_what_is_worth_a_look_is_found_on_the_way(load):
+    assert load("data.path=a.json:2.5", looks=True).findings == []  # copies that were asked for
+    shutil.copy("a.json", "c.json")
+    [leak, repeated] = load("data.path=[a.json, c.json]", "data.eval_fraction=0.5", looks=True).findings
+    assert (leak.name, repeated.name) == ("leak", "repeated_rows")
+    assert len(repeated.places) == 20
+    assert {place[0].path for place in repeated.places} == {"c.json"}
+    [leak] = load("data.path=a.json", "data.eval_path=c.json", looks=True).findings
+    assert (
+        leak.summary()["lines"][1]
+        == "rows: c.json " + ", ".join(f"{row} + a.json {row}" for row in range(1, 9)) + "; and in 12 more places"
+    )
 
 
 @pytest.mark.parametrize("weight", ["-1", "0", "many"])

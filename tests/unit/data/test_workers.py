@@ -16,9 +16,10 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import datasets
+from glmtune.data.compact import ConversationList, SourceList
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.formats import Conversations
-from glmtune.data.readers import Source
+from glmtune.data.rows import Source
 from glmtune.prompts import Conversation, Message
 
 class SlowTokenizer:
@@ -38,7 +39,8 @@ class SlowTokenizer:
 datasets.config.HF_DATASETS_CACHE = Path(sys.argv[1], "cache")
 items = [Conversation((Message("user", "q"), Message("assistant", "a")))] * 2
 try:
-    tokenize_conversations(Conversations(items, [Source("a.json", 1)] * 2), SlowTokenizer(), num_workers=2)
+    data = Conversations(ConversationList(items), SourceList([Source("a.json", 1)] * 2))
+    tokenize_conversations(data, SlowTokenizer(), num_workers=2)
 except KeyboardInterrupt:
     sys.exit(130)
 """

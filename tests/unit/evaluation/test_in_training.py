@@ -36,20 +36,13 @@ def test_processes_share_the_questions(questions: EvaluationQuestions, loaded: L
     shares: list[Any] = []
     for process in (1, 0):
         own = replace(questions, process=process, num_processes=2)
-        shared = own.ask(loaded.model, 0, lambda answers: shares.extend(answers) or list(shares))
+        shared, answers = own.ask(loaded.model, 0, lambda answers: shares.extend(answers) or list(shares))
     assert sorted(index for index, _ in shares) == [0, 1, 2]
     before = written(questions)
     assert [row["prompt"] for row in before] == [row.question for row in questions.rows]
-    assert questions.ask(loaded.model, 0, list) == shared
+    assert [answer.prompt for answer in answers] == [row.question for row in questions.rows]
+    assert questions.ask(loaded.model, 0, list) == (shared, answers)
     assert written(questions) == before
-
-
-def test_answers_are_a_text_for_a_tracker_that_shows_texts(questions: EvaluationQuestions, loaded: Loaded) -> None:
-    plain = questions.ask(loaded.model, 1, list)
-    texts = replace(questions, has_texts=True).ask(loaded.model, 2, list)
-    assert texts.pop("answers").count("**第") == 3
-    assert texts == plain
-    assert [row["step"] for row in written(questions)] == [1, 1, 1, 2, 2, 2]
 
 
 def test_a_model_that_cannot_answer_does_not_fail_the_run(
@@ -59,5 +52,5 @@ def test_a_model_that_cannot_answer_does_not_fail_the_run(
         raise ModelError("out of memory")
 
     monkeypatch.setattr(in_training, "answer_rows", fail)
-    assert questions.ask(loaded.model, 1, list) == {}
+    assert questions.ask(loaded.model, 1, list) == ({}, [])
     assert "could not be answered: out of memory" in caplog.text

@@ -208,13 +208,14 @@ def test_a_modelfile_for_an_adapter_names_both_files(base, make_adapter, tmp_pat
     assert str(result.modelfile) in result.summary()
 
 
-def test_a_value_too_large_for_the_format_is_named(base, tmp_path) -> None:
+@pytest.mark.parametrize(("weight_type", "value"), [("f16", 1e6), ("q8_0", 1e8)])
+def test_a_value_too_large_for_the_format_is_named(base, tmp_path, weight_type, value) -> None:
     weights = load_file(base / "model.safetensors")
     wide = {name: weight.float() for name, weight in weights.items()}
-    wide["transformer.output_layer.weight"][0, 0] = 1e6
+    wide["transformer.output_layer.weight"][0, 0] = value
     save_file(wide, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=r"output_layer.weight.*too large for f16"):
-        export_gguf(base, tmp_path / "x.gguf")
+    with pytest.raises(ConfigError, match=f"output_layer.weight.*too large for {weight_type}"):
+        export_gguf(base, tmp_path / "x.gguf", weight_type=weight_type)
     export_gguf(base, tmp_path / "x.gguf", weight_type="bf16")
 
 

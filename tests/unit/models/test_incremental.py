@@ -27,6 +27,7 @@ REPLIES = {
     "a replacement character": lambda t: _ids(t, "a\ufffdb\ufffd"),
     "special tokens": lambda t: _ids(t, "<|assistant|>", "\n", "a 你", "<|observation|>", "<|user|>", " b", "</s>"),
     "a space behind a special token": lambda t: _ids(t, "a", "<|assistant|>", " b", " c"),
+    "many special tokens": lambda t: _ids(t, "a", *["<|user|>"] * 9, " b"),
     "a special token within a character": lambda t: [
         *t.encode_text("😀")[:-2],
         t.eos_token_id,

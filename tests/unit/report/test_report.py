@@ -69,6 +69,13 @@ def test_the_answers_given_in_training_are_shown(finished: Path) -> None:
     assert "这是第0个回答，没有别的。" in page.text
 
 
+def test_what_is_wrong_with_the_data_is_shown_with_its_rows(finished: Path, eval_data: Path) -> None:
+    text = Texts(finished / "report.html").text
+    assert "8 of 8 rows for evaluation stand in training, too" in text
+    assert re.search(rf"rows: {re.escape(str(eval_data))} 1 \+ \S+ 1, 2 \+", text)
+    assert "Remove them from one of the two" in (finished / "report.md").read_text(encoding="utf-8")
+
+
 def test_an_evaluation_is_shown_with_its_differences(run: Path, eval_data: Path) -> None:
     evaluate(run, eval_data, max_new_tokens=2)
     text = write_report([run]).with_name("report.md").read_text(encoding="utf-8")

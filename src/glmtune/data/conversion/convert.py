@@ -11,7 +11,8 @@ from rich.text import Text
 
 from glmtune.data.conversion.rows import ConvertedRow, Direction, convert_row
 from glmtune.data.output import check_output, write_rows
-from glmtune.data.readers import Row, read_rows
+from glmtune.data.readers import read_rows
+from glmtune.data.rows import Row
 from glmtune.data.weights import Paths, weighted_files
 from glmtune.errors import DataError, show_text, summarise_faults
 from glmtune.language import localise
@@ -119,9 +120,11 @@ def _read(paths: Paths) -> list[Row]:
     rows: list[Row] = []
     files, faults = weighted_files(paths)
     for path, _ in files:
-        more, found = read_rows(path, needs_answer=False)
-        rows += more
-        faults += found
+        for row in read_rows(path, needs_answer=False):
+            if isinstance(row, Row):
+                rows.append(row)
+            else:
+                faults.append(row)
     if faults:
         raise DataError(summarise_faults("the data cannot be converted", faults))
     return rows

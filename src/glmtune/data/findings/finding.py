@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glmtune.data.readers import Source
+from glmtune.data.rows import Source
 from glmtune.errors import show_text
 
 _MOST_PLACES = 8
@@ -35,6 +35,10 @@ class Finding:
         rest = len(self.places) - _MOST_PLACES
         where = [f"rows: {shown}" if rest <= 0 else f"rows: {shown}; and in {rest:,} more places"] if shown else []
         return [self.message, *where, self.mend]
+
+    def summary(self) -> dict[str, Any]:
+        """What a run keeps of it: its name, and the lines above."""
+        return {"name": self.name, "lines": self.lines()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

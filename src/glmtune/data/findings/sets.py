@@ -1,22 +1,21 @@
 """What only many conversations together show: answers that are alike, questions with several answers, lengths."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy
 from numpy.typing import NDArray
 
 _LEAST_ANSWERS = 20
 _LEAST_SHARE = 0.3
-_LEAST_LETTERS = 6
+LEAST_LETTERS = 6
 _MOST_LETTERS = 60
 _OUTLIER_FACTOR = 8
 _LONG_ANSWER = 500  # characters; a shorter one troubles nobody, be it the longest by far
 
 
-def same_rows(keys: Sequence[int]) -> Iterator[list[int]]:
-    """Groups of at least two rows that have the same key, each in order."""
-    values = numpy.asarray(keys, numpy.int64)
+def same_rows(values: NDArray[numpy.int64]) -> Iterator[list[int]]:
+    """Groups of at least two rows that have the same value, each in order."""
     order = numpy.argsort(values, kind="stable")
     starts = numpy.flatnonzero(numpy.diff(values[order], prepend=values[order[:1]] ^ 1))
     sizes = numpy.diff(starts, append=len(order))
@@ -24,30 +23,43 @@ def same_rows(keys: Sequence[int]) -> Iterator[list[int]]:
         yield order[start : start + size].tolist()
 
 
-def alike_part(answers: Sequence[str], take: Callable[[str, int], str]) -> tuple[str, list[int]]:
+def alike_part(
+    keys: NDArray[numpy.int64],
+    lengths: NDArray[numpy.int64],
+    answer_of: Callable[[int], str],
+    take: Callable[[str, int], str],
+) -> tuple[str, list[int]]:
     """The longest opening (or ending) that many answers share.
 
-    Answers that are hardly longer than it are labels or set phrases, which are meant to be alike, and so are the
-    brackets of JSON and code; they do not count.
+    Answers that are hardly longer than it are labels or set phrases, which are meant to be alike; they do not count.
 
     Args:
-        answers: The answers.
+        keys: A hash of the first (or last) `LEAST_LETTERS` characters of each answer; 0 for one that does not count.
+        lengths: How long each answer is.
+        answer_of: Gives the answer of a row.
         take: Gives so many characters of a text, from its start or from its end.
 
     Returns:
         The text, and the answers that have it; nothing if there is none.
     """
+    least = max(_LEAST_SHARE * len(keys), _LEAST_ANSWERS)
+    candidates = numpy.flatnonzero((keys != 0) & (lengths >= 2 * LEAST_LETTERS))
+    if len(candidates) < least:
+        return "", []
+    _, firsts, sizes = numpy.unique(keys[candidates], return_index=True, return_counts=True)
+    first = candidates[firsts[sizes == sizes.max()].min()]
+    rows: list[int] = candidates[keys[candidates] == keys[first]].tolist()
     best: tuple[str, list[int]] = ("", [])
-    rows = [row for row, answer in enumerate(answers) if answer.lstrip()[:1] not in ("{", "[", "`", "<")]
-    if len(rows) < _LEAST_ANSWERS:
+    if len(rows) < least:
         return best
-    for length in range(_LEAST_LETTERS, _MOST_LETTERS):
-        rows = [row for row in rows if len(answers[row]) >= 2 * length]
-        counts = Counter(take(answers[row], length) for row in rows)
+    texts = {row: take(answer_of(row), _MOST_LETTERS) for row in rows}
+    for length in range(LEAST_LETTERS, _MOST_LETTERS):
+        rows = [row for row in rows if lengths[row] >= 2 * length]
+        counts = Counter(take(texts[row], length) for row in rows)
         text, number = counts.most_common(1)[0] if counts else ("", 0)
-        if number < max(_LEAST_SHARE * len(answers), _LEAST_ANSWERS):
+        if number < least:
             break
-        rows = [row for row in rows if take(answers[row], length) == text]
+        rows = [row for row in rows if take(texts[row], length) == text]
         best = (text, rows)
     return best
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy
 from rich.console import Console
 
 from glmtune.data.duplicates.near import DEFAULT_THRESHOLD, near_pairs
+from glmtune.data.findings.sets import same_rows
 from glmtune.data.formats import Example, read_examples
 from glmtune.data.output import check_output, write_rows
 from glmtune.data.printing import print_lines
@@ -102,15 +104,12 @@ def find_duplicates(
 ) -> DedupeReport:
     """Finds the rows that are duplicates of earlier ones that are not."""
     report = DedupeReport(len(examples))
-    first: dict[int, int] = {}
-    kept: list[int] = []
-    for row, example in enumerate(examples):
-        earlier = first.setdefault(hash(exact_text(example) if compare == "row" else question_text(example)), row)
-        if earlier == row:
-            kept.append(row)
-        else:
-            report.exact[row] = earlier
+    key_of = exact_text if compare == "row" else question_text
+    keys = numpy.fromiter((hash(key_of(example)) for example in examples), numpy.int64, len(examples))
+    for first, *others in same_rows(keys):
+        report.exact |= dict.fromkeys(others, first)
     if near:
+        kept = [row for row in range(len(examples)) if row not in report.exact]
         text_of = whole_text if compare == "row" else question_text
         # Pairs come sorted: by the time that a row is the first of a pair, it is known whether it is kept.
         for earlier, later in near_pairs([text_of(examples[row]) for row in kept], threshold):

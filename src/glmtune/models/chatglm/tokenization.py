@@ -72,8 +72,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         self.vocab_file = vocab_file
         self.encode_special_tokens = encode_special_tokens
         self.sp_model = load_sentencepiece(vocab_file)
-        first = self.sp_model.vocab_size()
-        self.special_tokens = {token: first + offset for offset, token in enumerate(self._commands())}
+        self._num_pieces = self.sp_model.vocab_size()
+        self.special_tokens = {token: self._num_pieces + offset for offset, token in enumerate(self._commands())}
         self._special_names = {token_id: token for token, token_id in self.special_tokens.items()}
         self._silent_ids = {self.sp_model.bos_id(), self.sp_model.eos_id(), self.sp_model.unk_id()}
         for name in ("unk_token", "pad_token", "eos_token", "bos_token", "extra_special_tokens", "special_tokens"):
@@ -130,7 +130,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     def decode_text(self, token_ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
-        return self.decode(list(token_ids), skip_special_tokens=True)
+        size, silent = self._num_pieces, self._silent_ids
+        return self.sp_model.decode([each for each in token_ids if 0 <= each < size and each not in silent])
 
     @property
     def prefix_token_ids(self) -> list[int]:

@@ -1,0 +1,38 @@
+"""Without these, rows could change while they are kept in little memory."""
+
+from datetime import date
+
+from glmtune.data.compact import ConversationList, SourceList, ValueList
+from glmtune.data.rows import Source
+from glmtune.prompts import Conversation, Message
+
+CONVERSATIONS = [
+    Conversation((Message("user", "你好\u2028🙂"), Message("assistant", ""))),
+    Conversation((Message("system", "S", tools=({"name": "t", "n": [1, None]},)), Message("user", "q"))),
+    Conversation((Message("assistant", "a", "tool", is_supervised=False),)),
+]
+SOURCES = [Source("a.json", 1), Source("a.json", 2**40, 7), Source("b.json", 1), Source("a.json", 3)]
+
+
+def test_what_is_kept_comes_back():
+    for made, given in (
+        (ConversationList(CONVERSATIONS), CONVERSATIONS),
+        (SourceList(SOURCES), SOURCES),
+        (ValueList([{"a": date(2024, 2, 1)}, {}]), [{"a": date(2024, 2, 1)}, {}]),
+    ):
+        assert made == given
+        assert made != given[:-1]
+        assert made[-1] == given[-1]
+        assert made[1:] == given[1:]
+
+
+def test_lists_are_joined_and_rows_taken():
+    joined = ConversationList(CONVERSATIONS[:1])
+    joined.extend(ConversationList(CONVERSATIONS[1:]))
+    joined.append(CONVERSATIONS[0])
+    assert joined == [*CONVERSATIONS, CONVERSATIONS[0]]
+    assert joined.take([2, 0, 2]) == [CONVERSATIONS[2], CONVERSATIONS[0], CONVERSATIONS[2]]
+    sources = SourceList(SOURCES[:2])
+    sources.extend(SourceList(SOURCES[2:]))
+    assert sources == SOURCES
+    assert sources.take([3, 2, 2]) == [SOURCES[3], SOURCES[2], SOURCES[2]]
