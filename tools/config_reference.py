@@ -116,7 +116,7 @@ def type_of(key: str) -> str:
     section, name = key.split(".")
     if section in ("lora", "train"):
         target = LoraConfig if section == "lora" else TrainingArguments
-        hint = typing.get_type_hints(target).get(name, OWN_TRAIN_HINTS.get(name, int))
+        hint = typing.get_type_hints(target).get(name) or OWN_TRAIN_HINTS[name]
     else:
         hint = RunConfig.model_fields[section].annotation.model_fields[name].annotation
     return ", ".join(type_parts(hint))

@@ -176,9 +176,10 @@ def enable_checkpointing(model: "PreTrainedModel", options: Mapping[str, Any]) -
         model: A transformers model.
         options: Keyword arguments of `torch.utils.checkpoint.checkpoint`.
     """
-    new_name = "activation_checkpointing_enable"
-    enable = getattr(model, new_name if hasattr(model, new_name) else "gradient_checkpointing_enable")
-    enable(dict(options))
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(dict(options))
+    else:
+        model.gradient_checkpointing_enable(dict(options))
 
 
 def generation_defaults() -> Mapping[str, object]:

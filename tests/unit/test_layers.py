@@ -28,10 +28,12 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-# Where a configuration is read and a run planned by it; everything else takes plain arguments or the plan.
+# Where a configuration is read, the start of a run with it, and a run planned by it; everything else takes a section,
+# plain arguments or the plan.
 CONFIGURED = {
     *("cli/setting_up.py", "config/__init__.py", "config/reading.py", "config/sections.py", "config/unknown_keys.py"),
-    *("data/run_data.py", "planning/card.py", "planning/planned.py", "planning/start.py", "training/run.py"),
+    *("planning/start.py", "planning/plan.py", "planning/planned.py", "planning/card.py"),
+    *("training/run.py", "training/inputs.py"),
 }
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -67,5 +69,5 @@ def test_only_what_leads_to_the_plan_takes_the_configuration(path: Path) -> None
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
     defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-    if "RunConfig" in names | defined:
-        assert path.relative_to(PACKAGE).as_posix() in CONFIGURED, "take plain arguments, or the plan"
+    if {"RunConfig", "Start"} & (names | defined):
+        assert path.relative_to(PACKAGE).as_posix() in CONFIGURED, "take a section, plain arguments, or the plan"

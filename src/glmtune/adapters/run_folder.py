@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from glmtune.config import value_types
 from glmtune.errors import AdapterError, ModelError
 from glmtune.files import write_json
 from glmtune.hub import is_hub_id
@@ -28,19 +29,6 @@ LOG_NAME = "trainer_log.jsonl"
 SAMPLES_NAME = "eval_samples.jsonl"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
-# Types of the settings that are read again: for prompts as in training, and for resuming with the same plan.
-_CONFIG_TYPES: Mapping[tuple[str, str], tuple[type, ...]] = MappingProxyType(
-    {
-        ("data", "join"): (str,),
-        ("model", "adapter_path"): (str,),
-        ("model", "quantize"): (str,),
-        ("model", "offload_embedding"): (bool,),
-        ("train", "max_tokens_per_device"): (int,),
-        ("train", "gradient_checkpointing"): (bool, int, str),
-        ("train", "offload_checkpoints"): (bool,),
-        ("train", "cuda_graphs"): (bool,),
-    }
-)
 # What runs had that are older than the key.
 _BEFORE_THE_KEY: Mapping[str, str] = MappingProxyType(
     {"model.quantize": "none", "data.join": "\n", "data.overlong": "cut", "data.loss_weight": "token"}
@@ -132,11 +120,12 @@ def _type_faults(values: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
         yield f"config: expected settings by section; found {sections!r:.80}"
         return
-    for (section, key), types in _CONFIG_TYPES.items():
-        value = sections.get(section, {}).get(key)
+    for key, types in value_types().items():
+        section, _, name = key.partition(".")
+        value = sections.get(section, {}).get(name)
         if value is not None and not isinstance(value, types):
             expected = " or ".join(kind.__name__ for kind in types)
-            yield f"config: {section}.{key}: expected {expected}; found {value!r:.80}"
+            yield f"config: {key}: expected {expected}; found {value!r:.80}"
 
 
 def current_versions() -> dict[str, str]:

@@ -50,7 +50,6 @@ def load_run(run: str, model: str | None, dtype: DtypeName, quantize: QuantizeNa
 
 def tokenizer_of(model: str | None) -> Any:
     """Loads the tokenizer of a base; None for that of the tiny built-in one."""
-    from glmtune.config import embedded_base
     from glmtune.loading.bases import load_tokenizer
 
-    return load_tokenizer(model or embedded_base())
+    return load_tokenizer(model)

@@ -57,9 +57,9 @@ def _list_keys() -> None:
     from glmtune.config import grouped_keys
     from glmtune.config.yaml_text import spell_value
 
-    for group in grouped_keys():
-        typer.echo(localise(group.topic))
-        for key in group.keys:
+    for topic, keys in grouped_keys().items():
+        typer.echo(localise(topic))
+        for key in keys:
             typer.echo(f"  {key.key:<35} {spell_value(key.default):<18} {localise(key.description)}")
         typer.echo()
     typer.echo(
@@ -97,7 +97,7 @@ def plan(
     For example: glmtune plan examples/chatglm3-6b.yaml data.path=train.json --gpu 4090
     """
     from glmtune.config import say_base
-    from glmtune.planning.card import AskedCard, plan_for_card
+    from glmtune.planning.card import plan_for_card
     from glmtune.planning.planned import CONTEXT_GIB
     from glmtune.planning.report import print_plan
 
@@ -109,7 +109,7 @@ def plan(
         raise ConfigError(f"--tflops: expected a number above 0; found {tflops:g}")
 
     config = read_config(arguments)
-    found = plan_for_card(config, AskedCard(gpu, gpu_gib, tflops))
+    found = plan_for_card(config, gpu, gpu_gib, tflops)
     console = TerminalConsole()
     lines = [say_base(config.model.path), *found.data.stats.lines(), found.data.split_line(), found.about]
     for line in filter(None, lines):

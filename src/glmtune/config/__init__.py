@@ -21,6 +21,7 @@ from glmtune.config.sections import (
     PromptSection,
     RunConfig,
     describe_keys,
+    value_types,
 )
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "say_base",
     "say_data",
     "validate_names",
+    "value_types",
 ]

@@ -110,6 +110,16 @@ def _members(hint: Any) -> set[Any]:
     return {hint}
 
 
+def plain_types(hint: Any) -> tuple[type, ...]:
+    """The types that a value of a type annotation has in JSON, apart from null."""
+    types: set[type] = set()
+    for member in _members(hint) - {NoneType}:
+        origin = typing.get_origin(member) or member
+        types |= {type(word) for word in typing.get_args(member)} if origin is Literal else {origin}
+    types |= {int} if float in types else set()
+    return tuple(sorted(types, key=lambda each: each.__name__))
+
+
 def _type_fault(name: str, value: Any, members: Iterable[Any]) -> str:
     expected = " or ".join(sorted(member.__name__ for member in members if member is not NoneType))
     return f"{name}: expected {expected}; found {_show(value)}"

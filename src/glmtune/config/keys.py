@@ -41,9 +41,13 @@ OWN_TRAIN_KEYS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# Types of our own keys under `train`, except those that are whole numbers.
+# Types of our own keys under `train`, and of the key that takes more here than in TrainingArguments.
 OWN_TRAIN_HINTS: Mapping[str, Any] = MappingProxyType(
-    dict.fromkeys(("shared_prefix", "offload_checkpoints", "cuda_graphs"), bool | None)
+    {
+        **dict.fromkeys(OWN_TRAIN_KEYS, int | None),
+        **dict.fromkeys(("shared_prefix", "offload_checkpoints", "cuda_graphs"), bool | None),
+        "gradient_checkpointing": bool | int | str | None,
+    }
 )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from glmtune.config.sections import KeyDescription, describe_keys
 
@@ -59,19 +59,7 @@ _MEMORY = (
 )
 
 
-class KeyGroup(NamedTuple):
-    """Keys of one topic.
-
-    Attributes:
-        topic: In a few words.
-        keys: The keys.
-    """
-
-    topic: str
-    keys: list[KeyDescription]
-
-
-def grouped_keys() -> list[KeyGroup]:
+def grouped_keys() -> dict[str, list[KeyDescription]]:
     """All usual keys, by topic."""
     often = [KeyDescription(key, default, text) for key, (default, text) in OFTEN_SET.items()]
     described = {entry.key: entry for entry in [*describe_keys(), *often]}
@@ -82,15 +70,15 @@ def grouped_keys() -> list[KeyGroup]:
     def train(*names: str) -> list[KeyDescription]:
         return [described[f"train.{name}"] for name in names]
 
-    return [
-        KeyGroup("Base model", section("model")),
-        KeyGroup("Data", section("data")),
-        KeyGroup("Prompt", section("prompt")),
-        KeyGroup("Adapter", section("lora")),
-        KeyGroup("Length of the run and size of a step", train(*_SIZE)),
-        KeyGroup("Learning rate and optimiser", train(*_RATE)),
-        KeyGroup("Run folder, checkpoints and resuming", train(*_FOLDER)),
-        KeyGroup("Evaluation and early stopping", train(*_EVALUATION)),
-        KeyGroup("Log", train(*_LOG)),
-        KeyGroup("Memory and speed", train(*_MEMORY)),
-    ]
+    return {
+        "Base model": section("model"),
+        "Data": section("data"),
+        "Prompt": section("prompt"),
+        "Adapter": section("lora"),
+        "Length of the run and size of a step": train(*_SIZE),
+        "Learning rate and optimiser": train(*_RATE),
+        "Run folder, checkpoints and resuming": train(*_FOLDER),
+        "Evaluation and early stopping": train(*_EVALUATION),
+        "Log": train(*_LOG),
+        "Memory and speed": train(*_MEMORY),
+    }

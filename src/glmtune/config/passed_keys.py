@@ -58,7 +58,7 @@ def _check_passed_value(name: str, value: Any, hint: Any, field: Any) -> tuple[A
         return None, None
     if name == "lora.target_modules" and value is not None:  # checked later, against the model's layers
         return value, None
-    return check_value(name, value, hint or OWN_TRAIN_HINTS.get(key, int | None), field)
+    return check_value(name, value, hint or OWN_TRAIN_HINTS[key], field)
 
 
 def _check_checkpointing(name: str, value: Any) -> tuple[Any, str | None]:

@@ -2,12 +2,13 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
-from glmtune.config.key_checks import path_fault
-from glmtune.config.keys import LORA_DEFAULTS, OWN_TRAIN_KEYS, PASSED_KEYS, TRAIN_DEFAULTS
+from glmtune.config.key_checks import path_fault, plain_types
+from glmtune.config.keys import LORA_DEFAULTS, OWN_TRAIN_HINTS, OWN_TRAIN_KEYS, PASSED_KEYS, TRAIN_DEFAULTS
 from glmtune.prompts import Template
 
 
@@ -198,11 +199,27 @@ class KeyDescription(NamedTuple):
     description: str
 
 
+_OWN_SECTIONS: Mapping[str, type[_Section]] = MappingProxyType(
+    {"model": ModelSection, "data": DataSection, "prompt": PromptSection}
+)
+
+
+def value_types() -> dict[str, tuple[type, ...]]:
+    """The types that values of our own keys have in JSON, apart from null, by full key."""
+    hints = {
+        f"{name}.{key}": field.annotation
+        for name, section in _OWN_SECTIONS.items()
+        for key, field in section.model_fields.items()
+    }
+    hints |= {f"train.{key}": hint for key, hint in OWN_TRAIN_HINTS.items()}
+    return {key: plain_types(hint) for key, hint in hints.items()}
+
+
 def describe_keys() -> list[KeyDescription]:
     """Lists our own keys, and those under `lora` and `train` for which we have a default."""
     described = [
         KeyDescription(f"{name}.{key}", field.default, field.description or "")
-        for name, section in (("model", ModelSection), ("data", DataSection), ("prompt", PromptSection))
+        for name, section in _OWN_SECTIONS.items()
         for key, field in section.model_fields.items()
     ]
     for name, defaults in (("lora", LORA_DEFAULTS), ("train", TRAIN_DEFAULTS)):

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from glmtune.config import RunConfig, embedded_data
+from glmtune.config import DataSection, PromptSection, embedded_data
 from glmtune.data.checking import try_find_leaks
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.findings import Finding, find, find_in_tokens
@@ -69,11 +69,14 @@ class RunData:
         return split_line(len(self.train), 0 if self.eval is None else len(self.eval))
 
 
-def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int, *, looks: bool = False) -> RunData:
-    """Reads the data that a configuration names.
+def load_run_data(
+    data: DataSection, prompt: PromptSection, tokenizer: Tokenizer, seed: int, *, looks: bool = False
+) -> RunData:
+    """Reads and tokenises the data of a run.
 
     Args:
-        config: The configuration.
+        data: The `data` section of the configuration.
+        prompt: The `prompt` section, with the template decided.
         tokenizer: The base's tokenizer.
         seed: The seed for drawing the evaluation split, and rows from files with weights.
         looks: Whether to look for what is worth a look, which takes a fraction of the time that tokenising does.
@@ -82,16 +85,15 @@ def load_run_data(config: RunConfig, tokenizer: Tokenizer, seed: int, *, looks: 
         DataError: Files or rows are wrong.
         ConfigError: Nothing would be left to train on.
     """
-    data = config.data
     conversations = read_conversations(
         data.path or embedded_data(), data.fields, data.join, faulty=data.faulty, seed=seed
     )
-    dataset, stats = _tokenize(conversations, config, tokenizer)
+    dataset, stats = _tokenize(conversations, data, prompt, tokenizer)
     chosen = list(range(len(dataset)))
     evaluated, held_out, eval_fingerprint, skipped = None, conversations, "", conversations.skipped
     if data.eval_path is not None:
         held_out = read_conversations(data.eval_path, data.fields, data.join, faulty=data.faulty)
-        evaluated, eval_stats = _tokenize(held_out, config, tokenizer)
+        evaluated, eval_stats = _tokenize(held_out, data, prompt, tokenizer)
         eval_fingerprint, skipped = eval_stats.fingerprint, skipped + held_out.skipped
     elif data.eval_fraction > 0:
         held, chosen = _held_out([conversations.sources[row] for row in dataset["row"]], data.eval_fraction, seed)
@@ -137,15 +139,17 @@ def _held_out(sources: Sequence[Source], fraction: float, seed: int) -> tuple[li
     return sorted(row[0] for row in rows[:num_held_out]), sorted(index for row in rows[num_held_out:] for index in row)
 
 
-def _tokenize(conversations: Conversations, config: RunConfig, tokenizer: Tokenizer) -> tuple[Dataset, DataStats]:
-    template: Any = config.prompt.template  # no longer `auto`
+def _tokenize(
+    conversations: Conversations, data: DataSection, prompt: PromptSection, tokenizer: Tokenizer
+) -> tuple[Dataset, DataStats]:
+    template: Any = prompt.template  # no longer `auto`
     return tokenize_conversations(
         conversations,
         tokenizer,
         template=template,
-        system=config.prompt.system,
-        max_length=config.data.max_length,
-        overlong=config.data.overlong,
-        faulty=config.data.faulty,
-        num_workers=config.data.num_workers,
+        system=prompt.system,
+        max_length=data.max_length,
+        overlong=data.overlong,
+        faulty=data.faulty,
+        num_workers=data.num_workers,
     )

@@ -51,6 +51,12 @@ class Difference:
         """Whether the interval leaves out 0: more than noise."""
         return self.low > 0 or self.high < 0
 
+    def say(self, form: str) -> str:
+        """The difference with its interval, each written in the form of its metric; ~ marks one that may be noise."""
+        signed = form.replace("{:", "{:+")
+        mark = "" if self.is_clear else "~ "
+        return f"{mark}{signed.format(self.value)} [{signed.format(self.low)}, {signed.format(self.high)}]"
+
 
 def ratio(sums: NDArray[numpy.float64]) -> float:
     """The first sum over the second; not a number where the second is 0."""

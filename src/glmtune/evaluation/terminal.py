@@ -9,8 +9,8 @@ from rich.table import Table
 
 from glmtune.errors import show_text
 from glmtune.evaluation.results import DATA_SECTION, GENERAL_SECTION, Candidate, Evaluation
-from glmtune.evaluation.shown import METRICS, say_difference
 from glmtune.evaluation.stages import Stages
+from glmtune.evaluation.text_metrics import METRICS
 from glmtune.language import localise
 
 
@@ -84,4 +84,4 @@ def _cells(candidates: Sequence[Candidate], section: str, name: str, form: str) 
         yield "" if value is None else form.format(value)
         if candidate.differences.get(section):
             found = candidate.differences[section].get(name)
-            yield "" if found is None else say_difference(found, form)
+            yield "" if found is None else found.say(form)

@@ -8,6 +8,24 @@ from itertools import chain
 from glmtune.evaluation import libraries
 from glmtune.evaluation.measures import Measure, mean
 
+# Of tables and reports, in this order: the name of a metric, what it is called, and how it is written.
+METRICS = (
+    ("loss", "loss", "{:.4f}"),
+    ("perplexity", "perplexity", "{:,.2f}"),
+    ("rouge-1", "ROUGE-1", "{:.2f}"),
+    ("rouge-2", "ROUGE-2", "{:.2f}"),
+    ("rouge-l", "ROUGE-L", "{:.2f}"),
+    ("bleu-4", "BLEU-4", "{:.2f}"),
+    ("exact_match", "exact match, %", "{:.1f}"),
+    ("hits", "reference in the answer, %", "{:.1f}"),
+    ("accuracy", "accuracy, %", "{:.1f}"),
+    ("ended", "ended by itself, %", "{:.1f}"),
+    ("length", "characters per answer", "{:.1f}"),
+    ("repetition", "repetition, %", "{:.1f}"),
+    ("distinct-1", "distinct-1, %", "{:.1f}"),
+    ("distinct-2", "distinct-2, %", "{:.1f}"),
+)
+
 # A Chinese character is a unit, and so is a word of letters and digits; of the rest, every sign.
 _UNIT = re.compile(r"[a-zA-Z0-9]+|[^\s]")
 _REPEATED = 4  # units of the n-grams whose repetition is counted

@@ -30,7 +30,7 @@ _COMMANDS = ("/system", "/reset", "/exit", "/quit", "/help")
 _CONTROL_CHARACTERS = dict.fromkeys([*range(0x00, 0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
 
 
-class Conversing(Protocol):
+class _Conversing(Protocol):
     """A conversation: `Chat`, or one with a server."""
 
     history: list[Message]
@@ -51,7 +51,7 @@ class Conversing(Protocol):
         """Clears the history."""
 
 
-def run_terminal_chat(chat: Conversing, console: Console, input_function: Callable[[str], str] = input) -> None:
+def run_terminal_chat(chat: _Conversing, console: Console, input_function: Callable[[str], str] = input) -> None:
     """Chats until the user leaves.
 
     Ctrl-C during a reply stops the reply; twice in a row at the prompt, it ends the chat. Errors that the user can fix
@@ -93,7 +93,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _run_command(chat: Conversing, console: Console, line: str) -> bool:
+def _run_command(chat: _Conversing, console: Console, line: str) -> bool:
     """Runs a command; returns whether the chat continues."""
     command, _, argument = line.partition(" ")
     command = command.strip().lower()
@@ -116,7 +116,7 @@ def _run_command(chat: Conversing, console: Console, line: str) -> bool:
     return True
 
 
-def _print_reply(chat: Conversing, console: Console, text: str) -> None:
+def _print_reply(chat: _Conversing, console: Console, text: str) -> None:
     _write(console, localise(_REPLY))
     try:
         with closing(chat.stream(text)) as pieces:

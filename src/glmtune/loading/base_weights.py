@@ -7,20 +7,21 @@ import torch
 from torch import Tensor
 
 from glmtune.adapters.run_folder import RunManifest
+from glmtune.config import embedded_base
 from glmtune.errors import ModelError
 from glmtune.models.families import family_at
 
 _NUM_COMPARED = 2048  # values of each weight: a page or two of its file
 
 
-def fingerprint_base(path: str | Path) -> str:
+def fingerprint_base(path: str | Path | None) -> str:
     """Tells bases apart by their weights' names, types and shapes, and by a piece from the middle of each weight.
 
     Training or merging changes nearly all values of the weights concerned, so a piece suffices, and only a few hundred
     pages are read. How the weights are spread over files makes no difference.
 
     Args:
-        path: A folder in the official layout or a hub id.
+        path: A folder in the official layout or a hub id; None for the tiny base in the package.
 
     Returns:
         A hexadecimal digest.
@@ -28,6 +29,7 @@ def fingerprint_base(path: str | Path) -> str:
     Raises:
         ModelError: The folder does not exist, or its weights are not whole.
     """
+    path = embedded_base() if path is None else path
     family = family_at(path)
     folder = family.checked_folder(str(path))
     pieces = {}
@@ -39,12 +41,12 @@ def fingerprint_base(path: str | Path) -> str:
     return hashlib.sha256("\n".join(f"{name} {pieces[name]}" for name in sorted(pieces)).encode()).hexdigest()
 
 
-def is_trained_base(manifest: RunManifest | None, base_path: str) -> bool:
+def is_trained_base(manifest: RunManifest | None, base_path: str | None) -> bool:
     """Whether a base has the weights that a run was trained on, as far as the run remembers them.
 
     Args:
         manifest: The run's manifest, if it has one.
-        base_path: A folder or a hub id.
+        base_path: As for `fingerprint_base`.
 
     Raises:
         ModelError: The base's weights cannot be read.

@@ -57,14 +57,17 @@ def load_base(
     if Path(path).is_dir():
         require_files(Path(path), CONFIG_NAME, *family_at(path).tokenizer_files)
     tokenizer = load_tokenizer(path)
-    model = load_model(path, tokenizer, dtype, device_map, quantize=quantize, offloads_embedding=offloads_embedding)
+    torch_dtype = resolve_dtype(dtype, device_map)
+    model = load_model(
+        path, tokenizer, torch_dtype, device_map, quantize=quantize, offloads_embedding=offloads_embedding
+    )
     return model, tokenizer
 
 
 def load_model(
     path: str | Path | None,
     tokenizer: Tokenizer,
-    dtype: Dtype = "auto",
+    dtype: torch.dtype,
     device_map: DeviceMap = None,
     *,
     quantize: Quantize = "none",
@@ -75,7 +78,7 @@ def load_model(
     Args:
         path: As for `load_base`.
         tokenizer: The base's tokenizer, which knows the tokens that end a turn.
-        dtype: As for `load_base`.
+        dtype: The compute dtype, and that of weights that are not quantised.
         device_map: As for `load_base`.
         quantize: As for `load_base`.
         offloads_embedding: As for `load_base`.
@@ -88,13 +91,12 @@ def load_model(
         ConfigError: As for `load_base`.
     """
     path = embedded_base() if path is None else local_base(path, with_weights=True)
-    torch_dtype = resolve_dtype(dtype, device_map)
     with model_errors(path):
         device = one_device(device_map)
         if device is not None:
-            model = load_by_weight(path, torch_dtype, device, quantize=quantize, offloads_embedding=offloads_embedding)
+            model = load_by_weight(path, dtype, device, quantize=quantize, offloads_embedding=offloads_embedding)
         elif quantize == "none" and not offloads_embedding:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, device_map=device_map)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map=device_map)
             for name, weight in model.named_parameters():
                 if not weight.is_meta:  # offloaded
                     check_finite(f"{path}: {name}", weight)
@@ -201,15 +203,16 @@ def check_family(path: str | Path, config: PretrainedConfig) -> None:
         raise ModelError(f"{path}: {error}") from error
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
+def load_tokenizer(path: str | Path | None) -> Tokenizer:
     """Loads the tokenizer of a base model.
 
     Args:
-        path: A folder in the official layout or a hub id.
+        path: A folder in the official layout or a hub id; None for the tiny base in the package.
 
     Raises:
         ModelError: It is missing or damaged, or is of no family here.
     """
+    path = embedded_base() if path is None else path
     if not Path(path).is_dir() and not is_hub_id(str(path)):
         raise ModelError(f"base model {path}: there is no such folder. Set model.path to the folder of the model")
     path = local_base(path, with_weights=False)

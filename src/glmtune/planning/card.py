@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from glmtune.config import RunConfig, validate_names
+from glmtune.config import ModelSection, RunConfig, validate_names
 from glmtune.data.run_data import RunData, load_run_data
 from glmtune.errors import ConfigError
-from glmtune.loading.devices import GIB, default_device, free_device_bytes, resolve_dtype
+from glmtune.loading.devices import GIB, Dtype, default_device, free_device_bytes, resolve_dtype
 from glmtune.loading.formats import FP8_CAPABILITY
 from glmtune.planning.cards import Card, cards_of, find_card
 from glmtune.planning.device import KnownDevice
@@ -32,27 +32,16 @@ class CardPlan:
     about: str
 
 
-@dataclass(frozen=True)
-class AskedCard:
-    """What the command line says of a card; None for what it leaves open.
-
-    Attributes:
-        gpu: Its name.
-        gib: Its memory in GiB.
-        tflops: What it reaches in 16 bits, in TFLOP/s.
-    """
-
-    gpu: str | None = None
-    gib: float | None = None
-    tflops: float | None = None
-
-
-def plan_for_card(config: RunConfig, asked: AskedCard) -> CardPlan:
-    """Plans a run.
+def plan_for_card(
+    config: RunConfig, gpu: str | None = None, gib: float | None = None, tflops: float | None = None
+) -> CardPlan:
+    """Plans a run for a card; for the GPU here, and its free memory, as far as none is named.
 
     Args:
         config: The configuration.
-        asked: The card; the GPU here, and its free memory, for what is left open.
+        gpu: The card's name.
+        gib: Its memory in GiB.
+        tflops: What it reaches in 16 bits, in TFLOP/s.
 
     Returns:
         The plan, its data, and what the card is taken to be.
@@ -60,25 +49,31 @@ def plan_for_card(config: RunConfig, asked: AskedCard) -> CardPlan:
     Raises:
         GlmtuneError: Configuration, data, base or card are wrong.
     """
-    known, about = _known_device(config, asked)
+    known, about = _known_device(gpu, gib, config.model, on_cpu=bool(config.train.get("use_cpu")))
+    if tflops is not None:
+        speed = DeviceSpeed.assumed(tflops)
+        label = f"a card of {tflops:g} TFLOP/s"
+        known = replace(known, speed=speed, time_ranges=(TimeRange.of(speed),), label=label)
+        about = about if gpu else ""
     start = read_start(validate_names(config), may_overwrite=True)
-    data = load_run_data(start.config, start.tokenizer, int(start.config.train.get("seed", 42)))
+    seed = int(start.config.train.get("seed", 42))
+    data = load_run_data(start.config.data, start.config.prompt, start.tokenizer, seed)
     return CardPlan(data, plan_run(start, data.train, known), about)
 
 
-def _known_device(config: RunConfig, asked: AskedCard) -> tuple[KnownDevice, str]:
+def _known_device(gpu: str | None, gib: float | None, model: ModelSection, *, on_cpu: bool) -> tuple[KnownDevice, str]:
     """The device to plan for, and what it is taken to be."""
     device = torch.device(default_device())
-    here = device if device.type == "cuda" and not config.train.get("use_cpu") else None
-    if asked.gpu is not None:
-        card = find_card(asked.gpu, asked.gib)
-        known = _for_cards([card], config, card.gib if asked.gib is None else asked.gib)
+    here = device if device.type == "cuda" and not on_cpu else None
+    if gpu is not None:
+        card = find_card(gpu, gib)
+        known = _for_cards([card], model, card.gib if gib is None else gib)
         about = _figures(card)
     elif here is not None:
-        known, about = _for_gpu(here, config, asked.gib), ""
-    elif asked.gib is not None:
-        cards = cards_of(asked.gib)
-        known, about = _for_cards(cards, config, asked.gib), _figures(cards[0])
+        known, about = _for_gpu(here, model.dtype, gib), ""
+    elif gib is not None:
+        cards = cards_of(gib)
+        known, about = _for_cards(cards, model, gib), _figures(cards[0])
         if len(cards) > 1:
             known = replace(known, label="cards of this size (estimated)")
             names = ", ".join(card.name for card in cards)
@@ -88,37 +83,31 @@ def _known_device(config: RunConfig, asked: AskedCard) -> tuple[KnownDevice, str
             about = f"{about}. --gpu NAME plans for yours"
     else:
         card = find_card("A100-80G")
-        known = replace(_for_cards([card], config, None), total_gib=None)
+        known = replace(_for_cards([card], model, None), total_gib=None)
         about = f"no GPU here: times as for {card.name}; --gpu NAME or --gpu-gib N plans for another card"
-    if asked.tflops is not None:
-        speed = DeviceSpeed.assumed(asked.tflops)
-        known = replace(
-            known, speed=speed, time_ranges=(TimeRange.of(speed),), label=f"a card of {asked.tflops:g} TFLOP/s"
-        )
-        about = about if asked.gpu else ""
     return known, about
 
 
-def _for_gpu(here: torch.device, config: RunConfig, gib: float | None) -> KnownDevice:
+def _for_gpu(here: torch.device, asked: Dtype, gib: float | None) -> KnownDevice:
     """The GPU here, or as much of it as a card of another size has."""
-    dtype = resolve_dtype(config.model.dtype)
+    dtype = resolve_dtype(asked)
     free = free_device_bytes(here) if gib is None else (gib - CONTEXT_GIB) * GIB
     return KnownDevice(here, dtype, free, DeviceSpeed.measure(here, dtype), total_gib=gib)
 
 
-def _for_cards(cards: list[Card], config: RunConfig, gib: float | None) -> KnownDevice:
+def _for_cards(cards: list[Card], model: ModelSection, gib: float | None) -> KnownDevice:
     """A card that is not installed; where it may be one of several, with the settings of the first.
 
     Raises:
         ConfigError: The configuration asks for fp8, and the card does not have what that takes.
     """
     card = cards[0]
-    if config.model.quantize == "fp8" and len(cards) == 1 and card.capability < FP8_CAPABILITY:
+    if model.quantize == "fp8" and len(cards) == 1 and card.capability < FP8_CAPABILITY:
         raise ConfigError(f"model.quantize=fp8 needs a Hopper or newer GPU; this is a {card.name}")
-    if config.model.dtype == "auto":
+    if model.dtype == "auto":
         dtype = torch.bfloat16 if card.has_bf16 else torch.float16
     else:
-        dtype = resolve_dtype(config.model.dtype)
+        dtype = resolve_dtype(model.dtype)
     is_measured = all(each.is_measured for each in cards)
     return KnownDevice(
         None,

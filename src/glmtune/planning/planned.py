@@ -2,15 +2,20 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from glmtune.adapters.run_folder import RunManifest, current_versions
 from glmtune.config import RunConfig
+from glmtune.data.run_data import RunData
 from glmtune.errors import TrainingError
 from glmtune.loading.devices import GIB
 from glmtune.loading.formats import FORMATS, has_bitsandbytes
 from glmtune.loading.quantized_linear import HOW_TO_INSTALL
 from glmtune.planning.memory import MemorySettings
 from glmtune.planning.planner import Planner
-from glmtune.planning.settings import Candidate, Choices, in_format, spell
+from glmtune.planning.resume import EarlierRun
+from glmtune.planning.settings import Candidate, Choices, in_format, say_settings, spell
 
 # Memory of the CUDA context of a process.
 CONTEXT_GIB = 0.6
@@ -66,20 +71,34 @@ class PlannedRun:
         """Whether the chosen plan fits."""
         return self.free_bytes is None or self.chosen.memory.needed <= self.free_bytes
 
+    def manifest(self, data: RunData, base_fingerprint: str, earlier: EarlierRun | None) -> RunManifest:
+        """The record of the run.
+
+        Args:
+            data: Its data.
+            base_fingerprint: Tells whether the base's weights are still the same.
+            earlier: The run that is resumed; None for a new one.
+        """
+        path, prompt = self.config.model.path, self.config.prompt
+        template: Any = prompt.template  # `auto` has been resolved
+        return RunManifest(
+            base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
+            template=template,
+            system=prompt.system,
+            data_fingerprint=data.stats.fingerprint,
+            config=self.config.model_dump(mode="json"),
+            versions=current_versions(),
+            base_fingerprint=base_fingerprint,
+            # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
+            eval_fingerprint=data.eval_fingerprint or ("" if earlier is None else earlier.manifest.eval_fingerprint),
+            num_overlong=data.stats.num_overlong,
+        )
+
     def summary(self) -> str:
         """The chosen settings and the memory needed, in one line."""
-        settings, gib = self.settings, self.chosen.memory.needed / GIB
+        gib = self.chosen.memory.needed / GIB
         free = "" if self.free_bytes is None else f" / {self.free_bytes / GIB:.1f}"
-        parts = [
-            f"base {settings.quantize}" if settings.quantize != "none" else "base not quantised",
-            f"passes of at most {self.max_tokens:,} tokens",
-            f"checkpointed layers: {settings.num_checkpointed}"
-            + (" (in host memory)" if settings.offloads_checkpoints else ""),
-        ]
-        if settings.offloads_embedding:
-            parts.append("embedding in host memory")
-        parts.append("CUDA graphs" if settings.uses_graphs else "no CUDA graphs")
-        return f"memory plan: {gib:.1f}{free} GiB; {', '.join(parts)}"
+        return f"memory plan: {gib:.1f}{free} GiB; {', '.join(say_settings(self.chosen))}"
 
     def check(self) -> None:
         """Checks that the plan fits.

@@ -1,7 +1,7 @@
 """Chooses the fastest settings that fit, among those that change only a run's memory and speed."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from glmtune.loading.devices import GIB
 from glmtune.loading.formats import FORMATS, Quantize
 from glmtune.loading.shape import BaseShape
 from glmtune.planning.memory import MemorySettings, StepShape, estimate_memory
-from glmtune.planning.settings import Candidate, Choices, in_format, spell_values
+from glmtune.planning.settings import SETTINGS, Candidate, Choices, in_format, spell_values, values_of
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
 
@@ -108,8 +108,7 @@ class Planner:
     def plainest(self, space: Choices) -> Candidate:
         """The candidate with the first choice of each setting, without graphs unless they are required."""
         first = {name: values[0] for name, values in space.items()} | {"uses_graphs": space["uses_graphs"][-1]}
-        max_tokens = first.pop("max_tokens")
-        return self.estimate(MemorySettings(**first), max_tokens)
+        return self._estimate_values(first)
 
     def smallest(self, space: Choices) -> Candidate:
         """The candidate that needs least memory."""
@@ -124,32 +123,27 @@ class Planner:
             space: All choices, without the user's settings.
             count: The largest number of changes.
         """
-        settings, limit = candidate.settings, candidate.step.max_tokens
-        smaller = [{"max_tokens": each} for each in space["max_tokens"] if each < limit][:1]
-        changes = []
-        for changed in (*smaller, *self._changed_settings(settings, space)):
-            new = {name: value for name, value in changed.items() if name != "max_tokens"}
-            other = self.estimate(replace(settings, **new), changed.get("max_tokens", limit))
+        values, changes = values_of(candidate), []
+        for changed in self._single_changes(values, space):
+            other = self._estimate_values({**values, **changed})
             saved = candidate.memory.needed - other.memory.needed
             if saved >= 0.01 * (candidate.memory.peak - candidate.memory.overhead):
                 slowdown = other.seconds_per_step / candidate.seconds_per_step - 1
                 changes.append(_Change(_say(changed, space), saved, slowdown))
         return sorted(changes, key=lambda change: change.slowdown)[:count]
 
-    def _changed_settings(self, settings: MemorySettings, space: Choices) -> Iterator[dict[str, Any]]:
+    def _single_changes(self, values: Mapping[str, Any], space: Choices) -> Iterator[dict[str, Any]]:
         """The values of the changed settings, by name."""
-        if settings.uses_graphs:
-            yield {"uses_graphs": False}
-        if not settings.offloads_embedding and True in space["offloads_embedding"]:
-            yield {"offloads_embedding": True}
-        num_layers = max(space["num_checkpointed"])
-        if settings.num_checkpointed < num_layers:
-            yield {"num_checkpointed": num_layers}
-        if settings.num_checkpointed and not settings.offloads_checkpoints and True in space["offloads_checkpoints"]:
-            yield {"offloads_checkpoints": True, "uses_graphs": False}
-        for quantize in space["quantize"]:
-            if quantize != settings.quantize:
-                yield {"quantize": quantize}
+        for setting in SETTINGS:
+            if setting.name == "offloads_checkpoints" and values["num_checkpointed"] == 0:
+                continue
+            for value in setting.alternatives(values[setting.name], space[setting.name]):
+                yield {setting.name: value, **(setting.excludes if value else {})}
+
+    def _estimate_values(self, values: Mapping[str, Any]) -> Candidate:
+        """Estimates settings given by their names."""
+        settings = {name: value for name, value in values.items() if name != "max_tokens"}
+        return self.estimate(MemorySettings(**settings), values["max_tokens"])
 
     def _candidates(self, space: Choices, quantize: Quantize, free_bytes: float) -> Iterator[Candidate]:
         """For each combination the candidate with the fewest checkpointed layers that fits, or with the most."""
@@ -175,8 +169,8 @@ class Planner:
         return self._size_step(max_tokens, False).mean_tokens < MOST_GRAPHED_TOKENS
 
     def _price(self, candidate: Candidate) -> float:
-        settings = candidate.settings
-        departures = settings.offloads_embedding + settings.offloads_checkpoints + (settings.num_checkpointed > 0)
+        values = values_of(candidate)
+        departures = sum(setting.is_departure and bool(values[setting.name]) for setting in SETTINGS)
         return candidate.seconds_per_step * (1 + _LEAST_SPEEDUP * departures)
 
     def seconds_per_step(self, settings: MemorySettings, step: StepShape, speed: DeviceSpeed) -> float:

@@ -1,7 +1,7 @@
-"""The settings that a plan chooses, one row each: key, choices, what they need, how they are read and written."""
+"""The settings that a plan chooses, one row each: key, choices, what they need, how they are read, written and said."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from glmtune.errors import ConfigError
@@ -31,50 +31,80 @@ class _Setting:
         key: Its key, with the section.
         name: Its name in `Choices`, and in `MemorySettings` or `StepShape`.
         choices: The values that a run may have under its conditions; without a GPU, the first one is taken.
+        says: What a plan says of a value; nothing where it is empty.
         needs: The requirement for switching it on, if there is one.
         read: Turns a value of the configuration into one of the choices; also takes the number of layers.
         write: Turns one of the choices into a value of the configuration.
+        alternatives: Which of the choices are tried instead of a value to save memory.
+        excludes: Settings that switching it on changes, with their values.
+        is_departure: Whether switching it on has to make the run faster by a little to be chosen.
     """
 
     key: str
     name: str
     choices: Callable[[_Conditions], Sequence[Any]]
+    says: Callable[[Any], str]
     needs: str = ""
     read: Callable[[Any, int], Any] = lambda value, _num_layers: value
     write: Callable[[Any], Any] = lambda value: value
+    alternatives: Callable[[Any, Sequence[Any]], Sequence[Any]] = lambda value, choices: [
+        each for each in choices if each != value
+    ]
+    excludes: Mapping[str, Any] = field(default_factory=dict)
+    is_departure: bool = False
 
     def spell(self, value: Any) -> str:
         """The setting with this value, as written on the command line."""
         return f"{self.key}={str(self.write(value)).lower()}"
 
 
-FORMAT = _Setting("model.quantize", "quantize", lambda run: run.formats)
+FORMAT = _Setting(
+    "model.quantize",
+    "quantize",
+    lambda run: run.formats,
+    says=lambda quantize: "base not quantised" if quantize == "none" else f"base {quantize}",
+)
 SETTINGS = (
     FORMAT,
     _Setting(
         "model.offload_embedding",
         "offloads_embedding",
         lambda run: (False, True) if run.is_fused and not run.is_tied else (False,),
+        says=lambda offloads: "embedding in host memory" if offloads else "",
         needs="fused layers, and an embedding that is not shared with the output layer",
+        is_departure=True,
     ),
-    _Setting("train.max_tokens_per_device", "max_tokens", lambda run: run.pass_limits),
+    _Setting(
+        "train.max_tokens_per_device",
+        "max_tokens",
+        lambda run: run.pass_limits,
+        says=lambda limit: f"passes of at most {limit:,} tokens",
+        alternatives=lambda limit, limits: [each for each in limits if each < limit][:1],
+    ),
     _Setting(
         "train.gradient_checkpointing",
         "num_checkpointed",
         lambda run: range(run.num_layers + 1),
+        says=lambda number: f"checkpointed layers: {number}",
         read=lambda value, num_layers: num_layers if value is True else min(int(value), num_layers),
         write=lambda value: value or False,
+        alternatives=lambda number, numbers: [numbers[-1]] if number < numbers[-1] else [],
+        is_departure=True,
     ),
     _Setting(
         "train.offload_checkpoints",
         "offloads_checkpoints",
         lambda run: (False, True) if run.is_fused else (False,),
+        says=lambda offloads: "their inputs in host memory" if offloads else "",
         needs="fused layers",
+        excludes={"uses_graphs": False},
+        is_departure=True,
     ),
     _Setting(
         "train.cuda_graphs",
         "uses_graphs",
         lambda run: (True, False) if run.can_graph else (False,),
+        says=lambda uses: "CUDA graphs" if uses else "no CUDA graphs",
         needs="fused layers, 16 bits on an Ampere or newer GPU, and torch's own AdamW or SGD",
     ),
 )
@@ -173,13 +203,13 @@ def decide(whole: Choices, given: Mapping[str, Any], why_not_fused: str | None =
 
 def chosen_settings(candidate: Candidate) -> dict[str, Any]:
     """A plan's settings, by key."""
-    chosen = _values(candidate)
+    chosen = values_of(candidate)
     return {setting.key: chosen[setting.name] for setting in SETTINGS}
 
 
 def spell(candidate: Candidate) -> list[str]:
     """A plan's settings, as on the command line."""
-    return spell_values(_values(candidate))
+    return spell_values(values_of(candidate))
 
 
 def spell_values(values: Mapping[str, Any]) -> list[str]:
@@ -187,5 +217,12 @@ def spell_values(values: Mapping[str, Any]) -> list[str]:
     return [setting.spell(values[setting.name]) for setting in SETTINGS if setting.name in values]
 
 
-def _values(candidate: Candidate) -> dict[str, Any]:
+def say_settings(candidate: Candidate) -> list[str]:
+    """A plan's settings in words."""
+    values = values_of(candidate)
+    return [said for setting in SETTINGS if (said := setting.says(values[setting.name]))]
+
+
+def values_of(candidate: Candidate) -> dict[str, Any]:
+    """A plan's settings by their names in `Choices`."""
     return {**asdict(candidate.settings), "max_tokens": candidate.step.max_tokens}

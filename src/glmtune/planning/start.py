@@ -13,7 +13,7 @@ from glmtune.adapters.adapter_files import read_adapter_config
 from glmtune.adapters.inheritance import prompt_record
 from glmtune.adapters.lora import ALL_LINEAR, comparable_setting, init_for_loading, spell_out
 from glmtune.adapters.run_folder import RunManifest, find_adapter
-from glmtune.config import LORA_DEFAULTS, RunConfig, embedded_base
+from glmtune.config import LORA_DEFAULTS, RunConfig
 from glmtune.errors import ConfigError, summarise_faults
 from glmtune.loading.base_weights import is_trained_base
 from glmtune.loading.bases import load_tokenizer, read_base_config
@@ -66,7 +66,7 @@ def read_start(config: RunConfig, *, may_overwrite: bool = False) -> Start:
     is_new = config.train.get("resume_from_checkpoint") in (None, False)
     earlier = None if is_new and may_overwrite else find_earlier_run(config.train)
     base_path = config.model.path
-    tokenizer = load_tokenizer(base_path or embedded_base())
+    tokenizer = load_tokenizer(base_path)
     base_config = read_base_config(base_path)
     base_config.name_or_path = str(base_path)  # PEFT warns of a base without a name
     config = with_targets(_with_prompt(_from_adapter(config, base_config, earlier), tokenizer, earlier), base_config)
@@ -106,7 +106,7 @@ def _from_adapter(config: RunConfig, base_config: PretrainedConfig, earlier: Ear
         if field.name not in _NOT_OF_WEIGHTS and (value != default or field.name in LORA_DEFAULTS):
             own[field.name] = sorted(value) if isinstance(value, set) else value
     own["init_lora_weights"] = init_for_loading(adapter.init_lora_weights)
-    if not is_trained_base(RunManifest.read(folder), config.model.path or str(embedded_base())):
+    if not is_trained_base(RunManifest.read(folder), config.model.path):
         _logger.warning(
             "model.adapter_path: the weights of %s are not those that %s was trained on. Set model.path to the right "
             "base",

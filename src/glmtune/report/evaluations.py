@@ -5,7 +5,7 @@ from typing import Any
 
 from glmtune.evaluation.measures import Difference
 from glmtune.evaluation.results import DATA_SECTION, GENERAL_SECTION
-from glmtune.evaluation.shown import METRICS, say_difference
+from glmtune.evaluation.text_metrics import METRICS
 from glmtune.language import localise
 from glmtune.report.blocks import Block, Exchange, Lines, Table
 from glmtune.report.facts import RunFacts
@@ -65,7 +65,7 @@ def _cells(candidate: Mapping[str, Any], section: str, name: str, form: str) -> 
         found = differences.get(name)
         is_whole = found is not None and None not in found.values()
         # The interval on a line of its own, so that the column is narrow.
-        cells.append(say_difference(Difference(**found), form).replace(" [", "\n[") if is_whole else "")
+        cells.append(Difference(**found).say(form).replace(" [", "\n[") if is_whole else "")
     return cells
 
 

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
-from glmtune.adapters.run_folder import RunManifest, current_versions
 from glmtune.compat import use_one_gpu
-from glmtune.config import embedded_base, say_data
+from glmtune.config import say_data
 from glmtune.data.run_data import RunData, load_run_data
 from glmtune.data.skipped import SKIPPED_NAME, write_skipped
 from glmtune.errors import ConfigError
@@ -18,7 +16,6 @@ from glmtune.loading.base_weights import fingerprint_base
 from glmtune.loading.devices import Dtype, resolve_dtype
 from glmtune.loading.formats import check_package
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.planning.planned import PlannedRun
 from glmtune.planning.resume import EarlierRun
 from glmtune.planning.start import Start
 from glmtune.training.arguments import make_arguments
@@ -46,25 +43,6 @@ class RunInputs:
     base_fingerprint: str
     earlier: EarlierRun | None
 
-    def manifest(self, planned: PlannedRun) -> RunManifest:
-        """The record of a run that was planned for these inputs."""
-        config = planned.config
-        path = config.model.path
-        template: Any = config.prompt.template  # `auto` has been resolved
-        return RunManifest(
-            base_path=str(Path(path).resolve()) if path is not None and Path(path).is_dir() else path,
-            template=template,
-            system=config.prompt.system,
-            data_fingerprint=self.data.stats.fingerprint,
-            config=config.model_dump(mode="json"),
-            versions=current_versions(),
-            base_fingerprint=self.base_fingerprint,
-            # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
-            eval_fingerprint=self.data.eval_fingerprint
-            or (self.earlier.manifest.eval_fingerprint if self.earlier else ""),
-            num_overlong=self.data.stats.num_overlong,
-        )
-
 
 def read_inputs(start: Start, console: Console) -> RunInputs:
     """Reads all inputs of a run and checks that they are consistent.
@@ -89,7 +67,8 @@ def read_inputs(start: Start, console: Console) -> RunInputs:
     check_upload(arguments)
     use_one_gpu(arguments)  # several GPUs are used through torchrun, not DataParallel
     with arguments.main_process_first(desc="reading the data"):
-        data = load_run_data(config, start.tokenizer, arguments.seed, looks=arguments.process_index == 0)
+        looks = arguments.process_index == 0
+        data = load_run_data(config.data, config.prompt, start.tokenizer, arguments.seed, looks=looks)
     for line in (*say_data(config.data.path), *data.stats.lines(), data.split_line()):
         _say(console, line)
     if data.findings:
@@ -97,7 +76,7 @@ def read_inputs(start: Start, console: Console) -> RunInputs:
     if data.skipped and arguments.should_save:
         write_skipped(data.skipped, skipped := Path(arguments.output_dir) / SKIPPED_NAME)
         _say(console, f"rows that were left out, with the reasons: {skipped}")
-    base_fingerprint = fingerprint_base(config.model.path or embedded_base())
+    base_fingerprint = fingerprint_base(config.model.path)
     return RunInputs(arguments, dtype, start.tokenizer, data, base_fingerprint, start.earlier)
 
 

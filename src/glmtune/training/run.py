@@ -26,7 +26,7 @@ from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
 from glmtune.planning.resume import EarlierRun, check_resumed, has_all_steps
-from glmtune.planning.start import Start, read_start
+from glmtune.planning.start import read_start
 from glmtune.training.arguments import transformers_faults
 from glmtune.training.callbacks import ProgressReport, make_callbacks
 from glmtune.training.checkpointing import checkpoint_layers
@@ -75,24 +75,24 @@ def train(config: RunConfig, console: Console | None = None) -> TrainResult:
         console.print(say_base(config.model.path), markup=False, highlight=False, soft_wrap=True)
         start = read_start(config)
         inputs = read_inputs(start, console)
-        planned, manifest = _plan(start, inputs, console)
+        known = KnownDevice.measure(inputs.arguments.device, inputs.dtype, inputs.arguments.world_size)
+        planned = plan_run(start, inputs.data.train, known)
+        manifest = _check_plan(planned, inputs, console)
         return _train(inputs, planned, manifest, console)
 
 
-def _plan(start: Start, inputs: RunInputs, console: Console) -> tuple[PlannedRun, RunManifest]:
-    """Decides the settings that the configuration leaves open, and whether an earlier run may be resumed with them."""
+def _check_plan(planned: PlannedRun, inputs: RunInputs, console: Console) -> RunManifest:
+    """Checks that a plan fits and may continue an earlier run, says what it is, and returns the record of the run."""
     arguments, earlier = inputs.arguments, inputs.earlier
-    known = KnownDevice.measure(arguments.device, inputs.dtype, arguments.world_size)
-    planned = plan_run(start, inputs.data.train, known)
-    manifest = inputs.manifest(planned)
+    manifest = planned.manifest(inputs.data, inputs.base_fingerprint, earlier)
     if earlier is not None:
-        check_resumed(earlier, Path(arguments.output_dir), manifest, planned.num_steps, known.num_processes)
+        check_resumed(earlier, Path(arguments.output_dir), manifest, planned.num_steps, arguments.world_size)
         console.print(f"continuing from {earlier.checkpoint}", markup=False, highlight=False, soft_wrap=True)
     planned.check()
     lines = [*opening_lines(inputs, planned), *([planned.summary()] if arguments.device.type == "cuda" else [])]
     for line in (*lines, *planned.notes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return planned, manifest
+    return manifest
 
 
 def _train(inputs: RunInputs, planned: PlannedRun, manifest: RunManifest, console: Console) -> TrainResult:
@@ -129,7 +129,7 @@ def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PackedModel, Ma
     model = load_model(
         config.model.path,
         inputs.tokenizer,
-        config.model.dtype,
+        inputs.dtype,
         "cpu" if inputs.arguments.device.type == "cpu" else None,
         quantize=planned.settings.quantize,
         offloads_embedding=planned.settings.offloads_embedding,

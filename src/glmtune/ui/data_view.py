@@ -7,7 +7,6 @@ import sys
 from itertools import groupby
 
 from glmtune.adapters.inheritance import prompt_record
-from glmtune.config import embedded_base
 from glmtune.data.formats import read_conversations
 from glmtune.language import Language
 from glmtune.loading.bases import load_tokenizer
@@ -43,7 +42,7 @@ def coloured_samples(file: str, base: str, system: str | None, max_length: int, 
     Raises:
         GlmtuneError: The file or the base cannot be used.
     """
-    tokenizer = load_tokenizer(base or embedded_base())
+    tokenizer = load_tokenizer(base or None)
     template = prompt_record(None, base or None, tokenizer).template
     found = read_conversations([file], None, "\n")
     shown = []

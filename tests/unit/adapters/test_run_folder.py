@@ -59,6 +59,13 @@ def test_damaged_manifest(tmp_path: Path, text: str) -> None:
         ({"system": []}, r"system: expected text or null; found \[\]"),
         ({"config": "x"}, "config: expected settings by section; found 'x'"),
         ({"config": {"data": 1}}, "config: expected settings by section"),
+        ({"config": {"train": {"cuda_graphs": "yes"}}}, "config: train.cuda_graphs: expected bool; found 'yes'"),
+        ({"config": {"model": {"quantize": 8}}}, "config: model.quantize: expected str; found 8"),
+        ({"config": {"data": {"path": 8}}}, "config: data.path: expected dict or list or str; found 8"),
+        (
+            {"config": {"train": {"gradient_checkpointing": []}}},
+            r"config: train.gradient_checkpointing: expected bool or int or str; found \[\]",
+        ),
         ({"base_fingerprint": None}, "base_fingerprint: expected text; found None"),
         ({"template": {}}, "unknown template"),
     ],

@@ -25,7 +25,7 @@ def load(tmp_path, monkeypatch, letters):
 
     def load_data(*settings, seed: int = 1, looks: bool = False):
         config = load_config(None, ["prompt.template=chatglm3", *settings])
-        return load_run_data(config, letters, seed, looks=looks)
+        return load_run_data(config.data, config.prompt, letters, seed, looks=looks)
 
     return load_data
 

@@ -11,7 +11,7 @@ from glmtune.adapters.run_folder import RunManifest
 from glmtune.config import RunConfig, load_config
 from glmtune.data.run_data import RunData, load_run_data
 from glmtune.models.chatglm import ChatGLMConfig
-from glmtune.planning.card import AskedCard, plan_for_card
+from glmtune.planning.card import plan_for_card
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
@@ -43,7 +43,7 @@ def configure(tiny_base: Path, data_file: Path, tmp_path: Path) -> Configure:
 def begin(configure: Configure) -> Callable[..., tuple[Start, RunData]]:
     def begin(*overrides: str) -> tuple[Start, RunData]:
         start = read_start(configure(*overrides), may_overwrite=True)
-        return start, load_run_data(start.config, start.tokenizer, 0)
+        return start, load_run_data(start.config.data, start.config.prompt, start.tokenizer, 0)
 
     return begin
 
@@ -51,7 +51,7 @@ def begin(configure: Configure) -> Callable[..., tuple[Start, RunData]]:
 @pytest.fixture
 def plan(configure: Configure) -> Callable[..., PlannedRun]:
     def plan(*overrides: str, gib: float | None = None) -> PlannedRun:
-        return plan_for_card(configure(*overrides), AskedCard(gib=gib)).planned
+        return plan_for_card(configure(*overrides), gib=gib).planned
 
     return plan
 

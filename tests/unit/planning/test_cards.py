@@ -11,7 +11,7 @@ from rich.console import Console
 from glmtune.errors import ConfigError
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from glmtune.planning.card import AskedCard, CardPlan, plan_for_card
+from glmtune.planning.card import CardPlan, plan_for_card
 from glmtune.planning.cards import CARDS, cards_of, find_card
 from glmtune.planning.memory import MemorySettings, Pass
 from glmtune.planning.planner import Planner, StepShape
@@ -26,7 +26,7 @@ PlanFor = Callable[..., CardPlan]
 @pytest.fixture
 def plan_for(configure: Callable[..., object]) -> PlanFor:
     def plan_for(*overrides: str, **asked: object) -> CardPlan:
-        return plan_for_card(configure(*overrides), AskedCard(**asked))
+        return plan_for_card(configure(*overrides), **asked)
 
     return plan_for
 

@@ -12,20 +12,20 @@ from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.planning.memory import MemorySettings, Pass, StepShape
 from glmtune.planning.planner import Planner
-from glmtune.planning.settings import Choices, in_format
+from glmtune.planning.settings import in_format, possible_choices
 from glmtune.planning.shape import AdapterShape
 from glmtune.planning.speed import DeviceSpeed
 
 CHATGLM3_6B = ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True)
 QKV = AdapterShape(1_949_696, first_layer=0, ranks=8, is_on_last_projection=False, has_dropout=True)
-FREEDOM: Choices = {
-    "quantize": ("none", "int8", "nf4"),
-    "offloads_embedding": (False, True),
-    "max_tokens": (2048, 1024, 512),
-    "num_checkpointed": range(29),
-    "offloads_checkpoints": (False, True),
-    "uses_graphs": (True, False),
-}
+FREEDOM = possible_choices(
+    formats=("none", "int8", "nf4"),
+    num_layers=28,
+    is_fused=True,
+    is_tied=False,
+    can_graph=True,
+    pass_limits=(2048, 1024, 512),
+)
 
 
 def size_step(max_tokens: int, uses_graphs: bool) -> StepShape:

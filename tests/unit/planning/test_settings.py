@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from glmtune.adapters.run_folder import RunManifest
+from glmtune.config import describe_keys, value_types
 from glmtune.data.run_data import RunData
 from glmtune.planning.device import KnownDevice
+from glmtune.planning.memory import MemorySettings
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import PlannedRun
 from glmtune.planning.resume import EarlierRun
-from glmtune.planning.settings import spell
+from glmtune.planning.settings import SETTINGS, spell
 from glmtune.planning.start import Start
 
 Begin = Callable[..., tuple[Start, RunData]]
@@ -26,6 +28,20 @@ def test_the_settings_printed_are_the_settings_planned(plan: Plan) -> None:
         planned = plan(gib=gib)
         again = plan(*spell(planned.chosen), gib=gib)
         assert again.chosen == planned.chosen
+
+
+def test_the_summary_names_what_was_chosen(plan: Plan) -> None:
+    given = ("model.offload_embedding=true", "train.offload_checkpoints=true", "train.gradient_checkpointing=9")
+    summary = plan(*given, gib=6).summary()
+    settings = "base nf4, embedding in host memory, passes of at most 112 tokens, checkpointed layers: 9, "
+    assert summary.startswith("memory plan: ")
+    assert summary.partition("; ")[2] == settings + "their inputs in host memory, no CUDA graphs"
+
+
+def test_every_setting_has_a_row_a_key_and_a_type_in_the_records_of_runs() -> None:
+    """A field of `MemorySettings` without a row would never be chosen, a row without a key never given by the user."""
+    assert sorted(each.name for each in SETTINGS) == sorted(["max_tokens", *MemorySettings.__dataclass_fields__])
+    assert {each.key for each in SETTINGS} <= {each.key for each in describe_keys()} & value_types().keys()
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,52 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 import torch
 
+import glmtune
 from glmtune.adapters.run_folder import RunManifest
+from glmtune.config import RunConfig
 from glmtune.errors import ConfigError, TrainingError
 from glmtune.export.merge import merge
 from glmtune.loading.bases import load_base
 from glmtune.loading.runs import load
+from glmtune.planning.start import Start
 from glmtune.training.run import TrainResult
 
 Run = Callable[..., TrainResult]
 EarlierRun = Callable[..., Path]
+
+
+def test_the_configuration_visits_each_room_once(run: Run) -> None:
+    """Whole, that is: other rooms are handed a section, plain values, or the plan that was made with it."""
+    package = str(Path(glmtune.__file__).parent)
+    rooms: list[str] = []
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        if event != "call" or not code.co_filename.startswith(package) or code.co_filename.endswith("sections.py"):
+            return
+        parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        if any(isinstance(frame.f_locals.get(name), RunConfig | Start) for name in parameters):
+            room = Path(code.co_filename).relative_to(package).as_posix()
+            if rooms[-1:] != [room]:
+                rooms.append(room)
+
+    sys.setprofile(note)
+    try:
+        run("train.max_steps=1")
+    finally:
+        sys.setprofile(None)
+    assert rooms == [
+        *("training/run.py", "config/reading.py", "planning/start.py", "training/inputs.py", "planning/plan.py")
+    ]
 
 
 @pytest.mark.parametrize("quantize", ["int8", "nf4"])

@@ -60,7 +60,7 @@ class Dialogue:
 
 
 @dataclass(frozen=True)
-class TextCheck:
+class _TextCheck:
     """A kind of finding that a single conversation can show.
 
     Attributes:
@@ -150,37 +150,37 @@ def _is_broken_json(answer: str) -> bool:
 
 
 CHECKS = (
-    TextCheck(
+    _TextCheck(
         "repeats_question",
         _repeats_question,
         "answers start by repeating the whole question",
         "Cut the question off the answer, or the model learns to repeat what it is asked",
     ),
-    TextCheck(
+    _TextCheck(
         "markup",
         _has_markup,
         "rows have leftover HTML",
         "Remove the tags and write characters such as &nbsp; as what they stand for",
     ),
-    TextCheck(
+    _TextCheck(
         "role_markers",
         _has_role_marker,
         "rows have role markers of a prompt in their texts",
         "Remove them: roles belong into the fields of a row, and the template writes the markers",
     ),
-    TextCheck(
+    _TextCheck(
         "mojibake",
         _is_mojibake,
         "rows have text that was read in a wrong encoding",
         "Take them from their source again, read as what it is (UTF-8 or GBK), or remove them",
     ),
-    TextCheck(
+    _TextCheck(
         "mixed_scripts",
         _mixes_scripts,
         "rows mix simplified and traditional characters in one text",
         "Convert them to one script, such as with OpenCC",
     ),
-    TextCheck(
+    _TextCheck(
         "broken_json",
         _breaks_json,
         "answers are JSON with brackets that do not match",
