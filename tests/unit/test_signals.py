@@ -1,4 +1,4 @@
-"""Without these, Ctrl-C could go unheard, nohup not keep from a run what it is to keep from it, or workers never end."""
+"""Without these, Ctrl-C could go unheard, nohup not keep a run alive, or a pool wait for its workers forever."""
 
 import os
 import signal
