@@ -25,7 +25,7 @@ demo: $(STAMP)
 	$(BIN)/glmtune demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data and not interop" --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data and not interop" --numprocesses 2 --dist worksteal
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest tests/gpu -m "gpu and not real_data"
