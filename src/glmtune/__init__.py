@@ -4,13 +4,17 @@ Importing the package is instant. It makes transformers' Auto classes load `chat
 transformers is imported before or after it.
 """
 
+from __future__ import annotations
+
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
 
 from glmtune.errors import AdapterError, ConfigError, DataError, GlmtuneError, ModelError, TrainingError
 
+TYPE_CHECKING = False  # that of typing would take as long to import as all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from glmtune.api import evaluate, load, merge, train
     from glmtune.inference.chat import Chat
     from glmtune.prompts import Conversation, Message

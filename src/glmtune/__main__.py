@@ -1,5 +1,6 @@
 """`glmtune`, and `python -m glmtune`."""
 
+import os
 import sys
 
 
@@ -10,8 +11,8 @@ def main() -> None:
     except KeyboardInterrupt:
         from glmtune.language import localise
 
-        print(localise("Interrupted."), file=sys.stderr)
-        sys.exit(130)
+        print(localise("Interrupted."), file=sys.stderr, flush=True)
+        os._exit(130)  # sys.exit does not always give this code, since Python may go by the signal
     run()
 
 

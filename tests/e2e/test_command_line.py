@@ -171,7 +171,7 @@ def test_merged_folder_loads_with_plain_transformers(
 
 
 def test_mistakes_are_one_clear_message(workplace: Path, call_glmtune: Callable[..., str]) -> None:
-    assert "did you mean train.learning_rate" in run_glmtune("train", "train.learning_rat=1", code=1)
+    assert "did you mean train.learning_rate" in call_glmtune("train", "train.learning_rat=1", code=1)
     assert "nowhere.json" in call_glmtune("train", "data.path=nowhere.json", code=1)
     questions = ["--input", "nowhere.json", "--output", str(workplace / "none.jsonl")]
     assert "nowhere.json" in call_glmtune("generate", "no-such-run", *questions, code=1)  # before a model is loaded

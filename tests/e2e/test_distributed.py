@@ -13,7 +13,7 @@ import pytest
 import glmtune
 import processes
 from glmtune.config import embedded_data
-from glmtune.errors import ConfigError
+from glmtune.errors import TrainingError
 from settings import changed
 
 SETTINGS = [
@@ -96,5 +96,5 @@ def test_two_nodes_that_share_a_disk_leave_one_whole_checkpoint(tmp_path: Path) 
     files = {path.name for path in (tmp_path / "run" / "checkpoint-4").iterdir()}
     assert {"adapter_model.safetensors", "checksums.json", "rng_state_0.pth", "rng_state_1.pth"} <= files
     again = (f"train.output_dir={tmp_path / 'run'}", "train.resume_from_checkpoint=true", "train.max_steps=6")
-    with pytest.raises(ConfigError, match="it began with 2 processes, and continues with 1"):
+    with pytest.raises(TrainingError, match="it began with 2 processes, and continues with 1"):
         glmtune.train(None, *changed(SETTINGS, *again))
