@@ -24,6 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/glmtune demo
 
+# worksteal: each process takes half of the modules, so that what the tests of a module share is made only once.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data and not interop" --numprocesses 2 --dist worksteal
 
