@@ -24,8 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/glmtune demo
 
+# worksteal: each process takes half of the modules, so that what the tests of a module share is made only once.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data and not interop" --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not real_data and not interop" --numprocesses 2 --dist worksteal
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest tests/gpu -m "gpu and not real_data"

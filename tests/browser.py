@@ -29,9 +29,6 @@ _FLAGS = (
     "--hide-scrollbars",
 )
 
-LONGEST_WAIT_S = 120
-"""After so long, what a test waits for on a page counts as never coming."""
-
 
 class Browser:
     """A page in Chromium.
@@ -82,7 +79,7 @@ class Browser:
         """Waits until an expression is true, and returns its value; it may fail until then."""
         look = f"try {{ const value = {expression}; if (value) return done(value); }} catch (error) {{}}"
         look += f"if (Date.now() > end) return fail('never true: ' + {json.dumps(expression)}); setTimeout(look, 50);"
-        start = f"const end = Date.now() + {1000 * LONGEST_WAIT_S}"
+        start = f"const end = Date.now() + {1000 * processes.HANG_S}"
         return self.evaluate(f"new Promise((done, fail) => {{ {start}; const look = () => {{ {look} }}; look(); }})")
 
     def open(

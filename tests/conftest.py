@@ -1,5 +1,6 @@
 """Fixtures that several test modules share, and what may be left out where."""
 
+import gc
 import os
 import re
 import signal
@@ -52,6 +53,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("posix")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    """From here on, garbage is not looked for in what has been imported: Trainer has it collected in every run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

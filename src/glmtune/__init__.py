@@ -4,23 +4,22 @@ Importing the package is instant. It makes transformers' Auto classes load `chat
 transformers is imported before or after it.
 """
 
-import importlib
-import logging
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-import wrapt
+import importlib
+import sys
 
 from glmtune.errors import AdapterError, ConfigError, DataError, GlmtuneError, ModelError, TrainingError
 
+TYPE_CHECKING = False  # that of typing would take as long to import as all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from glmtune.api import evaluate, load, merge, train
     from glmtune.inference.chat import Chat
     from glmtune.prompts import Conversation, Message
 
 __version__ = "0.1.0"
-
-# On a CPU, bitsandbytes warns about an unused package as soon as PEFT imports it.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [
     "AdapterError",
@@ -64,8 +63,33 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-@wrapt.when_imported("transformers")
-def _register_auto_classes(_: Any) -> None:
+class _RegisterWhenImported:
+    """A finder on `sys.meta_path` that registers our Auto classes as soon as transformers has been imported."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        """Finds transformers as the other finders do; nothing else is found here."""
+        if name != "transformers":
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                _register_auto_classes()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # of this import's own loader
+        return spec
+
+
+def _register_auto_classes() -> None:
     from glmtune.models.registration import register_auto_classes
 
     register_auto_classes()
+
+
+if "transformers" in sys.modules:
+    _register_auto_classes()
+else:
+    sys.meta_path.insert(0, _RegisterWhenImported())

@@ -134,8 +134,8 @@ def test_second_run_is_not_overwritten(run: Path, call_glmtune: Callable[..., st
 
 @pytest.mark.parametrize("part", ["run", "checkpoint"])
 def test_chat(run: Path, part: str, call_glmtune: Callable[..., str]) -> None:
-    folder, chat = (run, run_glmtune) if part == "run" else (run / f"checkpoint-{_num_steps(run)}", call_glmtune)
-    printed = chat("chat", str(folder), text="你是谁？\n/system 你是一只猫\n/reset\n/nonsense\n你好\n/exit\n")
+    folder = run if part == "run" else run / f"checkpoint-{_num_steps(run)}"
+    printed = call_glmtune("chat", str(folder), text="你是谁？\n/system 你是一只猫\n/reset\n/nonsense\n你好\n/exit\n")
     assert printed.count("GLM>") == 2
     assert "你是一只猫" in printed
     assert "/nonsense" in printed
@@ -146,7 +146,7 @@ def test_generate_is_ordered_and_resumable(run: Path, workplace: Path, call_glmt
     rows = [{"instruction": f"{number} 加 1 等于几？", "input": ""} for number in range(11)]
     questions.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     command = ["generate", str(run), "--input", str(questions), "--output", str(replies), "--batch-size", "4"]
-    run_glmtune(*command, "max_new_tokens=8")
+    call_glmtune(*command, "max_new_tokens=8")
     whole = replies.read_text(encoding="utf-8")
     lines = whole.splitlines()
     assert [json.loads(line)["instruction"] for line in lines] == [row["instruction"] for row in rows]
@@ -159,7 +159,7 @@ def test_merged_folder_loads_with_plain_transformers(
     run: Path, workplace: Path, call_glmtune: Callable[..., str]
 ) -> None:
     merged = workplace / "merged"
-    run_glmtune("merge", str(run), "--output", str(merged))
+    call_glmtune("merge", str(run), "--output", str(merged))
     plain = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(merged)
     model, _ = glmtune.load(run, dtype="float32")
@@ -171,14 +171,14 @@ def test_merged_folder_loads_with_plain_transformers(
 
 
 def test_mistakes_are_one_clear_message(workplace: Path, call_glmtune: Callable[..., str]) -> None:
-    assert "did you mean train.learning_rate" in run_glmtune("train", "train.learning_rat=1", code=1)
+    assert "did you mean train.learning_rate" in call_glmtune("train", "train.learning_rat=1", code=1)
     assert "nowhere.json" in call_glmtune("train", "data.path=nowhere.json", code=1)
     questions = ["--input", "nowhere.json", "--output", str(workplace / "none.jsonl")]
     assert "nowhere.json" in call_glmtune("generate", "no-such-run", *questions, code=1)  # before a model is loaded
     assert "no-such-run" in call_glmtune("chat", "./no-such-run", code=1)
     broken = workplace / "broken.json"
     broken.write_text('[{"instruction": "a", "input": ""}, {"instruction": "", "output": "c"}]', encoding="utf-8")
-    printed = run_glmtune("data", "check", str(broken), code=1)
+    printed = call_glmtune("data", "check", str(broken), code=1)
     assert "row 1" in printed
     assert "row 2" in printed
 
@@ -190,13 +190,13 @@ def test_help_imports_nothing_heavy() -> None:
     assert processes.run(sys.executable, "-c", probe).returncode == 0, "the command line imports torch for its help"
 
 
-def test_a_run_says_what_it_uses_and_how_it_ended(workplace: Path) -> None:
+def test_a_run_says_what_it_uses_and_how_it_ended(workplace: Path, call_glmtune: Callable[..., str]) -> None:
     data, folder = workplace / "mine.json", workplace / "my run"
     rows = [{"instruction": f"问题{number}？", "output": f"回答{number}。"} for number in range(10)]
     data.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     settings = [f"data.path={data}", "data.eval_fraction=0.1", "prompt.system=你是一只猫", f"train.output_dir={folder}"]
     settings += ["train.max_steps=2", "train.eval_steps=1", "train.early_stopping_patience=1", "train.save_steps=1"]
-    printed = run_glmtune("train", *changed(SETTINGS, *settings))
+    printed = call_glmtune("train", *changed(SETTINGS, *settings))
     for said in (
         "only for trying things out; to train ChatGLM3-6B, add model.path=FOLDER",
         "mine.json: instruction/output",
@@ -212,7 +212,7 @@ def test_a_run_says_what_it_uses_and_how_it_ended(workplace: Path) -> None:
     ):
         assert said in printed
     assert "instruction and input are joined" not in printed  # no row has both
-    assert "System prompt: 你是一只猫" in run_glmtune("chat", str(folder), text="/exit\n")
+    assert "System prompt: 你是一只猫" in call_glmtune("chat", str(folder), text="/exit\n")
 
 
 def test_the_list_is_printed_by_topic(call_glmtune: Callable[..., str]) -> None:
@@ -229,7 +229,7 @@ def test_the_list_is_printed_by_topic(call_glmtune: Callable[..., str]) -> None:
 
 def test_plan(call_glmtune: Callable[..., str]) -> None:
     """For a card that is not here; a plan that does not fit is an error."""
-    text = run_glmtune("plan", "--gpu-gib", "24")
+    text = call_glmtune("plan", "--gpu-gib", "24")
     assert "weights" in text
     assert "model.quantize=none" in text
     assert "12 steps" in call_glmtune("plan", "train.max_steps=12")

@@ -1,4 +1,4 @@
-"""Every file in examples/ does what it is there for, on the embedded tiny base."""
+"""Every file in examples/ does what it is there for, on the embedded tiny base. test_distributed runs two-gpus.sh."""
 
 import json
 import os
@@ -37,13 +37,6 @@ def test_an_example_trains(example: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert 0 < result.last_loss < 20
     assert (folder / "adapter_model.safetensors").is_file()
     assert ("eval_loss" in (folder / "trainer_log.jsonl").read_text(encoding="utf-8")) == ("early" in example.name)
-
-
-def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
-    settings = [*SHORT, f"data.path={embedded_data()}", f"train.output_dir={tmp_path / 'run'}"]
-    printed = run([str(EXAMPLES / "two-gpus.sh"), *settings], tmp_path)
-    assert printed.count(f"glmtune chat {tmp_path / 'run'}") == 1
-    assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

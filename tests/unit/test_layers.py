@@ -51,12 +51,20 @@ def _imported_parts(tree: ast.AST) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("glmtune.")} & HEIGHT.keys()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_imports_point_downward(path: Path) -> None:
-    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert part in HEIGHT, f"{part} has no layer yet; name one here and in docs/design.md"
-    for imported in _imported_parts(ast.parse(path.read_text(encoding="utf-8"))):
-        assert imported == part or HEIGHT[imported] < HEIGHT[part], f"{part} must not import {imported}"
+@pytest.fixture(scope="module")
+def trees() -> dict[str, ast.Module]:
+    """The syntax trees of all modules, by their paths within the package."""
+    return {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+
+
+def test_imports_point_downward(trees: dict[str, ast.Module]) -> None:
+    upward = []
+    for path, tree in trees.items():
+        part = path.split("/")[0].removesuffix(".py")
+        assert part in HEIGHT, f"{part} has no layer yet; name one here and in docs/design.md"
+        imported = _imported_parts(tree) - {part}
+        upward += [f"{path} must not import {name}" for name in imported if HEIGHT[name] >= HEIGHT[part]]
+    assert upward == []
 
 
 def test_the_check_sees_imports() -> None:
@@ -64,10 +72,11 @@ def test_the_check_sees_imports() -> None:
     assert _imported_parts(tree) == {"cli", "data"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_only_what_leads_to_the_plan_takes_the_configuration(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-    if {"RunConfig", "Start"} & (names | defined):
-        assert path.relative_to(PACKAGE).as_posix() in CONFIGURED, "take a section, plain arguments, or the plan"
+def test_only_what_leads_to_the_plan_takes_the_configuration(trees: dict[str, ast.Module]) -> None:
+    configured = set()
+    for path, tree in trees.items():
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        if {"RunConfig", "Start"} & (names | defined):
+            configured.add(path)
+    assert configured - CONFIGURED == set(), "take a section, plain arguments, or the plan"

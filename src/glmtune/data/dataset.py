@@ -158,15 +158,11 @@ def tokenize_conversations(
 @contextmanager
 def _workers_end_with_us() -> Iterator[None]:
     """Ends the workers when a signal ends this process, and keeps them from printing a traceback at Ctrl-C."""
-    process = os.getpid()
     received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == process:
-            received.append(number)
-            raise KeyboardInterrupt
-        if number == signal.SIGTERM:  # how the pool ends its workers; they ignore Ctrl-C, which the parent handles
-            os._exit(128 + number)
+        received.append(number)
+        raise KeyboardInterrupt
 
     try:
         with handling(on_signal):

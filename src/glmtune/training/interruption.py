@@ -33,7 +33,6 @@ class Interruption(TrainerCallback):
         self.happened = False
         self._pressed_s: float | None = None
         self._flag: _SharedFlag | None = None
-        self._process = os.getpid()
         self._stopping = localise(_STOPPING).encode()  # in advance: a signal handler should not read files
 
     def listening(self) -> AbstractContextManager[None]:
@@ -62,8 +61,6 @@ class Interruption(TrainerCallback):
             control.should_log = control.should_save = control.should_evaluate = False
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            return  # a data loader's worker, which ends with its parent
         now_s = time.monotonic()
         if self._pressed_s is None:
             self._pressed_s = now_s

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import glmtune
+import processes
 from glmtune.cli.app import app
 from glmtune.cli.options import (
     ComparedName,
@@ -117,6 +118,23 @@ def test_the_values_are_those_of_the_functions_that_they_go_to() -> None:
     assert set(get_args(FaultyName)) == set(get_args(Faulty))
     assert set(get_args(ComparedName)) == set(get_args(Compared))
     assert set(get_args(TargetName)) == {*get_args(Shape), *get_args(Direction)}
+
+
+@pytest.mark.posix  # presses Ctrl-C by a signal
+@pytest.mark.parametrize(("language", "said"), [("en", "Interrupted.\n"), ("zh", "已中断。\n")])
+def test_ctrl_c_while_the_command_line_is_imported_is_one_line(language: str, said: str) -> None:
+    code = """
+import os, signal, sys
+class PressesCtrlC:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, PressesCtrlC())
+from glmtune.__main__ import main
+main()
+"""
+    done = processes.run(sys.executable, "-c", code, env={**os.environ, "GLMTUNE_LANG": language, "PYTHONUTF8": "1"})
+    assert (done.returncode, done.stderr, done.stdout) == (130, said, "")
 
 
 def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -293,9 +293,9 @@ def test_a_second_merge_to_the_same_place_is_refused_and_leaves_the_first_alone(
     refused = []
 
     def merge_again_meanwhile(state_dict, folder, size):
-        script = "import sys; import glmtune; glmtune.merge(sys.argv[1], sys.argv[2], model_path=sys.argv[3])"
-        command = [sys.executable, "-c", script, str(adapter), str(tmp_path / "merged"), str(base)]
-        refused.append(processes.run(*command).stderr)
+        with pytest.raises(GlmtuneError) as caught:
+            merge(adapter, tmp_path / "merged", model_path=base)
+        refused.append(str(caught.value))
         return save_weights(state_dict, folder, size)
 
     monkeypatch.setattr("glmtune.export.merge.save_weights", merge_again_meanwhile)

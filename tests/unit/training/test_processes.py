@@ -1,8 +1,10 @@
 """Processes of a launcher that was told to do what is not done here end with a sentence, and at once."""
 
+import json
 import os
 import socket
 import sys
+from typing import Any
 
 import pytest
 
@@ -24,22 +26,33 @@ def test_a_launcher_with_all_that_switched_off_is_not(monkeypatch: pytest.Monkey
     assert join_processes({}).num_processes == 1
 
 
-def first_of_two(*settings: str) -> str:
+JOIN = """
+import json, sys
+from glmtune.errors import GlmtuneError
+from glmtune.training.processes import join_processes
+try:
+    join_processes(json.loads(sys.argv[1]))
+except GlmtuneError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def first_of_two(**settings: Any) -> str:
     """The error of a run's first process on the CPU, whose second one never comes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     place = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    command = (sys.executable, "-m", "glmtune", "train", "train.use_cpu=true", *settings)
-    done = processes.run(*command, env={**os.environ, **place, "GLMTUNE_LANG": "en"})
+    command = (sys.executable, "-c", JOIN, json.dumps({"use_cpu": True, **settings}))
+    done = processes.run(*command, env={**os.environ, **place})
     assert done.returncode == 1, done.stdout
     return done.stderr.splitlines()[-1]
 
 
 def test_the_time_limit_for_joining_holds_on_the_cpu_too() -> None:
-    error = first_of_two("train.ddp_timeout=1")
+    error = first_of_two(ddp_timeout=1)
     assert "did not all join within 1 s (train.ddp_timeout): Timed out" in error
 
 
 def test_a_back_end_that_the_cpu_has_not_is_refused_in_a_sentence() -> None:
-    assert first_of_two("train.ddp_backend=nccl").startswith("Error: train.ddp_backend: ")
+    assert first_of_two(ddp_backend="nccl").startswith("ConfigError: train.ddp_backend: ")
