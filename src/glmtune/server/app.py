@@ -22,7 +22,7 @@ from glmtune.server.answers import (
     TextAnswer,
 )
 from glmtune.server.completions import answer_chat, answer_text
-from glmtune.server.errors import MOST_SHOWN, ApiError, ErrorAnswer, invalid_request
+from glmtune.server.errors import MOST_SHOWN, ApiError, ErrorAnswer, invalid_request, not_json
 from glmtune.server.limits import CheckHost, LimitBodies, RequireKey
 from glmtune.server.models import ServedModel
 from glmtune.server.prompting import away_from_loop, chat_length, chat_prompt, text_prompt
@@ -161,6 +161,11 @@ def _shown(model: ServedModel) -> ModelAnswer:
     return ModelAnswer(id=model.name, created=model.created)
 
 
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def api_error(_: Request, error: ApiError) -> Response:
@@ -168,6 +173,10 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        content_type = request.headers.get("content-type", "")
+        if request.method == "POST" and not _is_json(content_type):
+            refused = not_json(content_type)
+            return JSONResponse(refused.body, refused.status)
         model = _FIELDS.get(request.url.path)
         fields = () if model is None else model.model_fields
         refused = invalid_request(error.errors(), fields)
