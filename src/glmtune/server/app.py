@@ -1,5 +1,6 @@
 """The HTTP application: routes, their description, and errors in one form."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -133,14 +134,14 @@ def _add_models(app: FastAPI, service: Service) -> None:
         """Loads an adapter from one of the folders that the server allows."""
         name, folder = service.models.find_allowed(body.path, body.name)
         try:
-            return _shown(await service.worker.call(lambda: service.models.add_new(name, folder)))
+            return _shown(await asyncio.to_thread(service.models.add_new, name, folder))
         except AdapterError as error:
             raise ApiError(f"the adapter cannot be loaded: {error}", param="path") from error
 
     @app.delete("/v1/adapters/{name}", responses=_ERRORS)
     async def unload_adapter(name: str) -> DeletedModel:
         """Takes an adapter out that no request uses."""
-        await service.worker.call(lambda: service.models.remove(name))
+        await asyncio.to_thread(service.models.remove, name)
         return DeletedModel(id=name)
 
 

@@ -246,5 +246,5 @@ class TrainTab:
         if folder is None:
             raise ModelError(f"{job.folder} has no adapter yet")
         name = check_name(name_of(job.folder))
-        await self._service.worker.call(lambda: models.add(name, folder))
+        await asyncio.to_thread(models.add, name, folder)
         return name
