@@ -144,7 +144,7 @@ class TrainTab:
         system: str, more: str,
     ) -> list[str]:  # fmt: skip
         base = (base or "").strip()
-        arguments = [f"model.path={base}"] if base else [str(embedded_data().with_name("demo.yaml"))]
+        arguments = [f"model.path={base}"] if base else ["demo"]
         if file:
             arguments.append(f"data.path={file}")
         arguments += [

@@ -6,6 +6,7 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from glmtune.errors import ModelError
 from glmtune.inference.engine.engine import Engine
 from glmtune.server.app import create_app
 from glmtune.server.auth import ApiKeys
@@ -41,7 +42,28 @@ def test_a_request_that_the_engine_cannot_take_is_answered_and_so_is_the_next(co
         answer = client.post(CHAT, json={"messages": QUESTION, "stream": stream})
         assert answer.status_code == 500
         assert answer.json()["error"]["type"] == "server_error"
+        assert "a bug" not in answer.text
     assert client.post(CHAT, json={"messages": QUESTION, "max_tokens": 2}).status_code == 200
+
+
+def test_a_step_that_fails_ends_the_replies_that_ran_with_an_error(connect, script, monkeypatch):
+    client = connect(says=script(("", "你好")))
+    engine = client.app.state.engine
+    step = engine.step
+
+    def run_out():
+        for running in engine.running:
+            running.finish_reason, running.error = "error", ModelError("out of memory while generating")
+        engine.running.clear()
+        raise ModelError("out of memory while generating")
+
+    monkeypatch.setattr(engine, "step", run_out)
+    for is_streamed in (False, True):
+        answer = client.post(CHAT, json={"messages": QUESTION, "stream": is_streamed})
+        assert answer.status_code == 500
+        assert "out of memory" in answer.json()["error"]["message"]
+    monkeypatch.setattr(engine, "step", step)
+    assert client.post(CHAT, json={"messages": QUESTION}).status_code == 200
 
 
 def test_a_reply_whose_end_is_lost_is_an_error(connect, monkeypatch):
