@@ -156,14 +156,28 @@ def test_nothing_is_wider_than_the_window(chromium: Browser, page: str, width: i
         assert chromium.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def drop(chromium: Browser, name: str, rows: list[dict[str, str]]) -> None:
+    """Drops a data file on the page."""
+    chromium.wait("document.querySelector('#data button')")
+    file = f"new File([{json.dumps(json.dumps(rows))}], '{name}')"
+    event = "new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})"
+    dropped = f"document.querySelector('#data button').dispatchEvent({event})"
+    chromium.evaluate(f"(() => {{ const data = new DataTransfer(); data.items.add({file}); {dropped} }})()")
+
+
+def test_what_stands_in_a_file_does_not_become_part_of_the_page(chromium: Browser, page: str) -> None:
+    open_in(chromium, page)
+    open_tab(chromium, "Train")
+    drop(chromium, "bad.json", [{"<img id=evil src=x>": "x"}])
+    chromium.wait("document.querySelector('.toast-body').innerText.includes('<img id=evil')")
+    assert "<img id=evil" in chromium.text("#checked")
+    assert chromium.evaluate("document.querySelector('#evil') === null")
+
+
 def test_a_dropped_file_is_checked_and_trained_on(chromium: Browser, page: str) -> None:
     open_in(chromium, page)
     open_tab(chromium, "Train")
-    rows = json.dumps([{"instruction": "问一", "input": "", "output": "答一"}])
-    drop = f"const data = new DataTransfer(); data.items.add(new File([{json.dumps(rows)}], 'mine.json'))"
-    dropped = "new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})"
-    chromium.wait("document.querySelector('#data button')")
-    chromium.evaluate(f"(() => {{ {drop}; document.querySelector('#data button').dispatchEvent({dropped}) }})()")
+    drop(chromium, "mine.json", [{"instruction": "问一", "input": "", "output": "答一"}])
     chromium.wait("document.querySelector('.samples .learnt').innerText.includes('答一')")
     assert "1 row" in chromium.text("#checked")
     command = "document.querySelector('#command textarea').value"

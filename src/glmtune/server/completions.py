@@ -106,13 +106,17 @@ async def answer_chat(service: Service, http: HttpRequest, body: ChatRequest) ->
     tools = None if body.tool_choice == "none" else body.tools
     length = chat_length(body.messages, tools)
     prompt_ids = await away_from_loop(length, lambda: chat_prompt(service.models, served, body.messages, tools))
-    called = None
-    if body.must_call:
-        called, begun = await begin_call(service, served, prompt_ids, body.must_call)
-        prompt_ids += begun
-    job.num_prompt = len(prompt_ids)
     sampling = chat_sampling(service.models, body)
     requests = engine_requests(service.models, served, prompt_ids, sampling, body, service.max_prompt_tokens)
+    called = None
+    if body.must_call:
+        begun = await unless_gone(http.receive, begin_call(service, served, prompt_ids, body.must_call))
+        if begun is None:
+            job.abandon()
+            return Response(status_code=GONE)
+        called, prompt_ids = begun[0], prompt_ids + begun[1]
+        requests = engine_requests(service.models, served, prompt_ids, sampling, body, service.max_prompt_tokens)
+    job.num_prompt = len(prompt_ids)
 
     def reader() -> ReplyReader:
         return ReplyReader(service.models.tokenizer, served.template, body.tool_names, body.stop_texts, called)

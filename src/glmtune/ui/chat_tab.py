@@ -14,7 +14,7 @@ from glmtune.errors import GlmtuneError
 from glmtune.language import Language
 from glmtune.server.service import Service
 from glmtune.ui.talking import Messages, ask
-from glmtune.ui.texts import Texts, translated
+from glmtune.ui.texts import Texts, warn
 
 _NOBODY = ""
 _HEIGHT = 460
@@ -192,7 +192,7 @@ class ChatTab:
                     ]
                     yield shown[0], shown[1] if other else histories[1]
         except GlmtuneError as error:
-            gr.Warning(translated(str(error), language))
+            warn(str(error), language)
             yield histories[0], histories[1]
 
     async def _answer_again(self, data: gr.RetryData, *values: Any) -> AsyncGenerator[tuple[Any, Any], None]:

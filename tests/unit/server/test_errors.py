@@ -195,3 +195,10 @@ def test_a_body_that_is_not_declared_as_json_is_told_so(client, kind):
     # What a page of somebody else may send without asking is of these kinds.
     error = refused(client, 415, content=json.dumps({"messages": QUESTION}).encode(), headers=headers)
     assert error["message"] == f"expected a body with Content-Type: application/json, found {kind or 'none'}"
+
+
+def test_a_prompt_that_is_too_long_is_not_asked_for_a_tools_name_either(connect):
+    client = connect(says=[], max_prompt_tokens=5)  # an engine that can say nothing
+    tools = [{"type": "function", "function": {"name": name}} for name in ("get_weather", "send_mail")]
+    body = {"messages": QUESTION, "tools": tools, "tool_choice": "required"}
+    assert refused(client, 400, json=body)["code"] == "context_length_exceeded"
