@@ -201,4 +201,5 @@ def test_a_prompt_that_is_too_long_is_not_asked_for_a_tools_name_either(connect)
     client = connect(says=[], max_prompt_tokens=5)  # an engine that can say nothing
     tools = [{"type": "function", "function": {"name": name}} for name in ("get_weather", "send_mail")]
     body = {"messages": QUESTION, "tools": tools, "tool_choice": "required"}
-    assert refused(client, 400, json=body)["code"] == "context_length_exceeded"
+    answer = client.post(CHAT, json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
