@@ -53,7 +53,7 @@ def run_demo(output: Path, console: Console) -> None:
     output = _unused(output)
     run, merged = output / "run", output / "merged"
     questions = read_held_out()
-    config = load_config(embedded_data().with_name("demo.yaml"), [f"train.output_dir={run}"])
+    config = load_config("demo", [f"train.output_dir={run}"])
     base, tokenizer = load_base(None, config.model.dtype)
     system = config.prompt.system
     before = answer(Loaded(base.eval(), tokenizer, tokenizer.template, system, "", None), questions)

@@ -1,5 +1,6 @@
 """Without these, the page could look alive, and do nothing that people ask of it."""
 
+import json
 import os
 import re
 import signal
@@ -118,6 +119,17 @@ def test_a_reply_streams_stops_and_is_asked_for_again(chromium: Browser, page: s
     assert chromium.evaluate(f"{said(chromium)}.at(-1)").startswith(stopped)
 
 
+def test_a_question_is_edited_and_asked_again(chromium: Browser, page: str) -> None:
+    open_in(chromium, page)
+    ask(chromium, "你好")
+    chromium.wait(f"{said(chromium)}.at(-1).endsWith('？')")
+    chromium.click("#left button[aria-label=Edit]")
+    chromium.type("#left .user textarea", QUESTION)
+    chromium.click("#left button[aria-label=Submit]")
+    chromium.wait(f"{said(chromium)}.at(-1) === '{ANSWER}'")
+    assert chromium.evaluate(f"{said(chromium)}.length") == 1
+
+
 def test_two_models_answer_side_by_side(chromium: Browser, page: str) -> None:
     open_in(chromium, page)
     choose(chromium, "other", "base")
@@ -144,6 +156,58 @@ def test_nothing_is_wider_than_the_window(chromium: Browser, page: str, width: i
         assert chromium.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def drop(chromium: Browser, name: str, rows: list[dict[str, str]]) -> None:
+    """Drops a data file on the page."""
+    chromium.wait("document.querySelector('#data button')")
+    file = f"new File([{json.dumps(json.dumps(rows))}], '{name}')"
+    event = "new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})"
+    dropped = f"document.querySelector('#data button').dispatchEvent({event})"
+    chromium.evaluate(f"(() => {{ const data = new DataTransfer(); data.items.add({file}); {dropped} }})()")
+
+
+def test_what_stands_in_a_file_does_not_become_part_of_the_page(chromium: Browser, page: str) -> None:
+    open_in(chromium, page)
+    open_tab(chromium, "Train")
+    drop(chromium, "bad.json", [{"<img id=evil src=x>": "x"}])
+    chromium.wait("document.querySelector('.toast-body').innerText.includes('<img id=evil')")
+    assert "<img id=evil" in chromium.text("#checked")
+    assert chromium.evaluate("document.querySelector('#evil') === null")
+
+
+def test_a_dropped_file_is_checked_and_trained_on(chromium: Browser, page: str) -> None:
+    open_in(chromium, page)
+    open_tab(chromium, "Train")
+    drop(chromium, "mine.json", [{"instruction": "问一", "input": "", "output": "答一"}])
+    chromium.wait("document.querySelector('.samples .learnt').innerText.includes('答一')")
+    assert "1 row" in chromium.text("#checked")
+    command = "document.querySelector('#command textarea').value"
+    chromium.wait(f"{command}.includes('mine.json')")
+    assert str(chromium.evaluate(command)).startswith("glmtune train demo data.path=")
+
+
+def test_a_run_is_stopped_and_resumed(chromium: Browser, page: str) -> None:
+    open_in(chromium, page)
+    open_tab(chromium, "Train")
+    fill(chromium, "#output input, #output textarea", "output/stopped")
+    chromium.wait("document.querySelector('#command textarea').value.includes('output/stopped')")
+    chromium.wait(
+        "[...document.querySelectorAll('button')].find(e => e.innerText.startsWith('All other')).click() ?? 1"
+    )
+    fill(chromium, "#more textarea", "train.logging_steps=1")
+    chromium.wait("document.querySelector('#command textarea').value.includes('logging_steps=1')")
+    chromium.click("#start")
+    step = "Number(/step (\\d+) of/.exec(document.querySelector('#state').innerText)?.[1] ?? 0)"
+    stopped = "document.querySelector('#state').innerText.includes('Stopped; resume it')"
+    chromium.wait(f"{step} > 0")
+    chromium.click("#halt")
+    chromium.wait(stopped)
+    before = chromium.evaluate(step)
+    chromium.click("#resume")
+    chromium.wait(f"{step} > {before}")
+    chromium.click("#halt")
+    chromium.wait(stopped)
+
+
 def test_a_run_is_trained_found_again_and_talked_to(chromium: Browser, page: str) -> None:
     open_in(chromium, page)
     open_tab(chromium, "Train")
@@ -163,3 +227,8 @@ def test_a_run_is_trained_found_again_and_talked_to(chromium: Browser, page: str
     chromium.wait("document.querySelector('#model input').value === 'page'")
     ask(chromium, QUESTION)
     chromium.wait(f"{said(chromium)}.at(-1)?.length > 3")
+    chromium.click("#clear")
+    chromium.wait(f"{said(chromium)}.length === 0")
+    choose(chromium, "model", "base")
+    ask(chromium, QUESTION)
+    chromium.wait(f"{said(chromium)}.at(-1) === '{ANSWER}'")

@@ -19,7 +19,8 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="[CONFIG.yaml] [section.key=value ...]",
-            help="A configuration file and overrides. Without any, the demo's base and data are used.",
+            help="A configuration file, or demo for the demo's, and overrides. Without any, the demo's base and data "
+            "are used.",
         ),
     ] = None,
     keys: Annotated[

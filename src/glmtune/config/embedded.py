@@ -29,5 +29,10 @@ def embedded_data() -> Path:
     return _embedded("persona.json")
 
 
+def embedded_config() -> Path:
+    """The demo's configuration file, which the command line calls `demo`."""
+    return _embedded("demo.yaml")
+
+
 def _embedded(name: str) -> Path:
     return Path(str(resources.files("glmtune"))) / "assets" / "tiny" / name

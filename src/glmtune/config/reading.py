@@ -6,12 +6,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from glmtune.config.embedded import embedded_config
 from glmtune.config.passed_keys import check_passed_keys
 from glmtune.config.sections import RunConfig
 from glmtune.config.unknown_keys import sectionless_key_fault, unknown_key_fault
 from glmtune.config.yaml_text import parse_value, read_yaml
 from glmtune.errors import ConfigError, summarise_faults
 
+_DEMO = "demo"
 # Keys for which an empty value has a meaning: no system prompt, nothing between instruction and input.
 _MAY_BE_EMPTY = ("prompt.system", "data.join")
 # Paths whose default (the built-in base or data, or none) an override asks for with null, whatever the file has.
@@ -24,7 +26,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Paths in it are relative to the current directory.
 
     Args:
-        path: A YAML file; None to use only defaults and overrides.
+        path: A YAML file; `demo` for the demo's, unless there is a file of that name; None to use only defaults and
+            overrides.
         overrides: `section.key=value` settings, with values in YAML; they take precedence over the file.
 
     Returns:
@@ -33,7 +36,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         ConfigError: The file cannot be read, or keys or values are wrong; all faults in one message.
     """
-    values = {} if path is None else read_yaml(Path(path))
+    values = {} if path is None else read_yaml(_file(path))
     faults = _repeated(overrides)
     faults += [fault for override in overrides if (fault := _apply_override(values, override))]
     for section in ("lora", "train"):
@@ -48,6 +51,10 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         raise ConfigError(summarise_faults("configuration" if path is None else str(path), faults))
     config.keep_arguments([] if path is None else [str(path)], overrides)
     return config
+
+
+def _file(path: str | Path) -> Path:
+    return embedded_config() if str(path) == _DEMO and not Path(path).exists() else Path(path)
 
 
 def load_arguments(arguments: Sequence[str | Path]) -> RunConfig:

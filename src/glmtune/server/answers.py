@@ -67,24 +67,30 @@ class AnsweredMessage(BaseModel):
     tool_calls: list[AnsweredCall] | None = None
 
 
-class ChatChoice(BaseModel):
-    """One reply."""
-
+class _Choice(BaseModel):
     index: int
-    message: AnsweredMessage
-    logprobs: ChatLogprobs | None
     finish_reason: FinishReason
 
 
-class ChatAnswer(BaseModel):
-    """A chat completion."""
-
+class _Answer(BaseModel):
     id: str
-    object: Literal["chat.completion"] = "chat.completion"
     created: int = Field(default_factory=lambda: int(time.time()))
     model: str
-    choices: list[ChatChoice]
     usage: Usage
+
+
+class ChatChoice(_Choice):
+    """One reply."""
+
+    message: AnsweredMessage
+    logprobs: ChatLogprobs | None
+
+
+class ChatAnswer(_Answer):
+    """A chat completion."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
 
 
 class TextLogprobs(BaseModel):
@@ -96,24 +102,18 @@ class TextLogprobs(BaseModel):
     text_offset: list[int]
 
 
-class TextChoice(BaseModel):
+class TextChoice(_Choice):
     """One continuation."""
 
-    index: int
     text: str
     logprobs: TextLogprobs | None
-    finish_reason: FinishReason
 
 
-class TextAnswer(BaseModel):
+class TextAnswer(_Answer):
     """A completion."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int = Field(default_factory=lambda: int(time.time()))
-    model: str
     choices: list[TextChoice]
-    usage: Usage
 
 
 class ModelAnswer(BaseModel):

@@ -1,5 +1,6 @@
 """The HTTP application: routes, their description, and errors in one form."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,7 +23,7 @@ from glmtune.server.answers import (
     TextAnswer,
 )
 from glmtune.server.completions import answer_chat, answer_text
-from glmtune.server.errors import MOST_SHOWN, ApiError, ErrorAnswer, invalid_request
+from glmtune.server.errors import MOST_SHOWN, ApiError, ErrorAnswer, invalid_request, not_json
 from glmtune.server.limits import CheckHost, LimitBodies, RequireKey
 from glmtune.server.models import ServedModel
 from glmtune.server.prompting import away_from_loop, chat_length, chat_prompt, text_prompt
@@ -133,14 +134,14 @@ def _add_models(app: FastAPI, service: Service) -> None:
         """Loads an adapter from one of the folders that the server allows."""
         name, folder = service.models.find_allowed(body.path, body.name)
         try:
-            return _shown(await service.worker.call(lambda: service.models.add_new(name, folder)))
+            return _shown(await asyncio.to_thread(service.models.add_new, name, folder))
         except AdapterError as error:
             raise ApiError(f"the adapter cannot be loaded: {error}", param="path") from error
 
     @app.delete("/v1/adapters/{name}", responses=_ERRORS)
     async def unload_adapter(name: str) -> DeletedModel:
         """Takes an adapter out that no request uses."""
-        await service.worker.call(lambda: service.models.remove(name))
+        await asyncio.to_thread(service.models.remove, name)
         return DeletedModel(id=name)
 
 
@@ -161,6 +162,11 @@ def _shown(model: ServedModel) -> ModelAnswer:
     return ModelAnswer(id=model.name, created=model.created)
 
 
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def api_error(_: Request, error: ApiError) -> Response:
@@ -168,6 +174,10 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        content_type = request.headers.get("content-type", "")
+        if request.method == "POST" and not _is_json(content_type):
+            refused = not_json(content_type)
+            return JSONResponse(refused.body, refused.status)
         model = _FIELDS.get(request.url.path)
         fields = () if model is None else model.model_fields
         refused = invalid_request(error.errors(), fields)

@@ -13,6 +13,7 @@ from glmtune.prompts import Message
 from glmtune.server.auth import VARIABLE
 
 _TIMEOUT_S = 600
+_DONE = b"data: [DONE]"
 # What the server calls otherwise than transformers does.
 _NAMES = {"max_new_tokens": "max_tokens"}
 _OPTIONS = (
@@ -62,12 +63,13 @@ class RemoteChat:
             text: The message.
 
         Raises:
-            ModelError: The server refuses, or cannot be reached. The history stays as it was.
+            ModelError: The server refuses, cannot be reached, or breaks off. The history stays as it was.
         """
-        message, reply = Message("user", text), ""
+        message, reply, is_done = Message("user", text), "", False
         try:
             with self._answer([*self.history, message]) as lines:
                 for line in lines:
+                    is_done = is_done or line.strip() == _DONE
                     if piece := _piece(line):
                         reply += piece
                         yield piece
@@ -75,6 +77,8 @@ class RemoteChat:
             if reply:
                 self.history += [message, Message("assistant", reply)]
             raise
+        if not is_done:
+            raise ModelError("the server has broken off before the end of the reply; ask again")
         self.history += [message, Message("assistant", reply)]
 
     def reset(self) -> None:
@@ -134,9 +138,10 @@ def _piece(line: bytes) -> str:
     Raises:
         ModelError: It says that something has gone wrong.
     """
-    data = line.removeprefix(b"data: ").strip()
-    if data in (b"", b"[DONE]"):
+    line = line.strip()
+    if line in (b"", _DONE):
         return ""
+    data = line.removeprefix(b"data: ")
     try:
         chunk = json.loads(data)
         if "error" in chunk:

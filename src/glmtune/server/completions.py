@@ -10,7 +10,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from glmtune.inference.engine.request import Request
-from glmtune.prompts import Template
 from glmtune.server.answers import (
     DONE,
     AnsweredCall,
@@ -44,8 +43,9 @@ from glmtune.server.protocol import ChatRequest, CompletionRequest
 from glmtune.server.replies import ReplyReader
 from glmtune.server.requests import RequestRecord, record_of
 from glmtune.server.service import Service
+from glmtune.server.tool_choice import begin_call
 from glmtune.server.tools import Call
-from glmtune.server.worker import QueueFullError, Ticket
+from glmtune.server.worker import Ticket
 
 
 @dataclass
@@ -72,18 +72,8 @@ class _Job:
         Raises:
             ApiError: Too many are waiting, or the server is about to stop.
         """
+        self.tickets = self.service.submit(requests, is_whole=is_whole)
         worker = self.service.worker
-        if not self.service.takes_requests:
-            raise ApiError("the server is stopping", status=503, headers={"Retry-After": "5"})
-        try:
-            self.tickets = worker.submit(requests, is_whole=is_whole)
-        except QueueFullError as full:
-            raise ApiError(
-                "too many requests are waiting; try again later",
-                status=429,
-                code="queue_full",
-                headers={"Retry-After": str(full.retry_after_s)},
-            ) from full
         tokenizer = self.service.models.tokenizer
         self.choices = [Choice(index, ticket, reader(), worker, tokenizer) for index, ticket in enumerate(self.tickets)]
 
@@ -116,11 +106,21 @@ async def answer_chat(service: Service, http: HttpRequest, body: ChatRequest) ->
     tools = None if body.tool_choice == "none" else body.tools
     length = chat_length(body.messages, tools)
     prompt_ids = await away_from_loop(length, lambda: chat_prompt(service.models, served, body.messages, tools))
-    job.num_prompt = len(prompt_ids)
     sampling = chat_sampling(service.models, body)
     requests = engine_requests(service.models, served, prompt_ids, sampling, body, service.max_prompt_tokens)
-    offered = [tool.function.name for tool in tools or ()]
-    reader = _readers(service, served.template, offered, body.stop_texts)
+    called = None
+    if body.must_call:
+        begun = await unless_gone(http.receive, begin_call(service, served, prompt_ids, body.must_call))
+        if begun is None:
+            job.abandon()
+            return Response(status_code=GONE)
+        called, prompt_ids = begun[0], prompt_ids + begun[1]
+        requests = engine_requests(service.models, served, prompt_ids, sampling, body, service.max_prompt_tokens)
+    job.num_prompt = len(prompt_ids)
+
+    def reader() -> ReplyReader:
+        return ReplyReader(service.models.tokenizer, served.template, body.tool_names, body.stop_texts, called)
+
     job.start(requests, not body.stream and not body.stop_texts, reader)
     answer_id = new_id("chatcmpl")
     if body.stream:
@@ -205,7 +205,11 @@ async def answer_text(service: Service, http: HttpRequest, body: CompletionReque
         for prompt_ids in prompts
         for request in engine_requests(service.models, served, prompt_ids, sampling, body, service.max_prompt_tokens)
     ]
-    job.start(requests, not body.stream and not body.stop_texts, _readers(service, None, (), body.stop_texts))
+
+    def reader() -> ReplyReader:
+        return ReplyReader(service.models.tokenizer, None, stop_texts=body.stop_texts)
+
+    job.start(requests, not body.stream and not body.stop_texts, reader)
     answer_id = new_id("cmpl")
     if body.stream:
         chunks = ChunkWriter(answer_id, "text_completion", served.name, body.includes_usage)
@@ -260,12 +264,6 @@ def _text_logprobs(logprobs: Sequence[TokenLogprob], number: int | None, offset:
         top_logprobs=[{top.token: top.logprob for top in each.top_logprobs} for each in logprobs] if number else None,
         text_offset=offsets,
     )
-
-
-def _readers(
-    service: Service, template: Template | None, offered: Sequence[str], stop_texts: Sequence[str]
-) -> Callable[[], ReplyReader]:
-    return lambda: ReplyReader(service.models.tokenizer, template, offered, stop_texts)
 
 
 async def _wholes(job: _Job, http: HttpRequest) -> list[Part] | None:

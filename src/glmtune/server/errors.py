@@ -80,11 +80,26 @@ _UNSUPPORTED = frozenset(
 )
 
 
+# What asks for nothing but what is done in any case.
+_AS_DONE = {"service_tier": ("auto", "default"), "modalities": (["text"],), "verbosity": ("medium",)}
+
+
 def without_unset(values: Any) -> Any:
-    """A request without unsupported fields that ask for nothing: null, false, or empty."""
+    """A request without unsupported fields that ask for nothing: null, false, empty, or what is done anyway."""
     if not isinstance(values, dict):
         return values
-    return {name: value for name, value in values.items() if value or name not in _UNSUPPORTED}
+    as_done = {**_AS_DONE, "best_of": (values.get("n") or 1,)}
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in _UNSUPPORTED or (value and value not in as_done.get(name, ()))
+    }
+
+
+def not_json(content_type: str) -> ApiError:
+    """The error for a body that does not say that it is JSON."""
+    found = show_text(content_type, MOST_SHOWN) or "none"
+    return ApiError(f"expected a body with Content-Type: application/json, found {found}", status=415)
 
 
 def invalid_request(faults: Sequence[Mapping[str, Any]], known: Iterable[str]) -> ApiError:
@@ -103,6 +118,8 @@ def invalid_request(faults: Sequence[Mapping[str, Any]], known: Iterable[str]) -
         return _unknown_field(str(place[-1]), param or "", list(known) if len(place) == 1 else [])
     if fault["type"] == "missing":
         return ApiError(f"{param or 'the body'} is missing", param=param, code="missing_required_parameter")
+    if fault["type"] == "value_error":  # our own
+        return ApiError(str(fault["ctx"]["error"]), param=param)
     found = shown_value(fault.get("input"))
     message = fault["msg"][:1].lower() + fault["msg"][1:]
     return ApiError(f"{param or 'the body'}: {show_text(message, 200)}; found {found}", param=param)
@@ -127,7 +144,7 @@ def _path(place: Iterable[Any]) -> str:
     return path
 
 
-_BRANCHES = frozenset(("str", "int", "constrained-str", "TextPart"))
+_BRANCHES = frozenset(("str", "int", "constrained-str", "TextPart", "NamedTool"))
 
 
 def shown_value(value: Any) -> str:

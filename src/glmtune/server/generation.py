@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from glmtune.errors import GlmtuneError
+from glmtune.inference.engine.engine import Event
 from glmtune.inference.engine.sampling import Logprobs
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.server.answers import FinishReason, TokenLogprob, TopLogprob
@@ -41,6 +43,20 @@ class Part:
     def text(self) -> str:
         """All text in it."""
         return "".join(piece for piece in self.pieces if isinstance(piece, str))
+
+
+async def take(ticket: Ticket) -> list[Event]:
+    """What has come for a ticket.
+
+    Raises:
+        ApiError: The engine refused the request, or could not go on.
+    """
+    try:
+        return await ticket.take()
+    except RefusedError as error:
+        raise ApiError(str(error)) from error
+    except GlmtuneError as error:
+        raise ApiError(str(error), status=500, code="generation_failed") from error
 
 
 class Choice:
@@ -100,12 +116,7 @@ class Choice:
         return whole
 
     async def _next(self) -> Part:
-        try:
-            events = await self._ticket.take()
-        except RefusedError as error:
-            raise ApiError(str(error)) from error
-        except GlmtuneError as error:
-            raise ApiError(str(error), status=500, code="generation_failed") from error
+        events = await take(self._ticket)
         new_ids = [token_id for event in events for token_id in event.new_ids]
         self.num_tokens += len(new_ids)
         self._untold += zip(new_ids, (each for event in events for each in event.logprobs), strict=False)
@@ -122,7 +133,8 @@ class Choice:
         finish: FinishReason | None = None
         if reason is not None:
             finish = "length" if reason == "length" else "tool_calls" if self._reader.has_call else "stop"
-        return Part(pieces, self._told() if pieces or finish else [], finish)
+        is_certain = finish is not None or (bool(pieces) and not self._reader.keeps_back)
+        return Part(pieces, self._told() if is_certain else [], finish)
 
     def _told(self) -> list[TokenLogprob]:
         """The log-probabilities of the tokens since the last part, without those of an empty metadata line."""
@@ -130,6 +142,8 @@ class Choice:
         if not self._is_header_left_out:
             self._is_header_left_out = True
             told = told[self._reader.num_header_ids :]
+        if self._reader.is_stopped:
+            told = told[: self._num_before_stop([token_id for token_id, _ in told])]
         return [
             TokenLogprob(
                 **_token(self._tokenizer, token_id, logprobs.chosen),
@@ -140,6 +154,16 @@ class Choice:
             )
             for token_id, logprobs in told
         ]
+
+    def _num_before_stop(self, token_ids: list[int]) -> int:
+        """How many of the last tokens begin before the text that ended the reply."""
+
+        def length(count: int) -> int:
+            return len(self._tokenizer.decode_text(token_ids[:count]).rstrip("\ufffd"))  # half a character
+
+        text = self._tokenizer.decode_text(token_ids)
+        starts = [start for stop in self._reader.stop_texts if (start := text.find(stop)) >= 0]
+        return bisect_left(range(len(token_ids)), min(starts, default=len(text)), key=length)
 
 
 def _token(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:

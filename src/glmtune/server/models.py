@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,7 +142,8 @@ class Models:
             if not Path(folder).is_dir():
                 raise ConfigError(f"--adapters-from: {folder} is not a folder")
         base = ServedModel(BASE_NAME, None, loaded.template, loaded.system, int(time.time()))
-        # Replaced as a whole, since the engine's thread does it while others read.
+        # Replaced as a whole, since other threads than the event loop's do it: reading an adapter takes its time.
+        self._changing = threading.RLock()
         self._served: dict[str, ServedModel] = {BASE_NAME: base}
 
     @property
@@ -174,15 +176,16 @@ class Models:
         Raises:
             AdapterError: It does not fit, or has to be served by itself.
         """
-        # Its records first: an adapter that only the engine knew of could be neither used nor taken out.
-        manifest = RunManifest.read(folder)
-        record = prompt_record(folder, self._loaded.base_path, self.tokenizer)
-        self.engine.load_adapter(name, folder)
-        if manifest is not None and not is_trained_base(manifest, self._loaded.base_path):
-            _logger.warning("%s was trained on a base with other weights, so replies may make no sense", folder)
-        model = ServedModel(name, name, record.template, record.system, int(time.time()))
-        self._served = {**self._served, name: model}
-        return model
+        with self._changing:
+            # Its records first: an adapter that only the engine knew of could be neither used nor taken out.
+            manifest = RunManifest.read(folder)
+            record = prompt_record(folder, self._loaded.base_path, self.tokenizer)
+            self.engine.load_adapter(name, folder)  # steps go on while it is read
+            if manifest is not None and not is_trained_base(manifest, self._loaded.base_path):
+                _logger.warning("%s was trained on a base with other weights, so replies may make no sense", folder)
+            model = ServedModel(name, name, record.template, record.system, int(time.time()))
+            self._served = {**self._served, name: model}
+            return model
 
     def add_new(self, name: str, folder: Path) -> ServedModel:
         """Loads an adapter unless its name has been taken since it was looked for.
@@ -190,9 +193,10 @@ class Models:
         Raises:
             AdapterError: It has, or as `add`.
         """
-        if name in self._served:
-            raise AdapterError(f"there is already a model {name}")
-        return self.add(name, folder)
+        with self._changing:
+            if name in self._served:
+                raise AdapterError(f"there is already a model {name}")
+            return self.add(name, folder)
 
     def remove(self, name: str) -> None:
         """Takes an adapter out.
@@ -202,11 +206,12 @@ class Models:
         """
         if self.get(name).adapter is None:
             raise ApiError("the base itself stays loaded", status=409, param="name")
-        try:
-            self.engine.unload_adapter(name)
-        except AdapterError as error:
-            raise ApiError(str(error), status=409, param="name") from error
-        self._served = {key: model for key, model in self._served.items() if key != name}
+        with self._changing:
+            try:
+                self.engine.unload_adapter(name)
+            except AdapterError as error:
+                raise ApiError(str(error), status=409, param="name") from error
+            self._served = {key: model for key, model in self._served.items() if key != name}
 
     def find_allowed(self, path: str, name: str | None) -> tuple[str, Path]:
         """Name and folder of an adapter that is to be loaded at a client's request.

@@ -161,4 +161,6 @@ def engine_requests(
 
 
 def _with_seed_of(sampling: Sampling, number: int) -> Sampling:
-    return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + number) % 2**63)
+    if sampling.seed is None:
+        return sampling
+    return replace(sampling, seed=(sampling.seed + number) % 2**63)  # also of a negative one

@@ -88,6 +88,19 @@ class Tool(_Strict):
     function: FunctionDefinition
 
 
+class NamedFunction(_Strict):
+    """A tool by its name."""
+
+    name: Name
+
+
+class NamedTool(_Strict):
+    """The tool that the model has to call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
 class ResponseFormat(_Strict):
     """The form of the reply; only text."""
 
@@ -110,7 +123,7 @@ class _Sampled(_Strict):
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = 1
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=_MOST_STOPS)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
         None,
         description="Replies are drawn if it is above 0; without it, and without top_p and the like, they are not.",
@@ -158,7 +171,9 @@ class ChatRequest(_Sampled):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MOST_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = Field(
+        None, description="With a name, or required, the reply begins as a call."
+    )
     parallel_tool_calls: bool | None = Field(None, description="ChatGLM3 makes one call at a time in any case.")
     response_format: ResponseFormat | None = None
     logprobs: bool | None = False
@@ -168,10 +183,26 @@ class ChatRequest(_Sampled):
     def _check_together(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
+        if self.tool_choice not in (None, "auto", "none") and not self.tools:
+            raise ValueError("tool_choice needs tools to choose from")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in self.tool_names:
+            raise ValueError("tool_choice names none of the tools")
         both = (self.max_tokens, self.max_completion_tokens)
         if None not in both and both[0] != both[1]:
             raise ValueError("max_tokens and max_completion_tokens are two names of one limit; give one of them")
         return self
+
+    @property
+    def tool_names(self) -> list[str]:
+        """The names of the tools that may be called."""
+        return [] if self.tool_choice == "none" else [tool.function.name for tool in self.tools or ()]
+
+    @property
+    def must_call(self) -> list[str]:
+        """The names of the tools of which one has to be called; none if it is up to the model."""
+        if isinstance(self.tool_choice, NamedTool):
+            return [self.tool_choice.function.name]
+        return self.tool_names if self.tool_choice == "required" else []
 
     @property
     def limit(self) -> int | None:

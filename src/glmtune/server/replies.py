@@ -23,9 +23,11 @@ class ReplyReader:
         template: The template of the prompt; None for plain text, of which every character counts.
         offered: The names of the tools that the model may call.
         stop_texts: Texts before which the reply ends. They are looked for in text only.
+        called: The tool that is called, if its name is in the prompt already.
 
     Attributes:
         is_stopped: Whether one of the texts has been found.
+        stop_texts: As given.
         num_header_ids: The ids before the first message's text, which are no part of it.
         has_call: Whether there has been a tool call.
     """
@@ -36,7 +38,9 @@ class ReplyReader:
         template: Template | None,
         offered: Collection[str] = (),
         stop_texts: Sequence[str] = (),
+        called: str | None = None,
     ) -> None:
+        self.stop_texts = stop_texts
         self.num_header_ids = 0
         self.has_call = False
         self._tokenizer = tokenizer
@@ -47,12 +51,17 @@ class ReplyReader:
         self._silent_ids = frozenset(tokenizer.all_special_ids)
         self._num_ids = 0
         self._has_text = False
-        self._start_message()
+        self._start_message(called)
 
     @property
     def is_stopped(self) -> bool:
         """Whether the reply has ended at one of the texts."""
         return self._search.is_found
+
+    @property
+    def keeps_back(self) -> bool:
+        """Whether there is text that may be the beginning of one of the texts."""
+        return self._search.keeps_back
 
     def push(self, token_ids: Iterable[int]) -> list[Piece]:
         """Takes more ids and returns what is now certain, in order; texts are not empty."""
@@ -81,11 +90,12 @@ class ReplyReader:
         pieces.append(self._search.flush())
         return [piece for piece in pieces if piece]
 
-    def _start_message(self) -> None:
+    def _start_message(self, called: str | None = None) -> None:
         self._decoder = IncrementalDecoder(self._tokenizer)
-        self._header: str | None = "" if self._turn_id is not None else None  # None once the line is complete
-        self._metadata = ""
-        self._kept: str | None = None  # of what may be a call
+        has_header = self._turn_id is not None and called is None
+        self._header: str | None = "" if has_header else None  # None once the line is complete
+        self._metadata = called or ""
+        self._kept: str | None = None if called is None else ""  # of what may be a call
         self._is_begun = self._is_plain
         self._space = ""  # after the last visible character: part of the text only if another one follows
 

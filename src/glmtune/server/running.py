@@ -166,7 +166,7 @@ def serve(
     # Forwarded headers are not believed: anybody may send them.
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="on",
-        backlog=_BACKLOG, http=limited_protocol(max_connections, header_timeout_s),
+        backlog=_BACKLOG, http=limited_protocol(max_connections, header_timeout_s), ws="none",
     )  # fmt: skip
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     sys.setswitchinterval(SWITCH_INTERVAL_S)

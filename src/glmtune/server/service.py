@@ -1,11 +1,14 @@
 """What the parts of the server share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from glmtune.inference.engine.request import Request
 from glmtune.server.auth import ApiKeys
+from glmtune.server.errors import ApiError
 from glmtune.server.metrics import Metrics
 from glmtune.server.models import Models
-from glmtune.server.worker import Worker
+from glmtune.server.worker import QueueFullError, Ticket, Worker
 
 
 @dataclass
@@ -32,3 +35,25 @@ class Service:
     def takes_requests(self) -> bool:
         """Whether requests are answered."""
         return self.worker.is_alive and not self.is_stopping
+
+    def submit(self, requests: Sequence[Request], *, is_whole: bool) -> list[Ticket]:
+        """Hands requests to the worker, all or none.
+
+        Args:
+            requests: The requests.
+            is_whole: As for `Ticket`.
+
+        Raises:
+            ApiError: Too many are waiting, or the server is about to stop.
+        """
+        if not self.takes_requests:
+            raise ApiError("the server is stopping", status=503, headers={"Retry-After": "5"})
+        try:
+            return self.worker.submit(requests, is_whole=is_whole)
+        except QueueFullError as full:
+            raise ApiError(
+                "too many requests are waiting; try again later",
+                status=429,
+                code="queue_full",
+                headers={"Retry-After": str(full.retry_after_s)},
+            ) from full

@@ -194,29 +194,6 @@ class Worker:
             ticket.fail(error)
         return len(left)
 
-    async def call(self, function: Callable[[], Any]) -> Any:
-        """Calls a function between two steps.
-
-        Raises:
-            Exception: Whatever it raises.
-        """
-        loop, future = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
-
-        def settle(result: Any, error: Exception | None) -> None:
-            if not future.done():
-                future.set_exception(error) if error is not None else future.set_result(result)
-
-        def run() -> None:
-            result, error = None, None
-            try:
-                result = function()
-            except Exception as raised:
-                error = raised
-            loop.call_soon_threadsafe(settle, result, error)
-
-        self._command(run)
-        return await future
-
     def _command(self, command: Callable[[], None]) -> None:
         with self._wake:
             self._commands.append(command)

@@ -1,6 +1,7 @@
 """The page's first tab: talking to a model, or to two side by side."""
 
 import json
+import re
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -13,10 +14,11 @@ from glmtune.errors import GlmtuneError
 from glmtune.language import Language
 from glmtune.server.service import Service
 from glmtune.ui.talking import Messages, ask
-from glmtune.ui.texts import Texts, translated
+from glmtune.ui.texts import Texts, warn
 
 _NOBODY = ""
 _HEIGHT = 460
+_NUMBER = re.compile(r"-?\d{1,18}")
 
 
 def text_of(message: dict[str, Any]) -> str:
@@ -179,7 +181,7 @@ class ChatTab:
         options: dict[str, Any] = {"max_tokens": int(limit)} if limit else {}
         if temperature:
             options |= {"temperature": float(temperature), "top_p": float(top_p or 1)}
-            options |= {"seed": int(seed)} if seed and seed.strip().isdecimal() else {}
+            options |= {"seed": int(seed)} if seed and _NUMBER.fullmatch(seed.strip()) else {}
         asked = [(name, [*_head(system), *history]) for name, history in zip(names, histories, strict=False)]
         try:
             async with aclosing(ask(self._service, asked, options)) as replies:
@@ -190,7 +192,7 @@ class ChatTab:
                     ]
                     yield shown[0], shown[1] if other else histories[1]
         except GlmtuneError as error:
-            gr.Warning(translated(str(error), language))
+            warn(str(error), language)
             yield histories[0], histories[1]
 
     async def _answer_again(self, data: gr.RetryData, *values: Any) -> AsyncGenerator[tuple[Any, Any], None]:

@@ -13,7 +13,6 @@ from glmtune.server.prompting import chat_prompt, chat_sampling, engine_requests
 from glmtune.server.protocol import ChatRequest
 from glmtune.server.replies import ReplyReader
 from glmtune.server.service import Service
-from glmtune.server.worker import QueueFullError
 
 Messages = list[dict[str, str]]
 
@@ -48,13 +47,11 @@ async def ask(
             )[0]
             for one, body in zip(served, bodies, strict=True)
         ]
-        tickets = service.worker.submit(requests, is_whole=False)
+        tickets = service.submit(requests, is_whole=False)
     except ValidationError as error:
         raise DataError(str(invalid_request(error.errors(), ()))) from error
     except ApiError as error:
         raise DataError(str(error)) from error
-    except QueueFullError as error:
-        raise GlmtuneError("too many requests are waiting; try again later") from error
     tokenizer = service.models.tokenizer
     choices = [
         Choice(index, ticket, ReplyReader(tokenizer, one.template), service.worker, tokenizer)

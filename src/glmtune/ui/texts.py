@@ -1,5 +1,6 @@
 """The page's texts in the reader's language: the browser's, until the switch says otherwise."""
 
+import html
 from typing import Any
 
 import gradio as gr
@@ -18,6 +19,11 @@ KEEP_LANGUAGE = "(chosen) => { localStorage.setItem('glmtune-language', chosen);
 def translated(text: str, to: Language) -> str:
     """A message in a language, whichever the process has."""
     return chinese(text) if to == "zh" else text
+
+
+def warn(text: str, to: Language) -> None:
+    """Shows a message for a moment. It may quote what is in a file, and would be rendered as HTML."""
+    gr.Warning(html.escape(translated(text, to)))
 
 
 class Texts:

@@ -16,7 +16,7 @@ from glmtune.server.service import Service
 from glmtune.ui.chat_tab import ChatTab
 from glmtune.ui.data_view import coloured_samples, run_command
 from glmtune.ui.jobs import Jobs, command_of
-from glmtune.ui.texts import Texts, translated
+from glmtune.ui.texts import Texts, translated, warn
 
 _STATES = {
     "running": "Training ...",
@@ -144,7 +144,7 @@ class TrainTab:
         system: str, more: str,
     ) -> list[str]:  # fmt: skip
         base = (base or "").strip()
-        arguments = [f"model.path={base}"] if base else [str(embedded_data().with_name("demo.yaml"))]
+        arguments = [f"model.path={base}"] if base else ["demo"]
         if file:
             arguments.append(f"data.path={file}")
         arguments += [
@@ -179,7 +179,7 @@ class TrainTab:
                 coloured_samples, path, (base or "").strip(), (system or "").strip() or None, int(length or 512)
             )
         except GlmtuneError as error:
-            gr.Warning(translated(str(error), language))
+            warn(str(error), language)
             samples = ""
         return gr.update(value=checked.replace(path, Path(path).name), visible=True), samples
 
@@ -203,7 +203,7 @@ class TrainTab:
         try:
             self._jobs.start(arguments, Path(folder), language)
         except GlmtuneError as error:
-            gr.Warning(translated(str(error), language))
+            warn(str(error), language)
         return self._show_job(language)
 
     def _halt(self, language: Language) -> tuple[Any, Any, Any]:
@@ -230,7 +230,7 @@ class TrainTab:
         try:
             name = await self._load_result()
         except (GlmtuneError, ApiError) as error:
-            gr.Warning(translated(str(error), language))
+            warn(str(error), language)
             return gr.skip(), gr.skip(), gr.skip()
         names = [model.name for model in self._service.models.served]
         return gr.update(selected="chat"), gr.update(choices=names, value=name), gr.update(choices=[("-", ""), *names])
@@ -246,5 +246,5 @@ class TrainTab:
         if folder is None:
             raise ModelError(f"{job.folder} has no adapter yet")
         name = check_name(name_of(job.folder))
-        await self._service.worker.call(lambda: models.add(name, folder))
+        await asyncio.to_thread(models.add, name, folder)
         return name

@@ -31,6 +31,7 @@ class ScriptedEngine:
     def submit(self, request: Request) -> RunningRequest:
         running = RunningRequest(request, request.sampling, 0, [], list(request.prompt_ids))
         self.running.append(running)
+        self.last_prompt = list(request.prompt_ids)
         return running
 
     def step(self) -> list[Event]:

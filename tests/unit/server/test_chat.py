@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+import torch
 
 QUESTION = [{"role": "user", "content": "你是谁？"}]
 TOOLS = [
@@ -104,6 +105,22 @@ def test_logprobs_are_of_the_tokens_of_the_text(client):
     assert [each["token"] for each in streamed] == [each["token"] for each in tokens]
 
 
+@pytest.mark.parametrize("stop", ["语言", "语言模型，", "。", "我是"])
+def test_what_a_stop_text_cuts_off_has_no_logprobs(client, stop):
+    choice = ask(client, stop=stop, logprobs=True)["choices"][0]
+    tokens = [each["token"] for each in choice["logprobs"]["content"]]
+    assert "".join(tokens).strip() == choice["message"]["content"]
+    streamed = [chunk["choices"][0]["logprobs"] for chunk in chunks_of(client, stop=stop, logprobs=True)]
+    assert [each["token"] for one in streamed if one for each in one["content"]] == tokens
+
+
+def test_fields_that_ask_for_nothing_are_let_through(client):
+    nothing = {"logit_bias": {}, "suffix": None, "best_of": 1, "n": 1, "store": False, "service_tier": "auto"}
+    assert ask(client, **nothing)["choices"] == ask(client)["choices"]
+    negative = {"seed": -5, "temperature": 1.5, "max_tokens": 12}
+    assert ask(client, **negative)["choices"] == ask(client, **negative)["choices"]
+
+
 def test_the_runs_system_prompt_holds_unless_the_request_brings_one(connect, embedded):
     client = connect(system="你是小满。")
 
@@ -159,6 +176,33 @@ def test_what_only_looks_like_a_call_stays_text(connect, script, reply):
     assert "tool_calls" not in choice["message"]
     assert choice["message"]["content"].split() == "\n".join(reply).split()
     assert text_of(chunks_of(client, tools=TOOLS)) == choice["message"]["content"]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_a_reply_that_has_to_be_a_call_begins_as_one(connect, embedded, script, choice):
+    client = connect(says=script(CALL)[len(embedded.tokenizer.encode_text("get_weather\n")) :])
+    answer = ask(client, tools=TOOLS, tool_choice=choice)
+    [call] = answer["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "get_weather", "arguments": '{"city": "北京", "days": 3}'}
+    assert answer["choices"][0]["finish_reason"] == "tool_calls"
+    prompt_ids = client.app.state.engine.last_prompt
+    assert embedded.tokenizer.decode_text(prompt_ids).endswith("get_weather\n")
+    chunks = chunks_of(client, tools=TOOLS, tool_choice=choice)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_of_several_tools_the_model_chooses_the_likelier(client, embedded):
+    names = ["我们", "天", "天气", "你好"]
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    prompt = client.post("/tokenize", json={"messages": QUESTION, "tools": tools}).json()["tokens"]
+    left, begun = {name: embedded.tokenizer.encode_text(f"{name}\n") for name in names}, []
+    while len(left) > 1:
+        logits = embedded.model(torch.tensor([prompt + begun])).logits[0, -1]
+        begun.append(max({ids[len(begun)] for ids in left.values()}, key=logits.__getitem__))
+        left = {name: ids for name, ids in left.items() if ids[: len(begun)] == begun}
+    message = ask(client, tools=tools, tool_choice="required", max_tokens=5)["choices"][0]["message"]
+    said = message["tool_calls"][0]["function"]["name"] if "tool_calls" in message else message["content"]
+    assert said.split("\n")[0] == next(iter(left))
 
 
 def test_nobody_who_offers_no_tools_gets_a_call(connect, script):

@@ -54,11 +54,6 @@ def test_text_that_is_no_unicode_is_refused(client, path):
     assert error["param"] == "prompt"
 
 
-def test_a_page_cannot_send_requests_as_plain_text(client):
-    body = json.dumps({"messages": QUESTION})
-    refused(client, 400, content=body, headers={"content-type": "text/plain"})
-
-
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -71,14 +66,17 @@ def test_a_page_cannot_send_requests_as_plain_text(client):
         ({"temperature": True}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"n": 1000}, "n"),
-        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"best_of": 2}, "best_of"),
         ({"stop": ["a"] * 100}, "stop"),
         ({"stop": ""}, "stop"),
         ({"logit_bias": {"1": 5}}, "logit_bias"),
         ({"store": True}, "store"),
         ({"temprature": 1}, "temprature"),
         ({"response_format": {"type": "json_object"}}, "response_format.type"),
-        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice"),
+        ({"tool_choice": "required"}, None),
         ({"tools": [{"type": "function", "function": {"name": "x", "parameters": {"a": "\ud83d"}}}]}, "messages"),
         ({"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
@@ -189,3 +187,19 @@ def test_of_a_thousand_faults_only_the_first_ones_are_collected(fields):
     with pytest.raises(ValidationError) as raised:
         kind.model_validate(fields)
     assert raised.value.error_count() < 10
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_a_body_that_is_not_declared_as_json_is_told_so(client, kind):
+    headers = {} if kind is None else {"content-type": kind}
+    # What a page of somebody else may send without asking is of these kinds.
+    error = refused(client, 415, content=json.dumps({"messages": QUESTION}).encode(), headers=headers)
+    assert error["message"] == f"expected a body with Content-Type: application/json, found {kind or 'none'}"
+
+
+def test_a_prompt_that_is_too_long_is_not_asked_for_a_tools_name_either(connect):
+    client = connect(says=[], max_prompt_tokens=5)  # an engine that can say nothing
+    tools = [{"type": "function", "function": {"name": name}} for name in ("get_weather", "send_mail")]
+    body = {"messages": QUESTION, "tools": tools, "tool_choice": "required"}
+    answer = client.post(CHAT, json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")

@@ -51,13 +51,13 @@ def test_a_step_that_fails_ends_the_replies_that_ran_with_an_error(connect, scri
     engine = client.app.state.engine
     step = engine.step
 
-    def fail():
+    def run_out():
         for running in engine.running:
             running.finish_reason, running.error = "error", ModelError("out of memory while generating")
         engine.running.clear()
         raise ModelError("out of memory while generating")
 
-    monkeypatch.setattr(engine, "step", fail)
+    monkeypatch.setattr(engine, "step", run_out)
     for is_streamed in (False, True):
         answer = client.post(CHAT, json={"messages": QUESTION, "stream": is_streamed})
         assert answer.status_code == 500

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from glmtune.config import embedded_base
 from glmtune.errors import AdapterError, ConfigError, ModelError
+from glmtune.inference.engine import engine as engine_module
 from glmtune.inference.engine.engine import Engine
 from glmtune.loading.bases import load_base
 from glmtune.server.auth import ApiKeys, read_keys
@@ -136,6 +139,27 @@ def test_a_port_in_use_is_told_before_anything_is_loaded():
         assert is_open_to_network(opened)
     with pytest.raises(ConfigError, match="cannot listen"):
         open_socket("no such host", 0)
+
+
+def test_replies_go_on_while_an_adapter_is_read(connect, adapters, monkeypatch):
+    client = connect(allowed=(str(adapters / "allowed"),))
+    is_reading, has_answered = threading.Event(), threading.Event()
+    read = engine_module.read_adapter
+
+    def read_slowly(*arguments):
+        is_reading.set()
+        assert has_answered.wait(30)
+        return read(*arguments)
+
+    monkeypatch.setattr(engine_module, "read_adapter", read_slowly)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(client.post, "/v1/adapters", json={"path": "shouty"})
+        assert is_reading.wait(30)
+        body = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 3}
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+        has_answered.set()
+        assert loading.result().status_code == 200
+    client.delete("/v1/adapters/shouty")
 
 
 def test_an_adapter_with_a_damaged_record_is_not_kept(connect, adapters, engine, tmp_path):

@@ -23,6 +23,11 @@ class StopSearch:
         self._texts = [text for text in texts if text]
         self._kept = ""
 
+    @property
+    def keeps_back(self) -> bool:
+        """Whether there is text that may be the beginning of one of them."""
+        return bool(self._kept)
+
     def push(self, text: str) -> str:
         """Takes more text and returns what is now known to come before any of the texts."""
         if self.is_found:
