@@ -111,9 +111,7 @@ def main() -> None:
     parser.add_argument("--steps", nargs="*", default=list(STEPS), help="some of the steps; all of them unless given")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--commit", help="the commit that is measured")
-    parser.add_argument(
-        "--file", type=Path, help="rows for one step: how this script calls itself"
-    )
+    parser.add_argument("--file", type=Path, help="rows for one step: how this script calls itself")
     arguments = parser.parse_args()
     if arguments.file is not None:
         datasets.disable_progress_bars()
