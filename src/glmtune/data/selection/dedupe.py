@@ -1,5 +1,6 @@
 """Removes rows that say what an earlier row says."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,8 +112,14 @@ def find_duplicates(
     if near:
         kept = [row for row in range(len(examples)) if row not in report.exact]
         text_of = whole_text if compare == "row" else question_text
+        texts = [text_of(examples[row]) for row in kept]
         # Pairs come sorted: by the time that a row is the first of a pair, it is known whether it is kept.
-        for earlier, later in near_pairs([text_of(examples[row]) for row in kept], threshold):
-            if kept[earlier] not in report.near:
+        for earlier, later in near_pairs(texts, threshold):
+            if kept[earlier] not in report.near and _numbers(texts[earlier]) == _numbers(texts[later]):
                 report.near.setdefault(kept[later], kept[earlier])
     return report
+
+
+def _numbers(text: str) -> list[str]:
+    """The numbers in a text. However similar they look, two sums or two dates are no duplicates."""
+    return re.findall(r"\d+", text)
