@@ -12,11 +12,12 @@ from rich.console import Console
 from glmtune.data.duplicates.near import DEFAULT_THRESHOLD, near_pairs
 from glmtune.data.findings.sets import same_rows
 from glmtune.data.formats import Example, read_examples
-from glmtune.data.output import check_output, write_rows
+from glmtune.data.output import check_outputs, write_rows, write_together
 from glmtune.data.printing import print_lines
+from glmtune.data.selection.amounts import check_share
 from glmtune.data.selection.texts import exact_text, question_text, whole_text
 from glmtune.data.weights import Paths
-from glmtune.errors import ConfigError, show_text
+from glmtune.errors import show_text
 from glmtune.language.plurals import count
 
 Compared = Literal["row", "question"]
@@ -72,19 +73,19 @@ def dedupe(
         The report.
 
     Raises:
+        ConfigError: The threshold is wrong.
         DataError: The data are faulty, or a file to write exists.
         StorageError: A file cannot be written.
     """
-    if not 0 < threshold <= 1:
-        raise ConfigError(f"--threshold: expected a number above 0 and at most 1; found {threshold:g}")
-    for file in (output, removed):
-        if file is not None:
-            check_output(file)
+    check_share("--threshold", threshold)
+    check_outputs(output, removed)
     examples, _ = read_examples(paths, fields, join)
     report = find_duplicates(examples, compare, near=near, threshold=threshold)
     gone = report.exact | report.near
-    write_rows(((each.source, each.values) for row, each in enumerate(examples) if row not in gone), output)
-    if removed is not None:
+    kept = ((each.source, each.values) for row, each in enumerate(examples) if row not in gone)
+    if removed is None:
+        write_rows(kept, output)
+    else:
         rows = (
             {
                 "duplicate": "exact" if row in report.exact else "near",
@@ -95,7 +96,7 @@ def dedupe(
             }
             for row, other in sorted(gone.items())
         )
-        write_rows(((None, values) for values in rows), removed)
+        write_together((((None, values) for values in rows), removed), (kept, output))
     print_lines(console, [*report.lines(), f"written to {show_text(str(output))}"])
     return report
 
