@@ -4,7 +4,7 @@
 
 Rows are made from templates (`templates.py`): questions of 9 to 59 characters, answers of 13 to 270. Each step runs in
 a process of its own, reading included. `peak_mib` is the most memory that the process and its workers had together,
-looked at twice a second, what they share counted once (PSS). `datasets alone` reads the same file with
+looked at each second, what they share counted once (PSS). `datasets alone` reads the same file with
 `datasets.load_dataset`. CPU seconds are of the process and its workers, for machines that others use, too; `load` is
 that of the machine before the step.
 """
@@ -73,7 +73,7 @@ def measure(command: list[str]) -> dict[str, object]:
     peak = 0
     while (ended := os.wait4(process, os.WNOHANG))[0] == 0:
         peak = max(peak, sum(map(memory_kib, tree(process))))
-        time.sleep(0.5)
+        time.sleep(1)
     _, status, usage = ended
     if status:
         raise RuntimeError(f"failed: {command}")

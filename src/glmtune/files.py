@@ -27,6 +27,7 @@ _SAYINGS = {
     errno.ENOENT: "it, or the folder that contains it, does not exist",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
+    errno.EEXIST: "it is a file, not a folder",
     errno.ENAMETOOLONG: "the name is too long",
     errno.EFBIG: "a file of this size is not allowed here (ulimit -f, or the file system's own limit)",
     errno.EIO: "the disk reports an input/output error",

@@ -41,12 +41,19 @@ def logged(folder: Path) -> tuple[list[tuple[float, float]], list[float]]:
     )
 
 
+def asked(folder: Path) -> list[tuple[int, str]]:
+    """The steps and questions of the answers in training."""
+    rows = [json.loads(line) for line in (folder / "eval_samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [(row["step"], row["prompt"]) for row in rows]
+
+
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     # Five samples of very different lengths: shares of three and two, batches of two and one.
     rows = [{"instruction": f"{number}?", "output": "不" * (1 + 9 * number)} for number in range(5)]
     held_out = tmp_path / "held_out.json"
     held_out.write_text(json.dumps(rows), encoding="utf-8")
     evaluating = (f"data.eval_path={held_out}", "train.eval_steps=2", "train.per_device_eval_batch_size=2")
+    evaluating += ("train.eval_generate=3",)  # two questions for one process, one for the other
     # Two accumulated batches of two on each process, in several forward passes, against eight at once.
     spread = ("train.per_device_train_batch_size=2", "train.gradient_accumulation_steps=2")
     at_once = ("train.per_device_train_batch_size=8", "train.gradient_accumulation_steps=1")
@@ -62,6 +69,9 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     for pair, expected in zip(two, one, strict=True):
         assert pair == pytest.approx(expected, rel=1e-4)
     assert two_evaluated == pytest.approx(one_evaluated, rel=1e-4)
+    assert (
+        asked(tmp_path / "two") == asked(tmp_path / "one") == [(step, f"{n}?") for step in (0, 2, 4) for n in range(3)]
+    )
 
 
 def test_what_stops_one_process_is_said_in_a_sentence_and_the_other_ends_with_one_too(tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+import numpy
 import pyarrow
+import pyarrow.compute
 from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
 
 from glmtune import __version__, prompts
 from glmtune.data.compact import ConversationList, read_encoded
@@ -21,7 +24,7 @@ from glmtune.data.formats import Conversations, Faulty, read_conversations
 from glmtune.data.rows import RowFault
 from glmtune.data.skipped import num_skipped
 from glmtune.data.stats import DataStats
-from glmtune.data.token_cache import find_or_make
+from glmtune.data.token_cache import find_or_make, read_columns
 from glmtune.data.weights import Paths
 from glmtune.errors import DataError, summarise_faults
 from glmtune.language import localise
@@ -139,14 +142,16 @@ def tokenize_conversations(
 
     with _workers_end_with_us():
         tokenized = find_or_make(fingerprint, len(items), _COLUMNS, tokenize)
-    tokenized = _without_faulty(tokenized, conversations, faulty)
-    num_valid = len(tokenized)
+    counts = read_columns(tokenized, [name for name in _COLUMNS if name not in ("input_ids", "labels")])
+    valid = kept = _without_faulty(counts["fault"], conversations, faulty)
     if overlong == "drop":
-        tokenized = _without_overlong(tokenized, max_length)
+        kept = _without_overlong(counts["is_overlong"], valid, max_length)
+    if len(kept) < len(tokenized):
+        tokenized, counts = tokenized.select(kept), counts.take(kept)
     stats = DataStats.collect(
-        tokenized,
+        counts,
         fingerprint,
-        num_overlong=num_valid - len(tokenized),
+        num_overlong=len(valid) - len(kept),
         num_skipped=num_skipped(conversations.skipped),
         join=conversations.join,
         num_joined=conversations.num_joined,
@@ -223,32 +228,33 @@ def _tokenize_batch(
     return columns
 
 
-def _without_overlong(tokenized: Dataset, max_length: int | None) -> Dataset:
-    kept = [row for row, is_overlong in enumerate(tokenized["is_overlong"]) if not is_overlong]
-    if not kept:
+def _without_overlong(
+    is_overlong: pyarrow.ChunkedArray, rows: NDArray[numpy.int64], max_length: int | None
+) -> NDArray[numpy.int64]:
+    kept = rows[~is_overlong.to_numpy()[rows]]
+    if not len(kept):
         raise DataError(
-            f"data.overlong=drop leaves nothing: all {len(tokenized):,} samples have more than {max_length} tokens "
+            f"data.overlong=drop leaves nothing: all {len(rows):,} samples have more than {max_length} tokens "
             "(data.max_length). Raise data.max_length, or set data.overlong=cut to shorten them"
         )
-    return tokenized if len(kept) == len(tokenized) else tokenized.select(kept)
+    return kept
 
 
-def _without_faulty(tokenized: Dataset, conversations: Conversations, faulty: Faulty) -> Dataset:
+def _without_faulty(faults: pyarrow.ChunkedArray, conversations: Conversations, faulty: Faulty) -> NDArray[numpy.int64]:
     """The samples that can be learnt from. The others are added to what was skipped.
 
     Raises:
         DataError: There are others, and they may not be skipped; or nothing would be left.
     """
-    faults = {row: fault for row, fault in enumerate(tokenized["fault"]) if fault}
-    if not faults:
-        return tokenized
-    found = [
-        RowFault(f"{conversations.sources[row]}: {fault}", conversations.sources[row]) for row, fault in faults.items()
-    ]
-    if faulty == "stop" or len(faults) == len(tokenized):
+    is_faulty = pyarrow.compute.not_equal(faults, "").to_numpy()
+    found = []
+    for row in numpy.flatnonzero(is_faulty).tolist():
+        source = conversations.sources[row]
+        found.append(RowFault(f"{source}: {faults[row].as_py()}", source))
+    if found and (faulty == "stop" or is_faulty.all()):
         raise DataError(summarise_faults("samples cannot be learnt from", found))
     conversations.skipped += found
-    return tokenized.select([row for row in range(len(tokenized)) if row not in faults])
+    return numpy.flatnonzero(~is_faulty)
 
 
 def _fingerprint(items: ConversationList, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from glmtune.errors import DataError, show_text
 from glmtune.files import check_writable_folder, storage_faults, written_aside
 
 SUFFIXES = (".json", ".jsonl")
+Rows = Iterable[tuple[Source | None, Mapping[str, Any]]]  # each row, and where it comes from
 
 
 def check_output(output: str | Path) -> Path:
@@ -34,7 +35,37 @@ def check_output(output: str | Path) -> Path:
     return target
 
 
-def write_rows(rows: Iterable[tuple[Source | None, Mapping[str, Any]]], output: str | Path) -> int:
+def check_outputs(*outputs: str | Path | None) -> None:
+    """Checks several files to write to, as `check_output` does; None stands for none.
+
+    Raises:
+        DataError: Two of them are the same, or one cannot be used.
+        StorageError: The folder of one cannot be written to.
+    """
+    targets = [check_output(output) for output in outputs if output is not None]
+    if len({target.absolute() for target in targets}) < len(targets):
+        raise DataError(f"{show_text(str(targets[0]))}: two files to write have this name. Name another one")
+
+
+def write_together(*files: tuple[Rows, str | Path]) -> None:
+    """Writes rows to several files, as `write_rows` does: all of them, or none.
+
+    Raises:
+        DataError: A file cannot be used, or a value has no JSON form.
+        StorageError: A file cannot be written.
+    """
+    written: list[Path] = []
+    try:
+        for rows, output in files:
+            write_rows(rows, output)
+            written.append(expand_path(output))
+    except BaseException:
+        for file in written:
+            file.unlink(missing_ok=True)
+        raise
+
+
+def write_rows(rows: Rows, output: str | Path) -> int:
     """Writes rows, with all their columns.
 
     Args:
@@ -61,7 +92,7 @@ def write_rows(rows: Iterable[tuple[Source | None, Mapping[str, Any]]], output: 
 class _Texts:
     """The JSON text of each row; counts them."""
 
-    def __init__(self, rows: Iterable[tuple[Source | None, Mapping[str, Any]]]) -> None:
+    def __init__(self, rows: Rows) -> None:
         self._rows = rows
         self.num_rows = 0
 

@@ -160,7 +160,7 @@ def _opened_text(file: Path, name: str, newline: str) -> Iterator[TextIO]:
         with file.open(encoding="utf-8-sig", newline=newline) as stream:
             yield stream
     except UnicodeDecodeError as error:
-        raise DataError(_encoding_fault(file.read_bytes(), name)) from error
+        raise DataError(encoding_fault(file.read_bytes(), name)) from error
 
 
 def _first_letter(stream: TextIO, name: str) -> str:
@@ -172,7 +172,8 @@ def _first_letter(stream: TextIO, name: str) -> str:
     raise DataError(f"{name}: the file is empty; expected at least one row")
 
 
-def _encoding_fault(data: bytes, name: str) -> str:
+def encoding_fault(data: bytes, name: str) -> str:
+    """A sentence on where a file is not UTF-8, what it may be instead, and what to do."""
     start = 0
     try:
         data.decode("utf-8-sig")

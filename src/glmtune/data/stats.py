@@ -8,7 +8,7 @@ import numpy
 from glmtune.language.plurals import count
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    import pyarrow
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class DataStats:
     @classmethod
     def collect(
         cls,
-        tokenized: "Dataset",
+        counts: "pyarrow.Table",
         fingerprint: str,
         *,
         num_overlong: int,
@@ -60,10 +60,9 @@ class DataStats:
     ) -> "DataStats":
         """Counts over the columns `length`, `num_supervised`, `num_cut_tokens` and `num_dropped_messages`."""
         names = ["length", "num_supervised", "num_cut_tokens", "num_dropped_messages"]
-        counts = tokenized.select_columns(names).with_format("numpy")[:]
-        lengths, supervised, cut, dropped = (counts[name] for name in names)
+        lengths, supervised, cut, dropped = (counts[name].to_numpy() for name in names)
         return cls(
-            num_samples=len(tokenized),
+            num_samples=len(counts),
             num_tokens=int(lengths.sum()),
             num_supervised_tokens=int(supervised.sum()),
             num_cut_tokens=int(cut.sum()),

@@ -1,7 +1,7 @@
 """The cache of tokenised data sets on disk, written atomically, so that the same data are tokenised once."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,6 +52,20 @@ def find_or_make(
         return tokenize(None)
 
 
+def read_columns(dataset: Dataset, names: Sequence[str]) -> pyarrow.Table:
+    """Some columns of a data set, in memory; of one that is in a file, without a look at the others.
+
+    Args:
+        dataset: As `find_or_make` returns it.
+        names: The columns.
+    """
+    if not dataset.cache_files:
+        return dataset.data.table.select(names)
+    options = pyarrow.ipc.IpcReadOptions(included_fields=[dataset.column_names.index(name) for name in names])
+    with _batches_of(dataset.cache_files[0]["filename"], options) as reader:
+        return reader.read_all()
+
+
 def _is_whole(file: Path, num_rows: int, columns: Features) -> bool:
     """Whether a file exists and can be read to its end."""
     if not file.is_file():
@@ -78,7 +92,9 @@ def _write(dataset: Dataset, file: Path) -> None:
 
 
 @contextmanager
-def _batches_of(file: str | Path) -> Iterator[pyarrow.RecordBatchStreamReader]:
+def _batches_of(
+    file: str | Path, options: pyarrow.ipc.IpcReadOptions | None = None
+) -> Iterator[pyarrow.RecordBatchStreamReader]:
     """A file's batches, read one by one: mapped, the whole file would count as memory of the process."""
-    with pyarrow.OSFile(str(file)) as source, pyarrow.ipc.open_stream(source) as reader:
+    with pyarrow.OSFile(str(file)) as source, pyarrow.ipc.open_stream(source, options=options) as reader:
         yield reader

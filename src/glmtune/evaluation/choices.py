@@ -22,7 +22,7 @@ import numpy
 from numpy.typing import NDArray
 
 from glmtune.data.packing import TokenizedSample
-from glmtune.data.readers import expand_path
+from glmtune.data.readers import encoding_fault, expand_path
 from glmtune.errors import DataError, show_names, show_text, summarise_faults
 from glmtune.evaluation.losses import sample_losses
 from glmtune.files import say_os_error
@@ -95,12 +95,13 @@ def read_choices(path: str | Path) -> list[ChoiceQuestion]:
 
 def _read_records(path: str | Path, name: str) -> list[list[str]]:
     try:
-        text = expand_path(path).read_bytes().decode("utf-8-sig")
-        records = [cells for cells in csv.reader(io.StringIO(text, newline="")) if cells]
+        data = expand_path(path).read_bytes()
+        text = data.decode("utf-8-sig")
+        records = [cells for cells in csv.reader(io.StringIO(text, newline=""), strict=True) if cells]
     except OSError as error:
         raise DataError(f"{name}: the file cannot be read: {say_os_error(error)}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{name}: expected UTF-8. Convert the file: save it as UTF-8") from error
+        raise DataError(encoding_fault(data, name)) from error
     except csv.Error as error:
         raise DataError(f"{name}: not CSV: {error}") from error
     if not records:

@@ -74,7 +74,7 @@ def render_rows(
 
 
 def loss_measures(losses: NDArray[numpy.float64], loss_weight: LossWeight) -> dict[str, Measure]:
-    """Loss and perplexity, weighted as in training.
+    """The loss, weighted as in training, and the perplexity, in which each token always has the same weight.
 
     Args:
         losses: From `sample_losses`.
@@ -87,7 +87,7 @@ def loss_measures(losses: NDArray[numpy.float64], loss_weight: LossWeight) -> di
         statistics = numpy.concatenate([means, numpy.sign(counts)], axis=1)
     return {
         "loss": Measure(statistics, ratio),
-        "perplexity": Measure(statistics, lambda sums: float(numpy.exp(min(ratio(sums), 700.0)))),
+        "perplexity": Measure(losses, lambda sums: float(numpy.exp(min(ratio(sums), 700.0)))),
     }
 
 

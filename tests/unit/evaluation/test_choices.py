@@ -43,10 +43,12 @@ def test_both_layouts_are_read() -> None:
         ("instruction,output\n甲,乙\n", "expected a heading"),
         ("", "empty"),
         ("question,A,B,answer\n", "holds no rows"),
+        ('question,A,B,answer\n"甲,1,2,A\n', "not CSV: unexpected end of data"),
+        ("question,A,B,answer\n甲,1,2,A\n".encode("gbk"), "line 2: .*; it looks like GBK"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(text: str, fault: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_file_is_said(text: str | bytes, fault: str, tmp_path: Path) -> None:
     file = tmp_path / "choices.csv"
-    file.write_text(text, encoding="utf-8")
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=fault):
         read_choices(file)

@@ -6,11 +6,14 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy
 import pytest
 
 import glmtune
+from glmtune.data.packing import LossWeight
 from glmtune.errors import ConfigError, ModelError
 from glmtune.evaluation.evaluate import evaluate
+from glmtune.evaluation.losses import loss_measures
 from glmtune.evaluation.rows import general_rows
 
 from .conftest import Trained
@@ -30,9 +33,16 @@ def test_the_loss_is_that_of_training(trained: Trained, evaluated: Path) -> None
     base, run = result["candidates"]
     loss = run["metrics"]["data"]["loss"]
     assert loss == pytest.approx(trained.result.metrics["eval_loss"], abs=2e-5)
-    assert run["metrics"]["data"]["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
     assert base["metrics"]["data"]["loss"] > loss
     assert result["num_rows"] == {"data": 8, "general": len(general_rows())}
+
+
+@pytest.mark.parametrize(("weight", "loss"), [("token", 5 / 3), ("sample", 1.5)])
+def test_the_perplexity_is_over_tokens_whatever_the_loss_is_over(weight: LossWeight, loss: float) -> None:
+    """Two samples: one of two tokens with 4 nats, one of a token with 1."""
+    measures = loss_measures(numpy.asarray([[4.0, 2.0], [1.0, 1.0], [0.0, 0.0]]), weight)
+    assert measures["loss"].value == pytest.approx(loss)
+    assert measures["perplexity"].value == pytest.approx(math.exp(5 / 3))
 
 
 def test_differences_are_from_the_base_and_have_intervals(evaluated: Path) -> None:

@@ -154,15 +154,19 @@ def _frequencies(texts: Sequence[str]) -> NDArray[numpy.int64]:
 def _rare(
     tokens: NDArray[numpy.uint64], offsets: NDArray[numpy.uint64], frequencies: NDArray[numpy.int64], num_texts: int
 ) -> tuple[NDArray[numpy.uint64], NDArray[numpy.uint64]]:
-    """The hashes of each text that are rare, or its rarest ones, and where those of each text start."""
+    """The hashes of each text that are rare, or its rarest ones, each once, and where those of each text start."""
     counts = frequencies[(tokens % _NUM_COUNTERS).astype(numpy.int64)]
     starts = offsets.astype(numpy.int64)
     text = numpy.repeat(numpy.arange(len(starts) - 1), numpy.diff(starts))
     order = numpy.lexsort((tokens, counts, text))  # by text, the rarest first; the same in every text
-    rank = numpy.arange(len(tokens)) - starts[text[order]]
-    is_kept = (rank < _LEAST_GRAMS) | (counts[order] <= max(_COMMON_SHARE * num_texts, _LEAST_COMMON))
-    kept = numpy.bincount(text[order][is_kept], minlength=len(starts) - 1)
-    return tokens[order][is_kept], numpy.concatenate([[0], numpy.cumsum(kept)]).astype(numpy.uint64)
+    tokens, counts, text = tokens[order], counts[order], text[order]
+    is_first = numpy.ones(len(tokens), bool)
+    is_first[1:] = (tokens[1:] != tokens[:-1]) | (text[1:] != text[:-1])
+    numbers = numpy.cumsum(is_first)
+    rank = numbers - numbers[starts[text]]  # among the different ones of its text
+    is_kept = is_first & ((rank < _LEAST_GRAMS) | (counts <= max(_COMMON_SHARE * num_texts, _LEAST_COMMON)))
+    kept = numpy.bincount(text[is_kept], minlength=len(starts) - 1)
+    return tokens[is_kept], numpy.concatenate([[0], numpy.cumsum(kept)]).astype(numpy.uint64)
 
 
 def _band_hashes_of(texts: Sequence[str], frequencies: NDArray[numpy.int64], num_texts: int) -> NDArray[numpy.uint64]:

@@ -50,7 +50,7 @@ def find(conversations: Conversations) -> list[Finding]:
         *(
             Finding(
                 check.name,
-                f"{count(len(rows[check.name]), 'rows')}: {check.message}",
+                f"{check.message}: {count(len(rows[check.name]), 'rows')}",
                 check.mend,
                 _places(sources, rows[check.name]),
             )

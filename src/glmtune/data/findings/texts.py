@@ -66,7 +66,7 @@ class _TextCheck:
     Attributes:
         name: Its name for programs.
         is_found: Whether a conversation shows it.
-        message: What was found; the number of rows stands before it.
+        message: What was found; the number of rows stands behind it.
         mend: What to do about it.
     """
 
@@ -153,37 +153,37 @@ CHECKS = (
     _TextCheck(
         "repeats_question",
         _repeats_question,
-        "answers start by repeating the whole question",
+        "answers that start by repeating the whole question",
         "Cut the question off the answer, or the model learns to repeat what it is asked",
     ),
     _TextCheck(
         "markup",
         _has_markup,
-        "rows have leftover HTML",
+        "leftover HTML",
         "Remove the tags and write characters such as &nbsp; as what they stand for",
     ),
     _TextCheck(
         "role_markers",
         _has_role_marker,
-        "rows have role markers of a prompt in their texts",
+        "role markers of a prompt in the texts",
         "Remove them: roles belong into the fields of a row, and the template writes the markers",
     ),
     _TextCheck(
         "mojibake",
         _is_mojibake,
-        "rows have text that was read in a wrong encoding",
+        "text that was read in a wrong encoding",
         "Take them from their source again, read as what it is (UTF-8 or GBK), or remove them",
     ),
     _TextCheck(
         "mixed_scripts",
         _mixes_scripts,
-        "rows mix simplified and traditional characters in one text",
+        "simplified and traditional characters in one text",
         "Convert them to one script, such as with OpenCC",
     ),
     _TextCheck(
         "broken_json",
         _breaks_json,
-        "answers are JSON with brackets that do not match",
+        "answers in JSON whose brackets do not match",
         "Complete them: most were cut off when they were made",
     ),
 )

@@ -1,5 +1,6 @@
 """Removes rows that say what an earlier row says."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,12 @@ from rich.console import Console
 from glmtune.data.duplicates.near import DEFAULT_THRESHOLD, near_pairs
 from glmtune.data.findings.sets import same_rows
 from glmtune.data.formats import Example, read_examples
-from glmtune.data.output import check_output, write_rows
+from glmtune.data.output import check_outputs, write_rows, write_together
 from glmtune.data.printing import print_lines
+from glmtune.data.selection.amounts import check_share
 from glmtune.data.selection.texts import exact_text, question_text, whole_text
 from glmtune.data.weights import Paths
-from glmtune.errors import ConfigError, show_text
+from glmtune.errors import show_text
 from glmtune.language.plurals import count
 
 Compared = Literal["row", "question"]
@@ -71,19 +73,19 @@ def dedupe(
         The report.
 
     Raises:
+        ConfigError: The threshold is wrong.
         DataError: The data are faulty, or a file to write exists.
         StorageError: A file cannot be written.
     """
-    if not 0 < threshold <= 1:
-        raise ConfigError(f"--threshold: expected a number above 0 and at most 1; found {threshold:g}")
-    for file in (output, removed):
-        if file is not None:
-            check_output(file)
+    check_share("--threshold", threshold)
+    check_outputs(output, removed)
     examples, _ = read_examples(paths, fields, join)
     report = find_duplicates(examples, compare, near=near, threshold=threshold)
     gone = report.exact | report.near
-    write_rows(((each.source, each.values) for row, each in enumerate(examples) if row not in gone), output)
-    if removed is not None:
+    kept = ((each.source, each.values) for row, each in enumerate(examples) if row not in gone)
+    if removed is None:
+        write_rows(kept, output)
+    else:
         rows = (
             {
                 "duplicate": "exact" if row in report.exact else "near",
@@ -94,7 +96,7 @@ def dedupe(
             }
             for row, other in sorted(gone.items())
         )
-        write_rows(((None, values) for values in rows), removed)
+        write_together((((None, values) for values in rows), removed), (kept, output))
     print_lines(console, [*report.lines(), f"written to {show_text(str(output))}"])
     return report
 
@@ -111,8 +113,14 @@ def find_duplicates(
     if near:
         kept = [row for row in range(len(examples)) if row not in report.exact]
         text_of = whole_text if compare == "row" else question_text
+        texts = [text_of(examples[row]) for row in kept]
         # Pairs come sorted: by the time that a row is the first of a pair, it is known whether it is kept.
-        for earlier, later in near_pairs([text_of(examples[row]) for row in kept], threshold):
-            if kept[earlier] not in report.near:
+        for earlier, later in near_pairs(texts, threshold):
+            if kept[earlier] not in report.near and _numbers(texts[earlier]) == _numbers(texts[later]):
                 report.near.setdefault(kept[later], kept[earlier])
     return report
+
+
+def _numbers(text: str) -> list[str]:
+    """The numbers in a text. However similar they look, two sums or two dates are no duplicates."""
+    return re.findall(r"\d+", text)

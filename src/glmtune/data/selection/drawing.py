@@ -10,6 +10,7 @@ from rich.console import Console
 from glmtune.data.formats import read_examples
 from glmtune.data.output import check_output, write_rows
 from glmtune.data.printing import print_lines
+from glmtune.data.selection.amounts import num_asked_for
 from glmtune.data.weights import Paths
 from glmtune.errors import ConfigError, show_text
 from glmtune.language.plurals import count
@@ -47,7 +48,7 @@ def sample(
         raise ConfigError("data sample needs --count or --fraction, and not both")
     check_output(output)
     examples, _ = read_examples(paths, fields)
-    wanted = round((fraction or 0) * len(examples)) if number is None else number
+    wanted = num_asked_for(len(examples), fraction, number)
     if not 0 < wanted <= len(examples):
         raise ConfigError(f"{wanted:,} cannot be drawn from {count(len(examples), 'rows')}")
     drawn = sorted(random.Random(seed).sample(range(len(examples)), wanted))

@@ -11,13 +11,15 @@ from rich.console import Console
 
 from glmtune.data.duplicates.near import grouped, near_pairs
 from glmtune.data.formats import Example, read_examples
-from glmtune.data.output import SUFFIXES, check_output, write_rows
+from glmtune.data.output import SUFFIXES, check_outputs, write_together
 from glmtune.data.printing import print_lines
+from glmtune.data.selection.amounts import check_share, num_asked_for
 from glmtune.data.selection.texts import answer_length, question_text
 from glmtune.data.weights import Paths
 from glmtune.errors import ConfigError, show_text
 from glmtune.language.plurals import count
 
+_DEFAULT_FRACTION = 0.05
 _NUM_LENGTHS = 5  # classes of answers from short to long
 
 
@@ -84,19 +86,19 @@ def split(
         The report.
 
     Raises:
-        ConfigError: Nothing would be left on one side.
+        ConfigError: Nothing would be left on one side, or a share is wrong.
         DataError: The data are faulty, or a file to write exists.
         StorageError: A file cannot be written.
     """
     if fraction is not None and number is not None:
         raise ConfigError("give --fraction or --count, not both")
+    check_share("--threshold", threshold)
     examples, _ = read_examples(paths, fields, join)
     suffix = Path(examples[0].source.path).suffix.lower()
     suffix = suffix if suffix in SUFFIXES else ".jsonl"
     train, evaluation = (Path(output) / f"{name}{suffix}" for name in ("train", "eval"))
-    for file in (train, evaluation):
-        check_output(file)
-    wanted = round((0.05 if fraction is None else fraction) * len(examples)) if number is None else number
+    check_outputs(train, evaluation)
+    wanted = num_asked_for(len(examples), _DEFAULT_FRACTION if fraction is None else fraction, number)
     if not 0 < wanted < len(examples):
         raise ConfigError(f"of {count(len(examples), 'rows')}, {wanted:,} for evaluation leave nothing on one side")
     texts = [question_text(example) for example in examples]
@@ -106,8 +108,10 @@ def split(
         raise ConfigError(
             f"all rows ask nearly the same, and stay on one side. Raise --threshold, which is {threshold:g}"
         )
-    write_rows(((each.source, each.values) for row, each in enumerate(examples) if row not in chosen), train)
-    write_rows(((examples[row].source, examples[row].values) for row in sorted(chosen)), evaluation)
+    write_together(
+        (((each.source, each.values) for row, each in enumerate(examples) if row not in chosen), train),
+        (((each.source, each.values) for row, each in enumerate(examples) if row in chosen), evaluation),
+    )
     sizes = numpy.bincount(numpy.asarray(groups))
     num_grouped = int(sizes[sizes > 1].sum())
     report = SplitReport(train, evaluation, len(examples) - len(chosen), len(chosen), wanted, num_grouped)

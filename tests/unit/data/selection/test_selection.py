@@ -1,13 +1,15 @@
 """Without these, selecting rows could lose columns, leak from evaluation into training, or differ from run to run."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 
-from glmtune.data import selection
+from glmtune.data import output, selection
 from glmtune.data.duplicates.near import similarity
 from glmtune.data.duplicates.normal_form import normal_form
-from glmtune.errors import ConfigError, DataError
+from glmtune.errors import ConfigError, DataError, StorageError
 
 PLACES = [
     *("杭州西湖", "南京中山陵", "北京故宫", "西安城墙", "成都武侯祠"),
@@ -68,12 +70,64 @@ def test_exact_alone_leaves_near_duplicates(files):
     assert ids("out.json") == list(range(11))
 
 
+def test_rows_with_other_numbers_are_no_duplicates(files):
+    """Or most of a data set of sums would be gone."""
+    texts = [
+        "小明有12个苹果，又买了3个，一共有几个？",
+        "小明有12个苹果，又买了30个，一共有几个？",
+        "小明有12个苹果，又买3个，一共有几个？",
+    ]
+    files(train=[{"id": row, "question": text, "answer": "好"} for row, text in enumerate(texts)])
+    report = selection.dedupe("train.json", "out.json", compare="question", threshold=0.7)
+    assert (report.near, ids("out.json")) == ({2: 0}, [0, 1])
+
+
 def test_what_is_similar_only_to_a_removed_row_stays(files):
     chain = ["一二三四五六七八九十", "一二三四五六七八九十甲乙", "三四五六七八九十甲乙"]
     assert similarity(chain[0], chain[2]) < 0.75 < min(similarity(chain[0], chain[1]), similarity(*chain[1:]))
     files(train=[{"id": row, "question": text, "answer": "好"} for row, text in enumerate(chain)])
     selection.dedupe("train.json", "out.json", compare="question", threshold=0.75)
     assert ids("out.json") == [0, 2]
+
+
+def test_of_two_files_both_are_written_or_none(files, monkeypatch):
+    files(train=[*ROWS, ROWS[3]])
+    with pytest.raises(DataError, match=r"out\.json: two files to write have this name"):
+        selection.dedupe("train.json", "out.json", removed="./out.json")
+    real = output.written_aside
+
+    def full(path):
+        if path.name in ("out.json", "eval.json"):
+            raise OSError(errno.ENOSPC, "full")
+        return real(path)
+
+    monkeypatch.setattr(output, "written_aside", full)
+    for write in (
+        lambda: selection.dedupe("train.json", "out.json", removed="removed.json"),
+        lambda: selection.split("train.json", "parts"),
+    ):
+        with pytest.raises(StorageError, match="the disk is full"):
+            write()
+    assert sorted(path.name for path in Path().rglob("*.json*")) == ["train.json"]
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan")])
+def test_what_is_no_share_is_refused(files, share):
+    files(train=ROWS)
+    for option, write in {
+        "--fraction": lambda: selection.split("train.json", "parts", fraction=share),
+        "--threshold": lambda: selection.split("train.json", "parts", threshold=share),
+        "--fraction: ": lambda: selection.sample("train.json", "out.json", fraction=share),
+        "--threshold: ": lambda: selection.dedupe("train.json", "out.json", threshold=share),
+    }.items():
+        with pytest.raises(ConfigError, match=option):
+            write()
+
+
+def test_a_share_of_few_rows_is_at_least_one(files):
+    files(train=ROWS)
+    assert selection.split("train.json", "parts", fraction=0.01).num_eval == 1
+    assert selection.sample("train.json", "out.json", fraction=0.01) == 1
 
 
 def test_nothing_is_replaced_and_nothing_half_done(files):
