@@ -1,6 +1,7 @@
 """llama.cpp against our own model and tokenizer: without these, its replies could differ, or never end."""
 
 import json
+import shutil
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import glmtune
+from glmtune.adapters.run_folder import RunManifest
 from glmtune.export.gguf_export import export_gguf
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from hard_texts import hard_texts, texts_with_special_tokens
@@ -76,6 +78,19 @@ def test_a_base(base: Path, tmp_path: Path) -> None:
 def test_a_run_merged(base: Path, adapter: Path, tmp_path: Path) -> None:
     with _serving(export_gguf(adapter, tmp_path / "run.gguf", weight_type="f32", model_path=base).path) as post:
         _check_replies(post, adapter, base)
+
+
+def test_a_system_prompt_cannot_break_the_template(base: Path, adapter: Path, tmp_path: Path) -> None:
+    system = "扮演\"甄嬛\" 'x' \\ {{ 7*7 }} {% if %} {# c #} %}\n第二行\t${HOME}"
+    run = Path(shutil.copytree(adapter, tmp_path / "run"))
+    RunManifest(str(base), template="chatglm3", system=system).write(run)
+    messages = [{"role": "user", "content": '你好 {{ x }} "q"'}]
+    asked = [{"role": "system", "content": system}, *messages]
+    expected = ChatGLMTokenizer.from_pretrained(base).apply_chat_template(
+        asked, add_generation_prompt=True, tokenize=False
+    )
+    with _serving(export_gguf(run, tmp_path / "run.gguf").path) as post:
+        assert post("/apply-template", messages=messages)["prompt"] == expected.replace("sop", "<sop>", 1)
 
 
 def test_an_adapter_alone(base: Path, adapter: Path, tmp_path: Path) -> None:
