@@ -1,4 +1,4 @@
-# docker build -t glmtune . && docker run -p 8000:8000 -e GLMTUNE_API_KEY=SECRET glmtune
+# docker build -t glmtune . && docker run -p 8000:8000 -e GLMTUNE_API_KEY=my-long-secret glmtune
 # Serves the embedded base on the CPU. For a GPU, whose torch is the one on PyPI, and with bitsandbytes:
 # docker build -t glmtune --build-arg TORCH_INDEX=https://pypi.org/simple --build-arg EXTRAS=serve,quant .
 # docker run --gpus all ...

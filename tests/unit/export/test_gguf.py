@@ -151,6 +151,7 @@ def test_an_adapter_alone_adds_what_it_adds_in_peft(base, make_adapter, tmp_path
         ({"modules_to_save": ["output_layer"]}, True, "Merge the run first"),
         ({"modules_to_save": ["output_layer"]}, False, "Merge the run first"),
         ({"bias": "lora_only"}, False, "Merge the run first"),
+        ({"init_lora_weights": "pissa"}, True, "pissa moved part of the base into the adapter"),
     ],
 )
 def test_adapters_that_a_file_cannot_hold(base, make_adapter, tmp_path, settings, lora, fault) -> None:
