@@ -33,6 +33,7 @@ _SAYINGS = {
     errno.EIO: "the disk reports an input/output error",
     errno.ESTALE: "the network file system has lost it",
 }
+_CUT_SHORT = "it could not be written to its end; the disk may be full, or the folder gone"
 # Messages of torch.save when it cannot open or write a file; they do not say whether the disk is full.
 _TORCH_CANNOT_WRITE = (
     "unexpected pos",
@@ -51,15 +52,15 @@ def say_os_error(error: OSError) -> str:
 def as_os_error(error: Exception) -> OSError | None:
     """The OS error behind a library's exception; None if there is none.
 
-    safetensors and torch report file errors in exceptions of their own.
+    safetensors and torch report file errors in exceptions of their own; numpy's has no number, and does not say why.
     """
-    if isinstance(error, OSError):
-        return error
     text = str(error)
+    if isinstance(error, OSError):
+        return error if error.errno or " requested and " not in text else OSError(_CUT_SHORT)
     if isinstance(error, SafetensorError) and (match := re.search(r"\(os error (\d+)\)", text)):
         return OSError(int(match[1]), os.strerror(int(match[1])))
     if isinstance(error, RuntimeError) and any(words in text for words in _TORCH_CANNOT_WRITE):
-        return OSError("torch could not write it; the disk may be full, or the folder gone")
+        return OSError(_CUT_SHORT)
     return None
 
 

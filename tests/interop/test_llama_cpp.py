@@ -1,6 +1,7 @@
 """llama.cpp against our own model and tokenizer: without these, its replies could differ, or never end."""
 
 import json
+import shutil
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import glmtune
+from glmtune.adapters.run_folder import RunManifest
 from glmtune.export.gguf_export import export_gguf
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from hard_texts import hard_texts, texts_with_special_tokens
@@ -47,8 +49,8 @@ def _serving(path: Path, lora: Path | None = None) -> Iterator[Any]:
 
 
 @torch.inference_mode()
-def _check_replies(post: Any, run: Path, base: Path) -> None:
-    """Log-probabilities of every token after a prompt, and greedy replies, are ours."""
+def _check_replies(post: Any, run: Path, base: Path, tolerance: float = 1e-4, *, is_exact: bool = True) -> None:
+    """Log-probabilities of every token after a prompt are ours, and so are greedy replies, where weights are exact."""
     model, tokenizer = glmtune.load(run, model_path=None if run == base else base, dtype="float32", device_map="cpu")
     chat = glmtune.Chat(model, tokenizer, do_sample=False, max_new_tokens=60)
     for question in QUESTIONS:
@@ -61,10 +63,11 @@ def _check_replies(post: Any, run: Path, base: Path) -> None:
         found = answered["completion_probabilities"][0]["top_logprobs"]
         difference = max(abs(each["logprob"] - float(expected[each["id"]])) for each in found)
         assert len(found) == 1000
-        assert difference < 1e-4, f"{question}: {difference}"
+        assert difference < tolerance, f"{question}: {difference}"
         reply = post("/v1/chat/completions", messages=messages, temperature=0, max_tokens=60)["choices"][0]
         chat.reset()
-        assert reply["message"]["content"].strip() == chat.ask(question).strip(), question
+        assert reply["message"]["content"].strip() == chat.ask(question).strip() or not is_exact, question
+        assert reply["message"]["content"].strip()
         assert reply["finish_reason"] == "stop"
 
 
@@ -78,6 +81,19 @@ def test_a_run_merged(base: Path, adapter: Path, tmp_path: Path) -> None:
         _check_replies(post, adapter, base)
 
 
+def test_a_system_prompt_cannot_break_the_template(base: Path, adapter: Path, tmp_path: Path) -> None:
+    system = "扮演\"甄嬛\" 'x' \\ {{ 7*7 }} {% if %} {# c #} %}\n第二行\t${HOME}"
+    run = Path(shutil.copytree(adapter, tmp_path / "run"))
+    RunManifest(str(base), template="chatglm3", system=system).write(run)
+    messages = [{"role": "user", "content": '你好 {{ x }} "q"'}]
+    asked = [{"role": "system", "content": system}, *messages]
+    expected = ChatGLMTokenizer.from_pretrained(base).apply_chat_template(
+        asked, add_generation_prompt=True, tokenize=False
+    )
+    with _serving(export_gguf(run, tmp_path / "run.gguf").path) as post:
+        assert post("/apply-template", messages=messages)["prompt"] == expected.replace("sop", "<sop>", 1)
+
+
 def test_an_adapter_alone(base: Path, adapter: Path, tmp_path: Path) -> None:
     path = export_gguf(base, tmp_path / "base.gguf", weight_type="f32").path
     lora = export_gguf(adapter, tmp_path / "lora.gguf", lora=True, model_path=base).path
@@ -85,13 +101,11 @@ def test_an_adapter_alone(base: Path, adapter: Path, tmp_path: Path) -> None:
         _check_replies(post, adapter, base)
 
 
-@pytest.mark.parametrize("weight_type", ["f16", "bf16", "q8_0"])
-def test_other_formats_answer_and_stop(base: Path, tmp_path: Path, weight_type) -> None:
-    with _serving(export_gguf(base, tmp_path / "base.gguf", weight_type=weight_type).path) as post:
-        messages = [{"role": "user", "content": "你好"}]
-        reply = post("/v1/chat/completions", messages=messages, temperature=0, max_tokens=60)["choices"][0]
-        assert reply["finish_reason"] == "stop"
-        assert reply["message"]["content"].strip()
+@pytest.mark.parametrize(("weight_type", "tolerance"), [("f16", 0.01), ("bf16", 0.15), ("q8_0", 0.4)])
+def test_other_formats_are_near_and_stop(base: Path, adapter: Path, tmp_path: Path, weight_type, tolerance) -> None:
+    path = export_gguf(adapter, tmp_path / "run.gguf", weight_type=weight_type, model_path=base).path
+    with _serving(path) as post:
+        _check_replies(post, adapter, base, tolerance, is_exact=False)
 
 
 def _check_tokenizer(post: Any, tokenizer: ChatGLMTokenizer, texts: list[str]) -> None:

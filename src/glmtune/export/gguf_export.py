@@ -1,9 +1,10 @@
 """Exports a run to GGUF, the file format of llama.cpp and Ollama."""
 
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -12,8 +13,9 @@ from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.errors import AdapterError, ConfigError, ModelError
 from glmtune.export.gguf_file import WeightType, import_gguf, write_lora, write_model
 from glmtune.export.merged_weights import LoraPart, MergedWeights, read_lora_parts
-from glmtune.export.ollama import check_template, write_modelfile
-from glmtune.files import check_writable_folder, storage_faults, written_aside
+from glmtune.export.ollama import check_template, modelfile_of, write_modelfile
+from glmtune.export.unfinished import written_beside
+from glmtune.files import check_writable_folder, flush, storage_faults
 from glmtune.loading.base_weights import is_trained_base
 from glmtune.loading.bases import load_tokenizer, read_base_config
 from glmtune.loading.runs import base_of, find_base
@@ -44,7 +46,7 @@ class ExportResult:
         size = f"{self.num_bytes / 1e9:.3g} GB" if self.num_bytes >= 1e9 else f"{self.num_bytes / 1e6:.3g} MB"
         lines = [f"{self.path}: {size}, {self.num_tensors} tensors."]
         if self.modelfile:
-            lines.append(f"{self.modelfile}: for Ollama: ollama create NAME -f {self.modelfile}")
+            lines.append(f"{self.modelfile}: for Ollama: ollama create NAME -f {shlex.quote(str(self.modelfile))}")
         return "\n".join(lines)
 
 
@@ -72,7 +74,8 @@ def export_gguf(
     """Exports a run, a base or a merged folder to GGUF.
 
     An adapter is merged into each weight on the way; memory never holds more than the largest weight. The file is
-    written under a temporary name and renamed once it is complete.
+    written beside its final place and renamed once it is complete; the remains of an export that was killed are deleted
+    by the next one to the same place.
 
     Args:
         run: A run folder, a `checkpoint-N` in one, an adapter folder of stock PEFT, or a base.
@@ -96,12 +99,17 @@ def export_gguf(
     adapter_path = find_adapter(run)
     if lora and adapter_path is None:
         raise AdapterError(f"{run} is a base model; there is no adapter in it to export. Leave out --lora")
+    if weight_type not in get_args(WeightType):
+        raise ConfigError(f"expected one of {', '.join(get_args(WeightType))} as the type; found {weight_type!r:.40}")
     target = _check_output(output, run, weight_type, is_lora=lora)
+    modelfile = modelfile_of(target) if ollama else None
+    if modelfile and modelfile.exists():
+        raise ConfigError(f"{modelfile} exists; delete it or choose another --output")
     source = _read_source(run, adapter_path, model_path)
     if ollama:
         check_template(source.layout, source.prompt.template)
     name = Path(run).resolve().name
-    with storage_faults(target), written_aside(target) as unfinished:
+    with written_beside(target, "is being written") as unfinished, storage_faults(target):
         if lora:
             tensors = _lora_tensors(source)
             write_lora(unfinished, name, source.layout.architecture, source.lora_alpha, tensors, weight_type)
@@ -111,10 +119,10 @@ def export_gguf(
             _check_space(target, weights, weight_type)
             write_model(unfinished, name, source.layout, weights.shapes, weights.read, weight_type)
             num_tensors = sum(own in source.layout.names for own in weights.shapes)
-    modelfile = None
+        flush(unfinished)
     if ollama:
         base_file = f"./{source.folder.name}-f16.gguf"  # of `glmtune export BASE`
-        modelfile = write_modelfile(target, source.layout, source.prompt, base_file=base_file if lora else None)
+        write_modelfile(target, source.layout, source.prompt, base_file=base_file if lora else None)
     return ExportResult(target, target.stat().st_size, num_tensors, modelfile)
 
 
@@ -146,6 +154,10 @@ def _source_of(base: str, adapter_path: Path | None) -> _Source:
     alpha = 0.0
     if adapter_path is not None:
         parts, lora = read_lora_parts(adapter_path, config)
+        if shared := sorted(parts.keys() - layout.names.keys()):
+            raise AdapterError(
+                f"{adapter_path}: {shared[0]} is the embedding's weight too, which llama.cpp cannot adapt"
+            )
         alpha = float(lora.lora_alpha)
     return _Source(folder, config, prompt, layout, parts, alpha)
 
@@ -171,7 +183,9 @@ def _check_output(output: str | Path | None, run: str | Path, weight_type: str, 
     if output is None:
         output = f"{Path(run).resolve().name}-{'lora-' if is_lora else ''}{weight_type}.gguf"
     target = Path(output).expanduser()
-    if target.exists():
+    with storage_faults(target):
+        is_there = target.exists()
+    if is_there:
         raise ConfigError(f"{target} exists; delete it or choose another --output")
     if target.suffix != ".gguf":
         raise ConfigError(f"{target}: expected the name of a file that ends in .gguf; choose another --output")

@@ -1,8 +1,7 @@
 """Merges an adapter into its full-precision base: a folder in the official layout that needs no adapter."""
 
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from glmtune.export.model_folder import (
     save_weights,
     small_files,
 )
+from glmtune.export.unfinished import written_beside
 from glmtune.export.verify import compare_folder, compare_weights, load_stock, probe_prompts
-from glmtune.files import check_writable_folder, held, storage_faults
+from glmtune.files import check_writable_folder, storage_faults
 from glmtune.loading.base_weights import is_trained_base
 from glmtune.loading.bases import read_base_config
 from glmtune.loading.devices import Dtype, resolve_dtype
@@ -109,13 +109,14 @@ def merge(
         _check_space(output, base, merged_dtype)
         if not other_base:
             _check_is_trained_base(adapter_path, base)
-    with _written_aside(output) as unfinished:
+    with written_beside(output, "is being used for merging") as unfinished:
         loaded = load(adapter_path, model_path=model_path, dtype=base_dtype, device_map="cpu", quantize="none")
         folder = base_folder(loaded.base_path)
         num_rounded = _num_rounded(loaded.model, merged_dtype)
         model = _merge_in_place(loaded.model, merged_dtype)
         prompts = probe_prompts(loaded.tokenizer)
         with storage_faults(output):
+            unfinished.mkdir()
             copy_small_files(folder, unfinished, loaded.tokenizer, merged_dtype)
             family = family_of(loaded.model)
             family.write_plain_files(unfinished, loaded.tokenizer, loaded.template, loaded.system)
@@ -204,30 +205,3 @@ def _merge_in_place(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
             raise AdapterError(f"{name}: the merged weight is not finite in {dtype}; try another dtype")
     merged: PreTrainedModel = model.base_model.unload()
     return merged.to(dtype)
-
-
-@contextmanager
-def _written_aside(output: Path) -> Iterator[Path]:
-    """Yields a new folder that is renamed to `output` at the end, or deleted if anything fails.
-
-    It is in a folder beside `output`, under a lock. Its name is always the same, so that a merge deletes the remains of
-    an earlier one that was killed.
-    """
-    place = output.resolve()  # for a link to a folder on another disk: beside the target, not beside the link
-    aside = place.parent / f".{place.name[:100]}.unfinished"
-    unfinished = aside / "model"
-    with storage_faults(output):
-        aside.mkdir(parents=True, exist_ok=True)
-    with held(aside, "is being used for merging"):
-        try:
-            with storage_faults(output):
-                if unfinished.exists():
-                    shutil.rmtree(unfinished)
-                unfinished.mkdir()
-            yield unfinished
-            with storage_faults(output):
-                if place.is_dir():
-                    place.rmdir()  # checked to be empty; on Windows the target of a rename must not exist
-                unfinished.rename(place)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)

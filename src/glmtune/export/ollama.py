@@ -34,10 +34,15 @@ def write_modelfile(gguf_file: Path, layout: GGUFLayout, prompt: PromptRecord, *
     if prompt.system:
         lines.append(f"SYSTEM {_quoted(prompt.system)}")
     lines += [f'PARAMETER stop "{stop}"' for stop in layout.stops]
-    target = gguf_file.with_name(f"{gguf_file.stem}.Modelfile")
+    target = modelfile_of(gguf_file)
     with storage_faults(target):
         write_text(target, "\n".join(lines) + "\n")
     return target
+
+
+def modelfile_of(gguf_file: Path) -> Path:
+    """Where the Modelfile of a GGUF file is."""
+    return gguf_file.with_name(f"{gguf_file.stem}.Modelfile")
 
 
 def check_template(layout: GGUFLayout, template: Template) -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import processes
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.errors import AdapterError, ConfigError, ModelError
+from glmtune.errors import AdapterError, ConfigError, ModelError, StorageError
 from glmtune.export.gguf_export import export_gguf
 from glmtune.export.gguf_file import write_model
 from glmtune.export.merge import merge
@@ -150,6 +151,7 @@ def test_an_adapter_alone_adds_what_it_adds_in_peft(base, make_adapter, tmp_path
         ({"modules_to_save": ["output_layer"]}, True, "Merge the run first"),
         ({"modules_to_save": ["output_layer"]}, False, "Merge the run first"),
         ({"bias": "lora_only"}, False, "Merge the run first"),
+        ({"init_lora_weights": "pissa"}, True, "pissa moved part of the base into the adapter"),
     ],
 )
 def test_adapters_that_a_file_cannot_hold(base, make_adapter, tmp_path, settings, lora, fault) -> None:
@@ -230,6 +232,55 @@ def test_what_is_there_is_not_overwritten(base, tmp_path, monkeypatch) -> None:
         export_gguf(base, lora=True)
     with pytest.raises(ModelError, match="a base model itself"):
         export_gguf(base, tmp_path / "x.gguf", model_path=base)
+
+
+def test_a_modelfile_that_is_there_is_kept(base, tmp_path) -> None:
+    (tmp_path / "x.Modelfile").write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"x.Modelfile exists"):
+        export_gguf(base, tmp_path / "x.gguf", ollama=True)
+    assert [path.name for path in tmp_path.glob("x.*")] == ["x.Modelfile"]
+    result = export_gguf(base, tmp_path / "two words.gguf", ollama=True)
+    assert f"-f '{result.modelfile}'" in result.summary()
+
+
+def test_arguments_that_make_no_sense_are_one_sentence(base, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="expected one of f32, f16, bf16, q8_0"):
+        export_gguf(base, tmp_path / "x.gguf", weight_type="q4_0")
+    with pytest.raises(StorageError, match="the name is too long"):
+        export_gguf(base, tmp_path / f"{'x' * 300}.gguf")
+
+
+def test_a_killed_export_is_swept_away_by_the_next(base, tmp_path) -> None:
+    script = (
+        "import os, sys; import glmtune.export.gguf_export as module\n"
+        "def killed(path, *_): path.write_bytes(b'half'); os._exit(9)\n"
+        "module.write_model = killed\n"
+        "module.export_gguf(sys.argv[1], sys.argv[2])"
+    )
+    target = tmp_path / "out" / "x.gguf"
+    assert processes.run(sys.executable, "-c", script, str(base), str(target)).returncode == 9
+    assert not target.exists()
+    assert [path for path in target.parent.rglob("*") if path.is_file()] != []
+    export_gguf(base, target)
+    assert [path.name for path in target.parent.iterdir()] == ["x.gguf"]
+
+
+def test_a_full_disk_is_named(base, tmp_path, monkeypatch) -> None:
+    def write_part(*_) -> None:
+        raise OSError("327680 requested and 28384 written")  # what numpy says
+
+    monkeypatch.setattr("gguf.GGUFWriter.write_tensor_data", write_part)
+    with pytest.raises(StorageError, match="the disk may be full"):
+        export_gguf(base, tmp_path / "x.gguf")
+    assert not list(tmp_path.glob("*x.gguf*"))
+
+
+def test_an_adapter_of_a_shared_weight_is_refused(base, make_adapter, tmp_path) -> None:
+    adapter = make_adapter(target_modules=["output_layer"])
+    config = json.loads((base / "config.json").read_text(encoding="utf-8")) | {"tie_word_embeddings": True}
+    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(AdapterError, match=r"output_layer.weight is the embedding's weight too"):
+        export_gguf(adapter, tmp_path / "x.gguf", model_path=base)
 
 
 def test_memory_holds_one_weight_at_a_time(base, make_adapter, tmp_path) -> None:

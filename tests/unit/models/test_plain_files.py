@@ -150,8 +150,28 @@ def test_official_code_is_named_where_old_versions_alone_look_for_it(tokenizer, 
     assert named["AutoTokenizer"] == ["tokenization_chatglm.ChatGLMTokenizer", None]
     assert written.keys().isdisjoint({"auto_map", "tokenizer_class", "chat_template"})
     assert ("eos_token" in written) is has_setters  # the first versions fail on it
+    assert written["added_tokens_decoder"] == {}  # else transformers 4 takes those of tokenizer.json, and parses them
     for trusts in (None, True):
         assert type(AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=trusts)) is ChatGLMTokenizer
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("/root/models/glm", "THUDM/chatglm3-6b"),
+        (None, "THUDM/chatglm3-6b"),
+        ("THUDM/chatglm3-6b-32k", "THUDM/chatglm3-6b-32k"),
+    ],
+)
+def test_llama_cpp_s_converter_knows_the_family(tokenizer, tmp_path, name, expected) -> None:
+    shutil.copytree(Path(tokenizer.vocab_file).parent, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    (tmp_path / "config.json").write_text(json.dumps(config | ({"_name_or_path": name} if name else {})))
+    write_plain_files(tmp_path, tokenizer, "chatglm3", None)
+    written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert written["_name_or_path"] == expected
+    assert written["vocab_size"] == written["padded_vocab_size"]
 
 
 def test_plain_transformers_tokenises_a_merged_folder_without_glmtune(tokenizer, plain_folder, tmp_path) -> None:

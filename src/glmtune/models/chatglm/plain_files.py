@@ -46,11 +46,17 @@ def write_plain_files(folder: Path, tokenizer: ChatGLMTokenizer, template: Templ
         config |= {"eos_token": "</s>", "pad_token": "<unk>", "unk_token": "<unk>"}
     values = read_json_object(folder / "config.json", ModelError)
     auto_map = config.pop("auto_map", None)
+    if (
+        source is not None
+    ):  # or transformers 4 would give the class the tokens of tokenizer.json, and parse them in text
+        config.setdefault("added_tokens_decoder", {})
     if source is not None and isinstance(auto_map, dict) and "AutoTokenizer" in auto_map:
         config.pop("tokenizer_class", None)
         values["auto_map"] = {**(values.get("auto_map") or {}), "AutoTokenizer": auto_map["AutoTokenizer"]}
-    # llama.cpp's converter reads both.
-    values.setdefault("_name_or_path", _PUBLISHED_NAMES[tokenizer.template])
+    # llama.cpp's converter reads both. It knows ChatGLM3 by its published name alone.
+    name = _PUBLISHED_NAMES[tokenizer.template]
+    if name not in str(values.get("_name_or_path")):
+        values["_name_or_path"] = name
     values.setdefault("vocab_size", values.get("padded_vocab_size"))
     write_json(folder / "config.json", values)
     write_json(folder / "tokenizer_config.json", config)
