@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from glmtune.config import embedded_data, load_config
+from glmtune.config import embedded_config, embedded_data, load_config
 from glmtune.errors import show_text
 from glmtune.export.merge import merge
 from glmtune.inference.generate import generate_replies
@@ -53,7 +53,7 @@ def run_demo(output: Path, console: Console) -> None:
     output = _unused(output)
     run, merged = output / "run", output / "merged"
     questions = read_held_out()
-    config = load_config("demo", [f"train.output_dir={run}"])
+    config = load_config(embedded_config(), [f"train.output_dir={run}"])
     base, tokenizer = load_base(None, config.model.dtype)
     system = config.prompt.system
     before = answer(Loaded(base.eval(), tokenizer, tokenizer.template, system, "", None), questions)

@@ -170,7 +170,7 @@ def test_what_stands_in_a_file_does_not_become_part_of_the_page(chromium: Browse
     open_tab(chromium, "Train")
     drop(chromium, "bad.json", [{"<img id=evil src=x>": "x"}])
     chromium.wait("document.querySelector('.toast-body').innerText.includes('<img id=evil')")
-    assert "<img id=evil" in chromium.text("#checked")
+    chromium.wait("document.querySelector('#checked').innerText.includes('<img id=evil')")
     assert chromium.evaluate("document.querySelector('#evil') === null")
 
 
@@ -179,7 +179,7 @@ def test_a_dropped_file_is_checked_and_trained_on(chromium: Browser, page: str) 
     open_tab(chromium, "Train")
     drop(chromium, "mine.json", [{"instruction": "问一", "input": "", "output": "答一"}])
     chromium.wait("document.querySelector('.samples .learnt').innerText.includes('答一')")
-    assert "1 row" in chromium.text("#checked")
+    chromium.wait("document.querySelector('#checked').innerText.includes('1 row')")
     command = "document.querySelector('#command textarea').value"
     chromium.wait(f"{command}.includes('mine.json')")
     assert str(chromium.evaluate(command)).startswith("glmtune train demo data.path=")

@@ -10,7 +10,7 @@ Importing this package is cheap; checking the names under `lora` and `train` imp
 needs anyway.
 """
 
-from glmtune.config.embedded import embedded_base, embedded_data, say_base, say_data
+from glmtune.config.embedded import embedded_base, embedded_config, embedded_data, say_base, say_data
 from glmtune.config.keys import LORA_DEFAULTS, OWN_TRAIN_KEYS, TRAIN_DEFAULTS
 from glmtune.config.listing import OFTEN_SET, grouped_keys
 from glmtune.config.reading import load_arguments, load_config, validate_names
@@ -36,6 +36,7 @@ __all__ = [
     "RunConfig",
     "describe_keys",
     "embedded_base",
+    "embedded_config",
     "embedded_data",
     "grouped_keys",
     "load_arguments",

@@ -54,7 +54,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 
 def _file(path: str | Path) -> Path:
-    return embedded_config() if str(path) == _DEMO and not Path(path).exists() else Path(path)
+    return embedded_config() if str(path) == _DEMO and not Path(path).is_file() else Path(path)
 
 
 def load_arguments(arguments: Sequence[str | Path]) -> RunConfig:

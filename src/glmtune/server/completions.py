@@ -173,7 +173,7 @@ async def _chat_events(job: _Job, chunks: ChunkWriter, *, has_logprobs: bool, ha
                     deltas.append({"content": piece})
             if part.finish_reason is not None:
                 deltas.append({})
-            logprobs = part.logprobs
+            logprobs, events = part.logprobs, ""
             for delta in deltas:
                 entry: dict[str, Any] = {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": None}
                 if has_logprobs and logprobs and (delta.get("content") or not delta):
@@ -181,10 +181,9 @@ async def _chat_events(job: _Job, chunks: ChunkWriter, *, has_logprobs: bool, ha
                     logprobs = []
                 if not delta:
                     entry["finish_reason"] = part.finish_reason
-                yield chunks.chunk(entry)
-    if has_usage:
-        yield chunks.usage(job.usage)
-    yield DONE
+                events += chunks.chunk(entry)
+            yield events
+    yield (chunks.usage(job.usage) if has_usage else "") + DONE
 
 
 async def answer_text(service: Service, http: HttpRequest, body: CompletionRequest) -> Response:
@@ -246,9 +245,7 @@ async def _text_events(
                     "finish_reason": part.finish_reason,
                 }
             )
-    if has_usage:
-        yield chunks.usage(job.usage)
-    yield DONE
+    yield (chunks.usage(job.usage) if has_usage else "") + DONE
 
 
 def _text_logprobs(logprobs: Sequence[TokenLogprob], number: int | None, offset: int = 0) -> TextLogprobs | None:

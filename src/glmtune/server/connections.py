@@ -37,7 +37,7 @@ class EventStream(Response):
     """Server-sent events, which end as soon as the client goes away.
 
     Args:
-        events: The events, each a whole `data: ...` with its empty line; closed in any case.
+        events: One or several events at a time, each a whole `data: ...` with its empty line; closed in any case.
         on_gone: Called if the client has not waited for the end.
         on_end: Called at last in any case, also if no event has been asked for yet.
     """

@@ -12,6 +12,7 @@ from glmtune.config import (
     TRAIN_DEFAULTS,
     RunConfig,
     describe_keys,
+    embedded_config,
     load_arguments,
     load_config,
     validate_names,
@@ -37,6 +38,15 @@ def test_file_then_overrides(tmp_path: Path) -> None:
     assert config.train["max_steps"] == 5
     assert config.data.fields == {"output": "answer"}
     assert config.lora == {**LORA_DEFAULTS, "target_modules": ["dense"]}
+
+
+def test_demo_is_the_demos_file_unless_there_is_one_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("demo").lora == load_config(embedded_config()).lora
+    (tmp_path / "demo").write_text("lora: {r: 3}")
+    assert load_config("demo").lora["r"] == 3
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "'1e-4'", "0.0001"])
