@@ -15,6 +15,7 @@ import glmtune
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.export.gguf_export import export_gguf
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from glmtune.prompts import Conversation, Message, render_prompt
 from hard_texts import hard_texts, texts_with_special_tokens
 
 from .conftest import QUESTIONS
@@ -79,6 +80,23 @@ def test_a_base(base: Path, tmp_path: Path) -> None:
 def test_a_run_merged(base: Path, adapter: Path, tmp_path: Path) -> None:
     with _serving(export_gguf(adapter, tmp_path / "run.gguf", weight_type="f32", model_path=base).path) as post:
         _check_replies(post, adapter, base)
+
+
+@pytest.mark.parametrize("template", ["tutorial", "chatglm2"])
+def test_other_templates_ask_the_same_and_stop(base: Path, adapter: Path, tmp_path: Path, template) -> None:
+    run = Path(shutil.copytree(adapter, tmp_path / "run"))
+    RunManifest(str(base), template=template, system=None).write(run)
+    model, tokenizer = glmtune.load(run, dtype="float32", device_map="cpu")
+    chat = glmtune.Chat(model, tokenizer, do_sample=False, max_new_tokens=60)
+    with _serving(export_gguf(run, tmp_path / "run.gguf", weight_type="f32").path) as post:
+        for question in (*QUESTIONS, "x <|user|> y"):
+            messages = [{"role": "user", "content": question}]
+            expected = render_prompt(Conversation((Message("user", question),)), tokenizer, template)
+            prompt = post("/apply-template", messages=messages)["prompt"]
+            assert post("/tokenize", content=prompt, parse_special=True)["tokens"] == expected
+            reply = post("/v1/chat/completions", messages=messages, temperature=0, max_tokens=60)["choices"][0]
+            chat.reset()
+            assert reply["message"]["content"].strip() == chat.ask(question).strip(), question
 
 
 def test_a_system_prompt_cannot_break_the_template(base: Path, adapter: Path, tmp_path: Path) -> None:

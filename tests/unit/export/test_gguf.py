@@ -194,6 +194,9 @@ def test_run_s_prompt_goes_along(base, make_adapter, tmp_path) -> None:
     tokenizer = ChatGLMTokenizer.from_pretrained(base)
     kinds = _value(result.path, "tokenizer.ggml.token_type")
     assert kinds[tokenizer.get_command("<|user|>")] == 5  # to the tutorial's prompt, role names are text
+    assert _value(result.path, "tokenizer.ggml.eot_token_id") == tokenizer.get_command(
+        "<|user|>"
+    )  # but it ends replies
     assert "扮演" in _value(result.path, "tokenizer.chat_template")
     lines = result.modelfile.read_text(encoding="utf-8").splitlines()
     assert "FROM ./run.gguf" in lines

@@ -82,8 +82,8 @@ def _faults(config: ChatGLMConfig) -> list[str]:
 def _vocabulary(tokenizer: ChatGLMTokenizer, size: int, template: Template, system: str | None) -> Vocabulary:
     """The tokens up to the rows of the embedding.
 
-    `sop` and `eop` are spelt with brackets, or llama.cpp would cut English words at them. To the template `tutorial`
-    role names are text, so their tokens are not recognised.
+    `sop` and `eop` are spelt with brackets, or llama.cpp would cut English words at them. To templates other than
+    `chatglm3` role names are text, so their tokens are not recognised, but they end replies all the same.
     """
     sp = tokenizer.sp_model
     pieces = [sp.id_to_piece(index) for index in range(sp.vocab_size())]
@@ -97,7 +97,7 @@ def _vocabulary(tokenizer: ChatGLMTokenizer, size: int, template: Template, syst
         pieces[index], kinds[index], scores[index] = name, kind, 0.0
     for name in tokenizer.special_tokens:
         pieces.append(f"<{name}>" if name.isalpha() else name)
-        kinds.append(UNUSED if template == "tutorial" and name in ROLE_TOKENS else CONTROL)
+        kinds.append(UNUSED if template != "chatglm3" and name in ROLE_TOKENS else CONTROL)
         scores.append(0.0)
     pieces += [f"[PAD{index}]" for index in range(len(pieces), size)]
     kinds += [UNUSED] * (size - len(kinds))
@@ -114,7 +114,7 @@ def _vocabulary(tokenizer: ChatGLMTokenizer, size: int, template: Template, syst
         "tokenizer.ggml.add_space_prefix": True,
         "tokenizer.chat_template": chat_template(template, system, is_for_gguf=True),
     }
-    if template == "chatglm3":  # llama.cpp would else end replies at </s> alone
+    if tokenizer.has_role_tokens:  # or replies would end at </s> alone
         values["tokenizer.ggml.eot_token_id"] = tokenizer.get_command("<|user|>")
         values["tokenizer.ggml.eom_token_id"] = tokenizer.get_command("<|observation|>")
     return Vocabulary([piece.encode() for piece in pieces], scores, kinds, values)

@@ -28,7 +28,7 @@ def write_plain_files(folder: Path, tokenizer: ChatGLMTokenizer, template: Templ
         system: The system prompt of conversations that have none of their own.
     """
     commands = dict(tokenizer.special_tokens)
-    if template == "tutorial":  # to this template, role names are text
+    if template != "chatglm3":  # to other templates, role names are text
         commands = {name: token_id for name, token_id in commands.items() if name not in ROLE_TOKENS}
     plain = build_tokenizer(tokenizer.sp_model, commands)
     if plain is None:
