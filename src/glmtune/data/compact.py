@@ -8,14 +8,15 @@ import pickle
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self, TypeVar, overload
-
-import numpy
+from tempfile import TemporaryFile, gettempdir
+from typing import Any, BinaryIO, Self, TypeVar, cast, overload
 
 from glmtune.data.rows import Source
+from glmtune.files import storage_faults
 from glmtune.prompts import Conversation, Message
 
 Item = TypeVar("Item")
+_MOST_IN_MEMORY = 1 << 25  # bytes of a list
 
 
 class MadeList(Sequence[Item], ABC):
@@ -46,18 +47,21 @@ class MadeList(Sequence[Item], ABC):
 
 
 class CompactList(MadeList[Item]):
-    """A list of items that are kept as bytes.
+    """A list of items that are kept as bytes, those of a long list in a temporary file.
 
     Args:
         items: The first items.
     """
 
-    _bytes: bytearray  # of all items, one after the other
-    _ends: "array[int]"  # of each of them
+    _bytes: bytearray  # of the items that are not in the file, one after the other
+    _ends: "array[int]"  # of each item
+    _file: BinaryIO | None
+    _num_in_file: int  # bytes
 
     def __init__(self, items: Iterable[Item] = ()) -> None:
         self._bytes = bytearray()
         self._ends = array("q")
+        self._file, self._num_in_file = None, 0
         for item in items:
             self.append(item)
 
@@ -76,8 +80,11 @@ class CompactList(MadeList[Item]):
 
     def encoded(self, index: int) -> bytes:
         """The bytes of the item at such an index."""
-        start = self._ends[index - 1] if index else 0
-        return bytes(self._bytes[start : self._ends[index]])
+        start, end = self._ends[index - 1] if index else 0, self._ends[index]
+        if self._file is None or start >= self._num_in_file:
+            return bytes(self._bytes[start - self._num_in_file : end - self._num_in_file])
+        self._file.seek(start)
+        return self._file.read(end - start)
 
     def append(self, item: Item) -> None:
         """Adds an item."""
@@ -86,10 +93,11 @@ class CompactList(MadeList[Item]):
     def extend(self, other: Self) -> None:
         """Adds the items of another list, which must not be changed any more."""
         if self._ends:
-            self._ends.frombytes((numpy.asarray(other._ends, numpy.int64) + len(self._bytes)).tobytes())
-            self._bytes += other._bytes
+            for index in range(len(other)):
+                self._add(other.encoded(index))
         else:
             self._bytes, self._ends = other._bytes, other._ends
+            self._file, self._num_in_file = other._file, other._num_in_file
 
     def take(self, indices: Iterable[int]) -> Self:
         """A list of the items at some places, of which one may be named twice."""
@@ -100,7 +108,15 @@ class CompactList(MadeList[Item]):
 
     def _add(self, data: bytes) -> None:
         self._bytes += data
-        self._ends.append(len(self._bytes))
+        self._ends.append(self._num_in_file + len(self._bytes))
+        if len(self._bytes) >= _MOST_IN_MEMORY:
+            with storage_faults(gettempdir()):
+                self._file = self._file or cast(BinaryIO, TemporaryFile())  # noqa: SIM115 - lives as long as the list
+                self._file.seek(self._num_in_file)
+                self._file.write(self._bytes)
+                self._file.flush()
+            self._num_in_file += len(self._bytes)
+            self._bytes = bytearray()
 
 
 class ConversationList(CompactList[Conversation]):

@@ -2,6 +2,9 @@
 
 from datetime import date
 
+import pytest
+
+from glmtune.data import compact
 from glmtune.data.compact import ConversationList, SourceList, ValueList
 from glmtune.data.rows import Source
 from glmtune.prompts import Conversation, Message
@@ -26,12 +29,18 @@ def test_what_is_kept_comes_back():
         assert made[1:] == given[1:]
 
 
-def test_lists_are_joined_and_rows_taken():
+@pytest.mark.parametrize("most_in_memory", [1, 100, 1 << 20])
+def test_lists_are_joined_and_rows_taken_wherever_they_are_kept(monkeypatch, most_in_memory):
+    monkeypatch.setattr(compact, "_MOST_IN_MEMORY", most_in_memory)
     joined = ConversationList(CONVERSATIONS[:1])
     joined.extend(ConversationList(CONVERSATIONS[1:]))
     joined.append(CONVERSATIONS[0])
     assert joined == [*CONVERSATIONS, CONVERSATIONS[0]]
     assert joined.take([2, 0, 2]) == [CONVERSATIONS[2], CONVERSATIONS[0], CONVERSATIONS[2]]
+    adopted = ConversationList()
+    adopted.extend(joined)
+    adopted.append(CONVERSATIONS[1])
+    assert adopted == [*CONVERSATIONS, CONVERSATIONS[0], CONVERSATIONS[1]]
     sources = SourceList(SOURCES[:2])
     sources.extend(SourceList(SOURCES[2:]))
     assert sources == SOURCES
