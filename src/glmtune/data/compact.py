@@ -4,6 +4,7 @@ As Python objects, a row of a hundred characters would take more than a kilobyte
 """
 
 import json
+import os
 import pickle
 from abc import ABC, abstractmethod
 from array import array
@@ -83,6 +84,8 @@ class CompactList(MadeList[Item]):
         start, end = self._ends[index - 1] if index else 0, self._ends[index]
         if self._file is None or start >= self._num_in_file:
             return bytes(self._bytes[start - self._num_in_file : end - self._num_in_file])
+        if hasattr(os, "pread"):  # threads and forked processes share the place that they would seek
+            return os.pread(self._file.fileno(), end - start, start)
         self._file.seek(start)
         return self._file.read(end - start)
 
@@ -159,6 +162,7 @@ class SourceList(MadeList[Source]):
 
     def __init__(self, items: Iterable[Source] = ()) -> None:
         self._paths: list[str] = []
+        self._path_numbers: dict[str, int] = {}
         self._numbers = array("q")  # for each source that of its path, of its row, and of its line or 0
         for item in items:
             self.append(item)
@@ -173,9 +177,10 @@ class SourceList(MadeList[Source]):
 
     def append(self, item: Source) -> None:
         """Adds a source."""
-        if not self._paths or self._paths[-1] != item.path:  # sources come file by file
+        number = self._path_numbers.setdefault(item.path, len(self._paths))
+        if number == len(self._paths):
             self._paths.append(item.path)
-        self._numbers.extend((len(self._paths) - 1, item.row, item.line or 0))
+        self._numbers.extend((number, item.row, item.line or 0))
 
     def extend(self, other: Iterable[Source]) -> None:
         """Adds the sources of another list."""

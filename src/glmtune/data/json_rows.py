@@ -94,8 +94,9 @@ def _elements(stream: TextIO) -> Iterator[tuple[Any, _Repeated]]:
             value, end = decoder.raw_decode(text, start)
             end = _after_space(text, end)
         except json.JSONDecodeError as error:
-            failure, end = error, len(text)
-        if end == len(text):  # it may go on in what has not been read yet
+            failure, value, end = error, None, len(text)
+        is_cut_number = isinstance(value, int | float) and text[end : end + 1] not in (",", "]")  # 1 of 1.5
+        if end == len(text) or is_cut_number:  # it may go on in what has not been read yet
             more = stream.read(max(_CHUNK, len(text) - start))
             if not more:
                 raise failure or ValueError

@@ -181,11 +181,16 @@ def encoding_fault(data: bytes, name: str) -> str:
         start = error.start
     line = data.count(b"\n", 0, start) + 1
     guess = "UTF-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else _legacy_encoding(data)
+    if not guess:
+        advice = "save it as UTF-8"
+        return (
+            f"{name}, line {line}: expected UTF-8, found byte 0x{data[start]:02x} at offset {start}. "
+            f"Convert the file: {advice}"
+        )
     command = f"iconv -f {guess} -t UTF-8 {shlex.quote(name)} > utf8{Path(name).suffix}"
-    advice = command if guess else "save it as UTF-8"
     return (
-        f"{name}, line {line}: expected UTF-8, found byte 0x{data[start]:02x} at offset {start}"
-        f"{f'; it looks like {guess}' if guess else ''}. Convert the file: {advice}"
+        f"{name}, line {line}: expected UTF-8, found byte 0x{data[start]:02x} at offset {start}; "
+        f"it looks like {guess}. Convert the file: {command}"
     )
 
 

@@ -123,6 +123,10 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     main = runs[0] if len(runs) == 1 else evaluation.candidates[0] if len(evaluation.candidates) == 1 else None
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / RESULT_NAME).exists():  # an earlier evaluation, whose answers would be taken for this one's
+            for name in _PREDICTIONS.values():
+                for earlier in folder.glob(f"*{name}"):
+                    earlier.unlink()
         for candidate in evaluation.candidates:
             prefix = "" if candidate is main else f"{candidate.name.replace('/', '-').replace(' ', '-')}_"
             for section, answers in candidate.answers.items():

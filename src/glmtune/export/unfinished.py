@@ -1,8 +1,10 @@
 """Writes a large result beside its final place."""
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from glmtune.files import held, storage_faults
@@ -30,16 +32,26 @@ def written_beside(output: Path, what: str) -> Iterator[Path]:
     unfinished = aside / "model"
     with storage_faults(output):
         aside.mkdir(parents=True, exist_ok=True)
-    with held(aside, what):
-        try:
-            with storage_faults(output):
+    try:
+        with held(aside, what):
+            try:
+                with storage_faults(output):
+                    if unfinished.is_dir():
+                        shutil.rmtree(unfinished)
+                    unfinished.unlink(missing_ok=True)
+                yield unfinished
+                with storage_faults(output):
+                    if place.is_dir():
+                        place.rmdir()  # fails unless it is empty; on Windows the target of a rename must not exist
+                    elif os.path.lexists(place):  # it has come since the export began
+                        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+                    unfinished.rename(place)
+            finally:
                 if unfinished.is_dir():
-                    shutil.rmtree(unfinished)
-                unfinished.unlink(missing_ok=True)
-            yield unfinished
-            with storage_faults(output):
-                if place.is_dir():
-                    place.rmdir()  # checked to be empty; on Windows the target of a rename must not exist
-                unfinished.rename(place)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        unfinished.unlink()
+    finally:
+        with suppress(OSError):
+            aside.rmdir()  # unless another process is at work in it by now

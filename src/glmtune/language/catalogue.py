@@ -23,6 +23,7 @@ _CHINESE = re.compile(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
 # Lines with more separators are lists of names or output of another library, and are not split.
 _MOST_SEPARATORS = 24
 # The least number of known letters for which part of a line counts as recognised.
+_ERROR = "Error: "
 _LEAST_LETTERS = 6
 
 
@@ -120,6 +121,8 @@ def chinese(text: str) -> str:
     Returns:
         The Chinese message; the text itself if nothing in it is known.
     """
+    if text.startswith(_ERROR):  # or it could be taken for the beginning of what the first placeholder stands for
+        return f"错误：{chinese(text.removeprefix(_ERROR))}"
     written, in_plurals = read(text, is_whole=True), read(in_plural(text), is_whole=True)
     return (in_plurals if in_plurals.num_known > written.num_known else written).text
 

@@ -47,4 +47,8 @@ def usage_fault(error: typer.TyperException) -> str:
     """What is wrong with the arguments, as one of our messages; empty if typer has already said everything."""
     message = error.format_message().rstrip(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
-    return f"{message}. See {context.command_path} --help" if message and context else message
+    if not message or not context:
+        return message
+    if message.endswith("?"):
+        return f"{message} See {context.command_path} --help"
+    return f"{message}. See {context.command_path} --help"

@@ -102,15 +102,16 @@ def _with_average(name: str, points: Sequence[tuple[float, float]], *, is_averag
 
 def _data(facts: RunFacts) -> list[Block]:
     data: dict[str, Any] = dict(facts.results.get("data", {}))
-    findings, unchecked = data.pop("findings", None), data.pop("unchecked", [])
+    findings, unchecked = data.pop("findings", None), data.pop("unchecked", None) or []
     try:
         blocks: list[Block] = [Lines([localise(line) for line in DataStats(**data).lines()])]
         rows = [[*map(localise, finding["lines"])] for finding in findings or ()]
-    except (TypeError, AttributeError, ZeroDivisionError):  # of a run that has not ended, or of another version
-        return []
-    if rows:
+        found = [["\n".join(lines), mend] for *lines, mend in rows]
+    except (TypeError, AttributeError, LookupError, ValueError, ZeroDivisionError):
+        return []  # of a run that has not ended, or of another version
+    if found:
         columns = [localise("what was found"), localise("what to do")]
-        blocks.append(Table(columns, [["\n".join(found), mend] for *found, mend in rows]))
+        blocks.append(Table(columns, found))
     notes = [localise(f"not looked for: {text}") for text in unchecked]
     if findings == []:
         notes.insert(0, localise("nothing else to note"))

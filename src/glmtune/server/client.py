@@ -139,7 +139,7 @@ def _piece(line: bytes) -> str:
         ModelError: It says that something has gone wrong.
     """
     line = line.strip()
-    if line in (b"", _DONE):
+    if line in (b"", _DONE) or line.startswith(b":"):  # a comment, by which proxies keep connections open
         return ""
     data = line.removeprefix(b"data: ")
     try:

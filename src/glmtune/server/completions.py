@@ -84,6 +84,10 @@ class _Job:
         times = [ticket.first_token_at for ticket in self.tickets if ticket.first_token_at is not None]
         self.record.first_token_at = min(times, default=None)
 
+    def note_finish(self) -> None:
+        """Notes why the replies have ended."""
+        self.record.finish = ",".join(sorted({choice.finish_reason or "" for choice in self.choices}))
+
     def abandon(self) -> None:
         """Notes that the client has gone away."""
         self.record.is_cancelled = True
@@ -272,7 +276,7 @@ async def _wholes(job: _Job, http: HttpRequest) -> list[Part] | None:
     finally:
         job.end()
     if parts is not None:
-        job.record.finish = ",".join(sorted({part.finish_reason or "" for part in parts}))
+        job.note_finish()
     return parts
 
 
@@ -309,7 +313,7 @@ async def _guarded(job: _Job, first: str, events: AsyncIterator[str]) -> AsyncIt
         yield first
         async for event in events:
             yield event
-        job.record.finish = "done"
+        job.note_finish()
     except ApiError as error:
         job.record.finish = "error"
         yield f"data: {json_text(error.body)}\n\n"

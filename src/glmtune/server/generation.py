@@ -71,11 +71,13 @@ class Choice:
 
     Attributes:
         num_tokens: The tokens that it has so far.
+        finish_reason: Why it has ended; None if it goes on.
     """
 
     def __init__(self, index: int, ticket: Ticket, reader: ReplyReader, worker: Worker, tokenizer: Tokenizer) -> None:
         self.index = index
         self.num_tokens = 0
+        self.finish_reason: FinishReason | None = None
         self._ticket = ticket
         self._reader = reader
         self._worker = worker
@@ -133,6 +135,7 @@ class Choice:
         finish: FinishReason | None = None
         if reason is not None:
             finish = "length" if reason == "length" else "tool_calls" if self._reader.has_call else "stop"
+        self.finish_reason = finish
         is_certain = finish is not None or (bool(pieces) and not self._reader.keeps_back)
         return Part(pieces, self._told() if is_certain else [], finish)
 

@@ -17,6 +17,8 @@ _MOST_STOPS = 16
 _MOST_FIELDS = 100  # of an object; far more than any has
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+# As a line of metadata by itself: the model writes it before a call.
+ToolName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^\S+$")]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 # Lists are read up to their first fault: to list a million of them would hold up everybody else for seconds.
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, fail_fast=True)]
@@ -43,7 +45,7 @@ class TextPart(_Strict):
 class CalledFunction(_Strict):
     """Name and arguments of a tool call; the arguments are JSON text."""
 
-    name: Name
+    name: ToolName
     arguments: str
 
 
@@ -75,7 +77,7 @@ class ChatMessage(_Strict):
 class FunctionDefinition(_Strict):
     """A tool that the model may call."""
 
-    name: Name
+    name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: Literal[False] | None = None
@@ -91,7 +93,7 @@ class Tool(_Strict):
 class NamedFunction(_Strict):
     """A tool by its name."""
 
-    name: Name
+    name: ToolName
 
 
 class NamedTool(_Strict):

@@ -218,9 +218,21 @@ class Worker:
         self._active.discard(ticket)
         ticket.fail(error)
 
+    def _fail_all(self, error: Exception) -> None:
+        for ticket in list(self._active):
+            self._fail(ticket, error)
+
     # In the thread
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception:  # such as a device that answers with errors alone from now on
+            _logger.exception("The engine cannot go on; start the server again.")
+            self._is_stopping = True
+            self._tell(self._fail_all, ModelError("an error in the server; its log says more"))
+
+    def _work(self) -> None:
         while not self._is_stopping:
             with self._wake:
                 while not self._commands and not self._running:
@@ -256,6 +268,8 @@ class Worker:
         try:
             events = self._engine.step()
         except Exception as error:
+            if not any(running.finish_reason for running in self._running):
+                raise  # nothing has ended, so the next step would fail as well
             if not isinstance(error, GlmtuneError):
                 _logger.exception("A step of the engine failed.")
             # Replies that had just ended, whose last tokens are lost, have no error of their own.

@@ -1,5 +1,6 @@
 """Without these, rows could change while they are kept in little memory."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
 import pytest
@@ -45,3 +46,11 @@ def test_lists_are_joined_and_rows_taken_wherever_they_are_kept(monkeypatch, mos
     sources.extend(SourceList(SOURCES[2:]))
     assert sources == SOURCES
     assert sources.take([3, 2, 2]) == [SOURCES[3], SOURCES[2], SOURCES[2]]
+
+
+def test_threads_read_a_long_list_at_the_same_time(monkeypatch):
+    monkeypatch.setattr(compact, "_MOST_IN_MEMORY", 100)
+    rows = [{"a": f"{number}" * (number % 50)} for number in range(500)]
+    made = ValueList(rows)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(lambda turn: list(made) == rows, range(40)))

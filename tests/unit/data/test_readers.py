@@ -297,6 +297,8 @@ def test_an_array_is_the_same_however_it_is_cut_into_pieces(tmp_path, monkeypatc
     monkeypatch.setattr(json_rows, "_CHUNK", chunk)
     path = write(tmp_path, "a.json", ODD_ARRAY)
     assert values(path) == json.loads(ODD_ARRAY.lstrip("\ufeff"))
+    rows, faults = read(write(tmp_path, "numbers.json", "[ 0.5,1e5, -2.5E-3]"))
+    assert (rows, len(faults)) == ([], 3)
     for broken in BROKEN_ARRAYS:
         path = write(tmp_path, "b.json", broken)
         with pytest.raises(DataError) as caught:

@@ -65,6 +65,14 @@ def test_a_name_that_is_a_word_of_ours_stays_a_name() -> None:
 
 
 @pytest.mark.usefixtures("in_chinese")
+def test_the_beginning_of_an_error_is_no_part_of_what_it_says() -> None:
+    assert localise("Error: 500 cannot be drawn from 27 rows") == "错误：从 27 条里抽不出 500 条"
+    fault = "a.json, line 1: expected UTF-8, found byte 0xc4 at offset 18; it looks like GBK. Convert the file: X"
+    place = "错误：a.json 第 1 行：应为 UTF-8 编码，却在位置 18 遇到字节 0xc4"
+    assert localise(f"Error: {fault}") == f"{place}；看起来是 GBK 编码。请转换这个文件：X"
+
+
+@pytest.mark.usefixtures("in_chinese")
 def test_an_error_within_an_error() -> None:
     inner = "train.max_steps: expected at least -1; found -7"
     assert localise(inner) == "train.max_steps：应为不小于 -1 的数，实为 -7"

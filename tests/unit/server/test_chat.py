@@ -279,3 +279,13 @@ def test_nobody_waits_while_a_long_text_is_tokenised(client, embedded, monkeypat
     assert client.post(path, json=fields).status_code in (200, 400)
     assert is_on_loop
     assert not any(is_on_loop)
+
+
+def test_the_name_of_a_tool_has_no_white_space(connect):
+    """It is a line of its own before a call, so such a name could never be read back."""
+    tools = [{"type": "function", "function": {"name": name}} for name in ("a", "a\nb")]
+    answer = connect().post(
+        "/v1/chat/completions", json={"messages": QUESTION, "tools": tools, "tool_choice": "required"}
+    )
+    assert answer.status_code in (400, 422)
+    assert answer.json()["error"]["param"] == "tools[1].function.name"

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from glmtune.errors import ModelError
 from glmtune.inference.engine.engine import Engine
+from glmtune.inference.engine.request import Request, Sampling
 from glmtune.server.app import create_app
 from glmtune.server.auth import ApiKeys
 from glmtune.server.metrics import Metrics
@@ -32,6 +33,13 @@ def test_a_bug_is_logged_and_counted_with_its_status(connect, records, monkeypat
         sample for family in text_string_to_metric_families(client.get("/metrics").text) for sample in family.samples
     ]
     assert {"path": CHAT, "status": "500"} in [sample.labels for sample in samples]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_log_says_why_a_reply_ended(connect, records, stream):
+    body = {"messages": QUESTION, "stream": stream, "max_tokens": 2}
+    assert connect().post(CHAT, json=body).status_code == 200
+    assert json.loads(records[-1].line())["finish"] == "length"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -108,5 +116,32 @@ def test_a_client_that_goes_before_the_first_byte_is_sent_frees_its_place(embedd
             assert not worker.num_active
         finally:
             worker.stop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_an_engine_that_cannot_even_end_its_requests_ends_the_service(connect, monkeypatch, is_streamed):
+    """As after an error of the device; it would step, fail and log forever."""
+    client = connect()
+    monkeypatch.setattr(client.app.state.engine, "step", fail)
+    answer = client.post(CHAT, json={"messages": QUESTION, "n": 2, "stream": is_streamed})
+    assert answer.status_code == 500
+    assert "a bug" not in answer.text
+    assert client.post(CHAT, json={"messages": QUESTION}).status_code == 503
+    assert client.get("/health").status_code == 503
+
+
+def test_the_end_of_the_engine_s_thread_answers_those_who_wait(embedded, engine, monkeypatch):
+    async def run() -> None:
+        worker = Worker(engine, 8)
+        monkeypatch.setattr(engine, "cancel", fail)
+        worker.start()
+        sampling = Sampling(max_new_tokens=400, min_new_tokens=400)
+        tickets = worker.submit([Request([300, 301], sampling)] * 2, is_whole=True)
+        worker.cancel(tickets[:1])
+        with pytest.raises(ModelError):
+            await tickets[1].take()
+        assert not worker.is_alive
 
     asyncio.run(run())
