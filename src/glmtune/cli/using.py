@@ -1,6 +1,7 @@
 """chat, generate, merge and export: using a run."""
 
-from typing import Annotated, Literal
+import sys
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -58,7 +59,6 @@ def chat(
         raise ConfigError("chat needs a RUN, or --url with a server's address")
     from glmtune.inference.chat import Chat
     from glmtune.inference.options import check_options
-    from glmtune.inference.terminal import run_terminal_chat
 
     sampling = parse_options(options)
     check_options(sampling)
@@ -70,18 +70,25 @@ def chat(
         system=loaded.system if system is None else system,
         **sampling,
     )
-    run_terminal_chat(conversation, TerminalConsole(soft_wrap=True))
+    _converse(conversation)
 
 
 def _chat_with_server(url: str, model: str | None, options: list[str], system: str | None) -> None:
-    from glmtune.inference.terminal import run_terminal_chat
     from glmtune.server.client import RemoteChat
 
     if model is not None and "=" in model:  # the name was left out
         conversation = RemoteChat(url, None, system, **parse_options([model, *options]))
     else:
         conversation = RemoteChat(url, model, system, **parse_options(options))
-    run_terminal_chat(conversation, TerminalConsole(soft_wrap=True))
+    _converse(conversation)
+
+
+def _converse(chat: Any) -> None:
+    from glmtune.inference.terminal import run_terminal_chat
+
+    are_answered = run_terminal_chat(chat, TerminalConsole(soft_wrap=True))
+    if not are_answered and not sys.stdin.isatty():
+        raise typer.Exit(1)  # for the script that asked
 
 
 @app.command()

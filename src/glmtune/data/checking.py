@@ -96,23 +96,16 @@ def examine(
     return result
 
 
-def try_find_leaks(
-    training: Conversations, evaluation: Conversations, most_rows: int | None = None
-) -> tuple[list[Finding], list[str]]:
+def try_find_leaks(training: Conversations, evaluation: Conversations) -> tuple[list[Finding], list[str]]:
     """Looks for evaluation rows that stand in training, where that can be done.
 
     Args:
         training: The training rows.
         evaluation: The evaluation rows.
-        most_rows: The most rows of both together; None for any number.
 
     Returns:
         The finding, if there is one, and the reason why it could not be looked for, if there is one.
     """
-    number = len(training) + len(evaluation)
-    if most_rows is not None and number > most_rows:
-        reason = f"of {number:,} rows, only glmtune data check TRAINING --eval EVALUATION does"
-        return [], [f"whether evaluation rows stand in training: {reason}"]
     try:
         return find_leaks(training, evaluation), []
     except GlmtuneError as error:

@@ -9,7 +9,7 @@ import pickle
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from tempfile import TemporaryFile, gettempdir
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Self, TypeVar, cast, overload
 
 from glmtune.data.rows import Source
@@ -113,7 +113,7 @@ class CompactList(MadeList[Item]):
         self._bytes += data
         self._ends.append(self._num_in_file + len(self._bytes))
         if len(self._bytes) >= _MOST_IN_MEMORY:
-            with storage_faults(gettempdir()):
+            with storage_faults("TMPDIR"):  # which tells where temporary files go
                 self._file = self._file or cast(BinaryIO, TemporaryFile())  # noqa: SIM115 - lives as long as the list
                 self._file.seek(self._num_in_file)
                 self._file.write(self._bytes)
@@ -149,7 +149,7 @@ class ValueList(CompactList[dict[str, Any]]):
         return pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
 
     def _decode(self, data: bytes) -> dict[str, Any]:
-        values: dict[str, Any] = pickle.loads(data)
+        values: dict[str, Any] = pickle.loads(data)  # our own, from memory or a file that no one else can open
         return values
 
 

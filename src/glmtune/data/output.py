@@ -26,8 +26,8 @@ def check_output(output: str | Path) -> Path:
     """
     target, name = expand_path(output), show_text(str(output))
     if target.suffix.lower() not in SUFFIXES:
-        found = show_text(target.suffix) or "no suffix"
-        raise DataError(f"{name}: expected a file named {' or '.join(SUFFIXES)} to write to, found {found!r}")
+        found = repr(show_text(target.suffix)) if target.suffix else "no suffix"
+        raise DataError(f"{name}: expected a file named .json or .jsonl to write to, found {found}")
     with storage_faults(name):
         if os.path.lexists(target):  # also true of a broken link
             raise DataError(f"{name}: the file exists already and is not replaced. Remove it or name another one")

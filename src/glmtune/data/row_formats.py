@@ -96,7 +96,7 @@ def partial_format(name: str, rows: Sequence[Mapping[str, Any]], forms: Sequence
         for form in forms:
             if any(column in values for column in form.columns):
                 return form
-    known = "; ".join(" and ".join(form.columns) for form in FORMATS)
+    known = "; ".join(" + ".join(form.columns) for form in FORMATS)
     raise DataError(
         f"{name}: no known columns; found: {show_names(rows[0]) or 'none'}; expected: {known}. "
         "Name both columns: data.fields.instruction=COLUMN data.fields.output=COLUMN (train, plan) "

@@ -102,13 +102,12 @@ def load_run_data(
     sample = SelfTestSample(conversations.items[dataset[first]["row"]], dataset[first]["input_ids"], data.max_length)
     trained = dataset if evaluated is None else dataset.select(chosen)
     evaluation = None if evaluated is None else SampleDataset(evaluated)
-    eval_conversations = [] if evaluated is None else [held_out.items[row] for row in evaluated["row"]]
+    eval_conversations = [] if evaluated is None else held_out.items.take(evaluated["row"])
     findings: list[Finding] = []
     unchecked: list[str] = []
     if looks:
         if evaluated is not None:
-            parts = conversations.take(trained["row"]), held_out.take(evaluated["row"])
-            findings, unchecked = try_find_leaks(*parts, _MOST_COMPARED)
+            findings, unchecked = _leaks(conversations, trained["row"], held_out, evaluated["row"])
         findings += [*find(conversations), *find_in_tokens(stats, data.max_length)]
     return RunData(
         SampleDataset(trained),
@@ -121,6 +120,16 @@ def load_run_data(
         findings,
         unchecked,
     )
+
+
+def _leaks(
+    training: Conversations, training_rows: Sequence[int], evaluation: Conversations, evaluation_rows: Sequence[int]
+) -> tuple[list[Finding], list[str]]:
+    number = len(training_rows) + len(evaluation_rows)
+    if number > _MOST_COMPARED:
+        reason = f"of {number:,} rows, only glmtune data check TRAINING --eval EVALUATION does"
+        return [], [f"whether evaluation rows stand in training: {reason}"]
+    return try_find_leaks(training.take(training_rows), evaluation.take(evaluation_rows))
 
 
 def _held_out(sources: Sequence[Source], fraction: float, seed: int) -> tuple[list[int], list[int]]:

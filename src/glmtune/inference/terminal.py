@@ -51,7 +51,7 @@ class _Conversing(Protocol):
         """Clears the history."""
 
 
-def run_terminal_chat(chat: _Conversing, console: Console, input_function: Callable[[str], str] = input) -> None:
+def run_terminal_chat(chat: _Conversing, console: Console, input_function: Callable[[str], str] = input) -> bool:
     """Chats until the user leaves.
 
     Ctrl-C during a reply stops the reply; twice in a row at the prompt, it ends the chat. Errors that the user can fix
@@ -61,19 +61,22 @@ def run_terminal_chat(chat: _Conversing, console: Console, input_function: Calla
         chat: The conversation.
         console: Where to print.
         input_function: Prints its argument, reads a line, and raises EOFError at the end of input, as `input` does.
+
+    Returns:
+        Whether all questions could be answered.
     """
     _say(console, "Type /help for commands, /exit to leave.")
-    was_interrupted = False
+    was_interrupted, has_failed = False, False
     while True:
         try:
             line = _clean(input_function(localise(_PROMPT)))
         except EOFError:
             console.print()
-            return
+            return not has_failed
         except KeyboardInterrupt:
             console.print()
             if was_interrupted:
-                return
+                return not has_failed
             was_interrupted = True
             _say(console, "Press Ctrl-C again to leave.")
             continue
@@ -83,9 +86,9 @@ def run_terminal_chat(chat: _Conversing, console: Console, input_function: Calla
         was_interrupted = False
         if re.match(r"/\w*(\s|$)", line):
             if not _run_command(chat, console, line):
-                return
-        elif line.strip():
-            _print_reply(chat, console, line.strip())
+                return not has_failed
+        elif line.strip() and not _print_reply(chat, console, line.strip()):
+            has_failed = True
 
 
 def _clean(text: str) -> str:
@@ -116,7 +119,8 @@ def _run_command(chat: _Conversing, console: Console, line: str) -> bool:
     return True
 
 
-def _print_reply(chat: _Conversing, console: Console, text: str) -> None:
+def _print_reply(chat: _Conversing, console: Console, text: str) -> bool:
+    """Prints the reply to a message as it comes; returns whether there was one, if only until Ctrl-C."""
     _write(console, localise(_REPLY))
     try:
         with closing(chat.stream(text)) as pieces:
@@ -138,6 +142,8 @@ def _print_reply(chat: _Conversing, console: Console, text: str) -> None:
     except GlmtuneError as error:
         console.print()
         _say(console, f"Error: {error}")
+        return False
+    return True
 
 
 def _write(console: Console, text: str) -> None:

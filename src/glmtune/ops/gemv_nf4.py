@@ -10,7 +10,8 @@ one. On the diagonal of the result stand the sums over the blocks; the rest is n
 belongs to a second output. Sums are fp32; the values of nf4 and the normed inputs are rounded to the inputs' dtype, as
 they are where the weight is dequantised first.
 
-Shared memory is what limits the kernel once the weights are read at about 0.75 of the memory's rate on an H100.
+On an H100 a layer's four products read their weights at 0.6 of the memory's rate (benchmarks/results/row_products.csv);
+what limits them is the rate of accesses to shared memory and L1.
 """
 
 from functools import cache

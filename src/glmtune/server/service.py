@@ -44,10 +44,12 @@ class Service:
             is_whole: As for `Ticket`.
 
         Raises:
-            ApiError: Too many are waiting, or the server is about to stop.
+            ApiError: Too many are waiting, the server is about to stop, or its engine has failed.
         """
-        if not self.takes_requests:
+        if self.is_stopping:
             raise ApiError("the server is stopping", status=503, headers={"Retry-After": "5"})
+        if not self.worker.is_alive:
+            raise ApiError("the engine has failed, and the server has to be started again", status=503)
         try:
             return self.worker.submit(requests, is_whole=is_whole)
         except QueueFullError as full:

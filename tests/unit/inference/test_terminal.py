@@ -128,6 +128,22 @@ def test_errors_do_not_end_the_chat():
     assert chat.asked == ["你好", "再来"]
 
 
+def test_a_question_without_an_answer_is_reported():
+    def ends(*replies):
+        lines = iter(["你好"] * len(replies))
+
+        def read(prompt):
+            try:
+                return next(lines)
+            except StopIteration:
+                raise EOFError from None
+
+        return run_terminal_chat(FakeChat(*replies), Console(file=io.StringIO()), read)
+
+    assert ends(["好"])
+    assert not ends(["好"], [ModelError("out of memory")], ["好"])
+
+
 def test_broken_input_encoding():
     chat = FakeChat(["好"])
     printed = talk(chat, UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "半\udce4个")

@@ -158,7 +158,7 @@ def test_official_code_is_named_where_old_versions_alone_look_for_it(tokenizer, 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("/root/models/glm", "THUDM/chatglm3-6b"),
+        ("/models/glm", "THUDM/chatglm3-6b"),
         (None, "THUDM/chatglm3-6b"),
         ("THUDM/chatglm3-6b-32k", "THUDM/chatglm3-6b-32k"),
     ],

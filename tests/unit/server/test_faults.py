@@ -128,7 +128,9 @@ def test_an_engine_that_cannot_even_end_its_requests_ends_the_service(connect, m
     answer = client.post(CHAT, json={"messages": QUESTION, "n": 2, "stream": is_streamed})
     assert answer.status_code == 500
     assert "a bug" not in answer.text
-    assert client.post(CHAT, json={"messages": QUESTION}).status_code == 503
+    answer = client.post(CHAT, json={"messages": QUESTION})
+    assert answer.status_code == 503
+    assert "started again" in answer.json()["error"]["message"]
     assert client.get("/health").status_code == 503
 
 
