@@ -60,8 +60,8 @@ def _list_keys() -> None:
 
     for topic, keys in grouped_keys().items():
         typer.echo(localise(topic))
-        for key in keys:
-            typer.echo(f"  {key.key:<35} {spell_value(key.default):<18} {localise(key.description)}")
+        for key, (default, description) in keys.items():
+            typer.echo(f"  {key:<35} {spell_value(default):<18} {localise(description)}")
         typer.echo()
     typer.echo(
         localise("Any other parameter of LoraConfig (lora.NAME) or TrainingArguments (train.NAME) may be set too.")
