@@ -174,8 +174,8 @@ def _ask(model: PeftModel, tokenizer: Tokenizer, sample: SelfTestSample, manifes
     options = {"max_new_tokens": room, "use_cache": True}
     try:
         generation = build_generation_config(tokenizer, context_length, options)
-        prompt = fit_prompt(asked, tokenizer, manifest.template, max_prompt_tokens(model, generation))
-        (token_ids,) = generate_ids(model, [prompt.input_ids], generation)
+        prompt, _ = fit_prompt(asked, tokenizer, manifest.template, max_prompt_tokens(model, generation))
+        (token_ids,) = generate_ids(model, [prompt], generation)
     except (GlmtuneError, torch.OutOfMemoryError) as error:
         _logger.warning("the run is fine, but its model could not be asked for a sample reply: %s", error)
         return ""
