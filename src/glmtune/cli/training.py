@@ -110,10 +110,10 @@ def plan(
         raise ConfigError(f"--tflops: expected a number above 0; found {tflops:g}")
 
     config = read_config(arguments)
-    found = plan_for_card(config, gpu, gpu_gib, tflops)
+    data, planned, about = plan_for_card(config, gpu, gpu_gib, tflops)
     console = TerminalConsole()
-    lines = [say_base(config.model.path), *found.data.stats.lines(), found.data.split_line(), found.about]
+    lines = [say_base(config.model.path), *data.stats.lines(), data.split_line(), about]
     for line in filter(None, lines):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    print_plan(found.planned, console)
-    found.planned.check()
+    print_plan(planned, console)
+    planned.check()

@@ -1,6 +1,6 @@
 """Plans a run for `glmtune plan`: for the local GPU, or for a card that is not installed."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -17,24 +17,9 @@ from glmtune.planning.speed import DeviceSpeed, TimeRange
 from glmtune.planning.start import read_start
 
 
-@dataclass(frozen=True)
-class CardPlan:
-    """A plan for `glmtune plan`.
-
-    Attributes:
-        data: The run's data.
-        planned: The plan.
-        about: What the card is taken to be, in a line; empty for the GPU here.
-    """
-
-    data: RunData
-    planned: PlannedRun
-    about: str
-
-
 def plan_for_card(
     config: RunConfig, gpu: str | None = None, gib: float | None = None, tflops: float | None = None
-) -> CardPlan:
+) -> tuple[RunData, PlannedRun, str]:
     """Plans a run for a card; for the GPU here, and its free memory, as far as none is named.
 
     Args:
@@ -44,7 +29,7 @@ def plan_for_card(
         tflops: What it reaches in 16 bits, in TFLOP/s.
 
     Returns:
-        The plan, its data, and what the card is taken to be.
+        The run's data, the plan, and what the card is taken to be, in a line; empty for the GPU here.
 
     Raises:
         GlmtuneError: Configuration, data, base or card are wrong.
@@ -58,7 +43,7 @@ def plan_for_card(
     start = read_start(validate_names(config), may_overwrite=True)
     seed = int(start.config.train.get("seed", 42))
     data = load_run_data(start.config.data, start.config.prompt, start.tokenizer, seed)
-    return CardPlan(data, plan_run(start, data.train, known), about)
+    return data, plan_run(start, data.train, known), about
 
 
 def _known_device(gpu: str | None, gib: float | None, model: ModelSection, *, on_cpu: bool) -> tuple[KnownDevice, str]:

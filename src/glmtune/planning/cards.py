@@ -40,7 +40,6 @@ class Card(NamedTuple):
         gib: Its memory, as CUDA sees it.
         gb_per_s: Memory bandwidth.
         tflops: Products in 16 bits, dense, accumulated in fp32.
-        fp8_tflops: The same in fp8; None if it has none.
         capability: CUDA compute capability.
         source: Where the figures are from.
         is_measured: Whether runs on this card have been measured.
@@ -50,7 +49,6 @@ class Card(NamedTuple):
     gib: float
     gb_per_s: float
     tflops: float
-    fp8_tflops: float | None
     capability: tuple[int, int]
     source: str
     is_measured: bool = False
@@ -73,7 +71,6 @@ def _read(row: dict[str, str]) -> Card:
         float(row["gib"]),
         float(row["gb_per_s"]),
         float(row["tflops"]),
-        float(row["fp8_tflops"]) if row["fp8_tflops"] else None,
         (int(major), int(minor)),
         row["source"],
         bool(row["is_measured"]),
