@@ -12,7 +12,6 @@ from rich.console import Console
 from glmtune.adapters.adapter_files import save_adapter
 from glmtune.adapters.lora import attach_lora, initial_adapter_weights
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.data.run_data import SelfTestSample
 from glmtune.errors import DataError, TrainingError
 from glmtune.loading.bases import load_base
 from glmtune.prompts import Conversation, Message, render
@@ -41,7 +40,7 @@ def trained(tiny_base: Path, tmp_path: Path) -> Callable[..., Any]:
         RunManifest(None, system="你是甄嬛").write(tmp_path)
         conversation = Conversation(turns)
         ids = render(conversation.with_system("你是甄嬛"), tokenizer).input_ids
-        return model, tokenizer, tmp_path, SelfTestSample(conversation, ids, None), initial
+        return model, tokenizer, tmp_path, conversation, ids, initial
 
     return make
 

@@ -88,7 +88,8 @@ def test_a_run_leaves_what_people_look_for(run: Run, tmp_path: Path, console: Co
     assert manifest.config["lora"]["target_modules"] == ["query_key_value"]  # what `auto` stood for
     assert RunManifest.read(folder / "checkpoint-3") == manifest
     text = console.export_text()
-    assert "trainable parameters:" in text
+    trained, total = (result.metrics[name] for name in ("num_trainable_parameters", "num_parameters"))
+    assert f"trainable parameters: {trained:,} of {total:,} ({trained / total:.4%})" in text
     assert re.search(r"step 6/6 \(100%\)  loss [\d.]+  lr [\d.e-]+  [\d,]+ tokens/s  [\d.]+ GiB  0:00 left", text)
     assert result.selftest is not None
     assert (result.selftest.question, result.selftest.logit_change > 0) == ("第0个问题？", True)
