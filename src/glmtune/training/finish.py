@@ -17,7 +17,7 @@ from glmtune.training.hub_upload import upload
 from glmtune.training.inputs import RunInputs
 from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.report import PICTURE_NAME, draw_losses, write_results
-from glmtune.training.selftest import SelfTestReport, run_selftest
+from glmtune.training.selftest import run_selftest
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ class TrainResult:
         best_checkpoint: The checkpoint with the best evaluation, if it was tracked.
         max_steps: Steps that the run was to have; more than `num_steps` where it stopped early.
         best_step: The step whose adapter the run folder holds, where that is the best rather than the last.
-        selftest: The report of the self-test; None on processes other than the first.
     """
 
     output_dir: Path
@@ -44,7 +43,6 @@ class TrainResult:
     last_loss: float | None
     metrics: Mapping[str, Any]
     best_checkpoint: Path | None
-    selftest: SelfTestReport | None
     max_steps: int
     best_step: int | None
 
@@ -84,12 +82,11 @@ def finish_run(trainer: LoraTrainer, inputs: RunInputs, planned: PlannedRun, met
             "unchecked": list(inputs.data.unchecked),
         },
     }
-    selftest = None
     if arguments.should_save:
         trainer.save_state()
         _draw(state.log_history, run / PICTURE_NAME)
         with trainer.accelerator.autocast():
-            selftest = run_selftest(
+            run_selftest(
                 trainer.adapted_model(),
                 inputs.tokenizer,
                 run,
@@ -108,7 +105,6 @@ def finish_run(trainer: LoraTrainer, inputs: RunInputs, planned: PlannedRun, met
         last_loss=results["last_loss"],
         metrics=results,
         best_checkpoint=Path(best) if best else None,
-        selftest=selftest,
         max_steps=state.max_steps,
         best_step=state.best_global_step if best and arguments.load_best_model_at_end else None,
     )
