@@ -62,7 +62,6 @@ def load_dataset(
     system: str | None = None,
     max_length: int | None = None,
     overlong: Overlong = "cut",
-    num_workers: int | None = None,
 ) -> tuple[Dataset, DataStats]:
     """Reads data files and tokenises them; see `read_conversations` and `tokenize_conversations`.
 
@@ -76,7 +75,6 @@ def load_dataset(
         system=system,
         max_length=max_length,
         overlong=overlong,
-        num_workers=num_workers,
     )
 
 

@@ -43,11 +43,11 @@ class RunData:
     eval: SampleDataset | None
     stats: DataStats
     first_conversation: Conversation
-    eval_fingerprint: str = ""
-    eval_conversations: Sequence[Conversation] = ()
-    skipped: Sequence[RowFault] = ()
-    findings: Sequence[Finding] = ()
-    unchecked: Sequence[str] = ()
+    eval_fingerprint: str
+    eval_conversations: Sequence[Conversation]
+    skipped: Sequence[RowFault]
+    findings: Sequence[Finding]
+    unchecked: Sequence[str]
 
     def split_line(self) -> str:
         """Says how many samples are for training, and how many for evaluation."""

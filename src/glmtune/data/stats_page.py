@@ -127,7 +127,7 @@ _TITLES = ("the first one", "one of middle length", "the longest one")
 def findings_section(result: CheckResult) -> list[Markup]:
     """The findings as a table, or a line that there are none."""
     if not result.findings:
-        return [section(localise("Findings"), note(localise("nothing else to note"), "good"))]
+        return [section(localise("Findings"), note(localise("nothing else to note")))]
     rows = []
     for finding in result.findings:
         what, *where, mend = map(localise, finding.lines())

@@ -35,16 +35,14 @@ def load_base(
     device_map: DeviceMap = None,
     *,
     quantize: Quantize = "none",
-    offloads_embedding: bool = False,
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """Loads a base model and its tokenizer.
 
     Args:
         path: A folder in the official layout or a hub id; None for the tiny base in the package.
         dtype: As for `load`.
-        device_map: As for `load`; for the two settings below, None or one device's name.
+        device_map: As for `load`; for a quantised base, None or one device's name.
         quantize: The format of the layers; each weight is quantised as it is read.
-        offloads_embedding: Whether the token embedding stays in host memory.
 
     Returns:
         The model, which stops at the end of a turn, and the tokenizer.
@@ -58,10 +56,7 @@ def load_base(
         require_files(Path(path), CONFIG_NAME, *family_at(path).tokenizer_files)
     tokenizer = load_tokenizer(path)
     torch_dtype = resolve_dtype(dtype, device_map)
-    model = load_model(
-        path, tokenizer, torch_dtype, device_map, quantize=quantize, offloads_embedding=offloads_embedding
-    )
-    return model, tokenizer
+    return load_model(path, tokenizer, torch_dtype, device_map, quantize=quantize), tokenizer
 
 
 def load_model(
@@ -79,9 +74,9 @@ def load_model(
         path: As for `load_base`.
         tokenizer: The base's tokenizer, which knows the tokens that end a turn.
         dtype: The compute dtype, and that of weights that are not quantised.
-        device_map: As for `load_base`.
+        device_map: As for `load_base`; where the embedding stays on the host, None or one device's name, too.
         quantize: As for `load_base`.
-        offloads_embedding: As for `load_base`.
+        offloads_embedding: Whether the token embedding stays in host memory.
 
     Returns:
         The model, which stops at the end of a turn.

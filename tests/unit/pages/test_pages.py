@@ -37,7 +37,7 @@ class Reader(HTMLParser):
 def whole() -> str:
     return page(
         ATTACK,
-        section(ATTACK, note(ATTACK, "bad"), figures([(ATTACK, ATTACK)])),
+        section(ATTACK, note(ATTACK), figures([(ATTACK, ATTACK)])),
         table([ATTACK, "n"], [[ATTACK, "1"], [element("b", ATTACK), "2"]], numeric={1}),
         bar_chart([(ATTACK, 3, "3"), ("b", 0, "0")], label=ATTACK),
         subtitle=ATTACK,
