@@ -13,7 +13,7 @@ from glmtune.planning.cards import Card, cards_of, find_card
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import CONTEXT_GIB, PlannedRun
-from glmtune.planning.speed import DeviceSpeed, TimeRange
+from glmtune.planning.speed import DeviceSpeed
 from glmtune.planning.start import read_start
 
 
@@ -36,9 +36,8 @@ def plan_for_card(
     """
     known, about = _known_device(gpu, gib, config.model, on_cpu=bool(config.train.get("use_cpu")))
     if tflops is not None:
-        speed = DeviceSpeed.assumed(tflops)
         label = f"a card of {tflops:g} TFLOP/s"
-        known = replace(known, speed=speed, time_ranges=(TimeRange.of(speed),), label=label)
+        known = replace(known, speed=DeviceSpeed.assumed(tflops), possible_speeds=(), label=label)
         about = about if gpu else ""
     start = read_start(validate_names(config), may_overwrite=True)
     seed = int(start.config.train.get("seed", 42))
@@ -102,9 +101,7 @@ def _for_cards(cards: list[Card], model: ModelSection, gib: float | None) -> Kno
         label=card.name if is_measured else f"{card.name} (estimated)",
         total_gib=gib,
         capability=min(each.capability for each in cards if each.has_bf16 == card.has_bf16),
-        time_ranges=tuple(
-            TimeRange.of(each.speed, is_measured=each.is_measured, has_flash_kernel=each.has_bf16) for each in cards
-        ),
+        possible_speeds=tuple(each.speed for each in cards),
     )
 
 

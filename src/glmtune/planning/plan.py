@@ -33,7 +33,7 @@ from glmtune.planning.settings import (
     possible_choices,
 )
 from glmtune.planning.shape import AdapterShape
-from glmtune.planning.speed import DeviceSpeed, TimeRange, seconds_within
+from glmtune.planning.speed import DeviceSpeed, seconds_within
 from glmtune.planning.start import Start
 from glmtune.planning.steps import num_optimizer_steps, prefix_note, samples_a_step, size_step
 
@@ -99,12 +99,12 @@ def plan_run(start: Start, samples: SampleDataset, known: KnownDevice) -> Planne
 
 def _seconds(planned: PlannedRun, known: KnownDevice) -> tuple[float, float]:
     """The least and the most that the steps of a run are expected to take."""
-    chosen, ranges = planned.chosen, known.time_ranges or (TimeRange.of(known.speed, is_measured=True),)
+    chosen = planned.chosen
 
     def at_speed(speed: DeviceSpeed) -> float:
         return planned.num_steps * planned.planner.seconds_per_step(chosen.settings, chosen.step, speed)
 
-    return seconds_within(ranges, at_speed)
+    return seconds_within(known.possible_speeds or [known.speed], at_speed)
 
 
 def _shapes(

@@ -18,7 +18,7 @@ from glmtune.planning.planned import PlannedRun
 from glmtune.planning.planner import Planner, StepShape
 from glmtune.planning.report import print_plan
 from glmtune.planning.shape import AdapterShape
-from glmtune.planning.speed import TimeRange, seconds_within
+from glmtune.planning.speed import seconds_within
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 PlanFor = Callable[..., PlannedRun]
@@ -144,7 +144,6 @@ def test_the_range_holds_what_was_measured(gpu: str, tokens: float, seconds: flo
     adapter = AdapterShape(1_949_696, 0, 8, False, True)
     planner = Planner(base, adapter, card.speed, lambda *_: step)
     settings = MemorySettings(uses_graphs=graphs)
-    ranges = [TimeRange.of(card.speed, is_measured=card.is_measured)]
-    least, most = seconds_within(ranges, lambda speed: steps * planner.seconds_per_step(settings, step, speed))
+    least, most = seconds_within([card.speed], lambda speed: steps * planner.seconds_per_step(settings, step, speed))
     assert least < steps * seconds < most
     assert most - 5 < 2 * least  # a range that holds everything says nothing
