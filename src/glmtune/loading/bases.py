@@ -22,7 +22,7 @@ from glmtune.files import read_json_object
 from glmtune.hub import is_hub_id, local_base, reach_hub
 from glmtune.loading.base_weights import check_finite
 from glmtune.loading.devices import DeviceMap, Dtype, one_device, resolve_dtype
-from glmtune.loading.formats import Quantize, Quantizer, check_format, linear_sizes
+from glmtune.loading.formats import Quantize, check_format, linear_sizes, quantizers
 from glmtune.models.base_folder import TOKENIZER_JSON, check_json_files, require_files
 from glmtune.models.families import family_at, family_of
 from glmtune.models.host_embedding import HostEmbedding
@@ -137,7 +137,7 @@ def load_by_weight(
     with torch.device("meta"):
         model = family.model_class(config).to(dtype)
     check_format(quantize, linear_sizes(model), dtype, device)
-    quantizer = Quantizer(model, quantize)
+    put_quantized = quantizers(model, quantize)
     on_host = family.embedding_weight if offloads_embedding else None
     names = set()
     for name, stored in family.read_weights(folder):
@@ -147,8 +147,8 @@ def load_by_weight(
         check_finite(f"{folder}: {name}", weight)
         if name == on_host:
             model.set_input_embeddings(HostEmbedding(weight))
-        elif quantizer.wants(name):
-            quantizer.put(name, weight)
+        elif name in put_quantized:
+            put_quantized[name](weight)
         else:
             module_name, _, parameter_name = name.rpartition(".")
             model.get_submodule(module_name).register_parameter(parameter_name, nn.Parameter(weight))
