@@ -191,7 +191,7 @@ class RunConfig(_Section):
         return shlex.join(["glmtune", "train", *kept, *overrides])
 
 
-_OWN_SECTIONS: Mapping[str, type[_Section]] = MappingProxyType(
+OWN_SECTIONS: Mapping[str, type[_Section]] = MappingProxyType(
     {"model": ModelSection, "data": DataSection, "prompt": PromptSection}
 )
 
@@ -200,7 +200,7 @@ def value_types() -> dict[str, tuple[type, ...]]:
     """The types that values of our own keys have in JSON, apart from null, by full key."""
     hints = {
         f"{name}.{key}": field.annotation
-        for name, section in _OWN_SECTIONS.items()
+        for name, section in OWN_SECTIONS.items()
         for key, field in section.model_fields.items()
     }
     hints |= {f"train.{key}": hint for key, hint in OWN_TRAIN_HINTS.items()}
@@ -211,7 +211,7 @@ def describe_keys() -> dict[str, tuple[Any, str]]:
     """Default and description of our own keys, and of those under `lora` and `train` with a default of ours."""
     described: dict[str, tuple[Any, str]] = {
         f"{name}.{key}": (field.default, field.description or "")
-        for name, section in _OWN_SECTIONS.items()
+        for name, section in OWN_SECTIONS.items()
         for key, field in section.model_fields.items()
     }
     for name, defaults in (("lora", LORA_DEFAULTS), ("train", TRAIN_DEFAULTS)):
