@@ -116,7 +116,7 @@ def _memory(planned: PlannedRun, device: torch.device) -> dict[str, float | None
     sizes = {
         "planned_gib": planned.chosen.memory.needed if is_planned else None,
         "peak_gib": peak_bytes(device),
-        "free_gib": planned.free_bytes if is_planned else None,
+        "free_gib": planned.known.free_bytes if is_planned else None,
     }
     return {name: None if size is None else round(size / GIB, 3) for name, size in sizes.items()}
 
