@@ -19,7 +19,7 @@ from glmtune.loading.formats import quantize_layers, weight_format
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from glmtune.models.host_embedding import HostEmbedding
-from glmtune.ops import Scratch, reference
+from glmtune.ops import HostTable, Scratch, reference
 from glmtune.planning import device
 from glmtune.planning.memory import MemorySettings, Pass, estimate_memory
 from glmtune.planning.shape import AdapterShape
@@ -136,22 +136,22 @@ def test_gradients_are_near_those_of_the_full_base(quantize: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(7,), (2, 5), (1,)])
-def test_rows_of_an_embedding_on_the_host(shape: tuple[int, ...]) -> None:
-    embedding = HostEmbedding(torch.randn(300, 1500).bfloat16())
+def test_rows_of_a_table_on_the_host(shape: tuple[int, ...]) -> None:
+    table = HostTable(torch.randn(300, 1500).bfloat16())
     for dtype in (torch.int32, torch.int64):
         ids = torch.randint(300, shape, device="cuda", dtype=dtype)
-        rows = embedding(ids)
+        rows = table.rows(ids)
         assert rows.is_cuda
-        assert embedding.is_mapped
-        assert torch.equal(rows.cpu(), embedding.weight[ids.cpu().long()])
+        assert table.is_mapped
+        assert torch.equal(rows.cpu(), table.values_VH[ids.cpu().long()])
 
 
-def test_an_embedding_that_cannot_be_mapped_is_copied_from() -> None:
+def test_a_table_that_cannot_be_mapped_is_copied_from() -> None:
     """Registering the same memory twice fails, and the next kernels do not hear of it."""
     values = torch.randn(50, 64)
-    first, second = HostEmbedding(values), HostEmbedding(values)
+    first, second = HostTable(values), HostTable(values)
     ids = torch.tensor([3, 1, 49], device="cuda")
-    assert torch.equal(first(ids), second(ids))
+    assert torch.equal(first.rows(ids), second.rows(ids))
     assert first.is_mapped
     assert not second.is_mapped
     assert torch.ones(3, device="cuda").sum().item() == 3

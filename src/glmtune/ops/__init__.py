@@ -7,6 +7,7 @@ Every op is specified in plain torch by `reference`; that version runs on any de
 from glmtune.ops.attention import FLASH_CAPABILITY, takes_flash_kernel
 from glmtune.ops.frozen_linear import DenseLinear, DequantizedLinear, Fp8Linear, FrozenLinear, Scratch
 from glmtune.ops.fused_layer import LayerCall, LayerWeights, fused_layer
+from glmtune.ops.host_table import HostTable
 from glmtune.ops.label_head import label_head
 from glmtune.ops.projection import Adapter, Projection
 from glmtune.ops.reference import apply_rotary, rms_norm, rotary_cos_sin, swiglu
@@ -20,6 +21,7 @@ __all__ = [
     "DequantizedLinear",
     "Fp8Linear",
     "FrozenLinear",
+    "HostTable",
     "LayerCall",
     "LayerWeights",
     "Projection",
