@@ -85,8 +85,7 @@ def demo_questions(model: Any, tokenizer: Any, repeats: int) -> dict[str, Any]:
     """A row of what `glmtune demo` asks, an engine made each time included."""
     conversations = [Conversation((Message("user", question),)) for question in read_held_out()]
     generation = build_generation_config(tokenizer, model.config.seq_length, {"max_new_tokens": DEMO_TOKENS})
-    fitted = fit_prompts(conversations, tokenizer, tokenizer.template, max_prompt_tokens(model, generation))
-    prompts = [prompt.input_ids for prompt in fitted]
+    prompts, _ = fit_prompts(conversations, tokenizer, tokenizer.template, max_prompt_tokens(model, generation))
 
     def in_order(pairs: list[tuple[int, list[int]]]) -> Replies:
         return [token_ids for _, token_ids in sorted(pairs)]
@@ -99,7 +98,7 @@ def demo_questions(model: Any, tokenizer: Any, repeats: int) -> dict[str, Any]:
     def run_engine() -> Replies:
         release(model)
         steps = answer(model, tokenizer, prompts, generation, len(prompts))
-        return in_order([pair for answered in steps for pair in answered.replies])
+        return in_order([pair for ended, _ in steps for pair in ended])
 
     row = compared((run_generate, run_engine) for _ in range(WARM_UP + repeats))
     return {"streams": len(prompts), "new_tokens": DEMO_TOKENS, "repeats": repeats, **row}

@@ -163,7 +163,7 @@ def write_page(intro: str, translate: Callable[[str], str]) -> str:
         intro: What stands above the tables.
         translate: Turns an English text into one of the page's language.
     """
-    described = [(entry.key, entry.default, entry.description) for entry in describe_keys()]
+    described = [(key, default, text) for key, (default, text) in describe_keys().items()]
     described += [(key, default_of(key), text) for key, (_, text) in OFTEN_SET.items()]
     page = [f"# {translate('Configuration')}", intro]
     headings = [translate(heading) for heading in ("key", "type", "default", "what it does")]

@@ -20,13 +20,13 @@ from glmtune.prompts import Conversation, Message
 from glmtune.training.run import train
 
 
-def read_held_out(path: Path | None = None) -> dict[str, list[str]]:
-    """Reads held-out questions, by default the built-in ones for the example persona.
+def read_held_out() -> dict[str, list[str]]:
+    """Reads the held-out questions for the example persona.
 
     Returns:
         By question, the words of which the trained model's reply holds at least one.
     """
-    rows = json.loads((path or embedded_data().with_name("held_out.json")).read_text(encoding="utf-8"))
+    rows = json.loads(embedded_data().with_name("held_out.json").read_text(encoding="utf-8"))
     return {row["question"]: row["expects"] for row in rows}
 
 

@@ -6,6 +6,8 @@ Any other exception that escapes is a bug.
 
 from collections.abc import Iterable, Sequence
 
+_MOST_NAMES = 20
+
 
 class GlmtuneError(Exception):
     """Base of all errors that glmtune raises on purpose."""
@@ -74,8 +76,8 @@ def show_text(text: str, limit: int | None = None) -> str:
     return "".join(char if char.isprintable() or char == "\u3000" else ascii(char)[1:-1] for char in text)
 
 
-def show_names(names: Iterable[str], limit: int = 20) -> str:
-    """The first `limit` names of columns or files, separated by commas, made safe and short as by `show_text`."""
+def show_names(names: Iterable[str]) -> str:
+    """The first twenty names of columns or files, separated by commas, made safe and short as by `show_text`."""
     names = list(names)
-    shown = [show_text(name, 60) for name in names[:limit]]
-    return ", ".join(shown if len(names) <= limit else [*shown, f"and {len(names) - limit:,} more"])
+    shown = [show_text(name, 60) for name in names[:_MOST_NAMES]]
+    return ", ".join(shown if len(names) <= _MOST_NAMES else [*shown, f"and {len(names) - _MOST_NAMES:,} more"])

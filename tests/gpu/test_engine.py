@@ -129,8 +129,8 @@ def test_chat_and_generate_take_the_engine_on_a_gpu(model: PeftModel, monkeypatc
     monkeypatch.setattr(model, "generate", None)
     assert [answer_one(model, None, prompt, generation) for prompt in prompts] == replies
     found: dict[int, list[int]] = {}
-    for answered in answer(model, None, prompts, generation, batch_size=2):
-        found |= dict(answered.replies)
+    for ended, _ in answer(model, None, prompts, generation, batch_size=2):
+        found |= dict(ended)
     assert [found[number] for number in range(3)] == replies
 
 

@@ -226,7 +226,6 @@ def run(tiny_base: Path, tmp_path: Path):
 def test_a_run_on_a_quantised_base(run, quantize: str) -> None:
     result, text = run(f"model.quantize={quantize}", "model.offload_embedding=true", "train.learning_rate=0.01")
     assert result.last_loss < result.first_loss
-    assert result.selftest is not None
     assert f"base {quantize}" in text
     assert "embedding in host memory" in text
 

@@ -73,7 +73,7 @@ def known_keys() -> set[str]:
     from peft import LoraConfig
     from transformers import TrainingArguments
 
-    keys = {entry.key for entry in describe_keys()} | {f"train.{key}" for key in OWN_TRAIN_KEYS}
+    keys = describe_keys().keys() | {f"train.{key}" for key in OWN_TRAIN_KEYS}
     keys |= {f"lora.{key}" for key in LoraConfig.__dataclass_fields__}
     return keys | {f"train.{key}" for key in TrainingArguments.__dataclass_fields__} | {"train.gradient_checkpointing"}
 

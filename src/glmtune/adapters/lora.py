@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -35,17 +35,6 @@ _LOST_INITS = {
 }
 # Settings that are names of modules, a list of them or one alone.
 _NAMES_KEYS = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
-
-
-class TrainableSummary(NamedTuple):
-    """How many parameters are trained, of how many."""
-
-    num_trainable: int
-    num_total: int
-
-    def __str__(self) -> str:
-        share = self.num_trainable / self.num_total
-        return f"trainable parameters: {self.num_trainable:,} of {self.num_total:,} ({share:.4%})"
 
 
 def attach_lora(
@@ -230,9 +219,9 @@ def changes_base(init_lora_weights: Any) -> bool:
     return str(init_lora_weights).lower().startswith(("pissa", "olora"))
 
 
-def trainable_summary(model: nn.Module) -> TrainableSummary:
-    """Counts parameters, quantised ones by their original number; prints as one line."""
-    num_trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """The number of trained parameters, and of all, quantised ones by their original number."""
+    num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     counts: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -241,7 +230,7 @@ def trainable_summary(model: nn.Module) -> TrainableSummary:
             counts[id(module.weight)] = module.in_features * module.out_features
         if isinstance(module, HostEmbedding):
             counts[id(module.weight)] = module.weight.numel()
-    return TrainableSummary(num_trainable, sum(counts.values()))
+    return num_trained, sum(counts.values())
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:

@@ -60,8 +60,8 @@ def _list_keys() -> None:
 
     for topic, keys in grouped_keys().items():
         typer.echo(localise(topic))
-        for key in keys:
-            typer.echo(f"  {key.key:<35} {spell_value(key.default):<18} {localise(key.description)}")
+        for key, (default, description) in keys.items():
+            typer.echo(f"  {key:<35} {spell_value(default):<18} {localise(description)}")
         typer.echo()
     typer.echo(
         localise("Any other parameter of LoraConfig (lora.NAME) or TrainingArguments (train.NAME) may be set too.")
@@ -110,10 +110,10 @@ def plan(
         raise ConfigError(f"--tflops: expected a number above 0; found {tflops:g}")
 
     config = read_config(arguments)
-    found = plan_for_card(config, gpu, gpu_gib, tflops)
+    data, planned, about = plan_for_card(config, gpu, gpu_gib, tflops)
     console = TerminalConsole()
-    lines = [say_base(config.model.path), *found.data.stats.lines(), found.data.split_line(), found.about]
+    lines = [say_base(config.model.path), *data.stats.lines(), data.split_line(), about]
     for line in filter(None, lines):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    print_plan(found.planned, console)
-    found.planned.check()
+    print_plan(planned, console)
+    planned.check()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from glmtune.config.sections import KeyDescription, describe_keys
+from glmtune.config.sections import describe_keys
 
 # Keys of LoraConfig and TrainingArguments without a default of ours that people set often: their default there, which a
 # test compares, and their description.
@@ -59,16 +59,15 @@ _MEMORY = (
 )
 
 
-def grouped_keys() -> dict[str, list[KeyDescription]]:
-    """All usual keys, by topic."""
-    often = [KeyDescription(key, default, text) for key, (default, text) in OFTEN_SET.items()]
-    described = {entry.key: entry for entry in [*describe_keys(), *often]}
+def grouped_keys() -> dict[str, dict[str, tuple[Any, str]]]:
+    """Default and description of all usual keys, by topic."""
+    described = {**describe_keys(), **OFTEN_SET}
 
-    def section(name: str) -> list[KeyDescription]:
-        return [entry for key, entry in described.items() if key.startswith(f"{name}.")]
+    def section(name: str) -> dict[str, tuple[Any, str]]:
+        return {key: about for key, about in described.items() if key.startswith(f"{name}.")}
 
-    def train(*names: str) -> list[KeyDescription]:
-        return [described[f"train.{name}"] for name in names]
+    def train(*names: str) -> dict[str, tuple[Any, str]]:
+        return {f"train.{name}": described[f"train.{name}"] for name in names}
 
     return {
         "Base model": section("model"),

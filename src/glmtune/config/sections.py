@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
@@ -191,15 +191,7 @@ class RunConfig(_Section):
         return shlex.join(["glmtune", "train", *kept, *overrides])
 
 
-class KeyDescription(NamedTuple):
-    """A configuration key in a listing: its full name, its default and its description."""
-
-    key: str
-    default: Any
-    description: str
-
-
-_OWN_SECTIONS: Mapping[str, type[_Section]] = MappingProxyType(
+OWN_SECTIONS: Mapping[str, type[_Section]] = MappingProxyType(
     {"model": ModelSection, "data": DataSection, "prompt": PromptSection}
 )
 
@@ -208,20 +200,20 @@ def value_types() -> dict[str, tuple[type, ...]]:
     """The types that values of our own keys have in JSON, apart from null, by full key."""
     hints = {
         f"{name}.{key}": field.annotation
-        for name, section in _OWN_SECTIONS.items()
+        for name, section in OWN_SECTIONS.items()
         for key, field in section.model_fields.items()
     }
     hints |= {f"train.{key}": hint for key, hint in OWN_TRAIN_HINTS.items()}
     return {key: plain_types(hint) for key, hint in hints.items()}
 
 
-def describe_keys() -> list[KeyDescription]:
-    """Lists our own keys, and those under `lora` and `train` for which we have a default."""
-    described = [
-        KeyDescription(f"{name}.{key}", field.default, field.description or "")
-        for name, section in _OWN_SECTIONS.items()
+def describe_keys() -> dict[str, tuple[Any, str]]:
+    """Default and description of our own keys, and of those under `lora` and `train` with a default of ours."""
+    described: dict[str, tuple[Any, str]] = {
+        f"{name}.{key}": (field.default, field.description or "")
+        for name, section in OWN_SECTIONS.items()
         for key, field in section.model_fields.items()
-    ]
+    }
     for name, defaults in (("lora", LORA_DEFAULTS), ("train", TRAIN_DEFAULTS)):
-        described += [KeyDescription(f"{name}.{key}", defaults[key], text) for key, text in PASSED_KEYS[name].items()]
-    return described + [KeyDescription(f"train.{key}", None, text) for key, text in OWN_TRAIN_KEYS.items()]
+        described |= {f"{name}.{key}": (defaults[key], text) for key, text in PASSED_KEYS[name].items()}
+    return described | {f"train.{key}": (None, text) for key, text in OWN_TRAIN_KEYS.items()}

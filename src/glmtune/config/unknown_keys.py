@@ -4,12 +4,10 @@ import difflib
 from collections.abc import Mapping
 from functools import cache
 
-from pydantic import BaseModel
-
 from glmtune.config.keys import OWN_TRAIN_KEYS
 from glmtune.config.other_names import NO_SUCH_SETTING, OTHER_NAMES, OTHER_SECTIONS
 from glmtune.config.replaced_keys import REPLACED_KEYS
-from glmtune.config.sections import DataSection, ModelSection, PromptSection, RunConfig
+from glmtune.config.sections import OWN_SECTIONS, RunConfig
 
 # How alike two names have to be for one to be taken for the other, from 0 to 1.
 _LIKENESS = 0.6
@@ -77,9 +75,8 @@ def _known_keys() -> Mapping[str, tuple[str, ...]]:
         section: tuple(sorted(name for name in names if name not in REPLACED_KEYS[section]))
         for section, names in passed.items()
     }
-    own: dict[str, type[BaseModel]] = {"model": ModelSection, "data": DataSection, "prompt": PromptSection}
     return {
-        **{section: tuple(sorted(model.model_fields)) for section, model in own.items()},
+        **{section: tuple(sorted(model.model_fields)) for section, model in OWN_SECTIONS.items()},
         "lora": known["lora"],
         "train": (*known["train"], *OWN_TRAIN_KEYS, "gradient_checkpointing"),
     }

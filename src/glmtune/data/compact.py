@@ -8,9 +8,9 @@ import os
 import pickle
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO, Self, TypeVar, cast, overload
+from typing import Any, BinaryIO, TypeVar, cast, overload
 
 from glmtune.data.rows import Source
 from glmtune.files import storage_faults
@@ -51,6 +51,8 @@ class CompactList(MadeList[Item]):
     """A list of items that are kept as bytes, those of a long list in a temporary file.
 
     Args:
+        encode: Turns an item into bytes.
+        decode: Turns the bytes into the item again.
         items: The first items.
     """
 
@@ -59,18 +61,15 @@ class CompactList(MadeList[Item]):
     _file: BinaryIO | None
     _num_in_file: int  # bytes
 
-    def __init__(self, items: Iterable[Item] = ()) -> None:
+    def __init__(
+        self, encode: Callable[[Item], bytes], decode: Callable[[bytes], Item], items: Iterable[Item] = ()
+    ) -> None:
+        self._encode, self._decode = encode, decode
         self._bytes = bytearray()
         self._ends = array("q")
         self._file, self._num_in_file = None, 0
         for item in items:
             self.append(item)
-
-    @abstractmethod
-    def _encode(self, item: Item) -> bytes: ...
-
-    @abstractmethod
-    def _decode(self, data: bytes) -> Item: ...
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -93,7 +92,7 @@ class CompactList(MadeList[Item]):
         """Adds an item."""
         self._add(self._encode(item))
 
-    def extend(self, other: Self) -> None:
+    def extend(self, other: "CompactList[Item]") -> None:
         """Adds the items of another list, which must not be changed any more."""
         if self._ends:
             for index in range(len(other)):
@@ -102,9 +101,9 @@ class CompactList(MadeList[Item]):
             self._bytes, self._ends = other._bytes, other._ends
             self._file, self._num_in_file = other._file, other._num_in_file
 
-    def take(self, indices: Iterable[int]) -> Self:
+    def take(self, indices: Iterable[int]) -> "CompactList[Item]":
         """A list of the items at some places, of which one may be named twice."""
-        taken = type(self)()
+        taken = CompactList(self._encode, self._decode)
         for index in indices:
             taken._add(self.encoded(index))
         return taken
@@ -122,19 +121,18 @@ class CompactList(MadeList[Item]):
             self._bytes = bytearray()
 
 
-class ConversationList(CompactList[Conversation]):
-    """Conversations, as JSON text in UTF-8; the same conversation always has the same bytes."""
+def conversation_list(items: Iterable[Conversation] = ()) -> CompactList[Conversation]:
+    """A list of conversations, kept as JSON text in UTF-8; the same conversation always has the same bytes."""
+    return CompactList(_encode_conversation, read_encoded, items)
 
-    def _encode(self, item: Conversation) -> bytes:
-        messages = [[each.role, each.content, each.metadata, each.tools, each.is_supervised] for each in item.messages]
-        return json.dumps(messages, ensure_ascii=False).encode()
 
-    def _decode(self, data: bytes) -> Conversation:
-        return read_encoded(data)
+def _encode_conversation(item: Conversation) -> bytes:
+    messages = [[each.role, each.content, each.metadata, each.tools, each.is_supervised] for each in item.messages]
+    return json.dumps(messages, ensure_ascii=False).encode()
 
 
 def read_encoded(data: bytes | str) -> Conversation:
-    """A conversation, from the bytes that a `ConversationList` keeps or their text."""
+    """A conversation, from the bytes that a `conversation_list` keeps or their text."""
     messages = [
         Message(role, content, metadata, tuple(tools), is_supervised)
         for role, content, metadata, tools, is_supervised in json.loads(data)
@@ -142,15 +140,10 @@ def read_encoded(data: bytes | str) -> Conversation:
     return Conversation(tuple(messages))
 
 
-class ValueList(CompactList[dict[str, Any]]):
-    """Rows as they are in the files, also with values that JSON does not know, such as dates."""
-
-    def _encode(self, item: dict[str, Any]) -> bytes:
-        return pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
-
-    def _decode(self, data: bytes) -> dict[str, Any]:
-        values: dict[str, Any] = pickle.loads(data)  # our own, from memory or a file that no one else can open
-        return values
+def value_list(items: Iterable[dict[str, Any]] = ()) -> CompactList[dict[str, Any]]:
+    """A list of rows as they are in the files, also with values that JSON does not know, such as dates."""
+    # Unpickled are our own bytes only, from memory or a file that no one else can open.
+    return CompactList(pickle.dumps, pickle.loads, items)
 
 
 class SourceList(MadeList[Source]):

@@ -13,16 +13,16 @@ from glmtune.data.output import check_output, write_rows
 from glmtune.data.printing import print_lines
 from glmtune.data.row_formats import FORMATS, STANDARD_NAMES, form_of, rename
 from glmtune.data.rows import RowFault, Source
-from glmtune.data.shapes import CannotKeepError, Shape, to_shape
+from glmtune.data.shapes import Shape, to_shape
 from glmtune.data.skipped import num_skipped, write_skipped
 from glmtune.data.weights import Paths
-from glmtune.errors import show_text
+from glmtune.errors import DataError, show_text
 from glmtune.language import localise
 from glmtune.language.plurals import count
 
 
 @dataclass
-class ShapeReport:
+class _Report:
     """What became of the rows.
 
     Attributes:
@@ -60,7 +60,7 @@ def convert(
     to: Shape = "messages",
     faulty: Faulty = "stop",
     console: Console | None = None,
-) -> ShapeReport:
+) -> int:
     """Writes data of any supported format in another one; reading it gives the same conversations.
 
     Columns that are not read are kept. An instruction with an input stays one in Alpaca's format; the others have no
@@ -75,7 +75,7 @@ def convert(
         console: Where to report what was written; None for the standard output.
 
     Returns:
-        The report.
+        The number of rows written.
 
     Raises:
         DataError: The data are invalid, in which case nothing is written; or `output` exists.
@@ -83,7 +83,7 @@ def convert(
     """
     target = check_output(output)
     examples, skipped = read_examples(paths, fields, join, faulty=faulty)
-    report = ShapeReport(skipped=list(skipped))
+    report = _Report(skipped=list(skipped))
     report.num_rows = write_rows(_shaped(examples, to, fields or {}, report), output)
     lines = [f"{count(report.num_rows, 'rows')} written to {show_text(str(output))}", *report.lines()]
     if report.skipped:
@@ -91,18 +91,18 @@ def convert(
         write_skipped(report.skipped, beside)
         lines.append(f"rows that were left out, with the reasons: {show_text(str(beside))}")
     print_lines(console, lines)
-    return report
+    return report.num_rows
 
 
 def _shaped(
-    examples: Sequence[Example], to: Shape, fields: Mapping[str, str], report: ShapeReport
+    examples: Sequence[Example], to: Shape, fields: Mapping[str, str], report: _Report
 ) -> Iterator[tuple[Source, dict[str, Any]]]:
     for example in examples:
         values = rename(example.values, fields)
         form = form_of(values, FORMATS[0], FORMATS, needs_answer=True)
         try:
             row, notes = to_shape(example.conversation, to)
-        except CannotKeepError as reason:
+        except DataError as reason:
             report.left[str(reason)] += 1
             report.skipped.append(RowFault(f"{example.source}: {reason}", example.source, example.values))
             continue

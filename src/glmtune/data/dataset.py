@@ -19,7 +19,7 @@ from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
 from glmtune import __version__, prompts
-from glmtune.data.compact import ConversationList, read_encoded
+from glmtune.data.compact import CompactList, read_encoded
 from glmtune.data.formats import Conversations, Faulty, read_conversations
 from glmtune.data.rows import RowFault
 from glmtune.data.skipped import num_skipped
@@ -29,7 +29,7 @@ from glmtune.data.weights import Paths
 from glmtune.errors import DataError, summarise_faults
 from glmtune.language import localise
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.prompts import PromptTokenizer, Template, render
+from glmtune.prompts import Conversation, PromptTokenizer, Template, render
 from glmtune.signals import handling
 
 _COLUMNS = Features(
@@ -62,7 +62,6 @@ def load_dataset(
     system: str | None = None,
     max_length: int | None = None,
     overlong: Overlong = "cut",
-    num_workers: int | None = None,
 ) -> tuple[Dataset, DataStats]:
     """Reads data files and tokenises them; see `read_conversations` and `tokenize_conversations`.
 
@@ -76,7 +75,6 @@ def load_dataset(
         system=system,
         max_length=max_length,
         overlong=overlong,
-        num_workers=num_workers,
     )
 
 
@@ -178,7 +176,7 @@ def _workers_end_with_us() -> Iterator[None]:
             raise (KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])) from None
 
 
-def _encoded(items: ConversationList, file: Path | None) -> Dataset:
+def _encoded(items: CompactList[Conversation], file: Path | None) -> Dataset:
     """The conversations as text, for worker processes: in a file beside another one, or in memory."""
     each = map(items.encoded, range(len(items)))
     batches = (
@@ -257,7 +255,7 @@ def _without_faulty(faults: pyarrow.ChunkedArray, conversations: Conversations, 
     return numpy.flatnonzero(~is_faulty)
 
 
-def _fingerprint(items: ConversationList, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> str:
+def _fingerprint(items: CompactList[Conversation], tokenizer: Tokenizer, settings: Mapping[str, Any]) -> str:
     """The cache key of the result: 32 hexadecimal digits that change with everything that it depends on."""
     digest = hashlib.sha256()
     renderer = [file.read_text(encoding="utf-8") for file in sorted(Path(prompts.__file__).parent.glob("*.py"))]

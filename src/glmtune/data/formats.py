@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from glmtune.data.compact import ConversationList, MadeList, SourceList, ValueList
+from glmtune.data.compact import CompactList, MadeList, SourceList, conversation_list, value_list
 from glmtune.data.readers import read_rows
 from glmtune.data.row_formats import (
     ANSWERS,
@@ -38,6 +38,7 @@ from glmtune.language.plurals import count
 from glmtune.prompts import Conversation
 
 Faulty = Literal["stop", "skip"]
+_ValueList = CompactList[dict[str, Any]]
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Conversations:
         skipped: What is wrong with rows that were left out (`faulty="skip"`).
     """
 
-    items: ConversationList = field(default_factory=ConversationList)
+    items: CompactList[Conversation] = field(default_factory=conversation_list)
     sources: SourceList = field(default_factory=SourceList)
     formats: dict[str, str] = field(default_factory=dict)
     join: str = "\n"
@@ -80,7 +81,7 @@ class Example:
     Attributes:
         source: Its file and row.
         values: The row as it is in the file.
-        conversation: What it says.
+        conversation: What it says; of a row to be answered, the part that the model is asked.
     """
 
     source: Source
@@ -88,25 +89,10 @@ class Example:
     conversation: Conversation
 
 
-@dataclass(frozen=True)
-class Question:
-    """A row to be answered.
-
-    Attributes:
-        source: Its file and row.
-        values: The row as it is in the file, its reference answer included.
-        conversation: The prompt for the model; ends with the user's turn or an observation.
-    """
-
-    source: Source
-    values: dict[str, Any]
-    conversation: Conversation
-
-
-class ExampleList(MadeList[Example]):
+class _Examples(MadeList[Example]):
     """Examples in little memory: each is made when it is asked for."""
 
-    def __init__(self, sources: SourceList, values: ValueList, items: ConversationList) -> None:
+    def __init__(self, sources: SourceList, values: _ValueList, items: CompactList[Conversation]) -> None:
         self._sources, self._values, self._items = sources, values, items
 
     def __len__(self) -> int:
@@ -125,10 +111,10 @@ class _FileContent:
         values: The rows as they are; None if nobody needs them.
     """
 
-    items: ConversationList = field(default_factory=ConversationList)
+    items: CompactList[Conversation] = field(default_factory=conversation_list)
     sources: SourceList = field(default_factory=SourceList)
     is_joined: bytearray = field(default_factory=bytearray)
-    values: ValueList | None = None
+    values: _ValueList | None = None
     faults: list[str] = field(default_factory=list)
     form: str = ""
 
@@ -186,7 +172,7 @@ def read_examples(
     *,
     faulty: Faulty = "stop",
     seed: int = 42,
-) -> tuple[ExampleList, list[RowFault]]:
+) -> tuple[Sequence[Example], list[RowFault]]:
     """Reads all rows of one or several files, and keeps them as they are, too.
 
     Args:
@@ -198,9 +184,9 @@ def read_examples(
     Raises:
         DataError: As `read_conversations` does.
     """
-    values = ValueList()
+    values = value_list()
     found, faults = scan(paths, fields, join, seed=seed, values=values)
-    return ExampleList(found.sources, values, found.items), _allowed(faults, faulty, len(found))
+    return _Examples(found.sources, values, found.items), _allowed(faults, faulty, len(found))
 
 
 def _allowed(faults: Sequence[str], faulty: Faulty, num_valid: int) -> list[RowFault]:
@@ -215,7 +201,7 @@ def _allowed(faults: Sequence[str], faulty: Faulty, num_valid: int) -> list[RowF
     return of_rows
 
 
-def read_questions(paths: Paths, fields: Mapping[str, str] | None = None, join: str = "\n") -> list[Question]:
+def read_questions(paths: Paths, fields: Mapping[str, str] | None = None, join: str = "\n") -> list[Example]:
     """Reads the questions of one or several files.
 
     Args:
@@ -225,19 +211,19 @@ def read_questions(paths: Paths, fields: Mapping[str, str] | None = None, join: 
         join: As for `read_conversations`; use the value that the model was trained with.
 
     Returns:
-        The questions, in the order of files and rows.
+        The rows, in the order of files and rows; the conversation of each ends with the user's turn or an observation.
 
     Raises:
         DataError: Anything is wrong in any file; all faults, with their row numbers.
     """
     _check_names(fields or {})
     files, faults = weighted_files(paths)
-    questions: list[Question] = []
+    questions: list[Example] = []
     for file, _ in files:
-        values = ValueList()
+        values = value_list()
         content = _read_file(file, fields or {}, join, values, needs_answer=False)
         faults += content.faults
-        questions += map(Question, content.sources, values, content.items)
+        questions += map(Example, content.sources, values, content.items)
     if faults:
         raise DataError(summarise_faults("the questions cannot be answered", faults))
     return questions
@@ -249,7 +235,7 @@ def scan(
     join: str = "\n",
     *,
     seed: int | None = 42,
-    values: ValueList | None = None,
+    values: _ValueList | None = None,
 ) -> tuple[Conversations, list[str]]:
     """Like `read_conversations`, but returns the faults, one sentence each, along with the valid rows.
 
@@ -267,7 +253,7 @@ def scan(
     if not files and not faults:
         faults.append("no data file is given. Set data.path")
     for number, (path, weight) in enumerate(files):
-        own = None if values is None else ValueList()
+        own = None if values is None else value_list()
         content = _read_file(path, fields or {}, join, own, needs_answer=True)
         faults += content.faults
         if content.form:
@@ -285,7 +271,7 @@ def scan(
 
 
 def _read_file(
-    path: str | Path, fields: Mapping[str, str], join: str, values: ValueList | None, *, needs_answer: bool
+    path: str | Path, fields: Mapping[str, str], join: str, values: _ValueList | None, *, needs_answer: bool
 ) -> _FileContent:
     """The contents of a file. Where it has a fault as a whole, those of the conversations are not looked for."""
     reading = _FileReading(show_text(str(path)), fields, join, values, needs_answer=needs_answer)
@@ -327,7 +313,7 @@ class _FileReading:
     """
 
     def __init__(
-        self, name: str, fields: Mapping[str, str], join: str, values: ValueList | None, *, needs_answer: bool
+        self, name: str, fields: Mapping[str, str], join: str, values: _ValueList | None, *, needs_answer: bool
     ) -> None:
         self._name, self._fields, self._join, self._needs_answer = name, fields, join, needs_answer
         # If several formats match, the one with columns named by the user wins.

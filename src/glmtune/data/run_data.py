@@ -24,21 +24,6 @@ _MOST_COMPARED = 20_000  # rows; some seconds
 
 
 @dataclass(frozen=True)
-class SelfTestSample:
-    """A training sample, as read and as trained on.
-
-    Attributes:
-        conversation: The conversation, without the run's system prompt.
-        input_ids: The ids that the model was trained on.
-        max_length: The limit under which they were rendered.
-    """
-
-    conversation: Conversation
-    input_ids: Sequence[int]
-    max_length: int | None
-
-
-@dataclass(frozen=True)
 class RunData:
     """The data of a run, tokenised.
 
@@ -46,7 +31,7 @@ class RunData:
         train: The training samples.
         eval: The evaluation samples, if there are any.
         stats: Statistics of the data.
-        sample: The first sample, for the self-test.
+        first_conversation: The conversation of the first training sample, without the run's system prompt.
         eval_fingerprint: Of evaluation samples from files of their own; empty for others.
         eval_conversations: The conversations of the evaluation samples, without the run's system prompt.
         skipped: What is wrong with rows that were left out, of training and of evaluation.
@@ -57,12 +42,12 @@ class RunData:
     train: SampleDataset
     eval: SampleDataset | None
     stats: DataStats
-    sample: SelfTestSample
-    eval_fingerprint: str = ""
-    eval_conversations: Sequence[Conversation] = ()
-    skipped: Sequence[RowFault] = ()
-    findings: Sequence[Finding] = ()
-    unchecked: Sequence[str] = ()
+    first_conversation: Conversation
+    eval_fingerprint: str
+    eval_conversations: Sequence[Conversation]
+    skipped: Sequence[RowFault]
+    findings: Sequence[Finding]
+    unchecked: Sequence[str]
 
     def split_line(self) -> str:
         """Says how many samples are for training, and how many for evaluation."""
@@ -89,18 +74,15 @@ def load_run_data(
         data.path or embedded_data(), data.fields, data.join, faulty=data.faulty, seed=seed
     )
     dataset, stats = _tokenize(conversations, data, prompt, tokenizer)
-    chosen = list(range(len(dataset)))
-    evaluated, held_out, eval_fingerprint, skipped = None, conversations, "", conversations.skipped
+    trained, evaluated = dataset, None
+    held_out, eval_fingerprint, skipped = conversations, "", conversations.skipped
     if data.eval_path is not None:
         held_out = read_conversations(data.eval_path, data.fields, data.join, faulty=data.faulty)
         evaluated, eval_stats = _tokenize(held_out, data, prompt, tokenizer)
         eval_fingerprint, skipped = eval_stats.fingerprint, skipped + held_out.skipped
     elif data.eval_fraction > 0:
-        held, chosen = _held_out([conversations.sources[row] for row in dataset["row"]], data.eval_fraction, seed)
-        evaluated = dataset.select(held)
-    first = chosen[0]
-    sample = SelfTestSample(conversations.items[dataset[first]["row"]], dataset[first]["input_ids"], data.max_length)
-    trained = dataset if evaluated is None else dataset.select(chosen)
+        held, kept = _held_out([conversations.sources[row] for row in dataset["row"]], data.eval_fraction, seed)
+        trained, evaluated = dataset.select(kept), dataset.select(held)
     evaluation = None if evaluated is None else SampleDataset(evaluated)
     eval_conversations = [] if evaluated is None else held_out.items.take(evaluated["row"])
     findings: list[Finding] = []
@@ -113,7 +95,7 @@ def load_run_data(
         SampleDataset(trained),
         evaluation,
         stats,
-        sample,
+        conversations.items[trained[0]["row"]],
         eval_fingerprint,
         eval_conversations,
         skipped,

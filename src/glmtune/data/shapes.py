@@ -14,10 +14,6 @@ _NOT_LEARNT = "turns that are not learnt are marked with weight, which other too
 _OWN_ROLE = "results without a tool call keep glmtune's own role, observation"
 
 
-class CannotKeepError(Exception):
-    """A format has no place for something in a conversation; the message says for what."""
-
-
 def to_shape(conversation: Conversation, shape: Shape) -> tuple[dict[str, Any], set[str]]:
     """Writes a conversation as a row.
 
@@ -30,7 +26,7 @@ def to_shape(conversation: Conversation, shape: Shape) -> tuple[dict[str, Any], 
         The row, which reads as the same conversation again, and what other tools may not understand in it.
 
     Raises:
-        CannotKeepError: The format cannot express it.
+        DataError: The format cannot express it; the message says what it has no place for.
     """
     return _WRITERS[shape](conversation.messages)
 
@@ -86,7 +82,7 @@ def _to_sharegpt(messages: Sequence[Message]) -> tuple[dict[str, Any], set[str]]
     for message in messages:
         arguments = _call_arguments(message)
         if message.metadata and arguments is None:
-            raise CannotKeepError("a turn has metadata that is no call of a tool")
+            raise DataError("a turn has metadata that is no call of a tool")
         if message.role == "system":
             row["system"] = message.content
             if message.tools:
@@ -109,12 +105,12 @@ def _to_alpaca(messages: Sequence[Message]) -> tuple[dict[str, Any], set[str]]:
     system = messages[0] if messages[0].role == "system" else None
     turns = messages[1:] if system else messages
     if any(message.role == "observation" or message.metadata for message in messages):
-        raise CannotKeepError("a tool is called")
+        raise DataError("a tool is called")
     if any(not message.is_supervised for message in turns):
-        raise CannotKeepError("a turn is not to be learnt")
+        raise DataError("a turn is not to be learnt")
     pairs = list(zip(turns[::2], turns[1::2], strict=False))
     if len(turns) % 2 or any((one.role, other.role) != ("user", "assistant") for one, other in pairs):
-        raise CannotKeepError("questions and answers do not alternate")
+        raise DataError("questions and answers do not alternate")
     question, answer = pairs[-1]
     row: dict[str, Any] = {"instruction": question.content, "input": "", "output": answer.content}
     if len(pairs) > 1:

@@ -22,7 +22,7 @@ from glmtune.errors import DataError, show_text
 from glmtune.files import storage_faults, written_aside
 from glmtune.language import localise
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.pages import Bar, Markup, bar_chart, element, figures, joined, note, page, section, table
+from glmtune.pages import Markup, bar_chart, element, figures, joined, note, page, section, table
 from glmtune.prompts import Conversation, Rendered, Template, render
 
 _NUM_BARS = 16
@@ -127,7 +127,7 @@ _TITLES = ("the first one", "one of middle length", "the longest one")
 def findings_section(result: CheckResult) -> list[Markup]:
     """The findings as a table, or a line that there are none."""
     if not result.findings:
-        return [section(localise("Findings"), note(localise("nothing else to note"), "good"))]
+        return [section(localise("Findings"), note(localise("nothing else to note")))]
     rows = []
     for finding in result.findings:
         what, *where, mend = map(localise, finding.lines())
@@ -141,7 +141,7 @@ def _lengths_section(lengths: NDArray[Any], unit: str) -> Markup:
     starts = range(low, high + 1, width)
     counts = numpy.histogram(lengths, [*starts, starts[-1] + width])[0].tolist()
     bars = [
-        Bar(str(start) if width == 1 else f"{start:,}-{start + width - 1:,}", number, f"{number:,}")
+        (str(start) if width == 1 else f"{start:,}-{start + width - 1:,}", number, f"{number:,}")
         for start, number in zip(starts, counts, strict=True)
     ]
     spread = ", ".join(f"{name} {value:,}" for name, value in percentiles(lengths).items())
@@ -151,7 +151,7 @@ def _lengths_section(lengths: NDArray[Any], unit: str) -> Markup:
 
 
 def _counted(counts: Counter[str], total: int, label: str) -> Markup:
-    bars = [Bar(name, number, f"{number:,} ({100 * number / total:.0f} %)") for name, number in counts.most_common()]
+    bars = [(name, number, f"{number:,} ({100 * number / total:.0f} %)") for name, number in counts.most_common()]
     return bar_chart(bars, label=label)
 
 

@@ -64,16 +64,15 @@ def answer_rows(
     options = {"max_new_tokens": max_new_tokens}
     generation = build_generation_config(tokenizer, shape_of(model).context_length, options)
     conversations = [row.asked.with_system(system) for row in rows]
-    prompts = fit_prompts(conversations, tokenizer, template, max_prompt_tokens(model, generation), "evaluation")
-    ids = [prompt.input_ids for prompt in prompts]
+    prompts, _ = fit_prompts(conversations, tokenizer, template, max_prompt_tokens(model, generation), "evaluation")
     if batch_size is None:
         batch_size = _ROWS_ON_GPU if base_of(model).device.type == "cuda" else _ROWS_ON_CPU
     answers: dict[int, Answer] = {}
-    with closing(answer(model, tokenizer, ids, generation, batch_size)) as steps:
-        for answered in steps:
-            for index, token_ids in answered.replies:
+    with closing(answer(model, tokenizer, prompts, generation, batch_size)) as steps:
+        for ended, _ in steps:
+            for index, token_ids in ended:
                 reply, row = read_reply(token_ids, tokenizer, template, generation), rows[index]
                 answers[index] = Answer(row.question, row.label, reply.text, reply.is_complete, len(token_ids))
-            if answered.replies:
-                on_done(len(answered.replies))
+            if ended:
+                on_done(len(ended))
     return [answers[index] for index in range(len(rows))]

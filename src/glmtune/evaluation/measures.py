@@ -69,7 +69,7 @@ def mean(values: Sequence[float] | NDArray[numpy.float64]) -> Measure:
     return Measure(numpy.stack([column, numpy.ones_like(column)], axis=1), ratio)
 
 
-def difference(after: Measure, before: Measure, seed: int = 0) -> Difference | None:
+def difference(after: Measure, before: Measure) -> Difference | None:
     """The difference of a metric between two models, with its 95 % bootstrap interval.
 
     Rows are drawn with replacement, the same for both: what is hard about a row is hard for both, and falls out.
@@ -77,7 +77,6 @@ def difference(after: Measure, before: Measure, seed: int = 0) -> Difference | N
     Args:
         after: The metric of one model.
         before: The metric of the other, on the same rows in the same order.
-        seed: Of the draws.
 
     Returns:
         The difference; None where there are too few rows for an interval.
@@ -88,7 +87,7 @@ def difference(after: Measure, before: Measure, seed: int = 0) -> Difference | N
     num_rows = len(after.statistics)
     if num_rows < LEAST_ROWS:
         return None
-    generator = numpy.random.default_rng(seed)
+    generator = numpy.random.default_rng(0)
     drawn = []
     for _ in range(_NUM_RESAMPLES):
         times = numpy.bincount(generator.integers(num_rows, size=num_rows), minlength=num_rows).astype(numpy.float64)

@@ -64,14 +64,13 @@ def write_model(
     writer.add_name(name)
     writer.add_file_type(gguf.LlamaFileType[file_types[weight_type]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_vocab_size(len(layout.vocabulary.pieces))
+    writer.add_vocab_size(len(layout.tokens))
     for key, value in layout.values.items():
-        _add(writer, f"{layout.architecture}.{key}", value)
-    writer.add_token_list(layout.vocabulary.pieces)
-    writer.add_token_scores(layout.vocabulary.scores)
-    writer.add_token_types(layout.vocabulary.kinds)
-    for full_key, setting in layout.vocabulary.values.items():
-        _add(writer, full_key, setting)
+        _add(writer, key, value)
+    pieces, scores, kinds = map(list, zip(*layout.tokens, strict=True))
+    writer.add_token_list(pieces)
+    writer.add_token_scores(scores)
+    writer.add_token_types(kinds)
     _write_tensors(writer, {layout.names[own]: own for own in shapes if own in layout.names}, shapes, read, weight_type)
 
 

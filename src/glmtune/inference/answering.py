@@ -32,19 +32,9 @@ _ROWS_ON_GPU, _ROWS_ON_CPU = 64, 8
 _PREFILL_TOKENS = (512, 128, 32)  # the first that leaves memory for the cache; smaller passes are slower
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Answered:
-    """How far some prompts have been answered.
-
-    Attributes:
-        replies: Pairs of a prompt's index and its reply's ids, of the replies that have ended since the last time.
-        num_tokens: Tokens generated so far.
-    """
-
-    replies: list[tuple[int, list[int]]]
-    num_tokens: int
+# How far prompts have been answered: the replies that have ended since the last time, each as the index of its prompt
+# and its ids; and the tokens generated so far.
+Answered = tuple[list[tuple[int, list[int]]], int]
 
 
 @dataclass(frozen=True)
@@ -212,11 +202,11 @@ def answer_all(
         requests = {index: Request(prompt, sampling, engine.active_adapter) for index, prompt in left.items()}
         try:
             with closing(_run(engine, requests, num_kept)) as steps:
-                for answered in steps:
-                    for index, token_ids in answered.replies:
+                for replies, num_tokens in steps:
+                    for index, token_ids in replies:
                         del left[index]
                         num_kept += len(token_ids)
-                    yield answered
+                    yield replies, num_tokens
             return
         except ModelError as error:
             if num_at_once == 1 or not is_out_of_memory(error):
@@ -254,7 +244,7 @@ def _run(engine: Engine, requests: Mapping[int, Request], num_before: int) -> Ge
             for index, token_ids in replies:
                 del own[index]
                 num_before += len(token_ids)
-            yield Answered(replies, num_before + num_running)
+            yield replies, num_before + num_running
     finally:
         for running in own.values():
             engine.cancel(running)

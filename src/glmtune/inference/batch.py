@@ -167,9 +167,10 @@ def generate_file(
             )
         rest = questions[num_done:]
         max_tokens = max_prompt_tokens(model, generation)
-        source = show_text(str(input_path))
         conversations = [question.conversation.with_system(system) for question in rest]
-        prompts = fit_prompts(conversations, tokenizer, template, max_tokens, source, first_number=num_done + 1)
+        prompts, num_cut = fit_prompts(
+            conversations, tokenizer, template, max_tokens, show_text(str(input_path)), first_number=num_done + 1
+        )
         with storage_faults(show_text(str(output))):
             if not num_done:
                 output.write_bytes(replies.head)
@@ -178,12 +179,14 @@ def generate_file(
         started = time.monotonic()
         waiting: dict[int, Reply] = {}
         num_written = num_unfinished = 0
-        ids = [prompt.input_ids for prompt in prompts]
-        with _progress(console) as progress, closing(answer(model, tokenizer, ids, generation, batch_size)) as steps:
+        with (
+            _progress(console) as progress,
+            closing(answer(model, tokenizer, prompts, generation, batch_size)) as steps,
+        ):
             task = progress.add_task(localise("generating"), total=len(questions), completed=num_done, num_tokens=0)
-            for answered in steps:
-                progress.update(task, num_tokens=answered.num_tokens)
-                for index, token_ids in answered.replies:
+            for ended, num_tokens in steps:
+                progress.update(task, num_tokens=num_tokens)
+                for index, token_ids in ended:
                     waiting[index] = read_reply(token_ids, tokenizer, template, generation)
                     num_unfinished += not waiting[index].is_complete
                 lines = []
@@ -193,7 +196,6 @@ def generate_file(
                 if lines:
                     _append(output, lines)
                     progress.advance(task, len(lines))  # one that waits for an earlier one would be lost with the run
-    num_cut = sum(prompt.num_cut_tokens > 0 for prompt in prompts)
     return GenerationReport(
         output, len(questions), num_done, num_cut, num_unfinished, seconds=time.monotonic() - started
     )

@@ -115,10 +115,8 @@ class Chat:
 
     def _prompt(self, message: Message) -> list[int]:
         conversation = Conversation((*self.history, message)).with_system(self.system)
-        max_tokens = self.max_prompt_tokens
-        prompt = fit_prompt(conversation, self._tokenizer, self.template, max_tokens)
-        self.num_cut_tokens = prompt.num_cut_tokens
-        return prompt.input_ids
+        prompt, self.num_cut_tokens = fit_prompt(conversation, self._tokenizer, self.template, self.max_prompt_tokens)
+        return prompt
 
     @property
     def max_prompt_tokens(self) -> int:

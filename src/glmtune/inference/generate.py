@@ -50,21 +50,13 @@ class Reply:
         return self.messages[-1].metadata
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A rendered prompt.
+def fit_prompt(
+    conversation: Conversation, tokenizer: Tokenizer, template: Template, max_length: int
+) -> tuple[list[int], int]:
+    """Renders a prompt that fits into `max_length` tokens.
 
-    Attributes:
-        input_ids: Token ids, the generation marker last.
-        num_cut_tokens: The number of tokens cut to fit the model's context length.
-    """
-
-    input_ids: list[int]
-    num_cut_tokens: int = 0
-
-
-def fit_prompt(conversation: Conversation, tokenizer: Tokenizer, template: Template, max_length: int) -> Prompt:
-    """Renders a prompt and says what was cut from it to fit into `max_length` tokens.
+    Returns:
+        Token ids, the generation marker last, and the number of tokens that were cut.
 
     Raises:
         DataError: The order of turns is wrong, or the template cannot express the conversation.
@@ -73,9 +65,9 @@ def fit_prompt(conversation: Conversation, tokenizer: Tokenizer, template: Templ
         raise DataError("; ".join(faults))
     full = render_prompt(conversation, tokenizer, template)
     if len(full) <= max_length:
-        return Prompt(full)
+        return full, 0
     cut = render_prompt(conversation, tokenizer, template, max_length)
-    return Prompt(cut, len(full) - len(cut))
+    return cut, len(full) - len(cut)
 
 
 def fit_prompts(
@@ -85,7 +77,7 @@ def fit_prompts(
     max_length: int,
     source: str = "conversations",
     first_number: int = 1,
-) -> list[Prompt]:
+) -> tuple[list[list[int]], int]:
     """Renders many prompts; those that were truncated are reported in one warning.
 
     Args:
@@ -97,7 +89,7 @@ def fit_prompts(
         first_number: The number of the first one in that file.
 
     Returns:
-        A prompt for each conversation.
+        The token ids of each prompt, and the number of prompts that were shortened.
 
     Raises:
         DataError: Some cannot be rendered; all of them are named.
@@ -105,12 +97,12 @@ def fit_prompts(
     prompts, faults, cut_numbers = [], [], []
     for number, conversation in enumerate(conversations, start=first_number):
         try:
-            prompt = fit_prompt(conversation, tokenizer, template, max_length)
+            prompt, num_cut_tokens = fit_prompt(conversation, tokenizer, template, max_length)
         except DataError as error:
             faults.append(f"{source}, row {number}: {error}")
             continue
         prompts.append(prompt)
-        if prompt.num_cut_tokens:
+        if num_cut_tokens:
             cut_numbers.append(number)
     if faults:
         raise DataError(summarise_faults(source, faults))
@@ -124,7 +116,7 @@ def fit_prompts(
             ", ".join(map(str, cut_numbers[:10])),
             " ..." if len(cut_numbers) > 10 else "",
         )
-    return prompts
+    return prompts, len(cut_numbers)
 
 
 def max_prompt_tokens(model: PreTrainedModel, generation: GenerationConfig) -> int:
@@ -159,11 +151,11 @@ def generate_replies(
         ModelError: Memory is too small for a single prompt, or the model computes NaN.
     """
     generation = build_generation_config(tokenizer, shape_of(model).context_length, options)
-    prompts = fit_prompts(conversations, tokenizer, template, max_prompt_tokens(model, generation))
+    prompts, _ = fit_prompts(conversations, tokenizer, template, max_prompt_tokens(model, generation))
     replies: dict[int, Reply] = {}
-    with closing(answer(model, tokenizer, [prompt.input_ids for prompt in prompts], generation, batch_size)) as steps:
-        for answered in steps:
-            for index, token_ids in answered.replies:
+    with closing(answer(model, tokenizer, prompts, generation, batch_size)) as steps:
+        for ended, _ in steps:
+            for index, token_ids in ended:
                 replies[index] = read_reply(token_ids, tokenizer, template, generation)
     return [replies[index] for index in range(len(prompts))]
 
@@ -194,7 +186,8 @@ def answer(
         batch_size: As for `generate_replies`.
 
     Yields:
-        The replies that have ended meanwhile; those of earlier prompts often, but not always, before those of later.
+        The replies that have ended meanwhile, those of earlier prompts often, but not always, before those of later;
+        and the tokens generated so far.
 
     Raises:
         ConfigError: The batch size is not positive, or an option cannot be had with this model.
@@ -209,7 +202,7 @@ def answer(
     num_tokens = 0
     for batch in generate_batches(model, prompts, generation, batch_size or _BATCH_SIZE):
         num_tokens += sum(len(token_ids) for _, token_ids in batch)
-        yield Answered(batch, num_tokens)
+        yield batch, num_tokens
 
 
 def answer_one(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glmtune.data.formats import Question
+from glmtune.data.formats import Example
 from glmtune.errors import ConfigError, DataError, show_text
 from glmtune.inference.generate import Reply
 
@@ -30,7 +30,7 @@ class ReplyFile:
         questions: All questions.
     """
 
-    def __init__(self, path: Path, questions: Sequence[Question]) -> None:
+    def __init__(self, path: Path, questions: Sequence[Example]) -> None:
         self.renamed = _renamed_columns(questions)
         self._is_csv = path.suffix.lower() == _CSV_SUFFIX
         self._sources = [question.source for question in questions]
@@ -152,7 +152,7 @@ def check_reply_suffix(path: Path) -> None:
         )
 
 
-def _renamed_columns(questions: Sequence[Question]) -> dict[str, str]:
+def _renamed_columns(questions: Sequence[Example]) -> dict[str, str]:
     """New names of the input's columns that have a name of ours; none for an earlier file of replies."""
     if all(_is_reply(index, question.values) for index, question in enumerate(questions)):
         return {}

@@ -1,6 +1,6 @@
 """Streams a reply as readable text while it is generated."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import cast
 
@@ -17,12 +17,30 @@ from glmtune.prompts import Template, turn_token_id
 _Ids = Generator[int, None, None]
 
 
-class ReplyDecoder:
+def decode_reply(token_ids: Iterable[int], tokenizer: Tokenizer, template: Template) -> Iterator[str]:
     """Decodes a reply's ids to text, piece by piece; all pieces joined are `Reply.text` of the same ids.
 
     No piece ends within a character. The line that a message begins with (a tool's name, or nothing) is kept back,
     and white space around a turn is left out, as `prompts.parse_reply` does.
+
+    Args:
+        token_ids: The ids, as they are generated.
+        tokenizer: The tokenizer.
+        template: The template of the prompt.
+
+    Yields:
+        Text that can no longer change, never empty.
     """
+    decoder = _ReplyDecoder(tokenizer, template)
+    for token_id in token_ids:
+        if text := decoder.push(token_id):
+            yield text
+    if text := decoder.flush():
+        yield text
+
+
+class _ReplyDecoder:
+    """The state of `decode_reply`."""
 
     def __init__(self, tokenizer: Tokenizer, template: Template) -> None:
         self._tokenizer = tokenizer
@@ -32,28 +50,22 @@ class ReplyDecoder:
         self._has_said_something = False
         self._start_turn()
 
-    def push(self, token_ids: Iterable[int]) -> str:
-        """Takes the next ids and returns the text that can no longer change, often none."""
-        text = ""
-        for token_id in token_ids:
-            if self._has_headers and token_id == self._turn_id:
-                text += self._end_turn()
-                self._start_turn()
-            elif token_id not in self._silent_ids:
-                text += self._take(self._decoder.push([token_id]))
-        return text
-
-    def flush(self) -> str:
-        """Ends the reply and returns the rest of its text."""
-        return self._end_turn()
-
     def _start_turn(self) -> None:
         self._decoder = IncrementalDecoder(self._tokenizer)
         self._header: str | None = "" if self._has_headers else None  # None once the line is complete
         self._has_content = False
         self._space = ""  # after the last visible character: printed only if another one follows
 
-    def _end_turn(self) -> str:
+    def push(self, token_id: int) -> str:
+        """Takes the next id and returns the text that can no longer change, often none."""
+        if self._has_headers and token_id == self._turn_id:
+            text = self.flush()
+            self._start_turn()
+            return text
+        return "" if token_id in self._silent_ids else self._take(self._decoder.push([token_id]))
+
+    def flush(self) -> str:
+        """Ends the turn and returns the rest of its text."""
         text = self._take(self._decoder.flush())
         if self._header is not None:  # there was no line break, so all of it is content
             header, self._header = self._header, None
@@ -109,18 +121,18 @@ def stream_text(
     """
     if (generation.num_beams or 1) > 1:
         raise ConfigError(f"num_beams: {generation.num_beams} beams cannot be streamed; set num_beams=1")
-    decoder = ReplyDecoder(tokenizer, template)
     if uses_engine(model, generation):
         ids = stream_ids(model, tokenizer, prompt, generation)
     else:
         ids = _stream_with_transformers(model, prompt, generation)
     with closing(ids) as new_ids:
-        for token_id in new_ids:
-            token_ids.append(token_id)
-            if text := decoder.push([token_id]):
-                yield text
-    if text := decoder.flush():
-        yield text
+        yield from decode_reply(_noted(new_ids, token_ids), tokenizer, template)
+
+
+def _noted(new_ids: Iterable[int], token_ids: list[int]) -> Iterator[int]:
+    for token_id in new_ids:
+        token_ids.append(token_id)
+        yield token_id
 
 
 def _stream_with_transformers(model: PreTrainedModel, prompt: list[int], generation: GenerationConfig) -> _Ids:

@@ -22,7 +22,7 @@ from glmtune.files import read_json_object
 from glmtune.hub import is_hub_id, local_base, reach_hub
 from glmtune.loading.base_weights import check_finite
 from glmtune.loading.devices import DeviceMap, Dtype, one_device, resolve_dtype
-from glmtune.loading.formats import Quantize, Quantizer, check_format, linear_sizes
+from glmtune.loading.formats import Quantize, check_format, linear_sizes, quantizers
 from glmtune.models.base_folder import TOKENIZER_JSON, check_json_files, require_files
 from glmtune.models.families import family_at, family_of
 from glmtune.models.host_embedding import HostEmbedding
@@ -35,16 +35,14 @@ def load_base(
     device_map: DeviceMap = None,
     *,
     quantize: Quantize = "none",
-    offloads_embedding: bool = False,
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """Loads a base model and its tokenizer.
 
     Args:
         path: A folder in the official layout or a hub id; None for the tiny base in the package.
         dtype: As for `load`.
-        device_map: As for `load`; for the two settings below, None or one device's name.
+        device_map: As for `load`; for a quantised base, None or one device's name.
         quantize: The format of the layers; each weight is quantised as it is read.
-        offloads_embedding: Whether the token embedding stays in host memory.
 
     Returns:
         The model, which stops at the end of a turn, and the tokenizer.
@@ -58,10 +56,7 @@ def load_base(
         require_files(Path(path), CONFIG_NAME, *family_at(path).tokenizer_files)
     tokenizer = load_tokenizer(path)
     torch_dtype = resolve_dtype(dtype, device_map)
-    model = load_model(
-        path, tokenizer, torch_dtype, device_map, quantize=quantize, offloads_embedding=offloads_embedding
-    )
-    return model, tokenizer
+    return load_model(path, tokenizer, torch_dtype, device_map, quantize=quantize), tokenizer
 
 
 def load_model(
@@ -79,9 +74,9 @@ def load_model(
         path: As for `load_base`.
         tokenizer: The base's tokenizer, which knows the tokens that end a turn.
         dtype: The compute dtype, and that of weights that are not quantised.
-        device_map: As for `load_base`.
+        device_map: As for `load_base`; where the embedding stays on the host, None or one device's name, too.
         quantize: As for `load_base`.
-        offloads_embedding: As for `load_base`.
+        offloads_embedding: Whether the token embedding stays in host memory.
 
     Returns:
         The model, which stops at the end of a turn.
@@ -142,7 +137,7 @@ def load_by_weight(
     with torch.device("meta"):
         model = family.model_class(config).to(dtype)
     check_format(quantize, linear_sizes(model), dtype, device)
-    quantizer = Quantizer(model, quantize)
+    put_quantized = quantizers(model, quantize)
     on_host = family.embedding_weight if offloads_embedding else None
     names = set()
     for name, stored in family.read_weights(folder):
@@ -152,8 +147,8 @@ def load_by_weight(
         check_finite(f"{folder}: {name}", weight)
         if name == on_host:
             model.set_input_embeddings(HostEmbedding(weight))
-        elif quantizer.wants(name):
-            quantizer.put(name, weight)
+        elif name in put_quantized:
+            put_quantized[name](weight)
         else:
             module_name, _, parameter_name = name.rpartition(".")
             model.get_submodule(module_name).register_parameter(parameter_name, nn.Parameter(weight))

@@ -9,7 +9,8 @@ Adapters stay fp32; embedding, norms, biases and output layer stay in the model'
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import util
 from types import MappingProxyType
 from typing import Any, Literal
@@ -247,39 +248,31 @@ def check_format(quantize: Quantize, linears: LinearSizes, dtype: torch.dtype, d
     weight_format(quantize).check(linears, dtype, device)
 
 
-class Quantizer:
-    """Quantises the layers of one model, one weight after the other.
+def quantizers(model: PreTrainedModel, quantize: Quantize) -> dict[str, Callable[[Tensor], None]]:
+    """What quantises the layers of a model, one weight after the other.
 
     Args:
         model: The base, without adapters; linear layers of its blocks are replaced one by one.
         quantize: The format.
+
+    Returns:
+        By the full name of each weight to be quantised, a function that puts a layer with the quantised weight in the
+        place of the linear layer that had it. It takes the weight, [N, K], on the device that it is to be held on.
     """
+    if quantize == "none":
+        return {}
+    chosen, scratch = weight_format(quantize), Scratch()
+    linears = block_linears(model).items()
+    return {f"{name}.weight": partial(_quantize, model, name, linear, chosen, scratch) for name, linear in linears}
 
-    def __init__(self, model: PreTrainedModel, quantize: Quantize) -> None:
-        self._model = model
-        self._format = weight_format(quantize)
-        self._scratch = Scratch()
-        self._names = set(block_linears(model)) if quantize != "none" else set()
 
-    def wants(self, parameter_name: str) -> bool:
-        """Whether a parameter, by its full name, is a weight to be quantised."""
-        module_name, _, name = parameter_name.rpartition(".")
-        return name == "weight" and module_name in self._names
-
-    def put(self, parameter_name: str, weight: Tensor) -> None:
-        """Puts a layer with the quantised weight in the place of the linear layer that had it.
-
-        Args:
-            parameter_name: The weight's full name.
-            weight: [N, K], on the device that it is to be held on; not needed afterwards.
-        """
-        name = parameter_name.rpartition(".")[0]
-        linear = self._model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        quantized = self._format.make(linear, weight, self._scratch)
-        if self._format.is_dequantized:
-            self._scratch.take((linear.out_features, linear.in_features), weight.dtype, weight.device)
-        self._model.set_submodule(name, quantized)
+def _quantize(
+    model: PreTrainedModel, name: str, linear: nn.Linear, chosen: WeightFormat, scratch: Scratch, weight: Tensor
+) -> None:
+    quantized = chosen.make(linear, weight, scratch)
+    if chosen.is_dequantized:
+        scratch.take((linear.out_features, linear.in_features), weight.dtype, weight.device)
+    model.set_submodule(name, quantized)
 
 
 def quantize_layers(model: PreTrainedModel, quantize: Quantize) -> None:
@@ -294,10 +287,8 @@ def quantize_layers(model: PreTrainedModel, quantize: Quantize) -> None:
         ModelError: A width of the model does not fit the format.
     """
     check_format(quantize, linear_sizes(model), model.dtype, model.device)
-    quantizer = Quantizer(model, quantize)
-    for name, parameter in list(model.named_parameters()):
-        if quantizer.wants(name):
-            quantizer.put(name, parameter)
+    for name, put in quantizers(model, quantize).items():
+        put(model.get_parameter(name))
 
 
 def block_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:

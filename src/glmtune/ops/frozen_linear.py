@@ -118,10 +118,6 @@ class Fp8Linear:
         bias = None if self.bias is None else self.bias[begin:end]
         return Fp8Linear(self.values[begin:end], self.scales[begin:end], bias)
 
-    def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The dequantised weight, [N, K]."""
-        return (self.values.float() * self.scales.unsqueeze(-1)).to(dtype)
-
 
 class Scratch:
     """A dequantisation buffer for one weight at a time, shared by all quantised layers of a model.

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 
@@ -49,9 +48,3 @@ class Segments:
             for s in range(len(query) - 1)
             if query[s] < query[s + 1]
         ]
-
-    @classmethod
-    def of_lengths(cls, lengths: list[int], device: torch.device | str = "cpu") -> "Segments":
-        """Samples of the given lengths one after the other, each attending only to itself."""
-        bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32).to(device)
-        return cls(bounds, bounds, max(lengths), max(lengths))

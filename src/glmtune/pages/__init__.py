@@ -4,8 +4,8 @@ A page is made of `Markup`. Plain strings are text: they are escaped wherever th
 in the user's language already (`localise`); contents of files are given as they are.
 """
 
-from glmtune.pages.charts import Bar, bar_chart
+from glmtune.pages.charts import bar_chart
 from glmtune.pages.markup import Markup, element, joined
 from glmtune.pages.page import figures, note, page, section, table
 
-__all__ = ["Bar", "Markup", "bar_chart", "element", "figures", "joined", "note", "page", "section", "table"]
+__all__ = ["Markup", "bar_chart", "element", "figures", "joined", "note", "page", "section", "table"]

@@ -1,43 +1,28 @@
 """Charts as inline SVG: lengths are percentages, so a chart is as wide as the page and its letters never shrink."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from glmtune.pages.markup import Markup, element
 
 _BAR_HEIGHT_PX = 14
 
 
-class Bar(NamedTuple):
-    """A bar of a chart.
-
-    Attributes:
-        label: What it is about.
-        value: Its length, at least 0.
-        shown: The value as text.
-    """
-
-    label: str
-    value: float
-    shown: str
-
-
-def bar_chart(bars: Sequence[Bar], *, label: str) -> Markup:
+def bar_chart(bars: Sequence[tuple[str, float, str]], *, label: str) -> Markup:
     """Horizontal bars, one below the other, the longest as wide as there is room.
 
     Args:
-        bars: At least one.
+        bars: At least one: what it is about, its length, at least 0, and the value as text.
         label: What the chart shows, for those who hear it read.
     """
-    longest = max(bar.value for bar in bars) or 1
+    longest = max(value for _, value, _ in bars) or 1
     rows = [
         element(
             "tr",
-            element("th", bar.label, scope="row"),
-            element("td", _bar(100 * bar.value / longest), class_="bar", aria_hidden="true"),
-            element("td", bar.shown, class_="number"),
+            element("th", about, scope="row"),
+            element("td", _bar(100 * value / longest), class_="bar", aria_hidden="true"),
+            element("td", shown, class_="number"),
         )
-        for bar in bars
+        for about, value, shown in bars
     ]
     return element("table", element("tbody", *rows), class_="bars", aria_label=label)
 

@@ -34,14 +34,9 @@ def section(heading: str, *content: str) -> Markup:
     return element("section", element("h2", heading), *content)
 
 
-def note(text: str, kind: str = "note") -> Markup:
-    """A paragraph set apart.
-
-    Args:
-        text: What it says.
-        kind: `note`, `good` or `bad`, which have colours of their own.
-    """
-    return element("p", text, class_=f"note {kind}")
+def note(text: str) -> Markup:
+    """A paragraph set apart, with good news."""
+    return element("p", text, class_="note")
 
 
 def figures(values: Iterable[tuple[str, str]]) -> Markup:

@@ -1,6 +1,6 @@
 """Plans a run for `glmtune plan`: for the local GPU, or for a card that is not installed."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -13,28 +13,13 @@ from glmtune.planning.cards import Card, cards_of, find_card
 from glmtune.planning.device import KnownDevice
 from glmtune.planning.plan import plan_run
 from glmtune.planning.planned import CONTEXT_GIB, PlannedRun
-from glmtune.planning.speed import DeviceSpeed, TimeRange
+from glmtune.planning.speed import DeviceSpeed
 from glmtune.planning.start import read_start
-
-
-@dataclass(frozen=True)
-class CardPlan:
-    """A plan for `glmtune plan`.
-
-    Attributes:
-        data: The run's data.
-        planned: The plan.
-        about: What the card is taken to be, in a line; empty for the GPU here.
-    """
-
-    data: RunData
-    planned: PlannedRun
-    about: str
 
 
 def plan_for_card(
     config: RunConfig, gpu: str | None = None, gib: float | None = None, tflops: float | None = None
-) -> CardPlan:
+) -> tuple[RunData, PlannedRun, str]:
     """Plans a run for a card; for the GPU here, and its free memory, as far as none is named.
 
     Args:
@@ -44,21 +29,20 @@ def plan_for_card(
         tflops: What it reaches in 16 bits, in TFLOP/s.
 
     Returns:
-        The plan, its data, and what the card is taken to be.
+        The run's data, the plan, and what the card is taken to be, in a line; empty for the GPU here.
 
     Raises:
         GlmtuneError: Configuration, data, base or card are wrong.
     """
     known, about = _known_device(gpu, gib, config.model, on_cpu=bool(config.train.get("use_cpu")))
     if tflops is not None:
-        speed = DeviceSpeed.assumed(tflops)
         label = f"a card of {tflops:g} TFLOP/s"
-        known = replace(known, speed=speed, time_ranges=(TimeRange.of(speed),), label=label)
+        known = replace(known, speed=DeviceSpeed.assumed(tflops), possible_speeds=(), label=label)
         about = about if gpu else ""
     start = read_start(validate_names(config), may_overwrite=True)
     seed = int(start.config.train.get("seed", 42))
     data = load_run_data(start.config.data, start.config.prompt, start.tokenizer, seed)
-    return CardPlan(data, plan_run(start, data.train, known), about)
+    return data, plan_run(start, data.train, known), about
 
 
 def _known_device(gpu: str | None, gib: float | None, model: ModelSection, *, on_cpu: bool) -> tuple[KnownDevice, str]:
@@ -117,9 +101,7 @@ def _for_cards(cards: list[Card], model: ModelSection, gib: float | None) -> Kno
         label=card.name if is_measured else f"{card.name} (estimated)",
         total_gib=gib,
         capability=min(each.capability for each in cards if each.has_bf16 == card.has_bf16),
-        time_ranges=tuple(
-            TimeRange.of(each.speed, is_measured=each.is_measured, has_flash_kernel=each.has_bf16) for each in cards
-        ),
+        possible_speeds=tuple(each.speed for each in cards),
     )
 
 

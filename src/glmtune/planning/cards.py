@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glmtune.errors import ConfigError
-from glmtune.planning.speed import DeviceSpeed
+from glmtune.planning.speed import ESTIMATED, MEASURED, WITHOUT_FLASH, DeviceSpeed
 
 # What products and copies reach of the published rates, measured on an H100 (0.73 and 0.89) and an H200 (0.68 to 0.70
 # and 0.89); and the launch of a plain kernel on the H100's host.
@@ -40,7 +40,6 @@ class Card(NamedTuple):
         gib: Its memory, as CUDA sees it.
         gb_per_s: Memory bandwidth.
         tflops: Products in 16 bits, dense, accumulated in fp32.
-        fp8_tflops: The same in fp8; None if it has none.
         capability: CUDA compute capability.
         source: Where the figures are from.
         is_measured: Whether runs on this card have been measured.
@@ -50,7 +49,6 @@ class Card(NamedTuple):
     gib: float
     gb_per_s: float
     tflops: float
-    fp8_tflops: float | None
     capability: tuple[int, int]
     source: str
     is_measured: bool = False
@@ -58,7 +56,10 @@ class Card(NamedTuple):
     @property
     def speed(self) -> DeviceSpeed:
         """What it is expected to reach."""
-        return DeviceSpeed(_REACHED_FLOPS * self.tflops * 1e12, _REACHED_BYTES * self.gb_per_s * 1e9, _LAUNCH_S)
+        time_range = MEASURED if self.is_measured else ESTIMATED if self.has_bf16 else WITHOUT_FLASH
+        return DeviceSpeed(
+            _REACHED_FLOPS * self.tflops * 1e12, _REACHED_BYTES * self.gb_per_s * 1e9, _LAUNCH_S, time_range
+        )
 
     @property
     def has_bf16(self) -> bool:
@@ -73,7 +74,6 @@ def _read(row: dict[str, str]) -> Card:
         float(row["gib"]),
         float(row["gb_per_s"]),
         float(row["tflops"]),
-        float(row["fp8_tflops"]) if row["fp8_tflops"] else None,
         (int(major), int(minor)),
         row["source"],
         bool(row["is_measured"]),

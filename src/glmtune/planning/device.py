@@ -6,7 +6,7 @@ import torch
 from accelerate.utils import gather_object
 
 from glmtune.loading.devices import free_device_bytes, is_out_of_memory
-from glmtune.planning.speed import DeviceSpeed, TimeRange
+from glmtune.planning.speed import DeviceSpeed
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class KnownDevice:
         label: What to call it; None for its own name.
         total_gib: Its memory, where a card is planned for by its size; None for what is free here.
         capability: CUDA compute capability of a card that is not installed; None if unknown.
-        time_ranges: How far the time may be from its estimate, for each card that it may be; none if it is measured.
+        possible_speeds: Those of all cards that it may be, where it may be one of several.
     """
 
     device: torch.device | None
@@ -33,7 +33,7 @@ class KnownDevice:
     label: str | None = None
     total_gib: float | None = None
     capability: tuple[int, int] | None = None
-    time_ranges: tuple[TimeRange, ...] = ()
+    possible_speeds: tuple[DeviceSpeed, ...] = ()
 
     @property
     def name(self) -> str:

@@ -33,7 +33,6 @@ from glmtune.planning.settings import (
     possible_choices,
 )
 from glmtune.planning.shape import AdapterShape
-from glmtune.planning.speed import DeviceSpeed, TimeRange, seconds_within
 from glmtune.planning.start import Start
 from glmtune.planning.steps import num_optimizer_steps, prefix_note, samples_a_step, size_step
 
@@ -77,34 +76,21 @@ def plan_run(start: Start, samples: SampleDataset, known: KnownDevice) -> Planne
     planned = PlannedRun(
         config=config.with_settings({**given, FORMAT.key: settings[FORMAT.key]} if _is_cpu(known) else settings),
         chosen=chosen,
-        free_bytes=known.free_bytes,
+        known=known,
         num_steps=num_optimizer_steps(train, len(samples), known.num_processes),
         shares_prefix=is_shared,
         why_not_fused=adapter.why_not_fused,
         planner=planner,
         whole_space=whole if start.earlier is None else in_format(whole, chosen.settings.quantize),
-        device=known.name,
         longest=longest,
-        total_gib=known.total_gib,
     )
-    planned = replace(planned, seconds=_seconds(planned, known))
-    notes = [*_notes(planned, known, unfit)]
+    notes = [*_notes(planned, unfit)]
     if shares_prefix is None and not is_shared:
         notes += prefix_note(samples, in_a_step, dropout)
     notes += context_notes(config.data.max_length, longest, base.shape.context_length, is_toy=config.model.path is None)
     if start.earlier is None and not _is_cpu(known):
         notes += _format_note(planned)
     return replace(planned, notes=tuple(notes))
-
-
-def _seconds(planned: PlannedRun, known: KnownDevice) -> tuple[float, float]:
-    """The least and the most that the steps of a run are expected to take."""
-    chosen, ranges = planned.chosen, known.time_ranges or (TimeRange.of(known.speed, is_measured=True),)
-
-    def at_speed(speed: DeviceSpeed) -> float:
-        return planned.num_steps * planned.planner.seconds_per_step(chosen.settings, chosen.step, speed)
-
-    return seconds_within(ranges, at_speed)
 
 
 def _shapes(
@@ -208,7 +194,8 @@ def _lacks_package(weight_format: WeightFormat) -> bool:
     return weight_format.takes_bitsandbytes and not has_bitsandbytes()
 
 
-def _notes(planned: PlannedRun, known: KnownDevice, unfit: Sequence[str]) -> Iterator[str]:
+def _notes(planned: PlannedRun, unfit: Sequence[str]) -> Iterator[str]:
+    known = planned.known
     if planned.why_not_fused is not None:
         yield f"layers cannot be fused, which costs time and memory: {planned.why_not_fused}"
     if planned.settings.quantize == "fp8" and known.device is None and (known.capability or (0, 0)) < FP8_CAPABILITY:
@@ -228,7 +215,6 @@ def _notes(planned: PlannedRun, known: KnownDevice, unfit: Sequence[str]) -> Ite
 def _format_note(planned: PlannedRun) -> Iterator[str]:
     if not planned.fits:
         return
-    limit = math.inf if planned.free_bytes is None else planned.free_bytes
-    faster = planned.planner.faster_format(planned.chosen, planned.whole_space, limit)
+    faster = planned.planner.faster_format(planned.chosen, planned.whole_space, _limit(planned.known))
     if faster is not None:
         yield f"{faster.setting} would take {-faster.slowdown:.0%} less time per step, but is less precise"

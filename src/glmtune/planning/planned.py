@@ -12,10 +12,12 @@ from glmtune.errors import TrainingError
 from glmtune.loading.devices import GIB
 from glmtune.loading.formats import FORMATS, has_bitsandbytes
 from glmtune.loading.quantized_linear import HOW_TO_INSTALL
+from glmtune.planning.device import KnownDevice
 from glmtune.planning.memory import MemorySettings
 from glmtune.planning.planner import Planner
 from glmtune.planning.resume import EarlierRun
 from glmtune.planning.settings import Candidate, Choices, in_format, say_settings, spell
+from glmtune.planning.speed import DeviceSpeed, seconds_within
 
 # Memory of the CUDA context of a process.
 CONTEXT_GIB = 0.6
@@ -29,31 +31,25 @@ class PlannedRun:
         config: The configuration with the chosen settings filled in; on the CPU, where there is little to choose, open
             settings stay open for a GPU that the run may be resumed on.
         chosen: The plan; if none fits, the one that needs least memory.
-        free_bytes: Memory that the device has for the run; None if unknown or unlimited.
+        known: The device that it is planned for.
         num_steps: Optimiser steps of the whole run.
         shares_prefix: Whether a prefix common to several samples is computed once.
         why_not_fused: Why the layers cannot be fused; None if they are fused.
         planner: The planner that made the plan.
         whole_space: All choices, without the user's settings.
-        device: The device that the time is estimated for, in words.
         longest: Tokens of the longest sample.
-        total_gib: The card's memory, where it is planned for by its size; None for what is free here.
-        seconds: The least and the most that the steps are expected to take.
         notes: Further notes to the user, one line each.
     """
 
     config: RunConfig
     chosen: Candidate
-    free_bytes: float | None
+    known: KnownDevice
     num_steps: int
     shares_prefix: bool
     why_not_fused: str | None
     planner: Planner
     whole_space: Choices
-    device: str
     longest: int
-    total_gib: float | None = None
-    seconds: tuple[float, float] = (0.0, 0.0)
     notes: tuple[str, ...] = ()
 
     @property
@@ -69,7 +65,16 @@ class PlannedRun:
     @property
     def fits(self) -> bool:
         """Whether the chosen plan fits."""
-        return self.free_bytes is None or self.chosen.memory.needed <= self.free_bytes
+        return self.known.free_bytes is None or self.chosen.memory.needed <= self.known.free_bytes
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """The least and the most that the steps are expected to take."""
+
+        def at_speed(speed: DeviceSpeed) -> float:
+            return self.num_steps * self.planner.seconds_per_step(self.settings, self.chosen.step, speed)
+
+        return seconds_within(self.known.possible_speeds or [self.known.speed], at_speed)
 
     def manifest(self, data: RunData, base_fingerprint: str, earlier: EarlierRun | None) -> RunManifest:
         """The record of the run.
@@ -97,7 +102,7 @@ class PlannedRun:
     def summary(self) -> str:
         """The chosen settings and the memory needed, in one line."""
         gib = self.chosen.memory.needed / GIB
-        free = "" if self.free_bytes is None else f" / {self.free_bytes / GIB:.1f}"
+        free = "" if self.known.free_bytes is None else f" / {self.known.free_bytes / GIB:.1f}"
         return f"memory plan: {gib:.1f}{free} GiB; {', '.join(say_settings(self.chosen))}"
 
     def check(self) -> None:
@@ -106,11 +111,11 @@ class PlannedRun:
         Raises:
             TrainingError: It does not; the message says what would fit.
         """
-        if self.fits or self.free_bytes is None:
+        if self.fits or self.known.free_bytes is None:
             return
         raise TrainingError(
             f"this run does not fit: it needs at least {self.chosen.memory.needed / GIB:.1f} GiB, and "
-            f"{max(self.free_bytes, 0) / GIB:.1f} GiB are free. {self.what_would_fit(self.free_bytes)}"
+            f"{max(self.known.free_bytes, 0) / GIB:.1f} GiB are free. {self.what_would_fit(self.known.free_bytes)}"
             + "".join(f"\n{note}" for note in self.notes)
         )
 

@@ -30,7 +30,7 @@ def print_plan(planned: PlannedRun, console: Console) -> None:
         f"passes per step: {step.num_passes:.3g}",
         highlight=False,
     )
-    expected = f"expected: {count(planned.num_steps, 'steps')}, {_span(*planned.seconds)} on {planned.device}"
+    expected = f"expected: {count(planned.num_steps, 'steps')}, {_span(*planned.seconds)} on {planned.known.name}"
     console.print(f"{expected}; loading, evaluation and saving come on top", highlight=False, soft_wrap=True)
     console.print(f"settings: {' '.join(spell(planned.chosen))}", highlight=False, soft_wrap=True)
     console.print("(leave these out to let train choose by the card that it finds)")
@@ -59,20 +59,20 @@ def _memory_table(planned: PlannedRun) -> Table:
     table.add_row(localise("reserve"), f"{memory.reserve / GIB:.2f}")
     table.add_section()
     table.add_row(localise("needed"), f"{memory.needed / GIB:.2f}")
-    if planned.free_bytes is not None:
-        table.add_row(localise("free"), f"{planned.free_bytes / GIB:.2f}")
+    if planned.known.free_bytes is not None:
+        table.add_row(localise("free"), f"{planned.known.free_bytes / GIB:.2f}")
     return table
 
 
 def _fit(planned: PlannedRun) -> str:
     """Says that the plan fits, and in how much memory."""
     needed = planned.chosen.memory.needed / GIB
-    if planned.free_bytes is None:
+    if planned.known.free_bytes is None:
         return f"it takes {needed:.1f} GiB of GPU memory"
-    if planned.total_gib is None:
-        return f"it fits: {needed:.1f} of the {planned.free_bytes / GIB:.1f} GiB that are free"
+    if planned.known.total_gib is None:
+        return f"it fits: {needed:.1f} of the {planned.known.free_bytes / GIB:.1f} GiB that are free"
     needed += CONTEXT_GIB
-    return f"it fits: {needed:.1f} of {planned.total_gib:g} GiB, {CONTEXT_GIB} of them for CUDA itself"
+    return f"it fits: {needed:.1f} of {planned.known.total_gib:g} GiB, {CONTEXT_GIB} of them for CUDA itself"
 
 
 def _span(least_s: float, most_s: float) -> str:

@@ -10,7 +10,7 @@ import torch
 ASSUMED_TFLOPS = 50.0
 # How much longer than estimated whole runs take, at least and at most: on cards that were measured
 # (results/devices.csv, plan_choice.csv and memory_cards.csv), on others, and on those without a flash attention kernel.
-_MEASURED, _ESTIMATED, _WITHOUT_FLASH = (0.85, 1.5), (0.6, 2.2), (0.6, 4.0)
+MEASURED, ESTIMATED, WITHOUT_FLASH = (0.85, 1.5), (0.6, 2.2), (0.6, 4.0)
 # The first steps compile kernels and record graphs: 35 layouts of 0.1 s in the tutorial's recipe.
 _START_S = 5.0
 
@@ -22,11 +22,13 @@ class DeviceSpeed(NamedTuple):
         flops: Floating-point operations a second of matrix products in the compute dtype.
         bytes_per_s: Bytes a second, read and written.
         launch_s: Seconds that the host takes to launch a plain kernel.
+        time_range: The least and the largest factor on a time that is estimated from these.
     """
 
     flops: float
     bytes_per_s: float
     launch_s: float
+    time_range: tuple[float, float] = MEASURED
 
     @classmethod
     def measure(cls, device: torch.device, dtype: torch.dtype) -> "DeviceSpeed":
@@ -43,44 +45,18 @@ class DeviceSpeed(NamedTuple):
     @classmethod
     def assumed(cls, tflops: float = ASSUMED_TFLOPS) -> "DeviceSpeed":
         """For a card of which only the rate is known: memory and host speeds are typical of such a card."""
-        return cls(tflops * 1e12, tflops * 1e10, 1e-5)
+        return cls(tflops * 1e12, tflops * 1e10, 1e-5, ESTIMATED)
 
 
-class TimeRange(NamedTuple):
-    """How far the time of a run on a device may be from its estimate.
-
-    Attributes:
-        speed: The device's speed.
-        least: The least factor on the estimated time.
-        most: The largest.
-    """
-
-    speed: DeviceSpeed
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, speed: DeviceSpeed, *, is_measured: bool = False, has_flash_kernel: bool = True) -> "TimeRange":
-        """The range for a device.
-
-        Args:
-            speed: Its speed.
-            is_measured: Whether the device, or one like it, has been measured.
-            has_flash_kernel: Whether it has the flash attention kernel.
-        """
-        return cls(speed, *(_MEASURED if is_measured else _ESTIMATED if has_flash_kernel else _WITHOUT_FLASH))
-
-
-def seconds_within(ranges: Sequence[TimeRange], at_speed: Callable[[DeviceSpeed], float]) -> tuple[float, float]:
+def seconds_within(speeds: Sequence[DeviceSpeed], at_speed: Callable[[DeviceSpeed], float]) -> tuple[float, float]:
     """The least and the most time of a run on a device that may be one of several.
 
     Args:
-        ranges: Those that it may be.
+        speeds: Those that it may have.
         at_speed: The estimated time of its steps at a speed.
     """
-    times = [(each, at_speed(each.speed)) for each in ranges]
-    least, most = min(each.least * time for each, time in times), max(each.most * time for each, time in times)
-    return least, most + _START_S
+    ranges = [(at_speed(speed), *speed.time_range) for speed in speeds]
+    return min(least * time for time, least, _ in ranges), max(most * time for time, _, most in ranges) + _START_S
 
 
 def _seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:

@@ -22,7 +22,6 @@ tokenizer and its P-tuning code; the widely used ChatGLM3 LoRA tutorial for the 
 
 from glmtune.prompts.conversation import (
     IGNORED_LABEL,
-    ROLES,
     TEMPLATES,
     Conversation,
     Encode,
@@ -41,7 +40,6 @@ from glmtune.prompts.templates import DEFAULT_TOOL_SYSTEM_PROMPT, render_text
 __all__ = [
     "DEFAULT_TOOL_SYSTEM_PROMPT",
     "IGNORED_LABEL",
-    "ROLES",
     "TEMPLATES",
     "Conversation",
     "Encode",

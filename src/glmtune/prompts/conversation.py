@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 Role = Literal["system", "user", "assistant", "observation"]
-ROLES: tuple[Role, ...] = get_args(Role)
 Template = Literal["chatglm3", "chatglm2", "tutorial"]
 TEMPLATES: tuple[Template, ...] = get_args(Template)
 Encode = Callable[[str], list[int]]

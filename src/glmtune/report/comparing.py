@@ -36,8 +36,8 @@ def _settings(runs: Sequence[RunFacts]) -> list[Block]:
 
 
 def _figures(runs: Sequence[RunFacts]) -> Table:
-    def last(run: RunFacts, name: str) -> str:
-        points = run.points(name)
+    def last(run: RunFacts) -> str:
+        points = run.points("loss")
         return f"{points[-1][1]:.4f}" if points else "—"
 
     def best(run: RunFacts) -> str:
@@ -49,7 +49,7 @@ def _figures(runs: Sequence[RunFacts]) -> Table:
         return str(timedelta(seconds=round(seconds))) if seconds else "—"
 
     rows = [
-        [localise("training loss"), *(last(run, "loss") for run in runs)],
+        [localise("training loss"), *(last(run) for run in runs)],
         [localise("best evaluation loss"), *(best(run) for run in runs)],
         [localise("optimiser steps"), *(f"{run.results.get('num_steps', '—')}" for run in runs)],
         [localise("time"), *(time(run) for run in runs)],

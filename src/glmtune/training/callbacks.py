@@ -119,7 +119,7 @@ def describe_logs(logs: Mapping[str, float]) -> str:
     return "  ".join(text.format(float(logs[name])) for name, text in shown if name in logs)
 
 
-class LogFile(TrainerCallback):
+class _LogFile(TrainerCallback):
     """Writes `trainer_log.jsonl`, one JSON object per log entry.
 
     Args:
@@ -206,7 +206,7 @@ def make_callbacks(run: str | Path, patience: int | None, progress: ProgressRepo
         patience: Number of evaluations without improvement after which to stop; None to disable early stopping.
         progress: The progress report.
     """
-    callbacks: list[TrainerCallback] = [_ResumedState(), LogFile(run), progress]
+    callbacks: list[TrainerCallback] = [_ResumedState(), _LogFile(run), progress]
     if patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
     return callbacks

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from glmtune.adapters.lora import TrainableSummary
+from glmtune.adapters.lora import count_parameters
 from glmtune.adapters.run_folder import RESULTS_NAME
 from glmtune.loading.devices import GIB, peak_bytes
 from glmtune.planning.planned import PlannedRun
@@ -17,7 +17,7 @@ from glmtune.training.hub_upload import upload
 from glmtune.training.inputs import RunInputs
 from glmtune.training.lora_trainer import LoraTrainer
 from glmtune.training.report import PICTURE_NAME, draw_losses, write_results
-from glmtune.training.selftest import SelfTestReport, run_selftest
+from glmtune.training.selftest import run_selftest
 
 _logger = logging.getLogger(__name__)
 
@@ -32,11 +32,9 @@ class TrainResult:
         first_loss: The first logged loss; None if none was logged.
         last_loss: The last logged loss; None if none was logged.
         metrics: The contents of `all_results.json`.
-        trainable: How many parameters were trained.
         best_checkpoint: The checkpoint with the best evaluation, if it was tracked.
         max_steps: Steps that the run was to have; more than `num_steps` where it stopped early.
         best_step: The step whose adapter the run folder holds, where that is the best rather than the last.
-        selftest: The report of the self-test; None on processes other than the first.
     """
 
     output_dir: Path
@@ -44,27 +42,18 @@ class TrainResult:
     first_loss: float | None
     last_loss: float | None
     metrics: Mapping[str, Any]
-    trainable: TrainableSummary
     best_checkpoint: Path | None
-    selftest: SelfTestReport | None
     max_steps: int
     best_step: int | None
 
 
-def finish_run(
-    trainer: LoraTrainer,
-    inputs: RunInputs,
-    planned: PlannedRun,
-    trainable: TrainableSummary,
-    metrics: Mapping[str, Any],
-) -> TrainResult:
+def finish_run(trainer: LoraTrainer, inputs: RunInputs, planned: PlannedRun, metrics: Mapping[str, Any]) -> TrainResult:
     """Saves the adapter, runs the self-test, and writes the results.
 
     Args:
         trainer: The trainer, after its last step.
         inputs: The inputs of the run.
         planned: Its plan.
-        trainable: How many parameters were trained.
         metrics: Trainer's metrics of the steps taken in this session.
 
     Raises:
@@ -76,6 +65,7 @@ def finish_run(
     trainer.save_model()
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     evaluations = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+    num_trained, num_total = count_parameters(trainer.adapted_model())
     results = {
         **metrics,
         "epoch": state.epoch,
@@ -83,8 +73,8 @@ def finish_run(
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         **({"eval_loss": evaluations[-1], "best_eval_loss": min(evaluations)} if evaluations else {}),
-        "num_trainable_parameters": trainable.num_trainable,
-        "num_parameters": trainable.num_total,
+        "num_trainable_parameters": num_trained,
+        "num_parameters": num_total,
         "memory": _memory(planned, arguments.device),
         "data": {
             **inputs.data.stats.to_dict(),
@@ -92,13 +82,17 @@ def finish_run(
             "unchecked": list(inputs.data.unchecked),
         },
     }
-    selftest = None
     if arguments.should_save:
         trainer.save_state()
         _draw(state.log_history, run / PICTURE_NAME)
         with trainer.accelerator.autocast():
-            selftest = run_selftest(
-                trainer.adapted_model(), inputs.tokenizer, run, inputs.data.sample, trainer.initial_weights
+            run_selftest(
+                trainer.adapted_model(),
+                inputs.tokenizer,
+                run,
+                inputs.data.first_conversation,
+                inputs.data.train[0]["input_ids"].tolist(),
+                trainer.initial_weights,
             )
         write_results(results, run / RESULTS_NAME)  # their presence marks the run as finished
         _report(run)
@@ -110,9 +104,7 @@ def finish_run(
         first_loss=results["first_loss"],
         last_loss=results["last_loss"],
         metrics=results,
-        trainable=trainable,
         best_checkpoint=Path(best) if best else None,
-        selftest=selftest,
         max_steps=state.max_steps,
         best_step=state.best_global_step if best and arguments.load_best_model_at_end else None,
     )
@@ -124,7 +116,7 @@ def _memory(planned: PlannedRun, device: torch.device) -> dict[str, float | None
     sizes = {
         "planned_gib": planned.chosen.memory.needed if is_planned else None,
         "peak_gib": peak_bytes(device),
-        "free_gib": planned.free_bytes if is_planned else None,
+        "free_gib": planned.known.free_bytes if is_planned else None,
     }
     return {name: None if size is None else round(size / GIB, 3) for name, size in sizes.items()}
 

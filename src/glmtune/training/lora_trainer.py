@@ -22,7 +22,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from glmtune.adapters.adapter_files import load_adapter_weights, save_adapter
 from glmtune.adapters.checkpoints import aside, publish, read_state, rotate, supersede
-from glmtune.adapters.lora import trainable_summary
+from glmtune.adapters.lora import count_parameters
 from glmtune.adapters.run_folder import STATE_NAME, RunManifest, checkpoints
 from glmtune.compat import skip_fused_step
 from glmtune.data.packed_batch import PackedBatch
@@ -87,7 +87,8 @@ class LoraTrainer(Trainer):
         self._accumulator: GradientAccumulator | None = None
         self._uses_graphs = uses_graphs
         self._questions = questions
-        self._flops_per_token = 4 * trainable_summary(self.model).num_total  # a frozen base: no weight gradient
+        _, num_parameters = count_parameters(self.model)
+        self._flops_per_token = 4 * num_parameters  # a frozen base: no weight gradient
         self.initial_weights = initial_weights
         self._manifest = manifest
         self._base_dtype = base_dtype

@@ -14,7 +14,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from glmtune.adapters.adapter_files import load_adapter_weights, read_initial_weights
 from glmtune.adapters.checkpoints import sweep
-from glmtune.adapters.lora import attach_lora, changes_base, initial_adapter_weights, trainable_summary
+from glmtune.adapters.lora import attach_lora, changes_base, count_parameters, initial_adapter_weights
 from glmtune.adapters.run_folder import RunManifest, checkpoints
 from glmtune.config import RunConfig, say_base, validate_names
 from glmtune.data.packing import PackingCollator
@@ -102,8 +102,9 @@ def _train(inputs: RunInputs, planned: PlannedRun, manifest: RunManifest, consol
     with ending_where_it_cannot_write(output_dir, command), _explaining_out_of_memory(planned, output_dir, progress):
         with console.status("loading the base model ..."):
             model, initial_weights = _load_model(inputs, planned)
-        trainable = trainable_summary(model)
-        console.print(str(trainable), highlight=False)
+        num_trained, num_total = count_parameters(model)
+        share = num_trained / num_total
+        console.print(f"trainable parameters: {num_trained:,} of {num_total:,} ({share:.4%})", highlight=False)
         if planned.why_not_fused is None:
             fuse(model)
         checkpoint_layers(
@@ -120,7 +121,7 @@ def _train(inputs: RunInputs, planned: PlannedRun, manifest: RunManifest, consol
                 progress.close()
             if interruption.happened:
                 raise TrainingInterrupted(_how_to_go_on(trainer, command))
-            return finish_run(trainer, inputs, planned, trainable, metrics)
+            return finish_run(trainer, inputs, planned, metrics)
 
 
 def _load_model(inputs: RunInputs, planned: PlannedRun) -> tuple[PackedModel, Mapping[str, Tensor]]:

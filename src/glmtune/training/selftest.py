@@ -4,10 +4,8 @@ These are an adapter of zeros, an adapter on disk that is not the one that was t
 differs from the one in training.
 """
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,55 +15,31 @@ from torch import Tensor
 from glmtune.adapters.adapter_files import adapter_weights, load_adapter_weights
 from glmtune.adapters.lora import quiet_peft
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.data.run_data import SelfTestSample
-from glmtune.errors import GlmtuneError, TrainingError, summarise_faults
-from glmtune.inference.generate import fit_prompt, generate_ids, max_prompt_tokens, read_reply
-from glmtune.inference.options import build_generation_config
-from glmtune.models.families import shape_of
+from glmtune.errors import TrainingError, summarise_faults
 from glmtune.models.tokenizer import Tokenizer
-from glmtune.prompts import Conversation, Message, render, render_prompt
+from glmtune.prompts import Conversation, render, render_prompt
 
-REPLY_TOKENS = 64
 # The logits of all positions of a long sample, 65,024 per position, could fill the memory.
 _COMPARED_POSITIONS = 64
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SelfTestReport:
-    """The results of the self-test.
-
-    Attributes:
-        question: The question of the sample.
-        expected: The answer of the sample.
-        reply: The trained model's answer, decoded greedily, at most 64 tokens; empty if generation failed.
-        logit_change: Largest difference between the logits with and without the adapter, at the last positions.
-    """
-
-    question: str
-    expected: str
-    reply: str
-    logit_change: float
 
 
 def run_selftest(
     model: PeftModel,
     tokenizer: Tokenizer,
     run: str | Path,
-    sample: SelfTestSample,
+    conversation: Conversation,
+    input_ids: Sequence[int],
     initial_weights: Mapping[str, Tensor] | None = None,
-) -> SelfTestReport:
+) -> None:
     """Checks a run that has just ended.
 
     Args:
         model: The trained model.
         tokenizer: Its tokenizer.
         run: The run folder, with adapter and manifest saved.
-        sample: A training sample.
+        conversation: A training sample, without the run's system prompt.
+        input_ids: The ids of it that the model was trained on.
         initial_weights: The result of `initial_adapter_weights` after attaching.
-
-    Returns:
-        The report.
 
     Raises:
         TrainingError: A check failed; all faults in one message.
@@ -76,27 +50,16 @@ def run_selftest(
     if manifest is None:
         raise TrainingError(f"self-test: {run} has no manifest")
     initial, weights = initial_weights or {}, adapter_weights(model)
-    change = _logit_change(model, sample.input_ids, initial, weights)
+    change = _logit_change(model, input_ids, initial, weights)
     faults = _finite_faults(weights) or [
         *_zero_faults(weights, initial),
         *_change_faults(change),
         *_file_faults(model, run, initial, weights),
-        *_prompt_faults(sample, tokenizer, manifest),
+        *_prompt_faults(conversation, input_ids, tokenizer, manifest),
     ]
     if faults:
         raise TrainingError(summarise_faults(f"the self-test of {run} failed", [f"self-test: {f}" for f in faults]))
-    reply = _ask(model, tokenizer, sample, manifest)
     model.train(was_training)
-    asked, answer = _split(sample.conversation)
-    expected = "\n".join(message.content for message in answer if message.content)
-    return SelfTestReport(asked.messages[-1].content, expected, reply, change)
-
-
-def _split(conversation: Conversation) -> tuple[Conversation, tuple[Message, ...]]:
-    """A conversation up to the last turn that the model answers, and its answer, which may be several turns."""
-    messages = conversation.messages
-    length = max(number for number, message in enumerate(messages, start=1) if message.role != "assistant")
-    return Conversation(messages[:length]), messages[length:]
 
 
 def _finite_faults(weights: Mapping[str, Tensor]) -> list[str]:
@@ -153,30 +116,19 @@ def _file_faults(
     return [f"{len(different)} weights on disk differ from those trained, such as {different[0]}"] if different else []
 
 
-def _prompt_faults(sample: SelfTestSample, tokenizer: Tokenizer, manifest: RunManifest) -> list[str]:
+def _prompt_faults(
+    conversation: Conversation, input_ids: Sequence[int], tokenizer: Tokenizer, manifest: RunManifest
+) -> list[str]:
     """Faults if the saved template and system prompt do not reproduce the training ids, with the prompt as a prefix."""
-    conversation = sample.conversation.with_system(manifest.system)
-    replayed = render(conversation, tokenizer, manifest.template, sample.max_length)
-    if replayed.input_ids != list(sample.input_ids):
+    conversation = conversation.with_system(manifest.system)
+    replayed = render(conversation, tokenizer, manifest.template, manifest.setting("data.max_length"))
+    if replayed.input_ids != list(input_ids):
         return ["the saved template and system prompt give other ids than those in training"]
     if replayed.num_cut_tokens or replayed.num_dropped_messages:
         return []
-    prompt = render_prompt(_split(conversation)[0], tokenizer, manifest.template)
-    if prompt != list(sample.input_ids[: len(prompt)]):
+    messages = conversation.messages
+    length = max(number for number, message in enumerate(messages, start=1) if message.role != "assistant")
+    prompt = render_prompt(Conversation(messages[:length]), tokenizer, manifest.template)
+    if prompt != list(input_ids[: len(prompt)]):
         return ["the prompt at inference differs from how the training samples begin"]
     return []
-
-
-def _ask(model: PeftModel, tokenizer: Tokenizer, sample: SelfTestSample, manifest: RunManifest) -> str:
-    asked, _ = _split(sample.conversation.with_system(manifest.system))
-    context_length = shape_of(model).context_length
-    room = max(1, min(REPLY_TOKENS, context_length // 2))
-    options = {"max_new_tokens": room, "use_cache": True}
-    try:
-        generation = build_generation_config(tokenizer, context_length, options)
-        prompt = fit_prompt(asked, tokenizer, manifest.template, max_prompt_tokens(model, generation))
-        (token_ids,) = generate_ids(model, [prompt.input_ids], generation)
-    except (GlmtuneError, torch.OutOfMemoryError) as error:
-        _logger.warning("the run is fine, but its model could not be asked for a sample reply: %s", error)
-        return ""
-    return read_reply(token_ids, tokenizer, manifest.template, generation).text

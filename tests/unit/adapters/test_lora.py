@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from glmtune.adapters.lora import attach_lora, initial_adapter_weights, lora_layers, trainable_summary
+from glmtune.adapters.lora import attach_lora, count_parameters, initial_adapter_weights, lora_layers
 from glmtune.errors import AdapterError
 
 LINEARS = ["dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value"]
@@ -84,12 +84,11 @@ def test_layers_to_transform(base: nn.Module) -> None:
     assert [".1." in name for name in lora_layers(model)] == [True]
 
 
-def test_summary(base: nn.Module) -> None:
+def test_parameters_are_counted(base: nn.Module) -> None:
     total = sum(parameter.numel() for parameter in base.parameters())
-    summary = trainable_summary(attach_lora(base, {"r": 2, "target_modules": ["dense"]}))
     num_adapter = 2 * (2 * 32 + 2 * 32)
-    assert summary == (num_adapter, total + num_adapter)
-    assert str(summary) == f"trainable parameters: 256 of {total + 256:,} ({256 / (total + 256):.4%})"
+    model = attach_lora(base, {"r": 2, "target_modules": ["dense"]})
+    assert count_parameters(model) == (num_adapter, total + num_adapter)
 
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])

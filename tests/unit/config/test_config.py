@@ -231,7 +231,7 @@ def test_command_replaces_what_it_repeats() -> None:
 
 
 def test_every_own_key_is_described() -> None:
-    described = {entry.key: entry.description for entry in describe_keys()}
+    described = {key: text for key, (_, text) in describe_keys().items()}
     assert all(described.values())
     for section, defaults in (("lora", LORA_DEFAULTS), ("train", TRAIN_DEFAULTS)):
         assert {f"{section}.{key}" for key in defaults} <= described.keys()

@@ -7,8 +7,8 @@ from glmtune.config import OFTEN_SET, describe_keys, grouped_keys, load_config, 
 
 
 def test_every_usual_key_is_in_one_topic() -> None:
-    listed = [key.key for keys in grouped_keys().values() for key in keys]
-    assert sorted(listed) == sorted([*(entry.key for entry in describe_keys()), *OFTEN_SET])
+    listed = [key for keys in grouped_keys().values() for key in keys]
+    assert sorted(listed) == sorted([*describe_keys(), *OFTEN_SET])
     for key in ("train.lr_scheduler_type", "train.warmup_steps", "train.seed", "train.resume_from_checkpoint"):
         assert key in listed
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from glmtune import prompts
 from glmtune.data import dataset as dataset_module
-from glmtune.data.compact import ConversationList, SourceList
+from glmtune.data.compact import SourceList, conversation_list
 from glmtune.data.dataset import load_dataset, tokenize_conversations
 from glmtune.data.formats import Conversations
 from glmtune.data.rows import Source
@@ -45,7 +45,7 @@ def count_renders(monkeypatch):
 def conversations(texts=TEXTS, **more) -> Conversations:
     items = [Conversation((Message("user", q), Message("assistant", a))) for q, a in texts]
     sources = SourceList(Source("train.json", row) for row in range(1, len(items) + 1))
-    return Conversations(ConversationList(items), sources, **more)
+    return Conversations(conversation_list(items), sources, **more)
 
 
 def test_columns_are_what_the_renderer_gives(letters):
@@ -66,7 +66,7 @@ def test_messages_survive_the_way_to_the_workers(letters):
         Message("observation", ""),
         Message("assistant", "a"),
     )
-    data = Conversations(ConversationList([Conversation(messages)]), SourceList([Source("x", 1)]))
+    data = Conversations(conversation_list([Conversation(messages)]), SourceList([Source("x", 1)]))
     tokenized, _ = tokenize_conversations(data, letters)
     assert tokenized[0]["labels"] == render(Conversation(messages), letters).labels
 
@@ -89,7 +89,7 @@ def test_statistics(letters):
 def test_dropped_messages_are_counted(letters):
     first = [Message("user", "q" * 20), Message("assistant", "a" * 20)]
     item = Conversation((*first, Message("user", "Q"), Message("assistant", "A")))
-    data = Conversations(ConversationList([item]), SourceList([Source("x", 1)]))
+    data = Conversations(conversation_list([item]), SourceList([Source("x", 1)]))
     _, stats = tokenize_conversations(data, letters, max_length=20)
     assert (stats.num_dropped_messages, stats.num_cut_tokens, stats.num_cut_samples) == (2, 0, 1)
 
@@ -163,7 +163,7 @@ def test_a_run_with_anything_changed_tokenises_again(letters, count_renders, mon
 def test_samples_with_nothing_left_are_all_named(letters):
     data = conversations()
     unlearnt = Conversation((Message("user", "q"), Message("assistant", "a", is_supervised=False)))
-    data.items = ConversationList([*data.items[:2], unlearnt, *data.items[3:]])
+    data.items = conversation_list([*data.items[:2], unlearnt, *data.items[3:]])
     with pytest.raises(DataError) as caught:
         tokenize_conversations(data, letters)
     assert (
@@ -180,7 +180,7 @@ def test_samples_with_nothing_left_are_all_named(letters):
 def test_what_the_template_cannot_express_is_a_fault(letters):
     data = conversations()
     with_tools = Conversation((Message("system", "S", tools=("t",)), *data.items[1].messages))
-    data.items = ConversationList([data.items[0], with_tools, *data.items[2:]])
+    data.items = conversation_list([data.items[0], with_tools, *data.items[2:]])
     with pytest.raises(DataError, match=r"train\.json, row 2: the tutorial template has no tools"):
         tokenize_conversations(data, letters, template="tutorial")
 

@@ -16,7 +16,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import datasets
-from glmtune.data.compact import ConversationList, SourceList
+from glmtune.data.compact import SourceList, conversation_list
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.formats import Conversations
 from glmtune.data.rows import Source
@@ -39,7 +39,7 @@ class SlowTokenizer:
 datasets.config.HF_DATASETS_CACHE = Path(sys.argv[1], "cache")
 items = [Conversation((Message("user", "q"), Message("assistant", "a")))] * 2
 try:
-    data = Conversations(ConversationList(items), SourceList([Source("a.json", 1)] * 2))
+    data = Conversations(conversation_list(items), SourceList([Source("a.json", 1)] * 2))
     tokenize_conversations(data, SlowTokenizer(), num_workers=2)
 except KeyboardInterrupt:
     sys.exit(130)

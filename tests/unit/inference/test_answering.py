@@ -27,8 +27,8 @@ def model(make_adapted):
 
 def replies(model, prompts=PROMPTS, batch_size=None, generation=GENERATION):
     found = {}
-    for answered in answer(model, None, prompts, generation, batch_size):
-        found |= dict(answered.replies)
+    for ended, _ in answer(model, None, prompts, generation, batch_size):
+        found |= dict(ended)
     return [found[index] for index in range(len(prompts))]
 
 

@@ -126,9 +126,9 @@ def test_nan_is_an_error_and_no_empty_reply(tiny, monkeypatch, caplog, options):
 
 def test_long_prompts_are_cut_and_reported(tiny, caplog):
     long = ask("很" * 600)
-    prompt = fit_prompt(long, tiny.tokenizer, "chatglm3", max_length=500)
-    assert len(prompt.input_ids) == 500
-    assert prompt.num_cut_tokens == len(render_prompt(long, tiny.tokenizer)) - 500
+    prompt, num_cut_tokens = fit_prompt(long, tiny.tokenizer, "chatglm3", max_length=500)
+    assert len(prompt) == 500
+    assert num_cut_tokens == len(render_prompt(long, tiny.tokenizer)) - 500
     with caplog.at_level(logging.WARNING):
         replies = generate_replies(*tiny, [ask("你好"), long], max_new_tokens=12)
     assert len(replies) == 2

@@ -9,13 +9,12 @@ import torch
 from glmtune.errors import ConfigError, ModelError
 from glmtune.inference.generate import read_reply
 from glmtune.inference.options import build_generation_config
-from glmtune.inference.streaming import ReplyDecoder, stream_text
+from glmtune.inference.streaming import decode_reply, stream_text
 from glmtune.prompts import Conversation, Message, render_prompt
 
 
 def decode(tokenizer, ids, template="chatglm3") -> list[str]:
-    decoder = ReplyDecoder(tokenizer, template)
-    return [piece for piece in [*(decoder.push([i]) for i in ids), decoder.flush()] if piece]
+    return list(decode_reply(ids, tokenizer, template))
 
 
 @pytest.mark.parametrize("template", ["chatglm3", "tutorial"])

@@ -36,7 +36,7 @@ SHARED = gathered(segments_of([3, 2, 2, 1], [3, 5, 5, 1]), [0, 1, 2, 0, 1, 2, 3,
 SHARED_LABEL_ROWS = [3, 4, 6, 7]
 SHARED_LABELS = gathered(segments_of([2, 1, 1], [5, 5, 1]), [0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7], 8)
 # Two samples, rows 0 to 4 and 5 to 7, of which the last two and the last one have something to predict.
-PLAIN = Segments.of_lengths([5, 3])
+PLAIN = segments_of([5, 3], [5, 3])
 PLAIN_LABEL_ROWS = [3, 4, 7]
 PLAIN_LABELS = segments_of([2, 1], [5, 3])
 

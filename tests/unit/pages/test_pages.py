@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from glmtune.pages import Bar, Markup, bar_chart, element, figures, joined, note, page, section, table
+from glmtune.pages import Markup, bar_chart, element, figures, joined, note, page, section, table
 
 ATTACK = '<script>alert("1")</script>&\x1b[31m'
 
@@ -37,9 +37,9 @@ class Reader(HTMLParser):
 def whole() -> str:
     return page(
         ATTACK,
-        section(ATTACK, note(ATTACK, "bad"), figures([(ATTACK, ATTACK)])),
+        section(ATTACK, note(ATTACK), figures([(ATTACK, ATTACK)])),
         table([ATTACK, "n"], [[ATTACK, "1"], [element("b", ATTACK), "2"]], numeric={1}),
-        bar_chart([Bar(ATTACK, 3, "3"), Bar("b", 0, "0")], label=ATTACK),
+        bar_chart([(ATTACK, 3, "3"), ("b", 0, "0")], label=ATTACK),
         subtitle=ATTACK,
     )
 
@@ -65,12 +65,12 @@ def test_a_page_names_its_language(monkeypatch, code, lang):
 
 
 def test_the_longest_bar_fills_the_chart():
-    chart = bar_chart([Bar("a", 5, "5"), Bar("b", 10, "10"), Bar("c", 0, "0")], label="x")
+    chart = bar_chart([("a", 5, "5"), ("b", 10, "10"), ("c", 0, "0")], label="x")
     assert re.findall(r"max\(([\d.]+)%", chart) == ["50.00", "100.00", "0.00"]
 
 
 def test_bars_of_nothing_are_empty():
-    assert "max(0.00%, 0px)" in bar_chart([Bar("a", 0, "0")], label="x")
+    assert "max(0.00%, 0px)" in bar_chart([("a", 0, "0")], label="x")
 
 
 def test_line_breaks_stay():

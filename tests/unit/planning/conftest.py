@@ -51,7 +51,8 @@ def begin(configure: Configure) -> Callable[..., tuple[Start, RunData]]:
 @pytest.fixture
 def plan(configure: Configure) -> Callable[..., PlannedRun]:
     def plan(*overrides: str, gib: float | None = None) -> PlannedRun:
-        return plan_for_card(configure(*overrides), gib=gib).planned
+        _, planned, _ = plan_for_card(configure(*overrides), gib=gib)
+        return planned
 
     return plan
 

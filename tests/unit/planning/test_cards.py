@@ -11,22 +11,24 @@ from rich.console import Console
 from glmtune.errors import ConfigError
 from glmtune.loading.shape import BaseShape
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from glmtune.planning.card import CardPlan, plan_for_card
+from glmtune.planning.card import plan_for_card
 from glmtune.planning.cards import CARDS, cards_of, find_card
 from glmtune.planning.memory import MemorySettings, Pass
+from glmtune.planning.planned import PlannedRun
 from glmtune.planning.planner import Planner, StepShape
 from glmtune.planning.report import print_plan
 from glmtune.planning.shape import AdapterShape
-from glmtune.planning.speed import TimeRange, seconds_within
+from glmtune.planning.speed import seconds_within
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
-PlanFor = Callable[..., CardPlan]
+PlanFor = Callable[..., PlannedRun]
 
 
 @pytest.fixture
 def plan_for(configure: Callable[..., object]) -> PlanFor:
-    def plan_for(*overrides: str, **asked: object) -> CardPlan:
-        return plan_for_card(configure(*overrides), **asked)
+    def plan_for(*overrides: str, **asked: object) -> PlannedRun:
+        _, planned, _ = plan_for_card(configure(*overrides), **asked)
+        return planned
 
     return plan_for
 
@@ -75,31 +77,31 @@ def test_a_size_stands_for_the_cards_that_have_it() -> None:
     assert cards_of(500) == [find_card("H200")]
 
 
-def test_an_80_gib_card_is_not_taken_for_one_of_50_tflops(plan_for: PlanFor) -> None:
-    by_size, by_name = plan_for(gib=80), plan_for(gpu="H100")
-    assert by_size.planned.settings == by_name.planned.settings
-    assert by_size.planned.settings.uses_graphs
-    assert by_size.planned.seconds[0] <= by_name.planned.seconds[0] < by_name.planned.seconds[1]
-    assert by_name.planned.seconds[1] < by_size.planned.seconds[1]
-    assert "settings as for H100 SXM" in by_size.about
-    assert "A100 80GB" in by_size.about
+def test_an_80_gib_card_is_not_taken_for_one_of_50_tflops(plan_for: PlanFor, configure: Callable[..., object]) -> None:
+    _, by_size, about = plan_for_card(configure(), gib=80)
+    by_name = plan_for(gpu="H100")
+    assert by_size.settings == by_name.settings
+    assert by_size.settings.uses_graphs
+    assert by_size.seconds[0] <= by_name.seconds[0] < by_name.seconds[1] < by_size.seconds[1]
+    assert "settings as for H100 SXM" in about
+    assert "A100 80GB" in about
 
 
 def test_a_card_before_ampere_has_no_graphs_and_no_bfloat16(plan_for: PlanFor) -> None:
     with pytest.raises(ConfigError, match="cuda_graphs=true is not possible"):
         plan_for("train.cuda_graphs=true", gpu="T4")
-    assert plan_for("train.cuda_graphs=true", gpu="L4").planned.fits
+    assert plan_for("train.cuda_graphs=true", gpu="L4").fits
 
 
 def test_fp8_is_for_cards_that_have_it(plan_for: PlanFor) -> None:
-    assert plan_for("model.quantize=fp8", gpu="H100").planned.fits
+    assert plan_for("model.quantize=fp8", gpu="H100").fits
     with pytest.raises(ConfigError, match="fp8 needs a Hopper or newer GPU; this is a RTX 4090"):
         plan_for("model.quantize=fp8", gpu="4090")
 
 
-def _printed(found: CardPlan) -> str:
+def _printed(planned: PlannedRun) -> str:
     console = Console(record=True, width=200)
-    print_plan(found.planned, console)
+    print_plan(planned, console)
     return console.export_text()
 
 
@@ -142,7 +144,6 @@ def test_the_range_holds_what_was_measured(gpu: str, tokens: float, seconds: flo
     adapter = AdapterShape(1_949_696, 0, 8, False, True)
     planner = Planner(base, adapter, card.speed, lambda *_: step)
     settings = MemorySettings(uses_graphs=graphs)
-    ranges = [TimeRange.of(card.speed, is_measured=card.is_measured)]
-    least, most = seconds_within(ranges, lambda speed: steps * planner.seconds_per_step(settings, step, speed))
+    least, most = seconds_within([card.speed], lambda speed: steps * planner.seconds_per_step(settings, step, speed))
     assert least < steps * seconds < most
     assert most - 5 < 2 * least  # a range that holds everything says nothing

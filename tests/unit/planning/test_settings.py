@@ -41,7 +41,7 @@ def test_the_summary_names_what_was_chosen(plan: Plan) -> None:
 def test_every_setting_has_a_row_a_key_and_a_type_in_the_records_of_runs() -> None:
     """A field of `MemorySettings` without a row would never be chosen, a row without a key never given by the user."""
     assert sorted(each.name for each in SETTINGS) == sorted(["max_tokens", *MemorySettings.__dataclass_fields__])
-    assert {each.key for each in SETTINGS} <= {each.key for each in describe_keys()} & value_types().keys()
+    assert {each.key for each in SETTINGS} <= describe_keys().keys() & value_types().keys()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from glmtune.training.callbacks import LogFile, ProgressReport, describe_logs
+from glmtune.training.callbacks import ProgressReport, describe_logs, make_callbacks
 
 
 def test_a_line_of_progress_has_loss_rate_and_speed_and_tells_evaluation_from_training() -> None:
@@ -21,10 +21,12 @@ def test_a_resumed_log_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     file.write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo')
     arguments, control = TrainingArguments(str(tmp_path), use_cpu=True), TrainerControl()
     state = TrainerState(global_step=1, max_steps=9)
-    log = LogFile(tmp_path)
-    log.on_train_begin(arguments, state, control)
+    callbacks = make_callbacks(tmp_path, None, ProgressReport(Console(file=io.StringIO())))
+    for callback in callbacks:
+        callback.on_train_begin(arguments, state, control)
     state.global_step = 2
-    log.on_log(arguments, state, control, logs={"loss": 1.5, "grad_norm": float("nan")})
+    for callback in callbacks:
+        callback.on_log(arguments, state, control, logs={"loss": 1.5, "grad_norm": float("nan")})
     entries = [json.loads(line) for line in file.read_text().splitlines()]
     assert entries == [{"step": 1, "loss": 3}, {"step": 2, "max_steps": 9, "loss": 1.5, "grad_norm": None}]
 

@@ -56,7 +56,7 @@ def test_a_run_on_a_quantised_base(run: Run, tmp_path: Path, quantize: str) -> N
     assert result.first_loss is not None
     assert result.last_loss is not None
     assert result.last_loss < result.first_loss
-    assert result.trainable.num_total == run(name="full").trainable.num_total
+    assert result.metrics["num_parameters"] == run(name="full").metrics["num_parameters"]
     manifest = RunManifest.read(tmp_path / "run")
     assert manifest is not None
     assert manifest.config["model"]["quantize"] == quantize

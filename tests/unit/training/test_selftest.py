@@ -12,11 +12,9 @@ from rich.console import Console
 from glmtune.adapters.adapter_files import save_adapter
 from glmtune.adapters.lora import attach_lora, initial_adapter_weights
 from glmtune.adapters.run_folder import RunManifest
-from glmtune.data.run_data import SelfTestSample
-from glmtune.errors import DataError, TrainingError
+from glmtune.errors import TrainingError
 from glmtune.loading.bases import load_base
 from glmtune.prompts import Conversation, Message, render
-from glmtune.training import selftest
 from glmtune.training.run import TrainResult
 from glmtune.training.selftest import run_selftest
 
@@ -41,7 +39,7 @@ def trained(tiny_base: Path, tmp_path: Path) -> Callable[..., Any]:
         RunManifest(None, system="你是甄嬛").write(tmp_path)
         conversation = Conversation(turns)
         ids = render(conversation.with_system("你是甄嬛"), tokenizer).input_ids
-        return model, tokenizer, tmp_path, SelfTestSample(conversation, ids, None), initial
+        return model, tokenizer, tmp_path, conversation, ids, initial
 
     return make
 
@@ -50,9 +48,7 @@ def trained(tiny_base: Path, tmp_path: Path) -> Callable[..., Any]:
 def test_a_sound_run(trained: Callable[..., Any], init: Any) -> None:
     model, *rest = trained(init)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    report = run_selftest(model, *rest)
-    assert (report.question, report.expected) == ("你好", "嬛嬛在此。")
-    assert report.logit_change > 0
+    run_selftest(model, *rest)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
@@ -71,22 +67,9 @@ def test_an_adapter_that_is_not_finite(trained: Callable[..., Any], init: Any) -
 _CALLED = (Message("user", "天气？"), Message("assistant", "{}", metadata="weather"), Message("observation", "晴"))
 
 
-@pytest.mark.parametrize(("before", "question"), [(_TURNS[:1], "你好"), (_CALLED, "晴")])
-def test_an_answer_of_several_turns(
-    trained: Callable[..., Any], caplog: pytest.LogCaptureFixture, before: tuple[Message, ...], question: str
-) -> None:
-    report = run_selftest(
-        *trained(turns=(*before, Message("assistant", "我查一下。"), Message("assistant", "今天晴。")))
-    )
-    assert (report.question, report.expected) == (question, "我查一下。\n今天晴。")
-    assert caplog.text == ""
-
-
-def test_a_long_sample_is_no_row_of_the_users(trained: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
-    model, *rest = trained(turns=(Message("user", "你好" * 300), _TURNS[1]))
-    model.config.seq_length = 128
-    assert run_selftest(model, *rest).logit_change > 0
-    assert caplog.text == ""
+@pytest.mark.parametrize("before", [_TURNS[:1], _CALLED])
+def test_an_answer_of_several_turns(trained: Callable[..., Any], before: tuple[Message, ...]) -> None:
+    run_selftest(*trained(turns=(*before, Message("assistant", "我查一下。"), Message("assistant", "今天晴。"))))
 
 
 def test_a_file_that_is_not_what_was_trained(trained: Callable[..., Any]) -> None:
@@ -103,19 +86,6 @@ def test_another_prompt_than_in_training(trained: Callable[..., Any]) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "system": "别人"}))
     with pytest.raises(TrainingError, match="give other ids than those in training"):
         run_selftest(*arguments)
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), DataError("no such turn")])
-def test_a_sample_reply_that_fails_does_not_fail_the_run(
-    trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(selftest, "generate_ids", fail)
-    report = run_selftest(*trained())
-    assert report.reply == ""
-    assert report.logit_change > 0
 
 
 @pytest.mark.parametrize("bias", ["all", "lora_only"])

@@ -88,10 +88,9 @@ def test_a_run_leaves_what_people_look_for(run: Run, tmp_path: Path, console: Co
     assert manifest.config["lora"]["target_modules"] == ["query_key_value"]  # what `auto` stood for
     assert RunManifest.read(folder / "checkpoint-3") == manifest
     text = console.export_text()
-    assert "trainable parameters:" in text
+    trained, total = (result.metrics[name] for name in ("num_trainable_parameters", "num_parameters"))
+    assert f"trainable parameters: {trained:,} of {total:,} ({trained / total:.4%})" in text
     assert re.search(r"step 6/6 \(100%\)  loss [\d.]+  lr [\d.e-]+  [\d,]+ tokens/s  [\d.]+ GiB  0:00 left", text)
-    assert result.selftest is not None
-    assert (result.selftest.question, result.selftest.logit_change > 0) == ("第0个问题？", True)
 
 
 def test_a_run_and_its_checkpoints_load(run: Run, tmp_path: Path, tiny_base: Path) -> None:
@@ -139,13 +138,11 @@ def test_a_run_without_overlong_samples_records_how_many(
     rows = json.loads(data_file.read_text(encoding="utf-8"))
     rows[0]["output"] *= 100
     data_file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    result = run("data.overlong=drop", "train.max_steps=3")
+    run("data.overlong=drop", "train.max_steps=3")
     manifest = RunManifest.read(tmp_path / "run")
     assert manifest is not None
     assert manifest.num_overlong == 1
     assert "1 more samples are left out" in console.export_text()
-    assert result.selftest is not None
-    assert result.selftest.question == "第1个问题？"
     with pytest.raises(TrainingError, match=r"data\.overlong was 'drop' and is 'cut' now"):
         run("data.overlong=cut", "train.max_steps=6", "train.resume_from_checkpoint=true")
 

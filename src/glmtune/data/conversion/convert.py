@@ -23,7 +23,7 @@ _MAX_SHOWN = 300  # characters of a text, enough to judge a conversion by
 
 
 @dataclass
-class ConversionReport:
+class _Report:
     """What became of the rows.
 
     Attributes:
@@ -57,7 +57,7 @@ def convert_file(
     to: Direction,
     fields: Mapping[str, str] | None = None,
     console: Console | None = None,
-) -> ConversionReport:
+) -> int:
     """Writes rows with their questions as instructions with an input, or the other way round.
 
     A row that no rule fits is written exactly as it is, and so is every other column of a row that was converted.
@@ -71,7 +71,7 @@ def convert_file(
         console: Where to print the report; None for the standard output.
 
     Returns:
-        The report.
+        The number of rows that were converted.
 
     Raises:
         DataError: A file cannot be read, `output` exists or has another suffix, or a value has no JSON form.
@@ -79,28 +79,25 @@ def convert_file(
     """
     target = check_output(output)
     rows = _read(paths)
-    report = ConversionReport()
+    report = _Report()
     write_rows(_converted(rows, to, fields, report), target)
     _print(console, [*report.lines(), f"written to {show_text(str(output))}"])
-    return report
+    return report.converted.total()
 
 
 def preview(
     paths: Paths, to: Direction, fields: Mapping[str, str] | None = None, console: Console | None = None
-) -> ConversionReport:
+) -> None:
     """Prints ten rows before and after conversion, and the report; writes nothing.
 
     Args:
         paths: As for `convert_file`, as are `to` and `fields`.
         console: Where to print; None for the standard output.
 
-    Returns:
-        The report on all rows.
-
     Raises:
         DataError: A file cannot be read.
     """
-    report = ConversionReport()
+    report = _Report()
     num_shown = 0
     for row in _read(paths):
         converted = convert_row(row.values, to, fields)
@@ -112,7 +109,6 @@ def preview(
                 for text in texts:
                     (console or Console()).print(Text(f"  {sign} {show_text(text.replace(chr(10), '⏎'), _MAX_SHOWN)}"))
     _print(console, [*report.lines(), "nothing was written: this was a preview"])
-    return report
 
 
 def _read(paths: Paths) -> list[Row]:
@@ -131,7 +127,7 @@ def _read(paths: Paths) -> list[Row]:
 
 
 def _converted(
-    rows: Iterable[Row], to: Direction, fields: Mapping[str, str] | None, report: ConversionReport
+    rows: Iterable[Row], to: Direction, fields: Mapping[str, str] | None, report: _Report
 ) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     """Each row, with where it comes from."""
     for row in rows:

@@ -63,12 +63,6 @@ def join_parts(task: str, object: str) -> tuple[str, str] | None:
     return None
 
 
-def rule_names() -> list[str]:
-    """The names of all rules, each once."""
-    names = (rule.name for grammar in _GRAMMARS.values() for rule in grammar.rules)
-    return list(dict.fromkeys(names))
-
-
 def _plain(task: str) -> str:
     """A task without what makes no difference to it."""
     grammar = _grammar_of(task)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,29 +22,6 @@ from glmtune.language.plurals import count
 Compared = Literal["row", "question"]
 
 
-@dataclass
-class DedupeReport:
-    """What was removed.
-
-    Attributes:
-        num_rows: The rows that were read.
-        exact: By the index of a removed row, that of the earlier row that says the same to the letter.
-        near: The same for rows that say nearly the same.
-    """
-
-    num_rows: int
-    exact: dict[int, int] = field(default_factory=dict)
-    near: dict[int, int] = field(default_factory=dict)
-
-    def lines(self) -> list[str]:
-        """The report."""
-        kept = self.num_rows - len(self.exact) - len(self.near)
-        return [
-            f"{count(self.num_rows, 'rows')}: {kept:,} kept, {len(self.exact):,} removed as exact duplicates, "
-            f"{len(self.near):,} as near-duplicates"
-        ]
-
-
 def dedupe(
     paths: Paths,
     output: str | Path,
@@ -57,7 +33,7 @@ def dedupe(
     threshold: float = DEFAULT_THRESHOLD,
     removed: str | Path | None = None,
     console: Console | None = None,
-) -> DedupeReport:
+) -> tuple[dict[int, int], dict[int, int]]:
     """Writes the rows without duplicates; of rows that are alike, the first is kept.
 
     Args:
@@ -70,7 +46,7 @@ def dedupe(
         console: Where to print the report; None for the standard output.
 
     Returns:
-        The report.
+        As `find_duplicates`.
 
     Raises:
         ConfigError: The threshold is wrong.
@@ -80,15 +56,15 @@ def dedupe(
     check_share("--threshold", threshold)
     check_outputs(output, removed)
     examples, _ = read_examples(paths, fields, join)
-    report = find_duplicates(examples, compare, near=near, threshold=threshold)
-    gone = report.exact | report.near
+    exact, nearly = find_duplicates(examples, compare, near=near, threshold=threshold)
+    gone = exact | nearly
     kept = ((each.source, each.values) for row, each in enumerate(examples) if row not in gone)
     if removed is None:
         write_rows(kept, output)
     else:
         rows = (
             {
-                "duplicate": "exact" if row in report.exact else "near",
+                "duplicate": "exact" if row in exact else "near",
                 "of": {"file": examples[other].source.path, "row": examples[other].source.row},
                 "file": examples[row].source.path,
                 "row": examples[row].source.row,
@@ -97,28 +73,38 @@ def dedupe(
             for row, other in sorted(gone.items())
         )
         write_together((((None, values) for values in rows), removed), (kept, output))
-    print_lines(console, [*report.lines(), f"written to {show_text(str(output))}"])
-    return report
+    summary = (
+        f"{count(len(examples), 'rows')}: {len(examples) - len(gone):,} kept, {len(exact):,} removed as exact "
+        f"duplicates, {len(nearly):,} as near-duplicates"
+    )
+    print_lines(console, [summary, f"written to {show_text(str(output))}"])
+    return exact, nearly
 
 
 def find_duplicates(
     examples: Sequence[Example], compare: Compared = "row", *, near: bool = True, threshold: float = DEFAULT_THRESHOLD
-) -> DedupeReport:
-    """Finds the rows that are duplicates of earlier ones that are not."""
-    report = DedupeReport(len(examples))
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Finds the rows that are duplicates of earlier ones that are not.
+
+    Returns:
+        By the index of a duplicate, that of the earlier row that says the same to the letter; and for the others, that
+        of the one that says nearly the same.
+    """
+    exact: dict[int, int] = {}
+    nearly: dict[int, int] = {}
     key_of = exact_text if compare == "row" else question_text
     keys = numpy.fromiter((hash(key_of(example)) for example in examples), numpy.int64, len(examples))
     for first, *others in same_rows(keys):
-        report.exact |= dict.fromkeys(others, first)
+        exact |= dict.fromkeys(others, first)
     if near:
-        kept = [row for row in range(len(examples)) if row not in report.exact]
+        kept = [row for row in range(len(examples)) if row not in exact]
         text_of = whole_text if compare == "row" else question_text
         texts = [text_of(examples[row]) for row in kept]
         # Pairs come sorted: by the time that a row is the first of a pair, it is known whether it is kept.
         for earlier, later in near_pairs(texts, threshold):
-            if kept[earlier] not in report.near and _numbers(texts[earlier]) == _numbers(texts[later]):
-                report.near.setdefault(kept[later], kept[earlier])
-    return report
+            if kept[earlier] not in nearly and _numbers(texts[earlier]) == _numbers(texts[later]):
+                nearly.setdefault(kept[later], kept[earlier])
+    return exact, nearly
 
 
 def _numbers(text: str) -> list[str]:

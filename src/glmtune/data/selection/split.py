@@ -3,7 +3,6 @@
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
@@ -23,39 +22,6 @@ _DEFAULT_FRACTION = 0.05
 _NUM_LENGTHS = 5  # classes of answers from short to long
 
 
-@dataclass(frozen=True)
-class SplitReport:
-    """How rows were split.
-
-    Attributes:
-        train: The file of rows for training.
-        evaluation: The file of rows for evaluation.
-        num_train: Rows for training.
-        num_eval: Rows for evaluation.
-        num_wanted: How many were wanted for evaluation.
-        num_grouped: Rows that ask nearly the same as another, and are on the same side.
-    """
-
-    train: Path
-    evaluation: Path
-    num_train: int
-    num_eval: int
-    num_wanted: int
-    num_grouped: int
-
-    def lines(self) -> list[str]:
-        """The report."""
-        lines = [
-            f"for training: {count(self.num_train, 'rows')}, {show_text(str(self.train))}",
-            f"for evaluation: {count(self.num_eval, 'rows')}, {show_text(str(self.evaluation))}",
-        ]
-        if self.num_grouped:
-            lines.append(f"{count(self.num_grouped, 'rows')} ask nearly the same as others and stay on one side")
-        if self.num_eval != self.num_wanted:
-            lines.append(f"{count(self.num_wanted, 'rows')} for evaluation were wanted; groups cannot be divided")
-        return lines
-
-
 def split(
     paths: Paths,
     output: str | Path,
@@ -67,7 +33,7 @@ def split(
     seed: int = 42,
     threshold: float = 0.7,
     console: Console | None = None,
-) -> SplitReport:
+) -> int:
     """Writes `train` and `eval` files.
 
     The evaluation rows are drawn from every file and from short and long answers in proportion. Rows that ask nearly
@@ -83,7 +49,7 @@ def split(
         console: Where to print the report; None for the standard output.
 
     Returns:
-        The report.
+        The number of rows for evaluation.
 
     Raises:
         ConfigError: Nothing would be left on one side, or a share is wrong.
@@ -114,9 +80,16 @@ def split(
     )
     sizes = numpy.bincount(numpy.asarray(groups))
     num_grouped = int(sizes[sizes > 1].sum())
-    report = SplitReport(train, evaluation, len(examples) - len(chosen), len(chosen), wanted, num_grouped)
-    print_lines(console, report.lines())
-    return report
+    lines = [
+        f"for training: {count(len(examples) - len(chosen), 'rows')}, {show_text(str(train))}",
+        f"for evaluation: {count(len(chosen), 'rows')}, {show_text(str(evaluation))}",
+    ]
+    if num_grouped:
+        lines.append(f"{count(num_grouped, 'rows')} ask nearly the same as others and stay on one side")
+    if len(chosen) != wanted:
+        lines.append(f"{count(wanted, 'rows')} for evaluation were wanted; groups cannot be divided")
+    print_lines(console, lines)
+    return len(chosen)
 
 
 def held_out(examples: Sequence[Example], groups: Sequence[int], wanted: int, seed: int) -> set[int]:

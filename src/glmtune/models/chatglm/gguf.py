@@ -10,7 +10,7 @@ from glmtune.models.chatglm.configuration import ChatGLMConfig
 from glmtune.models.chatglm.jinja_template import chat_template
 from glmtune.models.chatglm.ollama import OLLAMA_STOPS, OLLAMA_TEMPLATES
 from glmtune.models.chatglm.tokenization import ROLE_TOKENS, ChatGLMTokenizer
-from glmtune.models.gguf_layout import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, GGUFLayout, Vocabulary
+from glmtune.models.gguf_layout import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, GGUFLayout
 from glmtune.prompts import Template
 
 _LAYER_NAMES = {
@@ -47,20 +47,20 @@ def gguf_layout(
     for layer in range(config.num_layers):
         prefix = f"transformer.encoder.layers.{layer}."
         names |= {prefix + own: f"blk.{layer}.{theirs}" for own, theirs in _LAYER_NAMES.items()}
-    values: dict[str, int | float] = {
-        "context_length": config.seq_length,
-        "embedding_length": config.hidden_size,
-        "feed_forward_length": config.ffn_hidden_size,
-        "block_count": config.num_layers,
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "attention.layer_norm_rms_epsilon": float(config.layernorm_epsilon),
-        "rope.dimension_count": config.rotary_dim,
-        "rope.freq_base": float(config.rotary_base),
+    values: dict[str, str | int | float | bool] = {
+        "chatglm.context_length": config.seq_length,
+        "chatglm.embedding_length": config.hidden_size,
+        "chatglm.feed_forward_length": config.ffn_hidden_size,
+        "chatglm.block_count": config.num_layers,
+        "chatglm.attention.head_count": config.num_attention_heads,
+        "chatglm.attention.head_count_kv": config.num_key_value_heads,
+        "chatglm.attention.layer_norm_rms_epsilon": float(config.layernorm_epsilon),
+        "chatglm.rope.dimension_count": config.rotary_dim,
+        "chatglm.rope.freq_base": float(config.rotary_base),
+        **_tokenizer_values(tokenizer, template, system),
     }
-    vocabulary = _vocabulary(tokenizer, config.padded_vocab_size, template, system)
-    ollama, stops = OLLAMA_TEMPLATES.get(template), OLLAMA_STOPS[template]
-    return GGUFLayout("chatglm", values, names, vocabulary, ollama, stops)
+    tokens = _tokens(tokenizer, config.padded_vocab_size, template)
+    return GGUFLayout("chatglm", values, names, tokens, OLLAMA_TEMPLATES.get(template), OLLAMA_STOPS[template])
 
 
 def _faults(config: ChatGLMConfig) -> list[str]:
@@ -79,29 +79,32 @@ def _faults(config: ChatGLMConfig) -> list[str]:
     return [feature for feature, is_so in features.items() if is_so]
 
 
-def _vocabulary(tokenizer: ChatGLMTokenizer, size: int, template: Template, system: str | None) -> Vocabulary:
-    """The tokens up to the rows of the embedding.
+def _tokens(tokenizer: ChatGLMTokenizer, size: int, template: Template) -> list[tuple[bytes, float, int]]:
+    """The tokens up to the rows of the embedding, each with its score and kind.
 
     `sop` and `eop` are spelt with brackets, or llama.cpp would cut English words at them. To templates other than
     `chatglm3` role names are text, so their tokens are not recognised, but they end replies all the same.
     """
     sp = tokenizer.sp_model
-    pieces = [sp.id_to_piece(index) for index in range(sp.vocab_size())]
-    kinds = [BYTE if sp.is_byte(index) else NORMAL for index in range(len(pieces))]
-    scores = [sp.get_score(index) for index in range(len(pieces))]
-    for index, name, kind in (
-        (sp.unk_id(), "<unk>", UNKNOWN),
-        (sp.bos_id(), "<bos>", CONTROL),
-        (sp.eos_id(), "<eos>", CONTROL),
-    ):
-        pieces[index], kinds[index], scores[index] = name, kind, 0.0
+    tokens = [
+        (sp.id_to_piece(index), sp.get_score(index), BYTE if sp.is_byte(index) else NORMAL)
+        for index in range(sp.vocab_size())
+    ]
+    tokens[sp.unk_id()] = ("<unk>", 0.0, UNKNOWN)
+    tokens[sp.bos_id()] = ("<bos>", 0.0, CONTROL)
+    tokens[sp.eos_id()] = ("<eos>", 0.0, CONTROL)
     for name in tokenizer.special_tokens:
-        pieces.append(f"<{name}>" if name.isalpha() else name)
-        kinds.append(UNUSED if template != "chatglm3" and name in ROLE_TOKENS else CONTROL)
-        scores.append(0.0)
-    pieces += [f"[PAD{index}]" for index in range(len(pieces), size)]
-    kinds += [UNUSED] * (size - len(kinds))
-    scores += [0.0] * (size - len(scores))
+        kind = UNUSED if template != "chatglm3" and name in ROLE_TOKENS else CONTROL
+        tokens.append((f"<{name}>" if name.isalpha() else name, 0.0, kind))
+    tokens += [(f"[PAD{index}]", 0.0, UNUSED) for index in range(len(tokens), size)]
+    return [(piece.encode(), score, kind) for piece, score, kind in tokens]
+
+
+def _tokenizer_values(
+    tokenizer: ChatGLMTokenizer, template: Template, system: str | None
+) -> dict[str, str | int | bool]:
+    """How text is tokenised, as metadata."""
+    sp = tokenizer.sp_model
     values: dict[str, str | int | bool] = {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "chatglm-spm",
@@ -117,4 +120,4 @@ def _vocabulary(tokenizer: ChatGLMTokenizer, size: int, template: Template, syst
     if tokenizer.has_role_tokens:  # or replies would end at </s> alone
         values["tokenizer.ggml.eot_token_id"] = tokenizer.get_command("<|user|>")
         values["tokenizer.ggml.eom_token_id"] = tokenizer.get_command("<|observation|>")
-    return Vocabulary([piece.encode() for piece in pieces], scores, kinds, values)
+    return values

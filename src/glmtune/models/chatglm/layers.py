@@ -24,7 +24,7 @@ from glmtune.models.rms_norm import RMSNorm
 from glmtune.ops import Segments, apply_rotary, segment_attention, swiglu
 
 
-class LayerNorm(nn.LayerNorm):
+class _LayerNorm(nn.LayerNorm):
     """LayerNorm that computes in the input's dtype, whatever the dtype of its parameters."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def _norm(config: ChatGLMConfig) -> nn.Module:
-    norm = RMSNorm if config.rmsnorm else LayerNorm
+    norm = RMSNorm if config.rmsnorm else _LayerNorm
     return norm(config.hidden_size, eps=config.layernorm_epsilon)
 
 

@@ -18,7 +18,6 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from glmtune.errors import ModelError
-from glmtune.models.chatglm.chat import ChatMixin
 from glmtune.models.chatglm.checkpoint import EMBEDDING_WEIGHT, HEAD_WEIGHT, resolve_and_check
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 from glmtune.models.chatglm.layers import Embedding, GLMBlock, GLMTransformer, SelfAttention
@@ -204,7 +203,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         )
 
 
-class ChatGLMForConditionalGeneration(ChatMixin, OfficialMethodsMixin, ChatGLMPreTrainedModel, GenerationMixin):
+class ChatGLMForConditionalGeneration(OfficialMethodsMixin, ChatGLMPreTrainedModel, GenerationMixin):
     """ChatGLM with its language-modelling head; `generate`, `chat` and `stream_chat`.
 
     The class keeps its published name. It is a plain decoder-only causal language model.

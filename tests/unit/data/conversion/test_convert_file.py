@@ -44,8 +44,7 @@ def read(path: Path) -> list[dict]:
 def test_a_file_goes_both_ways_and_nothing_is_lost(rows_file, tmp_path, name) -> None:
     rows = [{**MORE, "instruction": QUESTION, "input": "", "output": "答"}, *LEFT]
     there, back = tmp_path / name, tmp_path / "back.json"
-    report = convert_file(rows_file(*rows), there, "instruction")
-    assert (report.num_rows, report.converted.total(), report.left.total()) == (len(rows), 1, len(LEFT))
+    assert convert_file(rows_file(*rows), there, "instruction") == 1
     converted = {**MORE, **INSTRUCTION, "output": "答"}
     assert read(there) == [converted, *LEFT]
     convert_file(there, back, "qa")

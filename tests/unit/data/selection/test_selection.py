@@ -43,9 +43,8 @@ def ids(file: str) -> list[int]:
 
 def test_duplicates_are_removed_and_rows_keep_their_columns(files, capsys):
     files(train=[NEAR, *ROWS, {**ROWS[3], "id": 11}, {**ROWS[4], "id": 12, "output": "不知道。"}])
-    report = selection.dedupe("train.json", "out.jsonl", removed="removed.jsonl")
+    assert selection.dedupe("train.json", "out.jsonl", removed="removed.jsonl") == ({11: 4}, {1: 0})
     assert ids("out.jsonl") == [10, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12]
-    assert (report.exact, report.near) == ({11: 4}, {1: 0})
     with open("out.jsonl", encoding="utf-8") as stream:
         assert json.loads(stream.readline()) == NEAR
     with open("removed.jsonl", encoding="utf-8") as stream:
@@ -59,14 +58,14 @@ def test_duplicates_are_removed_and_rows_keep_their_columns(files, capsys):
 
 def test_questions_alone_are_compared_on_request(files):
     files(train=[*ROWS, {**ROWS[4], "id": 12, "output": "不知道。"}])
-    assert len(selection.dedupe("train.json", "rows.json").exact) == 0
-    assert selection.dedupe("train.json", "questions.json", compare="question").exact == {10: 4}
+    assert selection.dedupe("train.json", "rows.json") == ({}, {})
+    assert selection.dedupe("train.json", "questions.json", compare="question") == ({10: 4}, {})
     assert ids("questions.json") == list(range(10))
 
 
 def test_exact_alone_leaves_near_duplicates(files):
     files(train=[*ROWS, NEAR])
-    assert selection.dedupe("train.json", "out.json", near=False).near == {}
+    assert selection.dedupe("train.json", "out.json", near=False) == ({}, {})
     assert ids("out.json") == list(range(11))
 
 
@@ -78,8 +77,8 @@ def test_rows_with_other_numbers_are_no_duplicates(files):
         "小明有12个苹果，又买3个，一共有几个？",
     ]
     files(train=[{"id": row, "question": text, "answer": "好"} for row, text in enumerate(texts)])
-    report = selection.dedupe("train.json", "out.json", compare="question", threshold=0.7)
-    assert (report.near, ids("out.json")) == ({2: 0}, [0, 1])
+    assert selection.dedupe("train.json", "out.json", compare="question", threshold=0.7) == ({}, {2: 0})
+    assert ids("out.json") == [0, 1]
 
 
 def test_what_is_similar_only_to_a_removed_row_stays(files):
@@ -126,7 +125,7 @@ def test_what_is_no_share_is_refused(files, share):
 
 def test_a_share_of_few_rows_is_at_least_one(files):
     files(train=ROWS)
-    assert selection.split("train.json", "parts", fraction=0.01).num_eval == 1
+    assert selection.split("train.json", "parts", fraction=0.01) == 1
     assert selection.sample("train.json", "out.json", fraction=0.01) == 1
 
 
@@ -142,15 +141,15 @@ def test_nothing_is_replaced_and_nothing_half_done(files):
             write()
 
 
-def test_a_split_has_no_near_duplicates_on_both_sides(files):
+def test_a_split_has_no_near_duplicates_on_both_sides(files, capsys):
     edited = [{**row, "id": row["id"] + 100, "instruction": f"请问，{row['instruction']}谢谢"} for row in ROWS]
     files(train=[*ROWS, *edited])
-    report = selection.split("train.json", "parts", fraction=0.3, seed=1)
+    selection.split("train.json", "parts", fraction=0.3, seed=1)
     training, evaluation = set(ids("parts/train.json")), set(ids("parts/eval.json"))
     assert training | evaluation == {*range(10), *range(100, 110)}
     assert len(evaluation) == 6
     assert {row % 100 for row in evaluation}.isdisjoint(row % 100 for row in training)
-    assert report.num_grouped == 20
+    assert "20 rows ask nearly the same as others and stay on one side" in capsys.readouterr().out
 
 
 def test_a_split_takes_from_every_file_and_length(files):
