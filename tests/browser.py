@@ -19,6 +19,10 @@ import pytest
 
 import processes
 
+_HANG_S = 900
+"""After so long, what a test waits for on a page counts as never to come."""
+_ANSWERS = "/queue/data"
+"""The address of the stream by which Gradio answers what is asked through its queue."""
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     "--headless=new",
@@ -42,11 +46,14 @@ class Browser:
         self._to, self._from = os.fdopen(to_browser, "wb", buffering=0), os.fdopen(from_browser, "rb", buffering=0)
         self._numbers = itertools.count(1)
         self._rest = b""
+        self._loaded: set[str] = set()
+        self._answering: set[str] = set()
         self._session: str | None = None
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime"):
+        for domain in ("Page", "Runtime", "Network"):
             self.send(f"{domain}.enable")
+        self.send("Page.setLifecycleEventsEnabled", enabled=True)
 
     def send(self, method: str, **params: Any) -> Any:
         """Sends a command and returns its result."""
@@ -66,8 +73,22 @@ class Browser:
             received = self._from.read(65536)
             assert received, "the browser has ended"
             self._rest += received
-        message, _, self._rest = self._rest.partition(b"\0")
-        return json.loads(message)
+        text, _, self._rest = self._rest.partition(b"\0")
+        message = json.loads(text)
+        event, params = message.get("method"), message.get("params", {})
+        if event == "Page.lifecycleEvent" and params["name"] == "load":
+            self._loaded.add(params["loaderId"])
+        elif event == "Network.requestWillBeSent" and _ANSWERS in params["request"]["url"]:
+            self._answering.add(params["requestId"])
+        elif event in ("Network.loadingFinished", "Network.loadingFailed"):
+            self._answering.discard(params["requestId"])
+        return message
+
+    def until_answered(self) -> None:
+        """Waits until the page is told all answers: what is asked while it closes their stream can be lost."""
+        self.evaluate("1")  # after which what has happened so far is known
+        while self._answering:
+            self._read()
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression in the page; of a promise, what it comes to."""
@@ -75,11 +96,23 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, expression: str) -> Any:
-        """Waits until an expression is true, and returns its value; it may fail until then."""
+    def wait(self, expression: str, action: str = "") -> Any:
+        """Waits until an expression is true, and returns its value; it may fail until then.
+
+        Args:
+            expression: The expression.
+            action: Statements that bring it about, repeated with longer and longer pauses, since a page that is still
+                drawing may lose what is done to it. They may fail, too.
+        """
         look = f"try {{ const value = {expression}; if (value) return done(value); }} catch (error) {{}}"
-        look += f"if (Date.now() > end) return fail('never true: ' + {json.dumps(expression)}); setTimeout(look, 50);"
-        start = f"const end = Date.now() + {1000 * processes.HANG_S}"
+        look += f"if (Date.now() > end) return fail('never true: ' + {json.dumps(expression)});"
+        if action:
+            again = f"pause *= 2; next = Date.now() + pause; try {{ {action} }} catch (error) {{}}"
+            look += f"if (Date.now() >= next) {{ {again} }}"
+        look += "setTimeout(look, 50);"
+        if action:
+            self.until_answered()
+        start = f"const end = Date.now() + {1000 * _HANG_S}; let next = 0, pause = 100"
         return self.evaluate(f"new Promise((done, fail) => {{ {start}; const look = () => {{ {look} }}; look(); }})")
 
     def open(
@@ -96,17 +129,24 @@ class Browser:
             userAgent="Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/140 Safari/537.36",
             acceptLanguage=language,
         )
-        self.send("Page.navigate", url=url)
-        self.wait("document.readyState === 'complete'")
+        loader = self.send("Page.navigate", url=url)["loaderId"]
+        while loader not in self._loaded:
+            self._read()
 
     def click(self, selector: str) -> None:
         """Clicks on what a selector finds, once it is there."""
+        self.until_answered()
         self.wait(f"(document.querySelector({json.dumps(selector)}).click(), true)")
 
     def type(self, selector: str, text: str) -> None:
-        """Replaces the text of a field."""
-        self.wait(f"(document.querySelector({json.dumps(selector)}).focus(), document.activeElement.select(), true)")
-        self.send("Input.insertText", text=text)
+        """Replaces the text of a field, again until it stays: a page that is still drawing may set it once more."""
+        field = f"document.querySelector({json.dumps(selector)})"
+        later = f"new Promise(done => setTimeout(() => done({field}?.value), 300))"
+        while True:
+            self.wait(f"({field}.focus(), {field}.select(), true)")
+            self.send("Input.insertText", text=text)
+            if self.evaluate(later) == text:
+                return
 
     def text(self, selector: str) -> str:
         """The text of what a selector finds; empty if there is nothing."""

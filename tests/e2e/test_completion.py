@@ -1,11 +1,12 @@
 """The Tab key: `glmtune --install-completion` in a shell, and what is then completed."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import processes
 
 BIN = Path(sys.executable).parent
 COMPLETE = """
@@ -18,7 +19,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 def run(shell: str, script: str, home: Path) -> str:
     environment = {**os.environ, "HOME": str(home), "PATH": f"{BIN}:{os.environ['PATH']}"}
-    done = subprocess.run([shell, "-c", script], capture_output=True, encoding="utf-8", env=environment, timeout=60)
+    done = processes.run(shell, "-c", script, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -66,13 +67,8 @@ def test_zsh_is_told_values_and_files(tmp_path: Path, line: str, expected: str) 
 
 def test_a_home_that_cannot_be_written_to_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "home").touch()  # so that even root cannot write there
-    done = subprocess.run(
-        ["bash", "-c", "glmtune --install-completion; exit $?"],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "HOME": str(tmp_path / "home"), "PATH": f"{BIN}:{os.environ['PATH']}"},
-        timeout=60,
-    )
+    environment = {**os.environ, "HOME": str(tmp_path / "home"), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = processes.run("bash", "-c", "glmtune --install-completion; exit $?", env=environment)
     assert done.returncode == 1
     assert done.stderr.startswith(f"Error: --install-completion: {tmp_path / 'home'}")
     assert "glmtune --show-completion" in done.stderr
@@ -87,11 +83,5 @@ def test_matplotlib_is_quiet_about_a_home_that_cannot_be_written_to(tmp_path: Pa
         "except SystemExit: import matplotlib.font_manager"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("MPLCONFIGDIR", "XDG_CACHE_HOME")}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        encoding="utf-8",
-        env={**environment, "HOME": str(tmp_path / "home")},
-        timeout=600,
-    )
+    done = processes.run(sys.executable, "-c", script, env={**environment, "HOME": str(tmp_path / "home")})
     assert (done.returncode, done.stderr) == (0, "")

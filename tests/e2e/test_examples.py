@@ -2,17 +2,16 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import glmtune
+import processes
 from glmtune.config import embedded_data
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TIMEOUT_S = 3600
 # Of an example all stays but the base, where its results go, and how long it takes.
 SHORT = ["model.path=null", "train.use_cpu=true", "train.max_steps=2", "train.logging_steps=1"]
 ON_CPU = {"tutorial.yaml": ["model.dtype=auto"]}  # float16 needs a GPU
@@ -21,9 +20,7 @@ ON_CPU = {"tutorial.yaml": ["model.dtype=auto"]}  # float16 needs a GPU
 def run(command: list[str], folder: Path, **variables: str) -> str:
     binaries = Path(sys.executable).parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment | variables, capture_output=True, encoding="utf-8", timeout=TIMEOUT_S
-    )
+    done = processes.run(*command, cwd=folder, env=environment | variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -52,9 +49,7 @@ def test_the_steps_of_two_gpus_can_be_set(tmp_path: Path, given: list[str], expe
     torchrun.chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     arguments = [*given, "train.max_steps=2"]
-    done = subprocess.run(
-        [str(EXAMPLES / "two-gpus.sh"), *arguments], env={**os.environ, "PATH": path}, capture_output=True, text=True
-    )
+    done = processes.run(EXAMPLES / "two-gpus.sh", *arguments, env={**os.environ, "PATH": path})
     printed = done.stdout.split()
     assert [each for each in printed if "accumulation" in each] == expected
     assert printed[-1] == "train.max_steps=2"

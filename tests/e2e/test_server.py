@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,13 @@ class Server:
 
     Attributes:
         process: The process.
+        log: The file with a line for each request.
         port: Where it listens.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
+        self.log = log
         printed = processes.read_until(process.stderr, "/v1 (Ctrl-C")
         found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", printed)
         assert found, printed
@@ -63,6 +66,11 @@ class Server:
 
     def client(self, key: str = KEY, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=key, max_retries=0, **options)
+
+    def end(self) -> str:
+        """Waits until it has ended; returns the rest of what it has printed, the log not included."""
+        _, err = self.process.communicate(timeout=processes.HANG_S)
+        return str(err.decode())
 
     def send(self, *parts: bytes) -> str:
         """Sends bytes as they are and returns all that comes back."""
@@ -75,22 +83,31 @@ class Server:
         return answer.decode()
 
 
-def start(*arguments: Any, **environment: str) -> Any:
-    environment = {**os.environ, "GLMTUNE_API_KEY": KEY, "OMP_NUM_THREADS": "1", **environment}
+@contextmanager
+def started(folder: Path, *arguments: Any) -> Iterator[Server]:
+    """A server that writes its log into a folder."""
+    environment = {**os.environ, "GLMTUNE_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "glmtune", "serve", "--port", 0, *arguments]
-    return processes.started(*command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    log = folder / "server.log"
+    with (
+        log.open("wb") as stream,
+        processes.started(*command, env=environment, stdout=stream, stderr=subprocess.PIPE) as process,
+    ):
+        yield Server(process, log)
 
 
 @pytest.fixture(scope="module")
-def server(adapters: Path) -> Iterator[Server]:
-    with start("--adapters-from", adapters, "--max-rows", 4, "--body-timeout-s", 1) as process:
-        yield Server(process)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=processes.HANG_S)
-        printed = (out + err).decode()
-        assert process.returncode == 0, printed
+def server(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    options = ("--adapters-from", adapters, "--max-rows", 4, "--drain-s", processes.HANG_S)
+    with started(tmp_path_factory.mktemp("server"), *options) as server:
+        yield server
+        server.process.send_signal(signal.SIGTERM)
+        printed = server.end()
+        assert server.process.returncode == 0, printed
         assert "all replies were finished" in printed
-        assert all(json.loads(line)["status"] for line in out.decode().splitlines())
+        log = server.log.read_text(encoding="utf-8")
+        assert all(json.loads(line)["status"] for line in log.splitlines())
+        printed += log
         assert "Traceback" not in printed
         assert KEY not in printed
         assert "你是谁" not in printed
@@ -100,7 +117,8 @@ def server(adapters: Path) -> Iterator[Server]:
 def client(server: Server) -> Iterator[openai.OpenAI]:
     with server.client() as client:
         yield client
-        assert client.chat.completions.create(model="base", messages=QUESTION, max_tokens=30).choices[0].message
+        again = client.chat.completions.create(model="base", messages=QUESTION, max_tokens=30)
+        assert again.choices[0].message.content == ANSWER
 
 
 def running(client: openai.OpenAI) -> float:
@@ -169,13 +187,16 @@ def test_choices_seeds_stops_and_logprobs(client: openai.OpenAI) -> None:
 
 def test_what_a_tool_has_returned_is_read(client: openai.OpenAI) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "北京"}'}}
-    messages = [
-        *QUESTION,
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "call_1", "content": "晴"},
-    ]
-    answer = client.chat.completions.create(model="base", messages=messages, tools=TOOLS, max_tokens=20)
-    assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
+    messages = [*QUESTION, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    num_tokens = []
+    for returned in ("", "晴", "晴，二十度"):
+        observation = {"role": "tool", "tool_call_id": "call_1", "content": returned}
+        answer = client.chat.completions.create(
+            model="base", messages=[*messages, observation], tools=TOOLS, max_tokens=20
+        )
+        assert answer.usage is not None
+        num_tokens.append(answer.usage.prompt_tokens)
+    assert num_tokens == sorted(set(num_tokens))
 
 
 def test_errors_have_the_clients_own_classes(server: Server, client: openai.OpenAI) -> None:
@@ -215,19 +236,16 @@ def test_a_client_that_stops_reading_frees_its_place(client: openai.OpenAI) -> N
     until_idle(client)
 
 
-def test_a_client_that_waits_no_longer_frees_its_place(client: openai.OpenAI) -> None:
-    for _ in range(3):
-        with pytest.raises(openai.APITimeoutError):
-            client.chat.completions.create(model="base", messages=QUESTION, n=4, timeout=0.05, **LONG)
-    until_idle(client)
-
-
-def test_a_body_that_comes_too_slowly_is_given_up(server: Server, client: openai.OpenAI) -> None:
+def test_a_client_that_waits_no_longer_frees_its_place(server: Server, client: openai.OpenAI) -> None:
+    body = json.dumps({"messages": QUESTION, "n": 16, "max_tokens": 480, "min_tokens": 480}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
-    head += "Content-Type: application/json\r\nConnection: close\r\nContent-Length: 100\r\n\r\n"
-    answer = server.send(head.encode(), b'{"messages":')
-    assert answer.startswith("HTTP/1.1 408")
-    assert "did not come within 1 s" in answer
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head.encode() + body)
+            while not running(client):
+                pass
+        until_idle(client)
 
 
 def test_the_terminal_chat_talks_to_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,11 +279,11 @@ def test_a_signal_lets_replies_end(server: Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def strict() -> Iterator[Server]:
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that has little patience."""
-    options = ("--max-rows", 2, "--body-timeout-s", 1, "--max-connections", 4, "--drain-s", 0)
-    with start(*options, "--allowed-host", "glm.example") as process:
-        yield Server(process)
+    options = ("--max-rows", 1, "--body-timeout-s", 3, "--max-connections", 4, "--drain-s", 0)
+    with started(tmp_path_factory.mktemp("strict"), *options, "--allowed-host", "glm.example") as server:
+        yield server
 
 
 def get(host: str) -> bytes:
@@ -277,9 +295,17 @@ def get(host: str) -> bytes:
 def test_headers_that_come_too_slowly_are_given_up(strict: Server) -> None:
     answer = strict.send(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n")
     assert answer.startswith("HTTP/1.1 408")
-    assert "the headers did not come within 1 s" in json.loads(answer.partition("\r\n\r\n")[2])["error"]["message"]
+    assert "the headers did not come within 3 s" in json.loads(answer.partition("\r\n\r\n")[2])["error"]["message"]
     assert strict.send() == ""  # nobody asks, so nobody is answered
     assert strict.send(get("localhost")).startswith("HTTP/1.1 200")
+
+
+def test_a_body_that_comes_too_slowly_is_given_up(strict: Server) -> None:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+    head += "Content-Type: application/json\r\nConnection: close\r\nContent-Length: 100\r\n\r\n"
+    answer = strict.send(head.encode(), b'{"messages":')
+    assert answer.startswith("HTTP/1.1 408")
+    assert "did not come within 3 s" in answer
 
 
 def test_a_name_that_is_not_the_servers_is_refused(strict: Server) -> None:
@@ -313,25 +339,29 @@ def test_what_is_cut_off_at_the_end_is_told_so(strict: Server) -> None:
     """The last one: afterwards the server is gone."""
     told: list[openai.APIError] = []
 
-    def ask_whole() -> None:
-        with strict.client() as client, pytest.raises(openai.APIError) as raised:
-            client.chat.completions.create(model="base", messages=QUESTION, n=8, **LONG)
+    def ask_whole(client: openai.OpenAI) -> None:
+        with pytest.raises(openai.APIError) as raised:
+            client.chat.completions.create(model="base", messages=QUESTION, n=16, **LONG)
         told.append(raised.value)
 
-    asking = threading.Thread(target=ask_whole)
-    with strict.client() as client:
-        asking.start()
-        stream = client.chat.completions.create(model="base", messages=QUESTION, n=8, stream=True, **LONG)
+    with strict.client() as client, strict.client() as other:
+        other.models.list()  # so that it is connected
+        asking = threading.Thread(target=ask_whole, args=(other,))
+        # Long enough, one at a time, to go on until the others are there; those come behind it.
+        stream = client.chat.completions.create(model="base", messages=QUESTION, n=16, stream=True, **LONG)
         next(iter(stream))
-        while running(client) < 16:
+        asking.start()
+        while running(client) <= 16 and asking.is_alive():
             pass
         strict.process.send_signal(signal.SIGTERM)
         with pytest.raises(openai.APIError, match="stopped before the reply had ended"):
             list(stream)
-    asking.join()
+        asking.join()
     assert isinstance(told[0], openai.InternalServerError)
     assert told[0].status_code == 503
-    out, err = strict.process.communicate(timeout=processes.HANG_S)
+    printed = strict.end()
     assert strict.process.returncode == 1
-    assert "replies cut off: 16" in err.decode()
-    assert "Traceback" not in (out + err).decode()
+    cut_off = re.search(r"replies cut off: (\d+)", printed)
+    assert cut_off
+    assert int(cut_off[1]) > 16
+    assert "Traceback" not in printed + strict.log.read_text(encoding="utf-8")

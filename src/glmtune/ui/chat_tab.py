@@ -1,11 +1,8 @@
 """The page's first tab: talking to a model, or to two side by side."""
 
-import json
 import re
-import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,10 +11,23 @@ from glmtune.errors import GlmtuneError
 from glmtune.language import Language
 from glmtune.server.service import Service
 from glmtune.ui.talking import Messages, ask
-from glmtune.ui.texts import Texts, warn
+from glmtune.ui.texts import AT_ONCE, Texts, warn
 
 _NOBODY = ""
 _HEIGHT = 460
+# Writes the conversation in the browser, as a line of messages; a question without an answer at its end is left out.
+_EXPORT = """(shown, system) => {
+    const text = content => [content].flat().map(part => typeof part === 'string' ? part : part.text ?? '').join('');
+    const messages = shown.map(({role, content}) => ({role, content: text(content)}));
+    if (system?.trim()) messages.unshift({role: 'system', content: system.trim()});
+    while (messages.length && messages.at(-1).role !== 'assistant') messages.pop();
+    if (!messages.length) return;
+    const link = document.createElement('a');
+    link.href = URL.createObjectURL(new Blob([JSON.stringify({messages}) + '\\n'], {type: 'application/jsonl'}));
+    link.download = 'conversation.jsonl';
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}"""
 _NUMBER = re.compile(r"-?\d{1,18}")
 
 
@@ -53,7 +63,6 @@ class ChatTab:
 
     def __init__(self, service: Service, texts: Texts, language: gr.State) -> None:
         self._service = service
-        self._exports = tempfile.TemporaryDirectory(prefix="glmtune-")
         names = self.names
         with gr.Row(elem_classes="controls"):
             self.model = texts.add(
@@ -128,8 +137,8 @@ class ChatTab:
         with gr.Row(elem_classes="controls"):
             self._clear = texts.add(gr.Button("Clear", size="sm", min_width=80, elem_id="clear"), value="Clear")
             self._export = texts.add(
-                gr.DownloadButton("JSONL", size="sm", min_width=160, elem_id="export"),
-                label="Export as training data (JSONL)",
+                gr.Button("Export as training data (JSONL)", size="sm", min_width=160, elem_id="export"),
+                value="Export as training data (JSONL)",
             )
 
     def _connect(self, language: gr.State) -> None:
@@ -145,18 +154,17 @@ class ChatTab:
             self._limit,
             language,
         ]
-        self.model.change(self._label_chats, [self.model, self.other], both)
-        self.other.change(self._label_chats, [self.model, self.other], both)
+        self.model.change(self._label_chats, [self.model, self.other], both, **AT_ONCE)
+        self.other.change(self._label_chats, [self.model, self.other], both, **AT_ONCE)
         running = []
         for trigger in (self._question.submit, self._send.click):
-            asked = trigger(self._put_question, [self._question, *both], [self._question, *both], queue=False)
+            asked = trigger(self._put_question, [self._question, *both], [self._question, *both], **AT_ONCE)
             running.append(asked.then(self._answer, inputs, both, show_progress="hidden"))
         running.append(self._left.retry(self._answer_again, inputs, both, show_progress="hidden"))
         running.append(self._left.edit(self._answer_edited, inputs, both, show_progress="hidden"))
-        stopped = self._stop.click(None, cancels=running, queue=False)
-        self._clear.click(lambda: ([], []), None, both, cancels=running, queue=False)
-        for ended in [*running, stopped]:
-            ended.then(self._write_export, [self._left, self._system], self._export, show_progress="hidden")
+        self._stop.click(None, cancels=running, queue=False)
+        self._clear.click(lambda: ([], []), None, both, cancels=running, **AT_ONCE)
+        self._export.click(None, [self._left, self._system], None, js=_EXPORT)
 
     def _label_chats(self, model: str, other: str) -> tuple[Any, Any]:
         return gr.update(label=model), gr.update(label=other or "-", visible=bool(other))
@@ -220,16 +228,3 @@ class ChatTab:
         async with aclosing(self._answer(*histories, *rest)) as answers:
             async for answer in answers:
                 yield answer
-
-    def _write_export(self, left: Any, system: str | None) -> str | None:
-        messages = plain(left)
-        while messages and messages[-1]["role"] != "assistant":
-            messages.pop()
-        if not messages:
-            return None
-        folder = Path(tempfile.mkdtemp(dir=self._exports.name))
-        file = folder / "conversation.jsonl"
-        file.write_text(
-            json.dumps({"messages": [*_head(system), *messages]}, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        return str(file)

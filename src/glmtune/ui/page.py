@@ -15,7 +15,7 @@ from glmtune.server.limits import PAGE_PATH
 from glmtune.server.service import Service
 from glmtune.ui.chat_tab import ChatTab
 from glmtune.ui.jobs import Jobs
-from glmtune.ui.texts import KEEP_LANGUAGE, READ_LANGUAGE, TELL_LANGUAGE, Texts
+from glmtune.ui.texts import AT_ONCE, KEEP_LANGUAGE, READ_LANGUAGE, TELL_LANGUAGE, Texts
 from glmtune.ui.train_tab import TrainTab
 
 _MAX_FILE_SIZE = "200mb"
@@ -49,9 +49,9 @@ def build_page(service: Service, jobs: Jobs) -> gr.Blocks:
             return [to, to, *texts.updates(to)]
 
         outputs = [chosen, switch, *texts.components]
-        spoken = page.load(speak, switch, outputs, js=READ_LANGUAGE, show_progress="hidden")
-        page.load(chat.choices, None, [chat.model, chat.other], show_progress="hidden")
-        again = switch.input(speak, switch, outputs, js=KEEP_LANGUAGE, show_progress="hidden")
+        spoken = page.load(speak, switch, outputs, js=READ_LANGUAGE, **AT_ONCE)
+        page.load(chat.choices, None, [chat.model, chat.other], **AT_ONCE)
+        again = switch.input(speak, switch, outputs, js=KEEP_LANGUAGE, **AT_ONCE)
         for each in (spoken, again):
             each.then(None, switch, None, js=TELL_LANGUAGE)
     return page

@@ -13,6 +13,9 @@ _BROWSER = "navigator.language.toLowerCase().startsWith('zh') ? 'zh' : 'en'"
 READ_LANGUAGE = f"() => [localStorage.getItem('glmtune-language') || ({_BROWSER})]"
 # For screen readers, and for whoever waits until the texts are there.
 TELL_LANGUAGE = "to => { document.documentElement.lang = document.body.dataset.language = to; }"
+# Of an event that is answered in a moment. Gradio's queue is for the others: a browser closes its stream of answers
+# when none is left, and an event that is put into the queue just then can be lost.
+AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 KEEP_LANGUAGE = "(chosen) => { localStorage.setItem('glmtune-language', chosen); return [chosen]; }"
 
 

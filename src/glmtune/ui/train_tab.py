@@ -16,7 +16,7 @@ from glmtune.server.service import Service
 from glmtune.ui.chat_tab import ChatTab
 from glmtune.ui.data_view import coloured_samples, run_command
 from glmtune.ui.jobs import Jobs, command_of
-from glmtune.ui.texts import Texts, translated, warn
+from glmtune.ui.texts import AT_ONCE, Texts, translated, warn
 
 _STATES = {
     "running": "Training ...",
@@ -121,9 +121,9 @@ class TrainTab:
             self._file, self._base, self._output, self._epochs, self._rate, self._rank, self._length, self._system,
             self._more,
         ]  # fmt: skip
-        self._base.change(self._defaults, self._base, [self._epochs, self._rate, self._rank, self._length])
+        self._base.change(self._defaults, self._base, [self._epochs, self._rate, self._rank, self._length], **AT_ONCE)
         for component in settings:
-            component.change(self._show_command, settings, self._command, show_progress="hidden")
+            component.change(self._show_command, settings, self._command, **AT_ONCE)
         seen = [self._checked, self._samples]
         data = [self._file, self._base, self._system, self._length, language]
         self._check.click(self._show_data, data, seen)
@@ -132,10 +132,10 @@ class TrainTab:
         shown = [self._state, self._curve, self._log]
         self._start.click(self._begin, [language, *settings], shown)
         self._resume.click(self._begin_again, [language, *settings], shown)
-        self._stop.click(self._halt, language, shown)
+        self._stop.click(self._halt, language, shown, **AT_ONCE)
         self._talk.click(self._talk_to_result, language, [tabs, chat.model, chat.other])
         timer = gr.Timer(_REFRESH_S)
-        timer.tick(self._show_job, language, shown, show_progress="hidden")
+        timer.tick(self._show_job, language, shown, **AT_ONCE)
 
     # The settings as the command line takes them
 

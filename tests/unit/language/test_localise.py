@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -163,8 +162,7 @@ def test_what_says_most_wins(english: str, chinese: str) -> None:
 
 
 @pytest.mark.usefixtures("in_chinese")
-def test_a_long_message_is_quick() -> None:
+def test_a_long_message_ends() -> None:
+    """Templates that backtrack into each other would take years."""
     names = ", ".join(f"model.layers.{index}.weight: shape [1, 2]" for index in range(400))
-    began = time.perf_counter()
-    localise(f"Error: run: expected one of {names}; found {names!r}. {names}")
-    assert time.perf_counter() - began < 2.0
+    assert localise(f"Error: run: expected one of {names}; found {names!r}. {names}").count("model.layers.399") == 3

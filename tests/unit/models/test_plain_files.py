@@ -3,13 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+import processes
 from glmtune.models.chatglm import ChatGLMTokenizer
 from glmtune.models.chatglm.plain_files import write_plain_files
 from glmtune.prompts import Conversation, Message, render, render_prompt
@@ -186,7 +186,7 @@ def test_plain_transformers_tokenises_a_merged_folder_without_glmtune(tokenizer,
         f"chat = tokenizer.apply_chat_template([{USER!r}], add_generation_prompt=True, return_dict=False)\n"
         "print(json.dumps([ids, chat]))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    result = processes.run(sys.executable, "-c", code)
     assert result.returncode == 0, result.stderr
     ids, chat = json.loads(result.stdout)
     assert ids == [tokenizer.encode(text) for text in texts]
