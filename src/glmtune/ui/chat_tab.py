@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,19 +16,8 @@ from glmtune.ui.texts import AT_ONCE, Texts, warn
 
 _NOBODY = ""
 _HEIGHT = 460
-# Writes the conversation in the browser, as a line of messages; a question without an answer at its end is left out.
-_EXPORT = """(shown, system) => {
-    const text = content => [content].flat().map(part => typeof part === 'string' ? part : part.text ?? '').join('');
-    const messages = shown.map(({role, content}) => ({role, content: text(content)}));
-    if (system?.trim()) messages.unshift({role: 'system', content: system.trim()});
-    while (messages.length && messages.at(-1).role !== 'assistant') messages.pop();
-    if (!messages.length) return;
-    const link = document.createElement('a');
-    link.href = URL.createObjectURL(new Blob([JSON.stringify({messages}) + '\\n'], {type: 'application/jsonl'}));
-    link.download = 'conversation.jsonl';
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-}"""
+# Writes the conversation as a line of messages, in the browser.
+_EXPORT = Path(__file__).with_name("export.js").read_text(encoding="utf-8")
 _NUMBER = re.compile(r"-?\d{1,18}")
 
 
