@@ -125,9 +125,10 @@ def serve(
         models = load_models(found, dtype=dtype, quantize=quantize, max_rows=max_rows, allowed=adapters_from or ())
     worker = Worker(models.engine, max_queue)
     service = Service(models, worker, Metrics(models.engine), keys, max_prompt_tokens)
+    write = write_to(sys.stdout)
     application = create_app(
         service,
-        write_to(sys.stdout),
+        write,
         origins=cors or (),
         hosts=answered_hosts(opened, host, allowed_host or ()),
         max_body_bytes=max_body_kib * 1024,
@@ -152,6 +153,7 @@ def serve(
             service,
             opened,
             _say,
+            write,
             drain_s=drain_s,
             max_connections=max_connections,
             header_timeout_s=body_timeout_s,
