@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from glmtune.training.callbacks import LogFile, ProgressReport, describe_logs
+from glmtune.training.callbacks import LogFile, ProgressReport, describe_logs, make_callbacks
 
 
 def test_a_line_of_progress_has_loss_rate_and_speed_and_tells_evaluation_from_training() -> None:
@@ -27,6 +27,21 @@ def test_a_resumed_log_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     log.on_log(arguments, state, control, logs={"loss": 1.5, "grad_norm": float("nan")})
     entries = [json.loads(line) for line in file.read_text().splitlines()]
     assert entries == [{"step": 1, "loss": 3}, {"step": 2, "max_steps": 9, "loss": 1.5, "grad_norm": None}]
+
+
+def test_a_run_that_ends_before_the_first_log_entry_is_due_gets_one(tmp_path: Path) -> None:
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, logging_steps=10)
+    callbacks = make_callbacks(tmp_path, None, ProgressReport(Console(quiet=True)))
+
+    def logs_at(step: int, max_steps: int) -> bool:
+        state, control = TrainerState(global_step=step, max_steps=max_steps, logging_steps=10), TrainerControl()
+        for callback in callbacks:
+            callback.on_step_end(arguments, state, control)
+        return control.should_log
+
+    assert logs_at(3, max_steps=3)
+    assert not logs_at(2, max_steps=3)
+    assert not logs_at(12, max_steps=12)
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
