@@ -24,7 +24,10 @@ BaseOption = Annotated[
         "--base", callback=not_empty, help="The base model, by default the runs'; without runs, the tiny built-in one."
     ),
 ]
-HostOption = Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0 opens it to the network.")]
+HostOption = Annotated[
+    str,
+    typer.Option("--host", callback=not_empty, help="The address to listen on; 0.0.0.0 opens it to the network."),
+]
 PortOption = Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 for any that is free.")]
 KeyFileOption = Annotated[
     str | None,

@@ -1,6 +1,7 @@
 """Runs the server: its socket, its signals, and what it says."""
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import signal
@@ -22,6 +23,11 @@ from glmtune.server.service import Service
 # How long a thread may keep the interpreter while another one waits for it. With the usual 5 ms, writing to clients
 # would hold up the engine for about as long as a step takes.
 SWITCH_INTERVAL_S = 0.0005
+_REASONS = {
+    errno.EADDRINUSE: "another program is using it",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EACCES: "the system does not allow it",
+}
 _BACKLOG = 2048
 _LAST_BYTES_S = 1.0
 _LOOK_AGAIN_S = 0.05
@@ -41,8 +47,9 @@ def open_socket(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
+        reason = (_REASONS.get(error.errno or 0) if isinstance(error, OSError) else None) or str(error)
         raise ConfigError(
-            f"cannot listen on port {port} of {host}: {error}. Choose another with --port, or --host"
+            f"cannot listen on port {port} of {host}: {reason}. Choose another with --port, or --host"
         ) from error
 
 
