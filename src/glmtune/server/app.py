@@ -190,8 +190,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         if error.status_code == 400:  # FastAPI's, for what the JSON module cannot read
             detail = "the body cannot be read: it is nested too deeply, or has a number of too many digits"
         if error.status_code in (404, 405):
-            place = f"{request.method} {show_text(request.url.path, MOST_SHOWN)}"
-            detail = f"there is no {place} here; see /openapi.json"
+            path = show_text(request.url.path, MOST_SHOWN)
+            hint = f"did you mean /v1{path}?" if f"/v1{path}" in _FIELDS else "see /openapi.json"
+            detail = f"there is no {request.method} {path} here; {hint}"
         refused = ApiError(detail, status=error.status_code)
         return JSONResponse(refused.body, refused.status, error.headers)
 

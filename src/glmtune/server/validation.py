@@ -33,7 +33,7 @@ _OTHERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "string_unicode": lambda _: "valid Unicode",
     "too_short": lambda _: "an array that is not empty",
     "too_long": lambda limit: f"an array of at most {limit['max_length']:,} items",
-    "literal_error": lambda limit: {"False": "false"}.get(limit["expected"], limit["expected"]),
+    "literal_error": lambda limit: limit["expected"].replace("False", "false").replace("'", '"'),
     "none_required": lambda _: "null",
 }
 # The branches of a union, which pydantic names among the parts of a place, beside those with brackets.

@@ -112,7 +112,7 @@ def test_a_wrong_field_is_named(client, fields, param):
         (
             CHAT,
             {"response_format": {"type": "json_object"}},
-            "response_format.type: expected 'text'; found \"json_object\"",
+            'response_format.type: expected "text"; found "json_object"',
         ),
         (CHAT, {"x[0]": 1}, "x[0]: unknown field; leave it out"),
         # Where several forms are understood, the fault is that of the one that was meant.
@@ -122,7 +122,7 @@ def test_a_wrong_field_is_named(client, fields, param):
         (
             CHAT,
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "messages[0].content[0].type: expected 'text'; found \"image_url\"",
+            'messages[0].content[0].type: expected "text"; found "image_url"',
         ),
         ("/v1/completions", {"prompt": None}, "prompt: expected text or an array; found null"),
         ("/v1/completions", {"prompt": [None]}, "prompt[0]: expected a whole number or text or an array; found null"),
@@ -169,6 +169,12 @@ def test_other_addresses_and_methods_get_the_same_form_of_error(client):
     for answer in (client.get("/nowhere"), client.get(CHAT), client.put("/v1/models"), client.get("/v1/models/x")):
         assert answer.status_code in (404, 405)
         assert answer.json()["error"]["message"]
+
+
+def test_an_address_without_its_v1_is_told_so(client):
+    error = refused(client, 404, "/chat/completions", json={"messages": QUESTION})
+    assert error["message"] == "there is no POST /chat/completions here; did you mean /v1/chat/completions?"
+    assert "/openapi.json" in refused(client, 404, "/chat", json={})["message"]
 
 
 def test_a_large_body_is_refused(connect):
