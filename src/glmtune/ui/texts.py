@@ -23,7 +23,7 @@ def translated(text: str, to: Language) -> str:
 
 def warn(text: str, to: Language) -> None:
     """Shows a message for a moment. It may quote what is in a file, and would be rendered as HTML."""
-    gr.Warning(html.escape(translated(text, to)), title=translated("Please note", to))
+    gr.Warning(html.escape(translated(text, to)))
 
 
 class Texts:

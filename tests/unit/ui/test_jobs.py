@@ -14,21 +14,8 @@ from glmtune.ui.jobs import Job, Jobs, folder_of, setting
 @pytest.mark.parametrize(
     "text",
     [
-        *(
-            "你是客服。",
-            "规则: 一\n第二行 # 不是注释",
-            "- 一",
-            "[x]",
-            "{x}",
-            "null",
-            "'引号'",
-            '"',
-            "@x",
-            "123",
-            "yes",
-            "*x",
-        ),
-        *("😀", "a\tb", "C:\\data", "a, b"),
+        *("你是客服。", "规则: 一\n第二行 # 不是注释", "- 一", "[x]", "{x}", "null", "'引号'", '"', "@x"),
+        *("123", "yes", "*x", "😀", "a\tb", "C:\\data", "a, b"),
     ],
 )
 def test_a_system_prompt_is_the_one_that_was_typed(text: str) -> None:
