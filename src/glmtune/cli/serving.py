@@ -24,7 +24,10 @@ BaseOption = Annotated[
         "--base", callback=not_empty, help="The base model, by default the runs'; without runs, the tiny built-in one."
     ),
 ]
-HostOption = Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0 opens it to the network.")]
+HostOption = Annotated[
+    str,
+    typer.Option("--host", callback=not_empty, help="The address to listen on; 0.0.0.0 opens it to the network."),
+]
 PortOption = Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 for any that is free.")]
 KeyFileOption = Annotated[
     str | None,
@@ -49,7 +52,9 @@ def serve(
     ] = None,
     max_rows: Annotated[
         int | None,
-        typer.Option("--max-rows", min=1, help="The most replies at once; by default 64 on a GPU and 8 on the CPU."),
+        typer.Option(
+            "--max-rows", min=1, max=4096, help="The most replies at once; by default 64 on a GPU and 8 on the CPU."
+        ),
     ] = None,
     max_queue: Annotated[
         int, typer.Option("--max-queue", min=0, help="The most requests that wait; further ones are answered 429.")
@@ -125,9 +130,10 @@ def serve(
         models = load_models(found, dtype=dtype, quantize=quantize, max_rows=max_rows, allowed=adapters_from or ())
     worker = Worker(models.engine, max_queue)
     service = Service(models, worker, Metrics(models.engine), keys, max_prompt_tokens)
+    write = write_to(sys.stdout)
     application = create_app(
         service,
-        write_to(sys.stdout),
+        write,
         origins=cors or (),
         hosts=answered_hosts(opened, host, allowed_host or ()),
         max_body_bytes=max_body_kib * 1024,
@@ -152,6 +158,7 @@ def serve(
             service,
             opened,
             _say,
+            write,
             drain_s=drain_s,
             max_connections=max_connections,
             header_timeout_s=body_timeout_s,

@@ -15,7 +15,7 @@ from glmtune.data.readers import expand_path, find_files
 from glmtune.errors import DataError, show_text
 
 Paths = str | Path | Sequence[str | Path] | Mapping[str, float]
-_WEIGHT = re.compile(r"(.*[^:]):(\d+(?:\.\d*)?|\.\d+)", re.DOTALL)
+_WEIGHT = re.compile(r"(.*[^:]):(-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)", re.DOTALL)
 
 
 def weighted_files(paths: Paths) -> tuple[list[tuple[str, float]], list[str]]:

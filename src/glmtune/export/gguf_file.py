@@ -111,7 +111,10 @@ def _write_tensors(
         shape = shapes[own]
         kind = types[theirs] = weight_type if len(shape) > 1 else "f32"
         if kind == "q8_0" and shape[-1] % _BLOCK:
-            raise ConfigError(f"{own}: rows of {shape[-1]} values cannot be stored in q8_0, which takes them by 32")
+            raise ConfigError(
+                f"{own}: rows of {shape[-1]} values cannot be stored in q8_0, which takes them by 32. Choose another "
+                "--type, such as f16"
+            )
         byte_shape = (*shape[:-1], _row_bytes(shape[-1], kind))
         num_bytes = int(np.prod(byte_shape, dtype=np.int64))
         raw_type = gguf.GGMLQuantizationType[kind.upper()]

@@ -112,7 +112,7 @@ def parse_size(size: str | int) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", str(size).strip().upper())
     num_bytes = int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " ")) if match else 0
     if num_bytes < 1:
-        raise ConfigError(f"max_shard_size: expected a size such as 5GB or 500MB, found {size!r}")
+        raise ConfigError(f"--max-shard-size: expected a size such as 5GB or 500MB, found {size!r}")
     return num_bytes
 
 

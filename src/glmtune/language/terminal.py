@@ -11,7 +11,14 @@ from glmtune.language import localise
 
 
 class TerminalConsole(Console):
-    """A rich console that translates plain strings; tables and styled texts must already be translated."""
+    """A rich console that translates plain strings; tables and styled texts must already be translated.
+
+    Args:
+        options: As for rich's console.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"emoji": False, **options})  # data.json:100: is a place, and no picture
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints as rich does."""

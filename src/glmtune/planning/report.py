@@ -76,7 +76,12 @@ def _fit(planned: PlannedRun) -> str:
 
 
 def _span(least_s: float, most_s: float) -> str:
-    """A range of times in one unit, rounded outwards to two digits: `18 to 40 s`, `1.4 to 5.3 min`."""
+    """A range of times in one unit, rounded outwards to two digits: `18 to 40 s`, `1.4 to 5.3 min`.
+
+    Of what the device is hardly busy with, the host's work takes most of the time, and that is not estimated.
+    """
+    if least_s < 1 and most_s < 60:
+        return "less than a minute"
     if most_s < 120:
         return f"{_rounded(least_s, math.floor)} to {_rounded(most_s, math.ceil)} s"
     if most_s < 7200:

@@ -23,7 +23,7 @@ from glmtune.server.answers import (
     TextAnswer,
 )
 from glmtune.server.completions import answer_chat, answer_text
-from glmtune.server.errors import MOST_SHOWN, ApiError, ErrorAnswer, invalid_request, not_json
+from glmtune.server.errors import MOST_SHOWN, ApiError, ErrorAnswer, not_json
 from glmtune.server.limits import CheckHost, LimitBodies, RequireKey
 from glmtune.server.models import ServedModel
 from glmtune.server.prompting import away_from_loop, chat_length, chat_prompt, text_prompt
@@ -36,6 +36,7 @@ from glmtune.server.protocol import (
 )
 from glmtune.server.requests import RecordRequests, Write
 from glmtune.server.service import Service
+from glmtune.server.validation import invalid_request
 
 MAX_BODY_BYTES = 2**20
 BODY_TIMEOUT_S = 20.0
@@ -186,9 +187,12 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         detail = str(error.detail)
+        if error.status_code == 400:  # FastAPI's, for what the JSON module cannot read
+            detail = "the body cannot be read: it is nested too deeply, or has a number of too many digits"
         if error.status_code in (404, 405):
-            place = f"{request.method} {show_text(request.url.path, MOST_SHOWN)}"
-            detail = f"there is no {place} here; see /openapi.json"
+            path = show_text(request.url.path, MOST_SHOWN)
+            hint = f"did you mean /v1{path}?" if f"/v1{path}" in _FIELDS else "see /openapi.json"
+            detail = f"there is no {request.method} {path} here; {hint}"
         refused = ApiError(detail, status=error.status_code)
         return JSONResponse(refused.body, refused.status, error.headers)
 

@@ -24,9 +24,9 @@ class RequestRecord:
     """What is known of a request once it is over.
 
     Attributes:
-        method: Its HTTP method.
-        path: Its path, without the query.
         client: The client's address.
+        method: Its HTTP method; None where it never came that far.
+        path: Its path, without the query; None likewise.
         status: The HTTP status.
         model: The model's name.
         user: What the client has called its user.
@@ -37,9 +37,9 @@ class RequestRecord:
         is_cancelled: Whether the client went away.
     """
 
-    method: str
-    path: str
     client: str
+    method: str | None = None
+    path: str | None = None
     request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(8)}")
     begin: float = field(default_factory=time.monotonic)
     status: int = 0
@@ -58,7 +58,7 @@ class RequestRecord:
             "request": self.request_id,
             "client": self.client,
             "method": self.method,
-            "path": self.path[:200],
+            "path": self.path and self.path[:200],
             "status": GONE if self.is_cancelled else self.status,
             "model": self.model,
             "user": self.user,
@@ -100,7 +100,7 @@ class RecordRequests:
             await self._app(scope, receive, send)
             return
         client = (scope.get("client") or ("",))[0]
-        record = scope[_KEY] = RequestRecord(scope["method"], scope["path"], client)
+        record = scope[_KEY] = RequestRecord(client, scope["method"], scope["path"])
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -114,22 +114,29 @@ class RecordRequests:
             record.status = record.status or 500  # it is answered further out
             raise
         finally:
-            self._count(scope, record)
-            self._write(record)
+            route = scope.get("route")
+            end_record(record, self._metrics, self._write, "other" if route is None else str(route.path))
 
-    def _count(self, scope: Scope, record: RequestRecord) -> None:
-        route = scope.get("route")
-        path = "other" if route is None else str(route.path)  # what clients make up must not become a label
-        metrics = self._metrics
-        metrics.requests.labels(path, str(GONE if record.is_cancelled else record.status)).inc()
-        metrics.request_seconds.labels(path).observe(time.monotonic() - record.begin)
-        if record.is_cancelled:
-            metrics.cancelled.inc()
-        if record.model is not None:
-            metrics.prompt_tokens.labels(record.model).inc(record.prompt_tokens)
-            metrics.completion_tokens.labels(record.model).inc(record.completion_tokens)
-        if record.first_token_at is not None:
-            metrics.first_token_seconds.observe(record.first_token_at - record.begin)
+
+def end_record(record: RequestRecord, metrics: Metrics, write: Write, path: str = "other") -> None:
+    """Counts and logs a request that is over.
+
+    Args:
+        record: Its record.
+        metrics: What counts it.
+        write: Is given the record.
+        path: The path of its route; what clients make up must not become a label.
+    """
+    metrics.requests.labels(path, str(GONE if record.is_cancelled else record.status)).inc()
+    metrics.request_seconds.labels(path).observe(time.monotonic() - record.begin)
+    if record.is_cancelled:
+        metrics.cancelled.inc()
+    if record.model is not None:
+        metrics.prompt_tokens.labels(record.model).inc(record.prompt_tokens)
+        metrics.completion_tokens.labels(record.model).inc(record.completion_tokens)
+    if record.first_token_at is not None:
+        metrics.first_token_seconds.observe(record.first_token_at - record.begin)
+    write(record)
 
 
 def write_to(stream: TextIO) -> Write:

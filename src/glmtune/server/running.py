@@ -1,6 +1,7 @@
 """Runs the server: its socket, its signals, and what it says."""
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import signal
@@ -16,11 +17,17 @@ from starlette.types import ASGIApp
 from glmtune.errors import ConfigError
 from glmtune.server.errors import ApiError
 from glmtune.server.http_protocol import limited_protocol
+from glmtune.server.requests import Write, end_record
 from glmtune.server.service import Service
 
 # How long a thread may keep the interpreter while another one waits for it. With the usual 5 ms, writing to clients
 # would hold up the engine for about as long as a step takes.
 SWITCH_INTERVAL_S = 0.0005
+_REASONS = {
+    errno.EADDRINUSE: "another program is using it",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EACCES: "the system does not allow it",
+}
 _BACKLOG = 2048
 _LAST_BYTES_S = 1.0
 _LOOK_AGAIN_S = 0.05
@@ -40,8 +47,9 @@ def open_socket(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
+        reason = (_REASONS.get(error.errno or 0) if isinstance(error, OSError) else None) or str(error)
         raise ConfigError(
-            f"cannot listen on port {port} of {host}: {error}. Choose another with --port, or --host"
+            f"cannot listen on port {port} of {host}: {reason}. Choose another with --port, or --host"
         ) from error
 
 
@@ -142,6 +150,7 @@ def serve(
     service: Service,
     opened: socket.socket,
     say: Callable[[str], None],
+    write: Write,
     *,
     drain_s: int,
     max_connections: int,
@@ -155,6 +164,7 @@ def serve(
         service: Its service.
         opened: From `open_socket`.
         say: Prints a line.
+        write: As for `create_app`; is given the record of what is answered without the application.
         drain_s: How long replies may still run after the signal, in seconds.
         max_connections: The most connections that are open at once.
         header_timeout_s: Within how many seconds all headers of a request have to come.
@@ -163,10 +173,13 @@ def serve(
     Returns:
         Whether all replies were finished.
     """
+    protocol = limited_protocol(
+        max_connections, header_timeout_s, lambda record: end_record(record, service.metrics, write)
+    )
     # Forwarded headers are not believed: anybody may send them.
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="on",
-        backlog=_BACKLOG, http=limited_protocol(max_connections, header_timeout_s), ws="none",
+        backlog=_BACKLOG, http=protocol, ws="none",
     )  # fmt: skip
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -178,6 +178,15 @@ class _ResumedState(TrainerCallback):
         find_best_again(state, args.output_dir)
 
 
+class _ShortRun(TrainerCallback):
+    """Logs the last step of a run that is shorter than the interval, which would have no loss otherwise."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Asks for a log entry."""
+        if args.logging_strategy == "steps" and state.global_step == state.max_steps < state.logging_steps:
+            control.should_log = True
+
+
 class EarlyStoppingCallback(transformers.EarlyStoppingCallback):  # type: ignore[misc]
     """As in transformers, under whose name its state is saved; a resumed run keeps its count, but not its patience."""
 
@@ -206,7 +215,7 @@ def make_callbacks(run: str | Path, patience: int | None, progress: ProgressRepo
         patience: Number of evaluations without improvement after which to stop; None to disable early stopping.
         progress: The progress report.
     """
-    callbacks: list[TrainerCallback] = [_ResumedState(), _LogFile(run), progress]
+    callbacks: list[TrainerCallback] = [_ResumedState(), _ShortRun(), _LogFile(run), progress]
     if patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
     return callbacks

@@ -34,6 +34,14 @@ def plain(shown: list[dict[str, Any]] | None) -> Messages:
     return [{"role": message["role"], "content": text_of(message)} for message in shown or []]
 
 
+def with_question(shown: list[dict[str, Any]] | None, question: str) -> Messages:
+    """The messages that the page shows and a new question, which takes the place of one that was never answered."""
+    messages = plain(shown)
+    while messages and messages[-1]["role"] == "user":
+        messages.pop()
+    return [*messages, {"role": "user", "content": question.strip()}]
+
+
 def _head(system: str | None) -> Messages:
     return [{"role": "system", "content": system.strip()}] if system and system.strip() else []
 
@@ -162,8 +170,7 @@ class ChatTab:
     def _put_question(self, question: str, left: Any, right: Any) -> tuple[str, Any, Any]:
         if not question.strip():
             return question, left, right
-        message = {"role": "user", "content": question.strip()}
-        return "", [*plain(left), message], [*plain(right), message]
+        return "", with_question(left, question), with_question(right, question)
 
     async def _answer(
         self, left: Any, right: Any, model: str, other: str, system: str | None, temperature: float | None,

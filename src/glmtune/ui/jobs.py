@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glmtune.adapters.run_folder import LOG_NAME
-from glmtune.errors import TrainingError
+from glmtune.config.yaml_text import parse_value
+from glmtune.errors import ConfigError, TrainingError
 from glmtune.language import Language
 
 State = Literal["running", "stopping", "finished", "stopped", "failed"]
@@ -63,9 +64,27 @@ class Job:
                 entry = json.loads(line)
             except ValueError:  # a line that is being written
                 continue
-            if "loss" in entry:
+            if entry.get("loss") is not None:  # it was not a number
                 entries.append(entry)
         return entries
+
+
+def setting(key: str, text: str) -> str:
+    """A text as a setting of the command line: in quotes where YAML would read something else."""
+    try:
+        is_read_as_it_is = parse_value(text) == text
+    except ConfigError:
+        is_read_as_it_is = False
+    return f"{key}={text if is_read_as_it_is else json.dumps(text, ensure_ascii=False)}"
+
+
+def folder_of(arguments: Sequence[str]) -> Path:
+    """The run folder that arguments of `glmtune train` name."""
+    text = next(each.partition("=")[2] for each in arguments if each.partition("=")[0].strip() == "train.output_dir")
+    try:
+        return Path(str(parse_value(text))).expanduser()
+    except (ConfigError, RuntimeError):  # train will say so
+        return Path(text)
 
 
 def command_of(arguments: Sequence[str]) -> str:
@@ -107,9 +126,10 @@ class Jobs:
 
     def stop(self) -> None:
         """Asks the run to save a checkpoint and end, as Ctrl-C does."""
-        if self.current is not None and self.current.process.poll() is None:
-            self.current.is_stopping = True
-            self.current.process.send_signal(signal.SIGINT)
+        job = self.current
+        if job is not None and job.state == "running":  # a second signal would abort what the first has asked for
+            job.is_stopping = True
+            job.process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
         """Ends with the server: the run saves a checkpoint, from which it can be resumed."""

@@ -15,6 +15,7 @@ from glmtune.server.limits import PAGE_PATH
 from glmtune.server.service import Service
 from glmtune.ui.chat_tab import ChatTab
 from glmtune.ui.jobs import Jobs
+from glmtune.ui.policy import LoadNothingElsewhere
 from glmtune.ui.texts import AT_ONCE, KEEP_LANGUAGE, READ_LANGUAGE, TELL_LANGUAGE, Texts
 from glmtune.ui.train_tab import TrainTab
 
@@ -73,6 +74,7 @@ def mount_page(app: FastAPI, service: Service, jobs: Jobs) -> None:
     async def to_page() -> RedirectResponse:
         return RedirectResponse(PAGE_PATH)
 
+    app.add_middleware(LoadNothingElsewhere)
     gr.mount_gradio_app(
         app,
         build_page(service, jobs),

@@ -7,12 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from glmtune.errors import DataError, GlmtuneError
-from glmtune.server.errors import ApiError, invalid_request
+from glmtune.server.errors import ApiError
 from glmtune.server.generation import Choice, merged
 from glmtune.server.prompting import chat_prompt, chat_sampling, engine_requests
 from glmtune.server.protocol import ChatRequest
 from glmtune.server.replies import ReplyReader
 from glmtune.server.service import Service
+from glmtune.server.validation import invalid_request
 
 Messages = list[dict[str, str]]
 

@@ -15,7 +15,7 @@ from glmtune.server.models import check_name, name_of
 from glmtune.server.service import Service
 from glmtune.ui.chat_tab import ChatTab
 from glmtune.ui.data_view import coloured_samples, run_command
-from glmtune.ui.jobs import Jobs, command_of
+from glmtune.ui.jobs import Jobs, command_of, folder_of, setting
 from glmtune.ui.texts import AT_ONCE, Texts, translated, warn
 
 _STATES = {
@@ -144,18 +144,18 @@ class TrainTab:
         system: str, more: str,
     ) -> list[str]:  # fmt: skip
         base = (base or "").strip()
-        arguments = [f"model.path={base}"] if base else ["demo"]
+        arguments = [setting("model.path", base)] if base else ["demo"]
         if file:
-            arguments.append(f"data.path={file}")
+            arguments.append(setting("data.path", file))
         arguments += [
-            f"train.output_dir={(output or '').strip() or 'output/page'}",
+            setting("train.output_dir", (output or "").strip() or "output/page"),
             f"train.num_train_epochs={epochs or 1:g}",
             f"train.learning_rate={rate or 0:g}",
             f"lora.r={int(rank or 8)}",
             f"data.max_length={int(length or 512)}",
         ]
         if system and system.strip():
-            arguments.append(f"prompt.system={system.strip()}")
+            arguments.append(setting("prompt.system", system.strip()))
         own = [line.strip() for line in (more or "").splitlines() if line.strip()]
         keys = {line.partition("=")[0].strip() for line in own}
         return [each for each in arguments if each.partition("=")[0] not in keys] + own
@@ -199,9 +199,8 @@ class TrainTab:
         return self._launch([*(each for each in arguments if each != resume), resume], language)
 
     def _launch(self, arguments: list[str], language: Language) -> tuple[Any, Any, Any]:
-        folder = next(each.partition("=")[2].strip() for each in arguments if each.startswith("train.output_dir"))
         try:
-            self._jobs.start(arguments, Path(folder), language)
+            self._jobs.start(arguments, folder_of(arguments), language)
         except GlmtuneError as error:
             warn(str(error), language)
         return self._show_job(language)

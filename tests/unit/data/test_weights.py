@@ -14,6 +14,7 @@ from glmtune.data.weights import drawn_rows, weighted_files
         ("a.json", [("a.json", 1.0)]),
         ("a.json:0.2", [("a.json", 0.2)]),
         ("a.json:0.2,b.json", [("a.json", 0.2), ("b.json", 1.0)]),
+        ("a.json:1e-3", [("a.json", 0.001)]),
         ("a.json:.5, b.json:2", [("a.json", 0.5), ("b.json", 2.0)]),
         (r"C:\data\a.json", [(r"C:\data\a.json", 1.0)]),
         (r"C:\data\a.json:0.2", [(r"C:\data\a.json", 0.2)]),
@@ -37,7 +38,13 @@ def test_a_file_of_that_name_is_that_file(tmp_path, monkeypatch):
     assert weighted_files("a.json:2") == ([("a.json:2", 1.0)], [])
 
 
-@pytest.mark.parametrize("given", ["a.json:0", {"a.json": -1}, {"a.json": float("nan")}, {"a.json": float("inf")}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("a.json:0", "a.json:-1", "a.json:-.5", "a.json:1e400"),
+        *({"a.json": -1}, {"a.json": float("nan")}, {"a.json": float("inf")}),
+    ],
+)
 def test_a_weight_is_above_nothing(given):
     files, (fault,) = weighted_files(given)
     assert files == []

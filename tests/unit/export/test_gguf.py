@@ -253,6 +253,12 @@ def test_arguments_that_make_no_sense_are_one_sentence(base, tmp_path) -> None:
         export_gguf(base, tmp_path / f"{'x' * 300}.gguf")
 
 
+def test_an_adapter_too_narrow_for_a_type_is_told_to_take_another(base, make_adapter, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"rows of 4 values .* Choose another --type, such as f16"):
+        export_gguf(make_adapter(), tmp_path / "x.gguf", lora=True, weight_type="q8_0")
+    assert not list(tmp_path.glob("x.gguf*"))
+
+
 def test_a_killed_export_is_swept_away_by_the_next(base, tmp_path) -> None:
     script = (
         "import os, sys; import glmtune.export.gguf_export as module\n"

@@ -183,7 +183,7 @@ def test_unusable_outputs(base, make_adapter, tmp_path):
         assert before == (sorted(output.iterdir()) if output.is_dir() else None)
     with pytest.raises(StorageError, match="a part of the path is a file"):
         merge(adapter, tmp_path / "file/merged", model_path=base)
-    with pytest.raises(ConfigError, match="max_shard_size"):
+    with pytest.raises(ConfigError, match="--max-shard-size"):
         merge(adapter, tmp_path / "merged", model_path=base, max_shard_size="huge")
     with pytest.raises(AdapterError, match="base model"):
         merge(base, tmp_path / "merged")

@@ -1,5 +1,6 @@
 """Without these, the printed plan could leave out a part of the memory that it counts."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 
@@ -32,3 +33,13 @@ def test_the_table_adds_up_to_what_is_needed(plan: Plan) -> None:
     assert sum(gib[term] for term in terms) == pytest.approx(gib["peak"], abs=0.04)
     assert gib["peak"] + gib["graphs"] + gib["reserve"] == pytest.approx(gib["needed"], abs=0.02)
     assert min(gib[term] for term in ("weights", "activations", "graphs", "reserve")) > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [((0.0023, 5.1), "less than a minute"), ((18.2, 39.5), "18 to 40 s"), ((80, 320), "1.3 to 5.4 min")],
+)
+def test_a_time_too_short_to_be_estimated_is_no_range(plan: Plan, seconds: tuple[float, float], shown: str) -> None:
+    console = Console(record=True, width=100)
+    print_plan(dataclasses.replace(plan(gib=8), seconds=seconds), console)
+    assert f"expected: 9 steps, {shown} on" in console.export_text()

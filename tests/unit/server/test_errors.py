@@ -44,7 +44,9 @@ def refused(client, status, path=CHAT, **request):
     ],
 )
 def test_what_is_no_request_is_refused_and_the_next_one_is_answered(client, body):
-    refused(client, 400, content=body, headers={"content-type": "application/json"})
+    error = refused(client, 400, content=body, headers={"content-type": "application/json"})
+    assert "input should" not in error["message"].lower()
+    assert "error parsing" not in error["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/tokenize"])
@@ -75,7 +77,7 @@ def test_text_that_is_no_unicode_is_refused(client, path):
         ({"temprature": 1}, "temprature"),
         ({"response_format": {"type": "json_object"}}, "response_format.type"),
         ({"tool_choice": "any"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice.function.name"),
         ({"tool_choice": "required"}, None),
         ({"tools": [{"type": "function", "function": {"name": "x", "parameters": {"a": "\ud83d"}}}]}, "messages"),
         ({"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role"),
@@ -96,6 +98,41 @@ def test_a_wrong_field_is_named(client, fields, param):
     error = refused(client, status, content=body, headers={"content-type": "application/json"})
     if param is not None:
         assert error["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        (CHAT, {"max_tokens": "5"}, 'max_tokens: expected a whole number; found "5"'),
+        (CHAT, {"temperature": 3}, "temperature: expected a number of at most 2; found 3"),
+        (CHAT, {"stream": 1}, "stream: expected true or false; found 1"),
+        (CHAT, {"messages": None}, "messages: expected an array; found null"),
+        (CHAT, {"messages": ["你好"]}, 'messages[0]: expected an object; found "你好"'),
+        (CHAT, {"messages": []}, "messages: expected an array that is not empty; found an empty array"),
+        (
+            CHAT,
+            {"response_format": {"type": "json_object"}},
+            'response_format.type: expected "text"; found "json_object"',
+        ),
+        (CHAT, {"x[0]": 1}, "x[0]: unknown field; leave it out"),
+        # Where several forms are understood, the fault is that of the one that was meant.
+        (CHAT, {"stop": 3}, "stop: expected text or an array; found 3"),
+        (CHAT, {"stop": ["a", 1]}, "stop[1]: expected text; found 1"),
+        (CHAT, {"stop": ["a"] * 20}, "stop: expected an array of at most 16 items; found an array of length 20"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            'messages[0].content[0].type: expected "text"; found "image_url"',
+        ),
+        ("/v1/completions", {"prompt": None}, "prompt: expected text or an array; found null"),
+        ("/v1/completions", {"prompt": [None]}, "prompt[0]: expected a whole number or text or an array; found null"),
+        ("/v1/completions", {"prompt": [[1], [2, "a"]]}, 'prompt[1][1]: expected a whole number; found "a"'),
+        ("/v1/completions", {"prompt": [-1]}, "prompt[0]: expected a number of at least 0; found -1"),
+    ],
+)
+def test_a_wrong_value_is_told_what_was_expected(client, path, fields, message):
+    body = {"messages": QUESTION, **fields} if path == CHAT else fields
+    assert refused(client, 400, path, json=body)["message"] == message
 
 
 def test_an_unknown_field_is_told_what_it_was_meant_to_be(client):
@@ -132,6 +169,12 @@ def test_other_addresses_and_methods_get_the_same_form_of_error(client):
     for answer in (client.get("/nowhere"), client.get(CHAT), client.put("/v1/models"), client.get("/v1/models/x")):
         assert answer.status_code in (404, 405)
         assert answer.json()["error"]["message"]
+
+
+def test_an_address_without_its_v1_is_told_so(client):
+    error = refused(client, 404, "/chat/completions", json={"messages": QUESTION})
+    assert error["message"] == "there is no POST /chat/completions here; did you mean /v1/chat/completions?"
+    assert "/openapi.json" in refused(client, 404, "/chat", json={})["message"]
 
 
 def test_a_large_body_is_refused(connect):

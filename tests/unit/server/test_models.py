@@ -107,6 +107,8 @@ def test_runs_of_one_name_or_of_several_bases_are_told_apart(adapters, tiny_base
     assert find_runs([shouty], str(tiny_base)).base_path == str(tiny_base)
     with pytest.raises(ModelError, match="does not exist"):
         find_runs([str(tmp_path / "nowhere")], None)
+    with pytest.raises(ConfigError, match="mine=: expected NAME=RUN"):  # as an unset shell variable gives
+        find_runs(["mine="], None)
     assert name_of(Path("output/ChatGLM/checkpoint-40")) == "ChatGLM:checkpoint-40"
 
 
@@ -131,7 +133,7 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
 
 def test_a_port_in_use_is_told_before_anything_is_loaded():
     with open_socket("127.0.0.1", 0) as taken:
-        with pytest.raises(ConfigError, match="cannot listen on port"):
+        with pytest.raises(ConfigError, match=r"cannot listen on port \d+ of 127.0.0.1: another program is using it\."):
             open_socket("127.0.0.1", taken.getsockname()[1])
         assert not is_open_to_network(taken)
         assert address_of(taken) == f"http://127.0.0.1:{taken.getsockname()[1]}"

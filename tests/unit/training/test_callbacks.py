@@ -31,6 +31,21 @@ def test_a_resumed_log_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert entries == [{"step": 1, "loss": 3}, {"step": 2, "max_steps": 9, "loss": 1.5, "grad_norm": None}]
 
 
+def test_a_run_that_ends_before_the_first_log_entry_is_due_gets_one(tmp_path: Path) -> None:
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, logging_steps=10)
+    callbacks = make_callbacks(tmp_path, None, ProgressReport(Console(quiet=True)))
+
+    def logs_at(step: int, max_steps: int) -> bool:
+        state, control = TrainerState(global_step=step, max_steps=max_steps, logging_steps=10), TrainerControl()
+        for callback in callbacks:
+            callback.on_step_end(arguments, state, control)
+        return control.should_log
+
+    assert logs_at(3, max_steps=3)
+    assert not logs_at(2, max_steps=3)
+    assert not logs_at(12, max_steps=12)
+
+
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     shown = io.StringIO()
     report = ProgressReport(Console(file=shown, force_terminal=True, width=120))
