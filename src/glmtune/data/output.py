@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -29,10 +30,14 @@ def check_output(output: str | Path) -> Path:
         found = repr(show_text(target.suffix)) if target.suffix else "no suffix"
         raise DataError(f"{name}: expected a file named .json or .jsonl to write to, found {found}")
     with storage_faults(name):
-        if os.path.lexists(target):  # also true of a broken link
-            raise DataError(f"{name}: the file exists already and is not replaced. Remove it or name another one")
+        _check_new(target, name)
         check_writable_folder(target.parent)
     return target
+
+
+def _check_new(target: Path, name: str) -> None:
+    if os.path.lexists(target):  # also true of a broken link
+        raise DataError(f"{name}: the file exists already and is not replaced. Remove it or name another one")
 
 
 def check_outputs(*outputs: str | Path | None) -> None:
@@ -71,7 +76,7 @@ def write_rows(rows: Rows, output: str | Path) -> int:
     Args:
         rows: Each row, and where it comes from, for messages.
         output: A `.json` file, for an array, or a `.jsonl` file, for a row a line. It must not exist; its folder is
-            created.
+            created, and removed again if nothing is written.
 
     Returns:
         How many rows were written.
@@ -80,13 +85,27 @@ def write_rows(rows: Rows, output: str | Path) -> int:
         DataError: `output` cannot be used, or a value has no JSON form.
         StorageError: It cannot be written.
     """
-    target = check_output(output)
+    target, name = check_output(output), show_text(str(output))
     written = _Texts(rows)
-    with storage_faults(show_text(str(output))):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(target) as unfinished, unfinished.open("wb") as file:
+    with storage_faults(name), _folder_for(target), written_aside(target) as unfinished:
+        with unfinished.open("wb") as file:
             file.writelines(_encode(written, is_array=target.suffix.lower() == ".json"))
+        _check_new(target, name)  # another process may have written it meanwhile
     return written.num_rows
+
+
+@contextmanager
+def _folder_for(file: Path) -> Iterator[None]:
+    """Creates the folder of a file; if the block fails, removes what it created, unless there is something in it."""
+    created = [folder for folder in file.parents if not folder.exists()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in created:  # the innermost first
+                folder.rmdir()
+        raise
 
 
 class _Texts:

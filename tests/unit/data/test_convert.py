@@ -74,6 +74,17 @@ def test_a_crash_leaves_nothing_half_done(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_another_process_writes_meanwhile_is_kept(tmp_path):
+    def rows():
+        (tmp_path / "out.jsonl").write_text("theirs")
+        yield None, {"question": "q", "answer": "a"}
+
+    with pytest.raises(DataError, match="exists already and is not replaced"):
+        write_rows(rows(), tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text() == "theirs"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_faulty_data_write_nothing(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"question": "q", "answer": ""}', encoding="utf-8")
