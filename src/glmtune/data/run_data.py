@@ -1,18 +1,22 @@
 """Reads and tokenises a run's data."""
 
 import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from glmtune.config import DataSection, PromptSection, embedded_data
 from glmtune.data.checking import try_find_leaks
+from glmtune.data.compact import SourceList
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.findings import Finding, find, find_in_tokens
 from glmtune.data.formats import Conversations, read_conversations
-from glmtune.data.rows import RowFault, Source
+from glmtune.data.rows import RowFault
 from glmtune.data.samples import SampleDataset
 from glmtune.data.stats import DataStats, set_aside, split_line
 from glmtune.errors import ConfigError
@@ -89,16 +93,16 @@ def load_run_data(
         data.path or embedded_data(), data.fields, data.join, faulty=data.faulty, seed=seed
     )
     dataset, stats = _tokenize(conversations, data, prompt, tokenizer)
-    chosen = list(range(len(dataset)))
+    chosen = numpy.arange(len(dataset))
     evaluated, held_out, eval_fingerprint, skipped = None, conversations, "", conversations.skipped
     if data.eval_path is not None:
         held_out = read_conversations(data.eval_path, data.fields, data.join, faulty=data.faulty)
         evaluated, eval_stats = _tokenize(held_out, data, prompt, tokenizer)
         eval_fingerprint, skipped = eval_stats.fingerprint, skipped + held_out.skipped
     elif data.eval_fraction > 0:
-        held, chosen = _held_out([conversations.sources[row] for row in dataset["row"]], data.eval_fraction, seed)
+        held, chosen = _held_out(conversations.sources, dataset["row"], data.eval_fraction, seed)
         evaluated = dataset.select(held)
-    first = chosen[0]
+    first = int(chosen[0])
     sample = SelfTestSample(conversations.items[dataset[first]["row"]], dataset[first]["input_ids"], data.max_length)
     trained = dataset if evaluated is None else dataset.select(chosen)
     evaluation = None if evaluated is None else SampleDataset(evaluated)
@@ -132,20 +136,30 @@ def _leaks(
     return try_find_leaks(training.take(training_rows), evaluation.take(evaluation_rows))
 
 
-def _held_out(sources: Sequence[Source], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Draws the samples to evaluate on, and returns them and the others.
+def _held_out(
+    sources: SourceList, rows: Sequence[int], fraction: float, seed: int
+) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
+    """Draws the samples to evaluate on, and returns their indices and those of the others.
 
     A row that is there several times, by the weight of its file, is evaluated once and not trained on.
+
+    Args:
+        sources: The sources of all conversations.
+        rows: By sample, the index of its conversation.
+        fraction: The share of distinct rows to draw.
+        seed: Decides which.
     """
-    copies: dict[Source, list[int]] = {}
-    for index, source in enumerate(sources):
-        copies.setdefault(source, []).append(index)
-    rows = list(copies.values())
-    random.Random(seed).shuffle(rows)
-    num_held_out = set_aside(fraction, len(rows))
-    if num_held_out == len(rows):
-        raise ConfigError(f"data.eval_fraction leaves nothing to train on, of {count(len(rows), 'samples')}")
-    return sorted(row[0] for row in rows[:num_held_out]), sorted(index for row in rows[num_held_out:] for index in row)
+    keys = sources.keys()[numpy.fromiter(rows, numpy.int64, len(rows))]
+    _, firsts, groups = numpy.unique(keys, return_index=True, return_inverse=True)
+    in_order = numpy.argsort(firsts)  # the distinct rows, as they come in the data
+    drawn = array("q", in_order.tobytes())
+    random.Random(seed).shuffle(drawn)
+    num_held_out = set_aside(fraction, len(drawn))
+    if num_held_out == len(drawn):
+        raise ConfigError(f"data.eval_fraction leaves nothing to train on, of {count(len(drawn), 'samples')}")
+    is_held = numpy.zeros(len(drawn), bool)
+    is_held[drawn[:num_held_out]] = True
+    return numpy.sort(firsts[is_held]), numpy.flatnonzero(~is_held[groups])
 
 
 def _tokenize(
