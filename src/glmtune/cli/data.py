@@ -147,7 +147,7 @@ def stats(
     from glmtune.data.stats_page import write_stats_page
 
     write_stats_page(files, html, **settings)
-    TerminalConsole().print(f"page: {html}", markup=False, highlight=False)
+    TerminalConsole(soft_wrap=True).print(f"page: {html}", highlight=False)
 
 
 @app.command()

@@ -42,6 +42,20 @@ def test_check_of_faulty_data_fails_for_programs_too(invoke):
     assert json.loads(text)["faults"] == ['bad.json, row 1: "answer" is empty. Fill it in or remove the row']
 
 
+def test_faults_of_evaluation_data_are_json_too(invoke):
+    code, text = invoke("check", "a.json", "--eval", "bad.json", "--json")
+    assert code == 1
+    assert json.loads(text)["faults"] == ['bad.json, row 1: "answer" is empty. Fill it in or remove the row']
+
+
+def test_a_path_can_be_copied_from_what_is_printed(invoke, tmp_path):
+    output = tmp_path / ("n" * 200) / "out.json"
+    _, text = invoke("sample", "a.json", "--count", "1", "--output", str(output))
+    assert f"written to {output}\n" in text
+    _, text = invoke("stats", "a.json", "--html", str(output.with_suffix(".html")))
+    assert text == f"page: {output.with_suffix('.html')}\n"
+
+
 def test_check_prints_findings_for_people(invoke):
     code, text = invoke("check", "a.json")
     assert code == 0

@@ -1,5 +1,6 @@
 """What a reader would lose: their language, or the facts in a message on the way into it."""
 
+import io
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 from glmtune.errors import summarise_faults
 from glmtune.language import language, localise
 from glmtune.language.catalogue import CatalogueEntry
+from glmtune.language.terminal import TerminalConsole
 
 LOCALE = ("GLMTUNE_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 
@@ -168,3 +170,11 @@ def test_a_long_message_is_quick() -> None:
     began = time.perf_counter()
     localise(f"Error: run: expected one of {names}; found {names!r}. {names}")
     assert time.perf_counter() - began < 2.0
+
+
+@pytest.mark.parametrize("text", ["mine.json:-1: no such file", "[/b] :smile: [red]x.json", "[bold]"])
+def test_a_file_name_is_printed_to_the_letter(text: str) -> None:
+    """Not as rich's markup, which would fail or vanish, nor as the emoji that it may spell."""
+    console = TerminalConsole(file=io.StringIO(), record=True, width=80)
+    console.print(text)
+    assert console.export_text() == f"{text}\n"
