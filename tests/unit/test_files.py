@@ -29,6 +29,24 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_of_another_process_is_kept_where_it_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool
+) -> None:
+    def link(file: Path, path: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", link)
+    file = tmp_path / "rows.json"
+    with written_aside(file, replaces=False) as unfinished:
+        unfinished.write_text("first")
+    with pytest.raises(FileExistsError), written_aside(file, replaces=False) as unfinished:
+        unfinished.write_text("second")
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

@@ -2,17 +2,20 @@
 
 import json
 import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from glmtune.data.readers import expand_path
 from glmtune.data.rows import Source
 from glmtune.errors import DataError, show_text
 from glmtune.files import check_writable_folder, storage_faults, written_aside
+from glmtune.signals import handling
 
 SUFFIXES = (".json", ".jsonl")
 Rows = Iterable[tuple[Source | None, Mapping[str, Any]]]  # each row, and where it comes from
@@ -30,14 +33,14 @@ def check_output(output: str | Path) -> Path:
         found = repr(show_text(target.suffix)) if target.suffix else "no suffix"
         raise DataError(f"{name}: expected a file named .json or .jsonl to write to, found {found}")
     with storage_faults(name):
-        _check_new(target, name)
+        if os.path.lexists(target):  # also true of a broken link
+            raise _exists(name)
         check_writable_folder(target.parent)
     return target
 
 
-def _check_new(target: Path, name: str) -> None:
-    if os.path.lexists(target):  # also true of a broken link
-        raise DataError(f"{name}: the file exists already and is not replaced. Remove it or name another one")
+def _exists(name: str) -> DataError:
+    return DataError(f"{name}: the file exists already and is not replaced. Remove it or name another one")
 
 
 def check_outputs(*outputs: str | Path | None) -> None:
@@ -87,11 +90,18 @@ def write_rows(rows: Rows, output: str | Path) -> int:
     """
     target, name = check_output(output), show_text(str(output))
     written = _Texts(rows)
-    with storage_faults(name), _folder_for(target), written_aside(target) as unfinished:
-        with unfinished.open("wb") as file:
-            file.writelines(_encode(written, is_array=target.suffix.lower() == ".json"))
-        _check_new(target, name)  # another process may have written it meanwhile
+    with handling(_end), storage_faults(name), _folder_for(target):
+        try:
+            with written_aside(target, replaces=False) as unfinished, unfinished.open("wb") as file:
+                file.writelines(_encode(written, is_array=target.suffix.lower() == ".json"))
+        except FileExistsError as error:  # another process has written it meanwhile
+            raise _exists(name) from error
     return written.num_rows
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Ends the process after it has cleared up, whichever signal asks for that."""
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 @contextmanager
