@@ -116,7 +116,7 @@ def test_nulls_of_columnar_files_are_left_out(tmp_path):
         ("a.json", '[{"a": "b"}', "line 1, column 12: not JSON: .*the text ends too early"),
         ("a.json", "hello", "line 1, column 1: not JSON"),
         ("a.json", "[" * 100_000, "brackets are nested too deeply"),
-        ("a.json", "[" + "1" * 5000 + "]", "not readable as JSON: .*digits"),
+        ("a.json", "[" + "1" * 5000 + "]", "a whole number has too many digits; at most 4,300 are read"),
         ("a.json", '{"a": 1}', r"expected an array of rows at the top level, found an object.*Put \[ and \]"),
         ("a.json", '{"v": 1,\n"data": [{"a": 1}]}', 'its "data" holds an array of 1. Write that array alone'),
         ("a.json", '"text"', "expected an array of rows at the top level, found a string"),

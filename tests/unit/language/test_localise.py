@@ -75,6 +75,14 @@ def test_the_beginning_of_an_error_is_no_part_of_what_it_says() -> None:
 
 
 @pytest.mark.usefixtures("in_chinese")
+def test_what_to_do_about_an_unknown_command_or_option_is_a_sentence_of_its_own() -> None:
+    text = localise("Error: No such command 'foo'. See glmtune data --help")
+    assert text == "错误：没有 'foo' 这个命令。用法见 glmtune data --help"
+    text = localise("Error: No such option: --modle (Possible options: --model). See glmtune eval --help")
+    assert text == "错误：没有 --modle 这个选项；您是不是想写 --model？用法见 glmtune eval --help"
+
+
+@pytest.mark.usefixtures("in_chinese")
 def test_an_error_within_an_error() -> None:
     inner = "train.max_steps: expected at least -1; found -7"
     assert localise(inner) == "train.max_steps：应为不小于 -1 的数，实为 -7"
