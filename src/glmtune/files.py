@@ -134,9 +134,12 @@ def _link_to_new(file: Path, path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all; see `written_aside`."""
+    """Writes a text file in UTF-8, whole or not at all; see `written_aside`.
+
+    What UTF-8 has not, such as a byte of a file name in another encoding, is written as an escape, which JSON reads.
+    """
     with written_aside(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: str | Path, values: Any) -> None:

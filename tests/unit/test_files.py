@@ -11,7 +11,15 @@ import pytest
 
 import processes
 from glmtune.errors import ModelError, StorageError
-from glmtune.files import check_writable_folder, held, read_json_object, storage_faults, write_text, written_aside
+from glmtune.files import (
+    check_writable_folder,
+    held,
+    read_json_object,
+    storage_faults,
+    write_json,
+    write_text,
+    written_aside,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
@@ -27,6 +35,12 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         fill_the_disk()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_name_that_is_no_utf_8_is_written_and_read_back(tmp_path: Path) -> None:
+    name = b"\xff\xfe.json".decode(errors="surrogateescape")  # as Python has it
+    write_json(tmp_path / "facts.json", {"file": name})
+    assert read_json_object(tmp_path / "facts.json", ModelError) == {"file": name}
 
 
 @pytest.mark.parametrize("has_links", [True, False])

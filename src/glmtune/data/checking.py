@@ -173,4 +173,5 @@ def finding_lines(result: CheckResult) -> list[str]:
 
 def to_json(result: CheckResult) -> str:
     """The result as JSON text."""
-    return json.dumps(result.to_dict(), ensure_ascii=False, indent=2)
+    text = json.dumps(result.to_dict(), ensure_ascii=False, indent=2)
+    return text.encode(errors="backslashreplace").decode()  # a name that is no UTF-8, as an escape

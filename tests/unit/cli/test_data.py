@@ -1,6 +1,7 @@
 """Without these, the data commands could print or write something else than their functions in Python do."""
 
 import json
+import os
 
 import pytest
 from typer.testing import CliRunner
@@ -46,6 +47,14 @@ def test_faults_of_evaluation_data_are_json_too(invoke):
     code, text = invoke("check", "a.json", "--eval", "bad.json", "--json")
     assert code == 1
     assert json.loads(text)["faults"] == ['bad.json, row 1: "answer" is empty. Fill it in or remove the row']
+
+
+@pytest.mark.posix  # other systems have no such names
+def test_a_name_that_is_no_utf_8_is_json_too(invoke):
+    name = os.fsdecode(b"\xff.json")
+    os.rename("a.json", name)
+    code, text = invoke("check", name, "--json")
+    assert (code, list(json.loads(text)["formats"])) == (0, [name])
 
 
 def test_a_path_can_be_copied_from_what_is_printed(invoke, tmp_path):

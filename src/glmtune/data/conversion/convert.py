@@ -119,6 +119,11 @@ def preview(
 def _read(paths: Paths) -> Iterator[Row]:
     """The rows, as they are read. One that cannot be read could not be kept either: in the end, it is a fault."""
     files, faults = weighted_files(paths)
+    faults += [
+        f"{show_text(path)}: the weight {weight:g} has no effect here; glmtune data merge draws rows by weight"
+        for path, weight in files
+        if weight != 1
+    ]
     for path, _ in files:
         for row in read_rows(path, needs_answer=False):
             if isinstance(row, RowFault):

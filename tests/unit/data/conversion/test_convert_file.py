@@ -165,6 +165,12 @@ def test_rows_are_written_as_they_are_read(tmp_path) -> None:
     assert [row["answer"] for row in read(tmp_path / "out.json")] == [str(number) for number in range(5000)]
 
 
+def test_a_weight_is_not_overlooked(rows_file, tmp_path) -> None:
+    path = rows_file({"question": QUESTION, "answer": "a"})
+    with pytest.raises(DataError, match=r"rows\.json: the weight 0\.5 has no effect here"):
+        convert_file(f"{path}:0.5", tmp_path / "out.json", "instruction")
+
+
 def test_a_preview_of_faulty_rows_shows_none(tmp_path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"question": QUESTION, "answer": "a"}) + "\n[1]\n", encoding="utf-8")
