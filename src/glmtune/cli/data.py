@@ -128,6 +128,8 @@ def stats(
     join: JoinOption = "\\n",
 ) -> None:
     """Print counts and a histogram of lengths, or write a page about the data."""
+    if html is not None and eval_fraction:
+        raise ConfigError("--eval-fraction is shown in the terminal only; leave it out, or --html")
     from glmtune.adapters.inheritance import prompt_record
     from glmtune.data import inspection
 

@@ -60,8 +60,8 @@ def read_rows(path: str | Path, *, needs_answer: bool = True) -> Iterator[Row | 
             here = show_text(str(Path.cwd()))
             raise DataError(f"{name}: there is no such file. Check the path; relative paths start from {here}")
         if suffix not in suffixes:
-            found = show_text(suffix) or "no suffix"
-            raise DataError(f"{name}: expected a file named {', '.join(suffixes)}, found {found!r}")
+            found = repr(show_text(suffix)) if suffix else "no suffix"
+            raise DataError(f"{name}: expected a file named {', '.join(suffixes)}, found {found}")
         for row in _read_file(file, given, suffix):
             is_empty = False
             yield row

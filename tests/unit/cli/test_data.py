@@ -57,6 +57,12 @@ def test_a_name_that_is_no_utf_8_is_json_too(invoke):
     assert (code, list(json.loads(text)["formats"])) == (0, [name])
 
 
+def test_an_option_that_the_page_has_no_place_for_is_refused(invoke, tmp_path):
+    code, text = invoke("stats", "a.json", "--eval-fraction", "0.5", "--html", "page.html")
+    assert (code, text) == (1, "")
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_a_path_can_be_copied_from_what_is_printed(invoke, tmp_path):
     output = tmp_path / ("n" * 200) / "out.json"
     _, text = invoke("sample", "a.json", "--count", "1", "--output", str(output))

@@ -123,6 +123,7 @@ def test_nulls_of_columnar_files_are_left_out(tmp_path):
         ("a.csv", 'a,b\n1,2\n3,"x\n', "line 3: not CSV: unexpected end of data. Check the quotes"),
         ("a.csv", "a,b,a\n1,2,3\n", "line 1: the header has duplicate columns: a"),
         ("a.parquet", "PAR1 no", "not a Parquet file, or a damaged one"),
+        ("plain", "PK", r"\.parquet, found no suffix$"),
         ("a.xlsx", "PK", r"expected a file named \.json, \.jsonl, \.csv, \.parquet, found '\.xlsx'"),
         (
             "a.json",
