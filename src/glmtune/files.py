@@ -85,7 +85,7 @@ def storage_faults(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def written_aside(path: str | Path) -> Iterator[Path]:
+def written_aside(path: str | Path, *, replaces: bool = True) -> Iterator[Path]:
     """Writes a file under a temporary name in the same folder, and renames it once it is complete and on the disk.
 
     If the process is killed or the disk fills up, `path` is the old file or the new one, never a partial one. The new
@@ -93,11 +93,13 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: The file; its folder must exist.
+        replaces: Whether a file that is there by then is replaced.
 
     Yields:
         The path of an empty file to write to.
 
     Raises:
+        FileExistsError: There is a file, and it is not to be replaced.
         OSError: The file cannot be written; `storage_faults` turns that into a sentence.
     """
     path = Path(path)
@@ -109,17 +111,35 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         yield unfinished
         unfinished.chmod(mode)
         flush(unfinished)
-        unfinished.replace(path)
+        if replaces:
+            unfinished.replace(path)
+        else:
+            _link_to_new(unfinished, path)
         flush(path.parent)  # the rename is on the disk only once the folder is
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
 
+def _link_to_new(file: Path, path: Path) -> None:
+    """Gives a file a second name, of which no other process can have made a file just before."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        file.rename(path)
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all; see `written_aside`."""
+    """Writes a text file in UTF-8, whole or not at all; see `written_aside`.
+
+    What UTF-8 has not, such as a byte of a file name in another encoding, is written as an escape, which JSON reads.
+    """
     with written_aside(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: str | Path, values: Any) -> None:

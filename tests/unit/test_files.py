@@ -11,7 +11,15 @@ import pytest
 
 import processes
 from glmtune.errors import ModelError, StorageError
-from glmtune.files import check_writable_folder, held, read_json_object, storage_faults, write_text, written_aside
+from glmtune.files import (
+    check_writable_folder,
+    held,
+    read_json_object,
+    storage_faults,
+    write_json,
+    write_text,
+    written_aside,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
@@ -26,6 +34,30 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"results\.json: the disk is full"):
         fill_the_disk()
     assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_name_that_is_no_utf_8_is_written_and_read_back(tmp_path: Path) -> None:
+    name = b"\xff\xfe.json".decode(errors="surrogateescape")  # as Python has it
+    write_json(tmp_path / "facts.json", {"file": name})
+    assert read_json_object(tmp_path / "facts.json", ModelError) == {"file": name}
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_of_another_process_is_kept_where_it_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool
+) -> None:
+    def link(file: Path, path: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", link)
+    file = tmp_path / "rows.json"
+    with written_aside(file, replaces=False) as unfinished:
+        unfinished.write_text("first")
+    with pytest.raises(FileExistsError), written_aside(file, replaces=False) as unfinished:
+        unfinished.write_text("second")
+    assert file.read_text() == "first"
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -92,4 +92,4 @@ def _run() -> int:
 def _print_error(fault: str) -> None:
     message = "\n".join(show_text(line) for line in f"Error: {fault}".split("\n"))
     with suppress(OSError):  # standard error may be lost too
-        TerminalConsole(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)
+        TerminalConsole(stderr=True, soft_wrap=True).print(message, style="red", highlight=False)

@@ -128,6 +128,8 @@ def stats(
     join: JoinOption = "\\n",
 ) -> None:
     """Print counts and a histogram of lengths, or write a page about the data."""
+    if html is not None and eval_fraction:
+        raise ConfigError("--eval-fraction is shown in the terminal only; leave it out, or --html")
     from glmtune.adapters.inheritance import prompt_record
     from glmtune.data import inspection
 
@@ -147,7 +149,7 @@ def stats(
     from glmtune.data.stats_page import write_stats_page
 
     write_stats_page(files, html, **settings)
-    TerminalConsole().print(f"page: {html}", markup=False, highlight=False)
+    TerminalConsole(soft_wrap=True).print(f"page: {html}", highlight=False)
 
 
 @app.command()

@@ -22,14 +22,20 @@ def evaluate(
     ],
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", help="Data with reference answers, in any training format. Repeatable."),
+        typer.Option(
+            "--data", callback=not_empty, help="Data with reference answers, in any training format. Repeatable."
+        ),
     ] = None,
     count: Annotated[
         int, typer.Option("--count", min=1, help="The most rows to evaluate on; of more, as many are drawn.")
     ] = 500,
     choices: Annotated[
         list[str] | None,
-        typer.Option("--choices", help="Multiple-choice questions, a CSV file as of C-Eval or MMLU. Repeatable."),
+        typer.Option(
+            "--choices",
+            callback=not_empty,
+            help="Multiple-choice questions, a CSV file as of C-Eval or MMLU. Repeatable.",
+        ),
     ] = None,
     general: Annotated[
         bool, typer.Option("--general", help="Ask built-in general questions too, to see what was forgotten.")

@@ -18,8 +18,8 @@ FaultyName = Literal["stop", "skip"]
 
 
 def not_empty(value: Any) -> Any:
-    """Refuses an empty argument, such as an unset shell variable gives."""
-    if value is not None and not str(value).strip():
+    """Refuses an empty argument, or one in a list, such as an unset shell variable gives."""
+    if any(each is not None and not str(each).strip() for each in (value if isinstance(value, list) else [value])):
         raise ConfigError("an argument is empty; is a shell variable unset?")
     return value
 
@@ -44,7 +44,8 @@ Sampling = Annotated[
     typer.Argument(help="Sampling options by their transformers names, such as do_sample=true temperature=0.8."),
 ]
 DataFiles = Annotated[
-    list[str], typer.Argument(help="Data files, folders, patterns such as 'data/*.json', or a hub data set.")
+    list[str],
+    typer.Argument(callback=not_empty, help="Data files, folders, patterns such as 'data/*.json', or a hub data set."),
 ]
 FieldOption = Annotated[
     list[str] | None, typer.Option("--field", help="Map a column of another name: --field output=answer. Repeatable.")

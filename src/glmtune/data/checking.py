@@ -10,7 +10,7 @@ from rich.text import Text
 
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.findings import Finding, find, find_in_tokens, find_leaks
-from glmtune.data.formats import Conversations, read_conversations, scan
+from glmtune.data.formats import Conversations, scan
 from glmtune.data.printing import print_lines, visible
 from glmtune.data.stats import DataStats, join_lines
 from glmtune.data.weights import Paths
@@ -73,17 +73,18 @@ def examine(
         template: The prompt template.
         system: The system prompt of conversations without one of their own.
         max_length: Most tokens of a sample; None for no limit.
-
-    Raises:
-        DataError: The evaluation data are faulty.
     """
     found, faults = scan(paths, fields, join)
     result = CheckResult(found, faults)
-    if faults:
+    evaluation = Conversations()
+    if eval_paths:
+        evaluation, eval_faults = scan(eval_paths, fields, join)
+        result.faults += eval_faults
+    if result.faults:
         return result
     result.findings = find(found)
     if eval_paths:
-        leaks, result.unchecked = try_find_leaks(found, read_conversations(eval_paths, fields, join))
+        leaks, result.unchecked = try_find_leaks(found, evaluation)
         result.findings = [*leaks, *result.findings]
     if tokenizer is not None:
         try:
@@ -172,4 +173,5 @@ def finding_lines(result: CheckResult) -> list[str]:
 
 def to_json(result: CheckResult) -> str:
     """The result as JSON text."""
-    return json.dumps(result.to_dict(), ensure_ascii=False, indent=2)
+    text = json.dumps(result.to_dict(), ensure_ascii=False, indent=2)
+    return text.encode(errors="backslashreplace").decode()  # a name that is no UTF-8, as an escape

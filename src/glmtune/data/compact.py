@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, TypeVar, cast, overload
 
+import numpy
+from numpy.typing import NDArray
+
 from glmtune.data.rows import Source
 from glmtune.files import storage_faults
 from glmtune.prompts import Conversation, Message
@@ -167,6 +170,11 @@ class SourceList(MadeList[Source]):
         """The item at an index from 0 to below the length."""
         path, row, line = self._numbers[3 * index : 3 * index + 3]
         return Source(self._paths[path], row, line or None)
+
+    def keys(self) -> NDArray[numpy.int64]:
+        """A number for each source: the same for two exactly if they are the same row of the same file."""
+        path, row, _ = numpy.array(self._numbers).reshape(-1, 3).T
+        return path << 40 | row
 
     def append(self, item: Source) -> None:
         """Adds a source."""

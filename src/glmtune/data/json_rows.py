@@ -2,9 +2,9 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
-from sys import intern
 from typing import Any, TextIO
 
 from glmtune.data.rows import Row, RowFault, Source
@@ -158,7 +158,7 @@ def _objects_in(value: Any) -> Iterator[dict[str, Any]]:
 
 def _build(pairs: list[tuple[str, Any]], repeated: _Repeated) -> dict[str, Any]:
     """An object of pairs; those with duplicate keys are added to `repeated`."""
-    value = {intern(key): each for key, each in pairs}  # or each of a million rows has names of its own
+    value = {sys.intern(key): each for key, each in pairs}  # or each of a million rows has names of its own
     if len(value) < len(pairs):
         counts = Counter(key for key, _ in pairs)
         repeated[id(value)] = (value, sorted(key for key, number in counts.items() if number > 1))
@@ -176,8 +176,9 @@ def _parse(text: str, where: str, first_line: int) -> tuple[Any, _Repeated]:
         raise DataError(f"{where}, line {line}, column {error.colno}: not JSON: {error.msg}{hint}") from error
     except RecursionError as error:
         raise DataError(f"{where}: brackets are nested too deeply") from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise DataError(f"{where}: not readable as JSON: {error}") from error
+    except ValueError as error:
+        most = sys.get_int_max_str_digits()
+        raise DataError(f"{where}: a whole number has too many digits; at most {most:,} are read") from error
 
 
 def _syntax_hint(text: str, error: json.JSONDecodeError) -> str:

@@ -2,16 +2,20 @@
 
 import json
 import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from glmtune.data.readers import expand_path
 from glmtune.data.rows import Source
 from glmtune.errors import DataError, show_text
 from glmtune.files import check_writable_folder, storage_faults, written_aside
+from glmtune.signals import handling
 
 SUFFIXES = (".json", ".jsonl")
 Rows = Iterable[tuple[Source | None, Mapping[str, Any]]]  # each row, and where it comes from
@@ -30,9 +34,13 @@ def check_output(output: str | Path) -> Path:
         raise DataError(f"{name}: expected a file named .json or .jsonl to write to, found {found}")
     with storage_faults(name):
         if os.path.lexists(target):  # also true of a broken link
-            raise DataError(f"{name}: the file exists already and is not replaced. Remove it or name another one")
+            raise _exists(name)
         check_writable_folder(target.parent)
     return target
+
+
+def _exists(name: str) -> DataError:
+    return DataError(f"{name}: the file exists already and is not replaced. Remove it or name another one")
 
 
 def check_outputs(*outputs: str | Path | None) -> None:
@@ -71,7 +79,7 @@ def write_rows(rows: Rows, output: str | Path) -> int:
     Args:
         rows: Each row, and where it comes from, for messages.
         output: A `.json` file, for an array, or a `.jsonl` file, for a row a line. It must not exist; its folder is
-            created.
+            created, and removed again if nothing is written.
 
     Returns:
         How many rows were written.
@@ -80,13 +88,34 @@ def write_rows(rows: Rows, output: str | Path) -> int:
         DataError: `output` cannot be used, or a value has no JSON form.
         StorageError: It cannot be written.
     """
-    target = check_output(output)
+    target, name = check_output(output), show_text(str(output))
     written = _Texts(rows)
-    with storage_faults(show_text(str(output))):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(target) as unfinished, unfinished.open("wb") as file:
-            file.writelines(_encode(written, is_array=target.suffix.lower() == ".json"))
+    with handling(_end), storage_faults(name), _folder_for(target):
+        try:
+            with written_aside(target, replaces=False) as unfinished, unfinished.open("wb") as file:
+                file.writelines(_encode(written, is_array=target.suffix.lower() == ".json"))
+        except FileExistsError as error:  # another process has written it meanwhile
+            raise _exists(name) from error
     return written.num_rows
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Ends the process after it has cleared up, whichever signal asks for that."""
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+@contextmanager
+def _folder_for(file: Path) -> Iterator[None]:
+    """Creates the folder of a file; if the block fails, removes what it created, unless there is something in it."""
+    created = [folder for folder in file.parents if not folder.exists()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in created:  # the innermost first
+                folder.rmdir()
+        raise
 
 
 class _Texts:

@@ -11,10 +11,10 @@ from glmtune.language import localise
 
 
 def print_lines(console: Console | None, lines: Iterable[str]) -> None:
-    """Prints lines in the user's language; with no console, to the standard output."""
+    """Prints lines in the user's language, none of them broken; with no console, to the standard output."""
     console = console or Console()
     for line in lines:
-        console.print(Text(localise(line)))
+        console.print(Text(localise(line)), soft_wrap=True)  # or a path could not be copied
 
 
 def visible(text: str, limit: int | None = None) -> str:

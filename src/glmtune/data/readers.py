@@ -60,8 +60,8 @@ def read_rows(path: str | Path, *, needs_answer: bool = True) -> Iterator[Row | 
             here = show_text(str(Path.cwd()))
             raise DataError(f"{name}: there is no such file. Check the path; relative paths start from {here}")
         if suffix not in suffixes:
-            found = show_text(suffix) or "no suffix"
-            raise DataError(f"{name}: expected a file named {', '.join(suffixes)}, found {found!r}")
+            found = repr(show_text(suffix)) if suffix else "no suffix"
+            raise DataError(f"{name}: expected a file named {', '.join(suffixes)}, found {found}")
         for row in _read_file(file, given, suffix):
             is_empty = False
             yield row
@@ -220,8 +220,7 @@ def _read_parquet(file: Path, name: str) -> Iterator[dict[str, Any]]:
 def _read_csv(stream: TextIO, path: str) -> Iterator[Row | RowFault]:
     """Rows of a CSV file with a header; every cell stays a string."""
     name = show_text(path)
-    csv.field_size_limit(_MOST_LETTERS_A_CELL)  # the default refuses texts beyond 128 KiB
-    records = _csv_records(stream, name)
+    records = csv_records(stream, name)
     line, columns = next(records)
     if repeated := sorted(column for column, number in Counter(columns).items() if number > 1):
         raise DataError(f"{name}, line {line}: the header has duplicate columns: {show_names(repeated)}")
@@ -234,8 +233,17 @@ def _read_csv(stream: TextIO, path: str) -> Iterator[Row | RowFault]:
             yield RowFault(text, source)
 
 
-def _csv_records(stream: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Records that are not blank, each with the line where it starts."""
+def csv_records(stream: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Records of CSV text that are not blank, each with the line where it starts.
+
+    Args:
+        stream: The text, opened with `newline=""`.
+        name: Where it comes from, for messages.
+
+    Raises:
+        DataError: It is not CSV.
+    """
+    csv.field_size_limit(_MOST_LETTERS_A_CELL)  # the default refuses texts beyond 128 KiB
     reader = csv.reader(stream, strict=True)
     line = 1
     try:

@@ -100,7 +100,7 @@ def partial_format(name: str, rows: Sequence[Mapping[str, Any]], forms: Sequence
     raise DataError(
         f"{name}: no known columns; found: {show_names(rows[0]) or 'none'}; expected: {known}. "
         "Name both columns: data.fields.instruction=COLUMN data.fields.output=COLUMN (train, plan) "
-        "or --field instruction=COLUMN --field output=COLUMN (data, generate)"
+        "or --field instruction=COLUMN --field output=COLUMN (data, eval, generate)"
     )
 
 
@@ -153,7 +153,7 @@ def _read_pair(
         try:
             advice = (
                 f"Add it, or name its column: data.fields.{column}=COLUMN (train, plan) or "
-                f"--field {column}=COLUMN (data, generate)"
+                f"--field {column}=COLUMN (data, eval, generate)"
             )
             texts.append(read_text(values, column, advice=advice))
         except DataError as error:

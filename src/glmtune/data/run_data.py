@@ -1,18 +1,22 @@
 """Reads and tokenises a run's data."""
 
 import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from glmtune.config import DataSection, PromptSection, embedded_data
 from glmtune.data.checking import try_find_leaks
+from glmtune.data.compact import SourceList
 from glmtune.data.dataset import tokenize_conversations
 from glmtune.data.findings import Finding, find, find_in_tokens
 from glmtune.data.formats import Conversations, read_conversations
-from glmtune.data.rows import RowFault, Source
+from glmtune.data.rows import RowFault
 from glmtune.data.samples import SampleDataset
 from glmtune.data.stats import DataStats, set_aside, split_line
 from glmtune.errors import ConfigError
@@ -81,7 +85,7 @@ def load_run_data(
         evaluated, eval_stats = _tokenize(held_out, data, prompt, tokenizer)
         eval_fingerprint, skipped = eval_stats.fingerprint, skipped + held_out.skipped
     elif data.eval_fraction > 0:
-        held, kept = _held_out([conversations.sources[row] for row in dataset["row"]], data.eval_fraction, seed)
+        held, kept = _held_out(conversations.sources, dataset["row"], data.eval_fraction, seed)
         trained, evaluated = dataset.select(kept), dataset.select(held)
     evaluation = None if evaluated is None else SampleDataset(evaluated)
     eval_conversations = [] if evaluated is None else held_out.items.take(evaluated["row"])
@@ -114,20 +118,30 @@ def _leaks(
     return try_find_leaks(training.take(training_rows), evaluation.take(evaluation_rows))
 
 
-def _held_out(sources: Sequence[Source], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Draws the samples to evaluate on, and returns them and the others.
+def _held_out(
+    sources: SourceList, rows: Sequence[int], fraction: float, seed: int
+) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
+    """Draws the samples to evaluate on, and returns their indices and those of the others.
 
     A row that is there several times, by the weight of its file, is evaluated once and not trained on.
+
+    Args:
+        sources: The sources of all conversations.
+        rows: By sample, the index of its conversation.
+        fraction: The share of distinct rows to draw.
+        seed: Decides which.
     """
-    copies: dict[Source, list[int]] = {}
-    for index, source in enumerate(sources):
-        copies.setdefault(source, []).append(index)
-    rows = list(copies.values())
-    random.Random(seed).shuffle(rows)
-    num_held_out = set_aside(fraction, len(rows))
-    if num_held_out == len(rows):
-        raise ConfigError(f"data.eval_fraction leaves nothing to train on, of {count(len(rows), 'samples')}")
-    return sorted(row[0] for row in rows[:num_held_out]), sorted(index for row in rows[num_held_out:] for index in row)
+    keys = sources.keys()[numpy.fromiter(rows, numpy.int64, len(rows))]
+    _, firsts, groups = numpy.unique(keys, return_index=True, return_inverse=True)
+    in_order = numpy.argsort(firsts)  # the distinct rows, as they come in the data
+    drawn = array("q", in_order.tobytes())
+    random.Random(seed).shuffle(drawn)
+    num_held_out = set_aside(fraction, len(drawn))
+    if num_held_out == len(drawn):
+        raise ConfigError(f"data.eval_fraction leaves nothing to train on, of {count(len(drawn), 'samples')}")
+    is_held = numpy.zeros(len(drawn), bool)
+    is_held[drawn[:num_held_out]] = True
+    return numpy.sort(firsts[is_held]), numpy.flatnonzero(~is_held[groups])
 
 
 def _tokenize(

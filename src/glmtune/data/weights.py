@@ -5,7 +5,6 @@ given in a mapping, or behind the name: `general.json:0.2`. A name is read as a 
 letter (`C:\\data.json`) and a split of a hub data set (`owner/name:train`) are no numbers, and so no weights.
 """
 
-import math
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from glmtune.data.readers import expand_path, find_files
 from glmtune.errors import DataError, show_text
 
 Paths = str | Path | Sequence[str | Path] | Mapping[str, float]
+_MOST = 1000  # more is a slip of the keyboard, and would fill the memory
 _WEIGHT = re.compile(r"(.*[^:]):(-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)", re.DOTALL)
 
 
@@ -67,6 +67,6 @@ def _exists(given: str) -> bool:
 
 
 def _checked(path: str, weight: float) -> float:
-    if not (weight > 0 and math.isfinite(weight)):
-        raise DataError(f"{show_text(path)}: expected a weight above 0, found {weight:g}")
+    if not 0 < weight <= _MOST:
+        raise DataError(f"{show_text(path)}: expected a weight above 0 and at most {_MOST:,}, found {weight:g}")
     return weight

@@ -10,7 +10,6 @@ and the likeliest one is the answer. With the model's prefix of special tokens, 
 Source: lm-evaluation-harness 0.4.13, tasks ceval and mmlu, without their line about the subject.
 """
 
-import csv
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ import numpy
 from numpy.typing import NDArray
 
 from glmtune.data.packing import TokenizedSample
-from glmtune.data.readers import encoding_fault, expand_path
+from glmtune.data.readers import csv_records, encoding_fault, expand_path
 from glmtune.errors import DataError, show_names, show_text, summarise_faults
 from glmtune.evaluation.losses import sample_losses
 from glmtune.files import say_os_error
@@ -97,13 +96,11 @@ def _read_records(path: str | Path, name: str) -> list[list[str]]:
     try:
         data = expand_path(path).read_bytes()
         text = data.decode("utf-8-sig")
-        records = [cells for cells in csv.reader(io.StringIO(text, newline=""), strict=True) if cells]
+        records = [cells for _, cells in csv_records(io.StringIO(text, newline=""), name)]
     except OSError as error:
         raise DataError(f"{name}: the file cannot be read: {say_os_error(error)}") from error
     except UnicodeDecodeError as error:
         raise DataError(encoding_fault(data, name)) from error
-    except csv.Error as error:
-        raise DataError(f"{name}: not CSV: {error}") from error
     if not records:
         raise DataError(f"{name}: the file is empty; expected at least one row")
     return records

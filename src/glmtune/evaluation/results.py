@@ -136,7 +136,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
 
 def _line(answer: Answer) -> str:
     row = {"prompt": answer.prompt, "label": answer.label, "predict": answer.predict}
-    return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode() + "\n"
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from glmtune.adapters.run_folder import RunManifest, find_adapter
 from glmtune.errors import AdapterError, ConfigError
@@ -27,6 +27,8 @@ from glmtune.loading.bases import read_base_config
 from glmtune.loading.devices import Dtype, resolve_dtype
 from glmtune.loading.runs import base_of, find_base, load
 from glmtune.models.families import family_of
+
+_DTYPES: dict[torch.dtype | None, Dtype] = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,11 @@ def merge(
         raise AdapterError(f"{run} is a base model; there is no adapter in it to merge. Name a run folder")
     base = find_base(adapter_path, model_path)
     output = _check_output(Path(output_dir).expanduser(), {Path(run), adapter_path, Path(base)})
-    base_dtype = _own_dtype(base)
-    merged_dtype = resolve_dtype(base_dtype if dtype == "auto" else dtype)
     with base_of(adapter_path, base):
-        _check_space(output, base, merged_dtype)
+        config = read_base_config(base)
+        base_dtype = _DTYPES.get(config.dtype, "float32")
+        merged_dtype = resolve_dtype(base_dtype if dtype == "auto" else dtype)
+        _check_space(output, base, config, merged_dtype)
         if not other_base:
             _check_is_trained_base(adapter_path, base)
     with written_beside(output, "is being used for merging") as unfinished:
@@ -144,16 +147,6 @@ def _check_is_trained_base(adapter_path: Path, base: str) -> None:
         )
 
 
-def _own_dtype(base: str) -> Dtype:
-    """The dtype in a base's own config.json; float32 if there is none. `load` reports a folder that is not a base."""
-    try:
-        dtype = AutoConfig.from_pretrained(base).dtype
-    except (OSError, ValueError):
-        return "float32"
-    names: dict[torch.dtype | None, Dtype] = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
-    return names.get(dtype, "float32")
-
-
 def _check_output(output: Path, sources: Collection[Path]) -> Path:
     """The output folder, after checking that it may be written to."""
     if output.resolve() in {source.expanduser().resolve() for source in sources}:
@@ -166,10 +159,9 @@ def _check_output(output: Path, sources: Collection[Path]) -> Path:
     return output
 
 
-def _check_space(output: Path, base: str, dtype: torch.dtype) -> None:
+def _check_space(output: Path, base: str, config: PretrainedConfig, dtype: torch.dtype) -> None:
     """Checks that the disk has room for the merged model, whose size follows from the base's configuration."""
     with torch.device("meta"):
-        config = read_base_config(base)
         model = family_of(config).model_class(config)
     num_bytes = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
     if Path(base).is_dir():

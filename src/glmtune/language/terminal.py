@@ -13,12 +13,11 @@ from glmtune.language import localise
 class TerminalConsole(Console):
     """A rich console that translates plain strings; tables and styled texts must already be translated.
 
-    Args:
-        options: As for rich's console.
+    File names and what is in files are printed to the letter: `[b]` is no markup, and `:-1:` no picture of a thumb.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"emoji": False, **options})  # data.json:100: is a place, and no picture
+        super().__init__(**{"markup": False, "emoji": False} | options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints as rich does."""

@@ -176,6 +176,7 @@ def read_base_config(path: str | Path | None) -> PretrainedConfig:
     with model_errors(path):
         if Path(path).is_dir():
             return family_at(path).read_config(Path(path))
+        _check_hub_id(path)
         reach_hub(str(path))
         config = AutoConfig.from_pretrained(path)
     check_family(path, config)
@@ -208,8 +209,8 @@ def load_tokenizer(path: str | Path | None) -> Tokenizer:
         ModelError: It is missing or damaged, or is of no family here.
     """
     path = embedded_base() if path is None else path
-    if not Path(path).is_dir() and not is_hub_id(str(path)):
-        raise ModelError(f"base model {path}: there is no such folder. Set model.path to the folder of the model")
+    if not Path(path).is_dir():
+        _check_hub_id(path)
     path = local_base(path, with_weights=False)
     with model_errors(path):
         if Path(path).is_dir():
@@ -222,6 +223,11 @@ def load_tokenizer(path: str | Path | None) -> Tokenizer:
         raise ModelError(f"{path}: expected a tokenizer of class {expected.__name__}; found {type(tokenizer).__name__}")
     found: Tokenizer = tokenizer
     return found
+
+
+def _check_hub_id(path: str | Path) -> None:
+    if not is_hub_id(str(path)):
+        raise ModelError(f"base model {path}: there is no such folder. Set model.path to the folder of the model")
 
 
 def _check_tokenizer_files(folder: Path) -> None:

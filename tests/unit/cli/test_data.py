@@ -1,6 +1,7 @@
 """Without these, the data commands could print or write something else than their functions in Python do."""
 
 import json
+import os
 
 import pytest
 from typer.testing import CliRunner
@@ -40,6 +41,34 @@ def test_check_of_faulty_data_fails_for_programs_too(invoke):
     code, text = invoke("check", "bad.json", "--json")
     assert code == 1
     assert json.loads(text)["faults"] == ['bad.json, row 1: "answer" is empty. Fill it in or remove the row']
+
+
+def test_faults_of_evaluation_data_are_json_too(invoke):
+    code, text = invoke("check", "a.json", "--eval", "bad.json", "--json")
+    assert code == 1
+    assert json.loads(text)["faults"] == ['bad.json, row 1: "answer" is empty. Fill it in or remove the row']
+
+
+@pytest.mark.posix  # other systems have no such names
+def test_a_name_that_is_no_utf_8_is_json_too(invoke):
+    name = os.fsdecode(b"\xff.json")
+    os.rename("a.json", name)
+    code, text = invoke("check", name, "--json")
+    assert (code, list(json.loads(text)["formats"])) == (0, [name])
+
+
+def test_an_option_that_the_page_has_no_place_for_is_refused(invoke, tmp_path):
+    code, text = invoke("stats", "a.json", "--eval-fraction", "0.5", "--html", "page.html")
+    assert (code, text) == (1, "")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_path_can_be_copied_from_what_is_printed(invoke, tmp_path):
+    output = tmp_path / ("n" * 200) / "out.json"
+    _, text = invoke("sample", "a.json", "--count", "1", "--output", str(output))
+    assert f"written to {output}\n" in text
+    _, text = invoke("stats", "a.json", "--html", str(output.with_suffix(".html")))
+    assert text == f"page: {output.with_suffix('.html')}\n"
 
 
 def test_check_prints_findings_for_people(invoke):

@@ -163,3 +163,22 @@ def test_wrong_options_are_found_before_a_model_is_loaded(
     files = ["--input", str(embedded_data()), "--output", str(tmp_path / "a.jsonl")] if command == "generate" else []
     with pytest.raises(ConfigError, match=re.escape(fault)):
         CliRunner().invoke(app, [command, str(embedded_base()), *files, *options], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", ""),
+        ("eval", "run", "--data", " "),
+        ("eval", "run", "--choices", ""),
+        ("eval", ""),
+        ("data", "check", ""),
+        ("data", "check", "a.json", "--eval", ""),
+        ("data", "merge", "a.json", "", "--output", "out.json"),
+        ("serve", ""),
+    ],
+)
+def test_an_unset_variable_is_not_taken_for_the_current_folder(arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert "an argument is empty" in str(result.exception)

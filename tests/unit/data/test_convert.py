@@ -1,6 +1,8 @@
 """Without these, converting data could change conversations, or write over or into somebody's file."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -72,6 +74,39 @@ def test_a_crash_leaves_nothing_half_done(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_rows(crash_after_one(), tmp_path / "out.jsonl")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.posix  # elsewhere, a signal ends the process at once
+@pytest.mark.parametrize(
+    ("name", "expected"), [("SIGINT", KeyboardInterrupt()), ("SIGTERM", SystemExit(143)), ("SIGHUP", SystemExit(129))]
+)
+def test_a_signal_leaves_nothing_half_done(tmp_path, name, expected):
+    """A closed terminal or `timeout` would leave a hidden file as large as the data."""
+
+    def rows():
+        yield None, {"question": "q", "answer": "a"}
+        os.kill(os.getpid(), getattr(signal, name))
+        yield None, {"question": "q", "answer": "a"}
+
+    before = signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        with pytest.raises(type(expected)) as raised:
+            write_rows(rows(), tmp_path / "new" / "out.jsonl")
+    finally:
+        signal.signal(getattr(signal, name), before)
+    assert raised.value.args == expected.args
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_another_process_writes_meanwhile_is_kept(tmp_path):
+    def rows():
+        (tmp_path / "out.jsonl").write_text("theirs")
+        yield None, {"question": "q", "answer": "a"}
+
+    with pytest.raises(DataError, match="exists already and is not replaced"):
+        write_rows(rows(), tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text() == "theirs"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_faulty_data_write_nothing(tmp_path):

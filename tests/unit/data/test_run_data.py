@@ -49,6 +49,14 @@ def test_a_row_that_counts_twice_is_not_evaluated_and_trained_on(load):
     assert training.isdisjoint(evaluation)
 
 
+def test_a_seed_draws_the_same_rows_in_every_version(load):
+    """A run that goes on after an update must not train on what it was evaluated on."""
+    data = load("data.path=b.json:1.5,a.json:0.5", "data.eval_fraction=0.2", seed=3)
+    asked = [conversation.messages[0].content for conversation in data.eval_conversations]
+    assert asked == ["b5", "b9", "b10", "b14", "a4", "a14"]
+    assert (len(data.train), len(data.eval)) == (32, 6)
+
+
 def test_what_is_worth_a_look_is_found_on_the_way(load):
     assert load("data.path=a.json:2.5", looks=True).findings == []  # copies that were asked for
     shutil.copy("a.json", "c.json")

@@ -41,15 +41,15 @@ def test_a_file_of_that_name_is_that_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "given",
     [
-        *("a.json:0", "a.json:-1", "a.json:-.5", "a.json:1e400"),
+        *("a.json:0", "a.json:-1", "a.json:-.5", "a.json:1e400", "a.json:1001"),
         *({"a.json": -1}, {"a.json": float("nan")}, {"a.json": float("inf")}),
     ],
 )
-def test_a_weight_is_above_nothing(given):
+def test_a_weight_is_above_nothing_and_no_slip_of_the_keyboard(given):
     files, (fault,) = weighted_files(given)
     assert files == []
     assert fault.startswith("a.json")
-    assert "expected a weight above 0" in fault
+    assert "expected a weight above 0 and at most 1,000" in fault
 
 
 def test_a_weight_is_a_number_of_rows():

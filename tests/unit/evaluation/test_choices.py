@@ -35,6 +35,14 @@ def test_both_layouts_are_read() -> None:
     assert (len(chinese), len(english)) == (6, 6)
 
 
+def test_a_long_question_is_read(tmp_path: Path) -> None:
+    """By default, Python's csv refuses a cell of more than 128 KiB."""
+    file = tmp_path / "long.csv"
+    file.write_text(f"{'x' * 200_000},a,b,c,d,A\n")
+    [question] = read_choices(file)
+    assert question.prompt.startswith("x" * 200_000)
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

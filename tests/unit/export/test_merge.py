@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import glmtune
 import processes
@@ -62,6 +62,24 @@ def test_equals_base_with_adapter(base, make_adapter, tmp_path, settings):
     is_rounded = settings.keys() & {"modules_to_save", "bias", "init_lora_weights"}
     torch.testing.assert_close(logits(merged), expected, atol=2e-3 if is_rounded else 1e-4, rtol=0)
     assert result.difference < 1e-4 < result.effect
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("nope", "base model nope: there is no such folder"), ("nope/nope", "the model hub cannot be reached")],
+)
+def test_a_base_that_cannot_be_had_is_said_at_once(make_adapter, tmp_path, monkeypatch, missing, message):
+    """Rather than after the half minute for which the hub's client tries again."""
+    adapter = make_adapter()
+
+    def no_network(*arguments, **options):
+        raise AssertionError("the hub's client was asked")
+
+    monkeypatch.setattr("glmtune.hub.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", no_network)
+    with pytest.raises(AdapterError, match=message):
+        merge(adapter, tmp_path / "merged", model_path=missing)
+    assert not (tmp_path / "merged").exists()
 
 
 def test_rounds_once_to_the_type_of_the_base(base, make_adapter, tmp_path):

@@ -1,5 +1,6 @@
 """What a reader would lose: their language, or the facts in a message on the way into it."""
 
+import io
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from glmtune.errors import summarise_faults
 from glmtune.language import language, localise
 from glmtune.language.catalogue import CatalogueEntry
+from glmtune.language.terminal import TerminalConsole
 
 LOCALE = ("GLMTUNE_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 
@@ -69,6 +71,14 @@ def test_the_beginning_of_an_error_is_no_part_of_what_it_says() -> None:
     fault = "a.json, line 1: expected UTF-8, found byte 0xc4 at offset 18; it looks like GBK. Convert the file: X"
     place = "错误：a.json 第 1 行：应为 UTF-8 编码，却在位置 18 遇到字节 0xc4"
     assert localise(f"Error: {fault}") == f"{place}；看起来是 GBK 编码。请转换这个文件：X"
+
+
+@pytest.mark.usefixtures("in_chinese")
+def test_what_to_do_about_an_unknown_command_or_option_is_a_sentence_of_its_own() -> None:
+    text = localise("Error: No such command 'foo'. See glmtune data --help")
+    assert text == "错误：没有 'foo' 这个命令。用法见 glmtune data --help"
+    text = localise("Error: No such option: --modle (Possible options: --model). See glmtune eval --help")
+    assert text == "错误：没有 --modle 这个选项；您是不是想写 --model？用法见 glmtune eval --help"
 
 
 @pytest.mark.usefixtures("in_chinese")
@@ -166,3 +176,11 @@ def test_a_long_message_ends() -> None:
     """Templates that backtrack into each other would take years."""
     names = ", ".join(f"model.layers.{index}.weight: shape [1, 2]" for index in range(400))
     assert localise(f"Error: run: expected one of {names}; found {names!r}. {names}").count("model.layers.399") == 3
+
+
+@pytest.mark.parametrize("text", ["mine.json:-1: no such file", "[/b] :smile: [red]x.json", "[bold]"])
+def test_a_file_name_is_printed_to_the_letter(text: str) -> None:
+    """Not as rich's markup, which would fail or vanish, nor as the emoji that it may spell."""
+    console = TerminalConsole(file=io.StringIO(), record=True, width=80)
+    console.print(text)
+    assert console.export_text() == f"{text}\n"

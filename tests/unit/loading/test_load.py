@@ -154,6 +154,13 @@ def test_an_adapter_in_the_place_of_a_base_names_its_own_base(golden: Path, tmp_
         read(tmp_path)
 
 
+@pytest.mark.parametrize("read", [load_tokenizer, read_base_config])
+@pytest.mark.parametrize("name", ["nope", "a/b/c", "no such/folder"])
+def test_what_is_neither_a_folder_nor_an_id_is_not_looked_for_on_the_hub(read: Any, name: str) -> None:
+    with pytest.raises(ModelError, match=f"base model {name}: there is no such folder"):
+        read(name)
+
+
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"text"', "{", "\udcff"])
 @pytest.mark.parametrize(
     "file", ["config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"]

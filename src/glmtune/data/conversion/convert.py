@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from glmtune.data.conversion.rows import ConvertedRow, Direction, convert_row
-from glmtune.data.output import check_output, write_rows
+from glmtune.data.output import write_rows
+from glmtune.data.printing import print_lines, visible
 from glmtune.data.readers import read_rows
-from glmtune.data.rows import Row
+from glmtune.data.rows import Row, RowFault
 from glmtune.data.weights import Paths, weighted_files
 from glmtune.errors import DataError, show_text, summarise_faults
 from glmtune.language import localise
@@ -77,11 +78,9 @@ def convert_file(
         DataError: A file cannot be read, `output` exists or has another suffix, or a value has no JSON form.
         StorageError: `output` cannot be written.
     """
-    target = check_output(output)
-    rows = _read(paths)
     report = _Report()
-    write_rows(_converted(rows, to, fields, report), target)
-    _print(console, [*report.lines(), f"written to {show_text(str(output))}"])
+    write_rows(_converted(_read(paths), to, fields, report), output)
+    print_lines(console, [*report.lines(), f"written to {show_text(str(output))}"])
     return report.converted.total()
 
 
@@ -98,32 +97,37 @@ def preview(
         DataError: A file cannot be read.
     """
     report = _Report()
+    shown: list[str] = []  # only once all rows have been read: where one is faulty, none is shown
     num_shown = 0
     for row in _read(paths):
         converted = convert_row(row.values, to, fields)
         report.add(converted)
         if converted.rule and num_shown < _NUM_SHOWN:
             num_shown += 1
-            (console or Console()).print(Text(f"{localise(str(row.source))} · {localise(converted.rule)}"))
+            shown.append(f"{localise(str(row.source))} · {localise(converted.rule)}")
             for sign, texts in (("-", converted.before), ("+", converted.after)):
-                for text in texts:
-                    (console or Console()).print(Text(f"  {sign} {show_text(text.replace(chr(10), '⏎'), _MAX_SHOWN)}"))
-    _print(console, [*report.lines(), "nothing was written: this was a preview"])
+                shown += [f"  {sign} {visible(text, _MAX_SHOWN)}" for text in texts]
+    for line in shown:
+        (console or Console()).print(Text(line))
+    print_lines(console, [*report.lines(), "nothing was written: this was a preview"])
 
 
-def _read(paths: Paths) -> list[Row]:
-    """All rows. A row that cannot be read could not be kept either, so it is a fault."""
-    rows: list[Row] = []
+def _read(paths: Paths) -> Iterator[Row]:
+    """The rows, as they are read. One that cannot be read could not be kept either: in the end, it is a fault."""
     files, faults = weighted_files(paths)
+    faults += [
+        f"{show_text(path)}: the weight {weight:g} has no effect here; glmtune data merge draws rows by weight"
+        for path, weight in files
+        if weight != 1
+    ]
     for path, _ in files:
         for row in read_rows(path, needs_answer=False):
-            if isinstance(row, Row):
-                rows.append(row)
-            else:
+            if isinstance(row, RowFault):
                 faults.append(row)
+            elif not faults:
+                yield row
     if faults:
         raise DataError(summarise_faults("the data cannot be converted", faults))
-    return rows
 
 
 def _converted(
@@ -134,8 +138,3 @@ def _converted(
         converted = convert_row(row.values, to, fields)
         report.add(converted)
         yield row.source, converted.values
-
-
-def _print(console: Console | None, lines: Iterable[str]) -> None:
-    for line in lines:
-        (console or Console()).print(Text(localise(line)))

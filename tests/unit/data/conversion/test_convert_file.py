@@ -1,6 +1,8 @@
 """Without these, converting a file could lose rows or columns, or write over somebody's file."""
 
+import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -140,4 +142,38 @@ def test_no_file_is_replaced_and_none_is_half_written(rows_file, tmp_path) -> No
     broken.write_text('{"question": "a", "answer": "b"}\n{"question"\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"broken\.jsonl, row 2, line 2"):
         convert_file(broken, tmp_path / "out.json", "instruction")
+    with pytest.raises(DataError, match=r"broken\.jsonl, row 2, line 2"):
+        convert_file([path, broken], tmp_path / "new" / "folder" / "out.json", "instruction")
     assert sorted(tmp_path.iterdir()) == [broken, path]
+
+
+def test_rows_are_written_as_they_are_read(tmp_path) -> None:
+    """A hundred thousand rows must not be in memory at once."""
+    path = tmp_path / "rows.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(5000):
+            file.write(json.dumps({"question": "x" * 2000, "answer": str(number)}) + "\n")
+    tracemalloc.start()
+    try:
+        convert_file(path, tmp_path / "out.json", "qa")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size > 10_000_000
+    assert peak < 3_000_000
+    assert [row["answer"] for row in read(tmp_path / "out.json")] == [str(number) for number in range(5000)]
+
+
+def test_a_weight_is_not_overlooked(rows_file, tmp_path) -> None:
+    path = rows_file({"question": QUESTION, "answer": "a"})
+    with pytest.raises(DataError, match=r"rows\.json: the weight 0\.5 has no effect here"):
+        convert_file(f"{path}:0.5", tmp_path / "out.json", "instruction")
+
+
+def test_a_preview_of_faulty_rows_shows_none(tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": QUESTION, "answer": "a"}) + "\n[1]\n", encoding="utf-8")
+    console = Console(width=200, record=True, file=io.StringIO())
+    with pytest.raises(DataError, match=r"row 2 .*expected an object"):
+        preview(path, "instruction", console=console)
+    assert console.export_text() == ""

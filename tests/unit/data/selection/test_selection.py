@@ -95,7 +95,7 @@ def test_of_two_files_both_are_written_or_none(files, monkeypatch):
         selection.dedupe("train.json", "out.json", removed="./out.json")
     real = output.written_aside
 
-    def full(path):
+    def full(path, **options):
         if path.name in ("out.json", "eval.json"):
             raise OSError(errno.ENOSPC, "full")
         return real(path)
