@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.adapters.run_folder import RunManifest, current_versions
-from glmtune.config import RunConfig
+from glmtune.config import RunConfig, without_secrets
 from glmtune.data.run_data import RunData
 from glmtune.errors import TrainingError
 from glmtune.loading.devices import GIB
@@ -72,7 +72,7 @@ class PlannedRun:
         return self.free_bytes is None or self.chosen.memory.needed <= self.free_bytes
 
     def manifest(self, data: RunData, base_fingerprint: str, earlier: EarlierRun | None) -> RunManifest:
-        """The record of the run.
+        """The record of the run, without secrets.
 
         Args:
             data: Its data.
@@ -86,7 +86,7 @@ class PlannedRun:
             template=template,
             system=prompt.system,
             data_fingerprint=data.stats.fingerprint,
-            config=self.config.model_dump(mode="json"),
+            config=without_secrets(self.config.model_dump(mode="json")),
             versions=current_versions(),
             base_fingerprint=base_fingerprint,
             # Evaluation may be left out for a while; what was the best so far was found with these data all the same.
