@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -27,6 +28,17 @@ def test_a_resumed_log_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     log.on_log(arguments, state, control, logs={"loss": 1.5, "grad_norm": float("nan")})
     entries = [json.loads(line) for line in file.read_text().splitlines()]
     assert entries == [{"step": 1, "loss": 3}, {"step": 2, "max_steps": 9, "loss": 1.5, "grad_norm": None}]
+
+
+@pytest.mark.parametrize(("resumed_step", "kept"), [(5, [0, 5]), (0, [0])])
+def test_answers_to_evaluation_questions_go_on_from_the_checkpoint(
+    tmp_path: Path, resumed_step: int, kept: list[int]
+) -> None:
+    file = tmp_path / "eval_samples.jsonl"
+    file.write_text("".join(f'{{"step": {step}, "predict": "答"}}\n' for step in (0, 5, 10)), encoding="utf-8")
+    state = TrainerState(global_step=resumed_step, max_steps=9)
+    LogFile(tmp_path).on_train_begin(TrainingArguments(str(tmp_path), use_cpu=True), state, TrainerControl())
+    assert [json.loads(line)["step"] for line in file.read_text(encoding="utf-8").splitlines()] == kept
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
