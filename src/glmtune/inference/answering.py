@@ -186,6 +186,7 @@ def answer_all(
     prompts: Sequence[Sequence[int]],
     generation: GenerationConfig,
     batch_size: int | None,
+    first_index: int = 0,
 ) -> Generator[Answered, None, None]:
     """Answers prompts; when memory runs out, with half as many at once, and again what had not ended.
 
@@ -195,6 +196,7 @@ def answer_all(
         prompts: Token ids, at least one prompt.
         generation: From `build_generation_config`.
         batch_size: The most prompts at once; None for a number that suits the device.
+        first_index: The index of the first prompt among all; with a seed, each draws by its own.
 
     Yields:
         How far it has come, after each step.
@@ -209,7 +211,10 @@ def answer_all(
         lengths = [len(prompt) + sampling.max_new_tokens for prompt in left.values()]
         engine = engine_for(model, tokenizer, lengths, batch_size)
         num_at_once = min(engine.max_rows, len(left))
-        requests = {index: Request(prompt, sampling, engine.active_adapter) for index, prompt in left.items()}
+        requests = {
+            index: Request(prompt, sampling.numbered(first_index + index), engine.active_adapter)
+            for index, prompt in left.items()
+        }
         try:
             with closing(_run(engine, requests, num_kept)) as steps:
                 for answered in steps:

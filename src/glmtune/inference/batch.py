@@ -179,7 +179,8 @@ def generate_file(
         waiting: dict[int, Reply] = {}
         num_written = num_unfinished = 0
         ids = [prompt.input_ids for prompt in prompts]
-        with _progress(console) as progress, closing(answer(model, tokenizer, ids, generation, batch_size)) as steps:
+        answering = answer(model, tokenizer, ids, generation, batch_size, first_index=num_done)
+        with _progress(console) as progress, closing(answering) as steps:
             task = progress.add_task(localise("generating"), total=len(questions), completed=num_done, num_tokens=0)
             for answered in steps:
                 progress.update(task, num_tokens=answered.num_tokens)

@@ -183,6 +183,7 @@ def answer(
     prompts: Sequence[Sequence[int]],
     generation: GenerationConfig,
     batch_size: int | None = None,
+    first_index: int = 0,
 ) -> Generator[Answered, None, None]:
     """Answers prompts, many at once.
 
@@ -192,6 +193,7 @@ def answer(
         prompts: Token ids.
         generation: From `build_generation_config`.
         batch_size: As for `generate_replies`.
+        first_index: The index of the first prompt among all; with a seed, each draws by its own.
 
     Yields:
         The replies that have ended meanwhile; those of earlier prompts often, but not always, before those of later.
@@ -204,7 +206,7 @@ def answer(
     if not prompts:
         return
     if uses_engine(model, generation):
-        yield from answer_all(model, tokenizer, prompts, generation, batch_size)
+        yield from answer_all(model, tokenizer, prompts, generation, batch_size, first_index)
         return
     num_tokens = 0
     for batch in generate_batches(model, prompts, generation, batch_size or _BATCH_SIZE):

@@ -1,7 +1,7 @@
 """What the engine is asked, and how far it has come with it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -44,6 +44,14 @@ class Sampling:
     min_new_tokens: int = 0
     stop_token_ids: tuple[int, ...] = ()
     num_logprobs: int | None = None
+
+    def numbered(self, number: int) -> "Sampling":
+        """The same for one of several replies: with a seed, each draws for itself, and the first as it would alone.
+
+        Args:
+            number: The reply's number, from 0.
+        """
+        return self if self.seed is None else replace(self, seed=(self.seed + number) % 2**63)
 
     @property
     def has_penalty(self) -> bool:
