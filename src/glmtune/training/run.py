@@ -104,8 +104,11 @@ def _train(inputs: RunInputs, planned: PlannedRun, manifest: RunManifest, consol
             model, initial_weights = _load_model(inputs, planned)
         trainable = trainable_summary(model)
         console.print(str(trainable), highlight=False)
-        if planned.why_not_fused is None:
-            fuse(model)
+        if planned.why_not_fused is None and (reason := fuse(model)) is not None:
+            raise TrainingError(
+                "the run was planned with fused layers, but those of the loaded model cannot be fused, so that it "
+                f"would need more memory and time: {reason}. Please report this with the run's settings"
+            )
         checkpoint_layers(
             model,
             planned.settings.num_checkpointed,
