@@ -206,6 +206,20 @@ def test_logprobs_ignore_the_options(logits):
     assert logprobs[2].top == []
 
 
+def test_one_row_that_asks_for_many_logprobs_costs_the_others_nothing(logits, monkeypatch):
+    found = []
+    topk = Tensor.topk
+    monkeypatch.setattr(Tensor, "topk", lambda scores, k: found.append(scores.shape[0] * k) or topk(scores, k))
+    samplings = [Sampling(9, num_logprobs=count) for count in (2, 30, 0, 2)]
+    token_ids, logprobs = sample(logits, samplings, histories())
+    assert sum(found) == 30 + 2 + 2
+    raw = logits.log_softmax(-1)
+    for row, sampling in enumerate(samplings):
+        expected = raw[row].sort(descending=True, stable=True)
+        assert logprobs[row].top == pytest.approx(expected.values[: sampling.num_logprobs].tolist())
+        assert logprobs[row].chosen == pytest.approx(raw[row, token_ids[row]].item())
+
+
 # In the engine
 
 
