@@ -122,7 +122,7 @@ class _FileContent:
     """The contents of a file: its valid rows and the conversation of each, and the faults of the others.
 
     Attributes:
-        values: The rows as they are; None if nobody needs them.
+        values: The rows as they are; None if they are not needed.
     """
 
     items: ConversationList = field(default_factory=ConversationList)
@@ -322,7 +322,7 @@ class _FileReading:
         name: The file, for messages.
         fields: Other column names.
         join: The separator between `instruction` and `input`.
-        values: A list for the rows as they are; None if nobody needs them.
+        values: A list for the rows as they are; None if they are not needed.
         needs_answer: Whether rows must have an answer.
     """
 

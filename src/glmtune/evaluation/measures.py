@@ -77,7 +77,7 @@ def difference(after: Measure, before: Measure, seed: int = 0) -> Difference | N
     Args:
         after: The metric of one model.
         before: The metric of the other, on the same rows in the same order.
-        seed: Of the draws.
+        seed: Seed for drawing the rows.
 
     Returns:
         The difference; None where there are too few rows for an interval.

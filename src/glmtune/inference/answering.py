@@ -133,7 +133,7 @@ def _is_of_use(kept: _Kept, base: BaseMark, num_wanted: int, possible_rows: rang
         return False
     try:
         kept.engine.refresh()
-    except AdapterError:  # a reply that nobody has read to its end needs the adapter as it was
+    except AdapterError:  # a reply that has not been read to its end needs the adapter as it was
         return False
     return True
 
@@ -173,7 +173,7 @@ def stream_ids(
             new_ids = running.token_ids[num_seen:]
             num_seen += len(new_ids)
             yield from new_ids
-        yield from running.token_ids[num_seen:]  # whoever shares the engine may have taken the last step
+        yield from running.token_ids[num_seen:]  # another thread that shares the engine may have taken the last step
         if running.error is not None:
             raise running.error
     finally:

@@ -21,7 +21,7 @@ from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, Template, check_turns, parse_reply, render_prompt
 
-_BATCH_SIZE = 8  # of transformers' `generate`, where nobody has said another
+_BATCH_SIZE = 8  # of transformers' `generate`, unless given
 _BATCHES_PER_WINDOW = 4  # sorted by length only within a window, so that replies can be written in order early
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def answer(
         The replies that have ended meanwhile; those of earlier prompts often, but not always, before those of later.
 
     Raises:
-        ConfigError: The batch size is not positive, or an option cannot be had with this model.
+        ConfigError: The batch size is not positive, or this model does not support an option.
         ModelError: Memory is too small for a single prompt, or the model computes NaN.
     """
     check_batch_size(batch_size)

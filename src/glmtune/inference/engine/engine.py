@@ -1,7 +1,7 @@
 """Answers many requests at once: each step computes one token of every running one, and parts of new prompts.
 
-No threads of its own: whoever calls `step` does the work. Several threads may share an engine. What others ask of it
-while one of them steps waits for the end of that step, and no longer.
+It has no threads of its own: the caller of `step` does the work. Several threads may share an engine; a call by one
+waits at most for the end of the step that another is taking.
 """
 
 import threading
@@ -191,7 +191,7 @@ class Engine:
         Raises:
             ModelError: Memory ran out. All requests are ended, their reason `error`.
         """
-        with self._asking:  # whoever asks goes before the next step, since Python's locks are not fair
+        with self._asking:  # pending callers take the lock before the next step: Python's locks are not fair
             pass
         with self._alone(), self._on_device():
             try:

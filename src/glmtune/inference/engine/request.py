@@ -22,9 +22,9 @@ class Sampling:
         top_p: Only the likeliest tokens that have this share of the probability together.
         min_p: Only tokens that have this share of the likeliest one's probability; None for all.
         repetition_penalty: Makes tokens of prompt and reply less likely; 1 for none.
-        presence_penalty: Is subtracted from the logits of the reply's tokens.
-        frequency_penalty: Is subtracted from them as often as they occur.
-        seed: The same seed gives the same reply, whoever shares the batch; None for a random one.
+        presence_penalty: Subtracted once from the logit of each token that occurs in the reply.
+        frequency_penalty: Subtracted from a token's logit once for each time it occurs in the reply.
+        seed: The same seed gives the same reply, whatever else is in the batch; None for a random one.
         min_new_tokens: Tokens before which none of `stop_token_ids` is chosen.
         stop_token_ids: The ids that end a reply.
         num_logprobs: For how many of the likeliest tokens log-probabilities are given, besides the chosen one's; None

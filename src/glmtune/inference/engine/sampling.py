@@ -1,6 +1,6 @@
 """Chooses the next token of each row.
 
-What is done to the logits, and in which order, is what transformers' processors do: repetition penalty, presence and
+Logits are processed as by transformers' logits processors, in the same order: repetition penalty, presence and
 frequency penalty (OpenAI's), stop tokens before `min_new_tokens`, temperature, top-k, top-p, min-p. A draw is the
 argmax of log-probability plus Gumbel noise, and the noise a hash of the request's seed, the token's place in the reply
 and its id: what else is in the batch makes no difference.
@@ -27,9 +27,9 @@ class Logprobs(NamedTuple):
     """Log-probabilities of one token, by the model's own distribution, whatever it was chosen by.
 
     Attributes:
-        chosen: That of the token.
+        chosen: The log-probability of the token.
         top_ids: The likeliest tokens, the likeliest first.
-        top: Theirs.
+        top: Their log-probabilities.
     """
 
     chosen: float
@@ -230,24 +230,6 @@ class Sampler:
         logits = logits_RV.index_select(0, rows)
         counts = _counts(logits, histories, rows, from_prompt=False)
         logits_RV[rows] = logits - (counts > 0) * self._presence - counts * self._frequency
-
-
-def sample(
-    logits_RV: Tensor, samplings: Sequence[Sampling], histories: Histories
-) -> tuple[Tensor, dict[int, Logprobs]]:
-    """Chooses a token for each row.
-
-    Args:
-        logits_RV: fp32, [R, V].
-        samplings: Each row's options; a row that draws has a seed.
-        histories: The tokens before.
-
-    Returns:
-        Token ids, [R] int64, -1 for a row whose logits hold NaN; and log-probabilities by row, where asked for.
-    """
-    sampler = Sampler(samplings, logits_RV.device)
-    token_ids = sampler.choose(logits_RV, histories)
-    return token_ids, sampler.logprobs(logits_RV, token_ids)
 
 
 def _asks_for(num_logprobs: int, sampling: Sampling) -> bool:

@@ -19,7 +19,7 @@ from transformers import (
 
 from glmtune.inference.engine.engine import Engine
 from glmtune.inference.engine.request import Sampling
-from glmtune.inference.engine.sampling import Histories, Sampler, gumbel_noise, sample
+from glmtune.inference.engine.sampling import Histories, Logprobs, Sampler, gumbel_noise
 
 V = 200
 PROMPTS = [[1, 2, 3, 3], [7] * 9, [150], [4, 5]]
@@ -40,6 +40,13 @@ def histories(prompts: Sequence[list[int]] = PROMPTS, replies: Sequence[list[int
         token_ids[row, : len(ids)] = torch.tensor(ids)
     lengths = torch.tensor([len(ids) for ids in whole])
     return Histories(token_ids, lengths, torch.tensor([len(prompt) for prompt in prompts]))
+
+
+def sample(logits: Tensor, samplings: Sequence[Sampling], histories: Histories) -> tuple[Tensor, dict[int, Logprobs]]:
+    """A token for each row, and log-probabilities by row, where asked for."""
+    sampler = Sampler(samplings, logits.device)
+    token_ids = sampler.choose(logits, histories)
+    return token_ids, sampler.logprobs(logits, token_ids)
 
 
 def by_transformers(logits: Tensor, sampling: Sampling) -> Tensor:
