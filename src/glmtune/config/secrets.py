@@ -9,6 +9,12 @@ def is_secret(key: str) -> bool:
     return key.strip().endswith("_token")
 
 
+def without_secret(override: str) -> str:
+    """A `section.key=value` to be shown: as it is, or without a value that is a secret."""
+    key, equals, _ = override.partition("=")
+    return f"{key}=..." if equals and is_secret(key) else override
+
+
 def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of settings, or of sections of settings, that leaves secrets out."""
     return {

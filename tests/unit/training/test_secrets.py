@@ -12,6 +12,7 @@ from rich.console import Console
 
 from glmtune.adapters.run_folder import MANIFEST_NAME, RunManifest
 from glmtune.config import load_config
+from glmtune.errors import ConfigError
 from glmtune.export.merge import merge
 from glmtune.training.run import TrainingInterrupted, TrainResult
 
@@ -64,3 +65,9 @@ def test_a_token_in_the_record_of_an_older_run_is_not_passed_on(tmp_path: Path) 
     manifest = RunManifest.read(tmp_path)
     assert manifest is not None
     assert manifest.config == {"train": {"seed": 1}}
+
+
+def test_an_error_about_a_token_that_is_given_twice_does_not_show_it() -> None:
+    with pytest.raises(ConfigError, match="both set the same key") as error:
+        load_config(None, [WITH_SECRET, WITH_SECRET])
+    assert SECRET not in str(error.value)
