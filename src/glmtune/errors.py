@@ -61,7 +61,7 @@ def show_text(text: str, limit: int | None = None) -> str:
     """A text of unknown origin, safe and short enough for a message or a terminal.
 
     Args:
-        text: The contents or name of a file, or what somebody typed.
+        text: The contents or name of a file, or what the user typed.
         limit: Maximum number of characters to show; None for all.
 
     Returns:

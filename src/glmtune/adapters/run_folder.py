@@ -10,13 +10,13 @@ import logging
 import platform
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from glmtune.config import value_types
+from glmtune.config import value_types, without_secrets
 from glmtune.errors import AdapterError, ModelError
 from glmtune.files import write_json
 from glmtune.hub import is_hub_id
@@ -45,7 +45,7 @@ class RunManifest:
         template: The prompt template.
         system: The system prompt.
         data_fingerprint: Tells whether data are still the same.
-        config: The resolved configuration, a dictionary for each section.
+        config: The resolved configuration without secrets, a dictionary for each section.
         versions: Versions of the packages that matter, and of Python.
         base_fingerprint: Tells whether the base's weights are still the same; empty in older runs.
         eval_fingerprint: Tells whether evaluation data of their own are still the same; empty in older runs, and where
@@ -105,7 +105,7 @@ class RunManifest:
             raise AdapterError(f"{file} is damaged: {'; '.join(faults)}. Delete it to load the adapter without it")
         if manifest.template not in TEMPLATES:
             raise AdapterError(f"{file}: unknown template {manifest.template!r}; was it written by a newer glmtune?")
-        return manifest
+        return replace(manifest, config=without_secrets(manifest.config))  # which older runs have recorded
 
 
 def _type_faults(values: Mapping[str, Any]) -> Iterator[str]:

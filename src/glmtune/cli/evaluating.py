@@ -59,7 +59,7 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="The most questions at once; by default what suits the device.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw of the rows.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed for drawing the rows.")] = 0,
     model: ModelOption = None,
     dtype: DtypeOption = "auto",
     quantize: QuantizeOption = "auto",

@@ -31,6 +31,9 @@ ModelOption = Annotated[
     str | None,
     typer.Option("--model", callback=not_empty, help="Where the base model is now, if it has moved since the run."),
 ]
+OtherBaseOption = Annotated[
+    bool, typer.Option("--other-base", help="Go on even if the base is not the one that the adapter was trained on.")
+]
 DtypeOption = Annotated[
     DtypeName, typer.Option("--dtype", help="Dtype of the base; auto for one that suits the device.")
 ]

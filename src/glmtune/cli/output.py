@@ -68,7 +68,7 @@ def checked_output() -> Iterator[None]:
     Raises:
         OutputLostError: It cannot.
     """
-    if sys.stdout is None:  # closed from the start: nobody wants to read it
+    if sys.stdout is None:  # closed from the start: it has no reader
         yield
         return
     stream = cast(TextIO, _CheckedStream(sys.stdout))

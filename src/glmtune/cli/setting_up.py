@@ -22,7 +22,7 @@ def read_config(arguments: list[str] | None) -> "RunConfig":
 
 
 def outlive_display() -> None:
-    """Keeps a command that writes files running when its terminal is closed or nobody reads its output."""
+    """Keeps a command that writes files running when its terminal is closed or its output has no reader."""
     from glmtune.training.display import surviving
 
     sys.stdout, sys.stderr = surviving(sys.stdout), surviving(sys.stderr)

@@ -10,6 +10,7 @@ from glmtune.cli.options import (
     DtypeOption,
     FieldOption,
     ModelOption,
+    OtherBaseOption,
     QuantizeOption,
     Run,
     Sampling,
@@ -162,10 +163,7 @@ def merge(
         DtypeName, typer.Option("--dtype", help="Dtype of the merged weights; auto for the base's own.")
     ] = "auto",
     max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Maximum size of a weight file.")] = "5GB",
-    other_base: Annotated[
-        bool,
-        typer.Option("--other-base", help="Merge even if the base is not the one that the adapter was trained on."),
-    ] = False,
+    other_base: OtherBaseOption = False,
 ) -> None:
     """Merge an adapter into its base: one folder in the official layout."""
     from glmtune.export.merge import merge as run_merge
@@ -196,11 +194,20 @@ def export(
     lora: Annotated[bool, typer.Option("--lora", help="Write the adapter alone, for a file of its base.")] = False,
     ollama: Annotated[bool, typer.Option("--ollama", help="Write a Modelfile beside it, for Ollama.")] = False,
     model: ModelOption = None,
+    other_base: OtherBaseOption = False,
 ) -> None:
     """Export a run, merged on the way, or a base model for other programs."""
     from glmtune.export.gguf_export import export_gguf
 
     outlive_display()
     with TerminalConsole(stderr=True).status("Exporting ..."):
-        result = export_gguf(run, output, weight_type=weight_type, lora=lora, ollama=ollama, model_path=model)
+        result = export_gguf(
+            run,
+            output,
+            weight_type=weight_type,
+            lora=lora,
+            ollama=ollama,
+            model_path=model,
+            other_base=other_base,
+        )
     typer.echo(localise(result.summary()))

@@ -15,6 +15,7 @@ from glmtune.config.keys import LORA_DEFAULTS, OWN_TRAIN_KEYS, TRAIN_DEFAULTS
 from glmtune.config.listing import OFTEN_SET, grouped_keys
 from glmtune.config.reading import load_arguments, load_config, validate_names
 from glmtune.config.refused_keys import WHY_NOT_SHARDED
+from glmtune.config.secrets import without_secrets
 from glmtune.config.sections import (
     DataSection,
     ModelSection,
@@ -45,4 +46,5 @@ __all__ = [
     "say_data",
     "validate_names",
     "value_types",
+    "without_secrets",
 ]

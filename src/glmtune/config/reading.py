@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from glmtune.config.embedded import embedded_config
 from glmtune.config.passed_keys import check_passed_keys
+from glmtune.config.secrets import without_secret
 from glmtune.config.sections import RunConfig
 from glmtune.config.unknown_keys import sectionless_key_fault, unknown_key_fault
 from glmtune.config.yaml_text import parse_value, read_yaml
@@ -100,7 +101,8 @@ def _repeated(overrides: Sequence[str]) -> list[str]:
     for second, key in enumerate(keys):
         for first, earlier in enumerate(keys[:second]):
             if key.startswith(earlier) or earlier.startswith(key):
-                faults.append(f"{overrides[first]} and {overrides[second]}: both set the same key. Keep one")
+                given = [without_secret(overrides[index]) for index in (first, second)]
+                faults.append(f"{given[0]} and {given[1]}: both set the same key. Keep one")
     return faults
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 
 from glmtune.config.key_checks import path_fault, plain_types
 from glmtune.config.keys import LORA_DEFAULTS, OWN_TRAIN_HINTS, OWN_TRAIN_KEYS, PASSED_KEYS, TRAIN_DEFAULTS
+from glmtune.config.secrets import is_secret
 from glmtune.prompts import Template
 
 
@@ -185,9 +186,17 @@ class RunConfig(_Section):
         self._arguments = (*file, *overrides)
 
     def command(self, *overrides: str) -> str:
-        """The command line that starts this run, with `overrides` replacing earlier ones for the same key."""
+        """The command line that starts this run, with `overrides` replacing earlier ones for the same key.
+
+        Secrets are left out: they have to be given again.
+        """
         replaced = {override.partition("=")[0] for override in overrides}
-        kept = [argument for argument in self._arguments if argument.partition("=")[0] not in replaced]
+        keys = [argument.partition("=")[0] for argument in self._arguments]
+        kept = [
+            argument
+            for key, argument in zip(keys, self._arguments, strict=True)
+            if key not in replaced and not (key != argument and is_secret(key))
+        ]
         return shlex.join(["glmtune", "train", *kept, *overrides])
 
 

@@ -108,7 +108,7 @@ class _FileContent:
     """The contents of a file: its valid rows and the conversation of each, and the faults of the others.
 
     Attributes:
-        values: The rows as they are; None if nobody needs them.
+        values: The rows as they are; None if they are not needed.
     """
 
     items: CompactList[Conversation] = field(default_factory=conversation_list)
@@ -308,7 +308,7 @@ class _FileReading:
         name: The file, for messages.
         fields: Other column names.
         join: The separator between `instruction` and `input`.
-        values: A list for the rows as they are; None if nobody needs them.
+        values: A list for the rows as they are; None if they are not needed.
         needs_answer: Whether rows must have an answer.
     """
 

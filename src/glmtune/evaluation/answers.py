@@ -15,7 +15,7 @@ from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Template
 
 _LEAST_NEW_TOKENS, _SPARE_TOKENS = 64, 32
-_ROWS_ON_GPU, _ROWS_ON_CPU = 256, 32  # more than of a file of replies: nobody waits for the first of them
+_ROWS_ON_GPU, _ROWS_ON_CPU = 256, 32  # more than for a file of replies: the first one is not waited for
 
 
 def enough_new_tokens(rows: Sequence[EvaluationRow], tokenizer: Tokenizer, context_length: int) -> int:

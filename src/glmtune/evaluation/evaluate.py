@@ -62,7 +62,7 @@ def evaluate(
         generate: Whether rows are answered too, or only their loss is computed.
         base: Whether the base is evaluated as well.
         output: The folder for the results; None for `evaluation` in each run folder.
-        seed: Of the draw.
+        seed: Seed for drawing the rows.
         fields: Other column names: maps the standard name to the column used instead.
         model_path: The base, if it has moved since the runs.
         dtype: The dtype of the base.

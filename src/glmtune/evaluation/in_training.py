@@ -94,9 +94,12 @@ class EvaluationQuestions:
         return metrics | diversity(answers), answers
 
     def _write(self, answers: Sequence[Answer], step: int) -> None:
-        """Adds the answers to the file, each with its step; those before the first step begin it."""
+        """Adds the answers to the file, each with its step and number; those before the first step begin it."""
         file = self.folder / SAMPLES_NAME
-        rows = [{"step": step, "prompt": each.prompt, "label": each.label, "predict": each.predict} for each in answers]
+        rows = [
+            {"step": step, "index": index, "prompt": each.prompt, "label": each.label, "predict": each.predict}
+            for index, each in enumerate(answers)
+        ]
         mode = "a" if step else "w"
         with storage_faults(file), file.open(mode, encoding="utf-8", errors="backslashreplace") as stream:
             stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

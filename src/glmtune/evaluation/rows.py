@@ -19,7 +19,7 @@ class EvaluationRow:
     Attributes:
         source: Where it stands, for messages.
         conversation: The whole conversation, of which the loss is computed.
-        asked: The conversation up to the last turn that somebody else than the assistant has.
+        asked: The conversation up to the last turn that is not the assistant's.
         label: The reference: what the assistant answers there.
     """
 
@@ -50,7 +50,7 @@ def read_rows(
     Args:
         paths: Data files of any training format.
         count: The most rows; of more, as many are drawn, in the order of the files. None for all.
-        seed: Of the draw.
+        seed: Seed for drawing them.
         fields: As for `read_conversations`, as is `join`.
 
     Returns:

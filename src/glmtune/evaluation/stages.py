@@ -1,4 +1,4 @@
-"""The stages of an evaluation, for whoever shows how far it has come."""
+"""The stages of an evaluation, for displays of its progress."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager

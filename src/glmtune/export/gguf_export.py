@@ -9,14 +9,14 @@ from typing import Any, get_args
 import torch
 
 from glmtune.adapters.inheritance import PromptRecord, prompt_record
-from glmtune.adapters.run_folder import RunManifest, find_adapter
+from glmtune.adapters.run_folder import find_adapter
 from glmtune.errors import AdapterError, ConfigError, ModelError
 from glmtune.export.gguf_file import WeightType, import_gguf, write_lora, write_model
 from glmtune.export.merged_weights import LoraPart, MergedWeights, read_lora_parts
 from glmtune.export.ollama import check_template, modelfile_of, write_modelfile
 from glmtune.export.unfinished import written_beside
 from glmtune.files import check_writable_folder, flush, storage_faults
-from glmtune.loading.base_weights import is_trained_base
+from glmtune.loading.base_weights import check_is_trained_base
 from glmtune.loading.bases import load_tokenizer, read_base_config
 from glmtune.loading.runs import base_of, find_base
 from glmtune.models.families import family_at
@@ -70,6 +70,7 @@ def export_gguf(
     lora: bool = False,
     ollama: bool = False,
     model_path: str | Path | None = None,
+    other_base: bool = False,
 ) -> ExportResult:
     """Exports a run, a base or a merged folder to GGUF.
 
@@ -84,6 +85,7 @@ def export_gguf(
         lora: Whether to write the adapter alone, to be loaded with a file of its base.
         ollama: Whether to write a Modelfile beside it.
         model_path: The base, if it is no longer at the path that the run recorded.
+        other_base: Whether the base's weights may be others than those that the adapter was trained on.
 
     Returns:
         What was written.
@@ -91,7 +93,7 @@ def export_gguf(
     Raises:
         ConfigError: The package gguf is missing, the file exists, or the disk is too small.
         ModelError: The base cannot be loaded, or llama.cpp cannot compute it.
-        AdapterError: There is no adapter, it does not fit, or GGUF cannot hold it.
+        AdapterError: There is no adapter, it does not fit, it was trained on another base, or GGUF cannot hold it.
         StorageError: The file cannot be written.
     """
     import_gguf()
@@ -105,7 +107,7 @@ def export_gguf(
     modelfile = modelfile_of(target) if ollama else None
     if modelfile and modelfile.exists():
         raise ConfigError(f"{modelfile} exists; delete it or choose another --output")
-    source = _read_source(run, adapter_path, model_path)
+    source = _read_source(run, adapter_path, model_path, other_base)
     if ollama:
         check_template(source.layout, source.prompt.template)
     name = Path(run).resolve().name
@@ -126,7 +128,9 @@ def export_gguf(
     return ExportResult(target, target.stat().st_size, num_tensors, modelfile)
 
 
-def _read_source(run: str | Path, adapter_path: Path | None, model_path: str | Path | None) -> _Source:
+def _read_source(
+    run: str | Path, adapter_path: Path | None, model_path: str | Path | None, other_base: bool
+) -> _Source:
     """Reads and checks all that is small."""
     if adapter_path is None:
         if model_path is not None:
@@ -135,11 +139,8 @@ def _read_source(run: str | Path, adapter_path: Path | None, model_path: str | P
     base = find_base(adapter_path, model_path)
     with base_of(adapter_path, base):
         source = _source_of(base, adapter_path)
-        if model_path is None and not is_trained_base(RunManifest.read(adapter_path), base):
-            raise AdapterError(
-                f"{adapter_path}: the weights of {base} are not those that the adapter was trained on. Restore "
-                "those, or say which base to export it with: --model FOLDER"
-            )
+        if not other_base:
+            check_is_trained_base(adapter_path, base)
     return source
 
 

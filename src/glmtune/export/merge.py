@@ -22,7 +22,7 @@ from glmtune.export.model_folder import (
 from glmtune.export.unfinished import written_beside
 from glmtune.export.verify import compare_folder, compare_weights, load_stock, probe_prompts
 from glmtune.files import check_writable_folder, storage_faults
-from glmtune.loading.base_weights import is_trained_base
+from glmtune.loading.base_weights import check_is_trained_base
 from glmtune.loading.bases import read_base_config
 from glmtune.loading.devices import Dtype, resolve_dtype
 from glmtune.loading.runs import base_of, find_base, load
@@ -111,7 +111,7 @@ def merge(
         merged_dtype = resolve_dtype(base_dtype if dtype == "auto" else dtype)
         _check_space(output, base, config, merged_dtype)
         if not other_base:
-            _check_is_trained_base(adapter_path, base)
+            check_is_trained_base(adapter_path, base)
     with written_beside(output, "is being used for merging") as unfinished:
         loaded = load(adapter_path, model_path=model_path, dtype=base_dtype, device_map="cpu", quantize="none")
         folder = base_folder(loaded.base_path)
@@ -135,16 +135,6 @@ def merge(
         del stock
         difference, tolerance = compare_folder(unfinished, prompts, expected, num_rounded)
     return MergeResult(output, merged_dtype, num_bytes, effect, difference, tolerance)
-
-
-def _check_is_trained_base(adapter_path: Path, base: str) -> None:
-    """Checks that a base has the weights that an adapter was trained on, as far as its run remembers them."""
-    if not is_trained_base(RunManifest.read(adapter_path), base):
-        raise AdapterError(
-            f"{adapter_path}: the weights of {base} are not those that the adapter was trained on, so the merged "
-            "model would make no sense. Name the right base with --model FOLDER; to merge into this one all the same, "
-            "add --other-base (in Python, other_base=True)"
-        )
 
 
 def _check_output(output: Path, sources: Collection[Path]) -> Path:

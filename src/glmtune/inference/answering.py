@@ -123,7 +123,7 @@ def _is_of_use(kept: _Kept, base: BaseMark, num_wanted: int, possible_rows: rang
         return False
     try:
         kept.engine.refresh()
-    except AdapterError:  # a reply that nobody has read to its end needs the adapter as it was
+    except AdapterError:  # a reply that has not been read to its end needs the adapter as it was
         return False
     return True
 
@@ -163,7 +163,7 @@ def stream_ids(
             new_ids = running.token_ids[num_seen:]
             num_seen += len(new_ids)
             yield from new_ids
-        yield from running.token_ids[num_seen:]  # whoever shares the engine may have taken the last step
+        yield from running.token_ids[num_seen:]  # another thread that shares the engine may have taken the last step
         if running.error is not None:
             raise running.error
     finally:
@@ -176,6 +176,7 @@ def answer_all(
     prompts: Sequence[Sequence[int]],
     generation: GenerationConfig,
     batch_size: int | None,
+    first_index: int = 0,
 ) -> Generator[Answered, None, None]:
     """Answers prompts; when memory runs out, with half as many at once, and again what had not ended.
 
@@ -185,6 +186,7 @@ def answer_all(
         prompts: Token ids, at least one prompt.
         generation: From `build_generation_config`.
         batch_size: The most prompts at once; None for a number that suits the device.
+        first_index: The index of the first prompt among all; with a seed, each draws by its own.
 
     Yields:
         How far it has come, after each step.
@@ -199,7 +201,10 @@ def answer_all(
         lengths = [len(prompt) + sampling.max_new_tokens for prompt in left.values()]
         engine = engine_for(model, tokenizer, lengths, batch_size)
         num_at_once = min(engine.max_rows, len(left))
-        requests = {index: Request(prompt, sampling, engine.active_adapter) for index, prompt in left.items()}
+        requests = {
+            index: Request(prompt, sampling.numbered(first_index + index), engine.active_adapter)
+            for index, prompt in left.items()
+        }
         try:
             with closing(_run(engine, requests, num_kept)) as steps:
                 for replies, num_tokens in steps:

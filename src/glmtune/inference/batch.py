@@ -179,10 +179,8 @@ def generate_file(
         started = time.monotonic()
         waiting: dict[int, Reply] = {}
         num_written = num_unfinished = 0
-        with (
-            _progress(console) as progress,
-            closing(answer(model, tokenizer, prompts, generation, batch_size)) as steps,
-        ):
+        answering = answer(model, tokenizer, prompts, generation, batch_size, first_index=num_done)
+        with _progress(console) as progress, closing(answering) as steps:
             task = progress.add_task(localise("generating"), total=len(questions), completed=num_done, num_tokens=0)
             for ended, num_tokens in steps:
                 progress.update(task, num_tokens=num_tokens)

@@ -21,7 +21,7 @@ from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 from glmtune.prompts import Conversation, Message, Template, check_turns, parse_reply, render_prompt
 
-_BATCH_SIZE = 8  # of transformers' `generate`, where nobody has said another
+_BATCH_SIZE = 8  # of transformers' `generate`, unless given
 _BATCHES_PER_WINDOW = 4  # sorted by length only within a window, so that replies can be written in order early
 
 logger = logging.getLogger(__name__)
@@ -175,6 +175,7 @@ def answer(
     prompts: Sequence[Sequence[int]],
     generation: GenerationConfig,
     batch_size: int | None = None,
+    first_index: int = 0,
 ) -> Generator[Answered, None, None]:
     """Answers prompts, many at once.
 
@@ -184,20 +185,21 @@ def answer(
         prompts: Token ids.
         generation: From `build_generation_config`.
         batch_size: As for `generate_replies`.
+        first_index: The index of the first prompt among all; with a seed, each draws by its own.
 
     Yields:
         The replies that have ended meanwhile, those of earlier prompts often, but not always, before those of later;
         and the tokens generated so far.
 
     Raises:
-        ConfigError: The batch size is not positive, or an option cannot be had with this model.
+        ConfigError: The batch size is not positive, or this model does not support an option.
         ModelError: Memory is too small for a single prompt, or the model computes NaN.
     """
     check_batch_size(batch_size)
     if not prompts:
         return
     if uses_engine(model, generation):
-        yield from answer_all(model, tokenizer, prompts, generation, batch_size)
+        yield from answer_all(model, tokenizer, prompts, generation, batch_size, first_index)
         return
     num_tokens = 0
     for batch in generate_batches(model, prompts, generation, batch_size or _BATCH_SIZE):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from glmtune.adapters.run_folder import RunManifest
 from glmtune.config import embedded_base
-from glmtune.errors import ModelError
+from glmtune.errors import AdapterError, ModelError
 from glmtune.models.families import family_at
 
 _NUM_COMPARED = 2048  # values of each weight: a page or two of its file
@@ -54,6 +54,21 @@ def is_trained_base(manifest: RunManifest | None, base_path: str | None) -> bool
     if manifest is None or not manifest.base_fingerprint:
         return True
     return fingerprint_base(base_path) == manifest.base_fingerprint
+
+
+def check_is_trained_base(adapter_path: Path, base: str) -> None:
+    """Checks that a base has the weights that an adapter was trained on, as far as its run remembers them.
+
+    Raises:
+        AdapterError: It has others.
+        ModelError: The base's weights cannot be read.
+    """
+    if not is_trained_base(RunManifest.read(adapter_path), base):
+        raise AdapterError(
+            f"{adapter_path}: the weights of {base} are not those that the adapter was trained on, so the result would "
+            "make no sense. Name the right base with --model FOLDER; to take this one all the same, add --other-base "
+            "(in Python, other_base=True)"
+        )
 
 
 def check_finite(name: str, weight: Tensor) -> None:

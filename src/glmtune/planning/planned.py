@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtune.adapters.run_folder import RunManifest, current_versions
-from glmtune.config import RunConfig
+from glmtune.config import RunConfig, without_secrets
 from glmtune.data.run_data import RunData
 from glmtune.errors import TrainingError
 from glmtune.loading.devices import GIB
@@ -77,7 +77,7 @@ class PlannedRun:
         return seconds_within(self.known.possible_speeds or [self.known.speed], at_speed)
 
     def manifest(self, data: RunData, base_fingerprint: str, earlier: EarlierRun | None) -> RunManifest:
-        """The record of the run.
+        """The record of the run, without secrets.
 
         Args:
             data: Its data.
@@ -91,7 +91,7 @@ class PlannedRun:
             template=template,
             system=prompt.system,
             data_fingerprint=data.stats.fingerprint,
-            config=self.config.model_dump(mode="json"),
+            config=without_secrets(self.config.model_dump(mode="json")),
             versions=current_versions(),
             base_fingerprint=base_fingerprint,
             # Evaluation may be left out for a while; what was the best so far was found with these data all the same.

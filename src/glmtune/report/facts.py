@@ -86,7 +86,8 @@ class RunFacts:
 
 def _of_step(samples: Sequence[Mapping[str, Any]], step: int) -> list[Mapping[str, Any]]:
     """The rows of a step; where a resumed run has answered again, its own."""
-    return list({row.get("prompt"): row for row in samples if row.get("step") == step}.values())
+    numbered = enumerate(row for row in samples if row.get("step") == step)
+    return list({row.get("index", number): row for number, row in numbered}.values())
 
 
 def _is_number(value: Any) -> bool:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from glmtune.adapters.checkpoints import evaluations_without_gain
-from glmtune.adapters.run_folder import LOG_NAME
+from glmtune.adapters.run_folder import LOG_NAME, SAMPLES_NAME
 from glmtune.files import storage_faults, write_text
 from glmtune.language import localise
 from glmtune.training.resumed_state import find_best_again
@@ -128,20 +128,22 @@ class _LogFile(TrainerCallback):
 
     def __init__(self, folder: str | Path) -> None:
         self._file = Path(folder) / LOG_NAME
+        self._samples = Path(folder) / SAMPLES_NAME
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Starts the file; when a run is resumed, keeps the entries up to its checkpoint."""
+        """Starts the file; when a run is resumed, keeps the entries up to its checkpoint.
+
+        Of the answers to evaluation questions, those of later steps are dropped too.
+        """
         if not state.is_world_process_zero:
             return
-        kept = []
-        if state.global_step and self._file.is_file():
-            for line in self._file.read_text(encoding="utf-8", errors="replace").splitlines():
-                if (step := _step_of(line)) is not None and step <= state.global_step:
-                    kept.append(f"{line}\n")
+        kept = _lines_up_to(self._file, state.global_step) if state.global_step else []
         self._file.parent.mkdir(parents=True, exist_ok=True)
         write_text(self._file, "".join(kept))
+        if self._samples.is_file():
+            write_text(self._samples, "".join(_lines_up_to(self._samples, state.global_step)))
 
     def on_log(
         self,
@@ -156,6 +158,14 @@ class _LogFile(TrainerCallback):
             entry = plain_numbers({"step": state.global_step, "max_steps": state.max_steps, **logs})
             with storage_faults(self._file), self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def _lines_up_to(file: Path, last_step: int) -> list[str]:
+    """The lines of a file of JSON objects that are of a step no later than `last_step`; none without a file."""
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [f"{line}\n" for line in lines if (step := _step_of(line)) is not None and step <= last_step]
 
 
 def _step_of(line: str) -> int | None:

@@ -97,7 +97,7 @@ def _check_plan(planned: PlannedRun, inputs: RunInputs, console: Console) -> Run
 
 def _train(inputs: RunInputs, planned: PlannedRun, manifest: RunManifest, console: Console) -> TrainResult:
     """Loads the base, trains, and completes the run folder."""
-    output_dir, command = inputs.arguments.output_dir, planned.config.command("train.resume_from_checkpoint=true")
+    output_dir, command = inputs.arguments.output_dir, _command_to_go_on(inputs, planned)
     interruption, progress = Interruption(), ProgressReport(console)
     with ending_where_it_cannot_write(output_dir, command), _explaining_out_of_memory(planned, output_dir, progress):
         with console.status("loading the base model ..."):
@@ -105,8 +105,11 @@ def _train(inputs: RunInputs, planned: PlannedRun, manifest: RunManifest, consol
         num_trained, num_total = count_parameters(model)
         share = num_trained / num_total
         console.print(f"trainable parameters: {num_trained:,} of {num_total:,} ({share:.4%})", highlight=False)
-        if planned.why_not_fused is None:
-            fuse(model)
+        if planned.why_not_fused is None and (reason := fuse(model)) is not None:
+            raise TrainingError(
+                "the run was planned with fused layers, but those of the loaded model cannot be fused, so that it "
+                f"would need more memory and time: {reason}. Please report this with the run's settings"
+            )
         checkpoint_layers(
             model,
             planned.settings.num_checkpointed,
@@ -221,10 +224,24 @@ def _take_steps(
     return metrics
 
 
+def _command_to_go_on(inputs: RunInputs, planned: PlannedRun) -> str:
+    """The command that resumes the run; without the optimiser's states, one that starts another from its adapter."""
+    if not inputs.arguments.save_only_model:
+        return planned.config.command("train.resume_from_checkpoint=true")
+    # An interrupted run stands for its newest checkpoint.
+    overrides = [f"model.adapter_path={inputs.arguments.output_dir}", "train.output_dir=ANOTHER_FOLDER"]
+    if inputs.earlier is not None:
+        overrides.append("train.resume_from_checkpoint=false")
+    return planned.config.command(*overrides)
+
+
 def _how_to_go_on(trainer: LoraTrainer, command: str) -> str:
     state = trainer.state
     saved = Path(trainer.args.output_dir) / f"checkpoint-{state.global_step}"
-    return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\nTo continue:\n  {command}"
+    how = "To continue:"
+    if trainer.args.save_only_model:
+        how = "It has no optimiser state (train.save_only_model=true). To start a new run from its adapter:"
+    return f"interrupted at step {state.global_step} of {state.max_steps}; saved {saved}.\n{how}\n  {command}"
 
 
 @contextmanager

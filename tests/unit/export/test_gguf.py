@@ -18,6 +18,7 @@ from glmtune.export.gguf_export import export_gguf
 from glmtune.export.gguf_file import write_model
 from glmtune.export.merge import merge
 from glmtune.export.merged_weights import MergedWeights, read_lora_parts
+from glmtune.loading.base_weights import fingerprint_base
 from glmtune.models.chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from glmtune.models.chatglm.gguf import gguf_layout
 
@@ -290,6 +291,22 @@ def test_an_adapter_of_a_shared_weight_is_refused(base, make_adapter, tmp_path) 
     (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(AdapterError, match=r"output_layer.weight is the embedding's weight too"):
         export_gguf(adapter, tmp_path / "x.gguf", model_path=base)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["merged", "alone"])
+@pytest.mark.parametrize("is_named", [False, True], ids=["in the old place", "named"])
+def test_a_base_that_the_adapter_was_not_trained_on_is_exported_with_only_on_request(
+    base, make_adapter, tmp_path, is_named, lora
+) -> None:
+    run = make_adapter()
+    RunManifest(str(base), base_fingerprint=fingerprint_base(base)).write(run)
+    weights = load_file(base / "model.safetensors")
+    save_file({name: weight * 1.01 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    options = {"lora": lora} | ({"model_path": base} if is_named else {})
+    with pytest.raises(AdapterError, match=f"the weights of {base} are not those .* --model FOLDER.* --other-base"):
+        export_gguf(run, tmp_path / "x.gguf", **options)
+    assert not list(tmp_path.glob("*.gguf*"))
+    assert export_gguf(run, tmp_path / "x.gguf", other_base=True, **options).path.is_file()
 
 
 def test_memory_holds_one_weight_at_a_time(base, make_adapter, tmp_path) -> None:

@@ -188,6 +188,15 @@ def test_options_of_the_engine_alone_are_refused_without_it(tiny):
         generate_replies(*tiny, conversations, seed=3)
 
 
+def test_a_seed_gives_equal_questions_replies_of_their_own(tiny):
+    conversations = [Conversation((Message("user", "你好"),))] * 4
+    options = {"do_sample": True, "temperature": 2.0, "seed": 3, "max_new_tokens": 12}
+    drawn = generate_replies(*tiny, conversations, **options)
+    assert len(set(drawn)) == 4
+    assert drawn == generate_replies(*tiny, conversations, **options)
+    assert drawn[:1] == generate_replies(*tiny, conversations[:1], **options)
+
+
 def test_a_seed_gives_the_same_reply_whatever_is_beside_it(tiny):
     conversations = [Conversation((Message("user", text),)) for text in ("你好", "你是谁？", "hello")]
 
@@ -197,7 +206,8 @@ def test_a_seed_gives_the_same_reply_whatever_is_beside_it(tiny):
 
     first = draw(1, conversations)
     assert first == draw(1, conversations, batch_size=2)
-    assert first[1:2] == draw(1, conversations[1:2])
+    assert first[:1] == draw(1, conversations[:1])
+    assert first[1:2] == draw(1, [conversations[2], conversations[1]])[1:]
     assert first != draw(2, conversations)
 
 

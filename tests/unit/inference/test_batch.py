@@ -70,6 +70,18 @@ def test_resumes(tiny, questions, tmp_path, whole, num_kept, num_bytes_more):
     assert report.num_resumed == num_kept
 
 
+def test_drawn_replies_are_the_same_when_resumed(tiny, tmp_path):
+    (tmp_path / "q.json").write_text(json.dumps([{"instruction": "数", "input": ""}] * 5), encoding="utf-8")
+    drawing = {"do_sample": True, "temperature": 2.0, "seed": 3}
+    output = tmp_path / "replies.jsonl"
+    generate(tiny, tmp_path / "q.json", output, **drawing)
+    whole = output.read_bytes().splitlines(keepends=True)
+    assert len({json.loads(line)["reply"] for line in whole}) == 5
+    output.write_bytes(b"".join(whole[:2]))
+    assert generate(tiny, tmp_path / "q.json", output, **drawing).num_resumed == 2
+    assert output.read_bytes().splitlines(keepends=True) == whole
+
+
 @pytest.mark.parametrize(("num_kept", "rest"), [(0, b"[1, 2]"), (0, b"notes"), (4, b'{"index": 5, '), (15, b"{")])
 def test_only_own_half_lines_are_cut_off(tiny, questions, tmp_path, whole, num_kept, rest):
     output = tmp_path / "replies.jsonl"

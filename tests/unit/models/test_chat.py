@@ -69,6 +69,22 @@ def test_text(model, tokenizer, scripted) -> None:
     assert len(stream) > 3
 
 
+def test_a_long_reply_is_not_decoded_again_with_each_token(model, tokenizer, scripted, monkeypatch) -> None:
+    scripted(("", "我是助手。😀" * 60))
+    num_decoded = 0
+    decode_text = type(tokenizer).decode_text
+
+    def count(self, token_ids):
+        nonlocal num_decoded
+        num_decoded += len(token_ids)
+        return decode_text(self, token_ids)
+
+    monkeypatch.setattr(type(tokenizer), "decode_text", count)
+    stream = [text for text, _ in model.stream_chat(tokenizer, "你是谁？", max_length=2000)]
+    assert stream[-1] == "我是助手。😀" * 60
+    assert num_decoded < 80 * len(stream)
+
+
 TOOLS = [{"role": "system", "content": "You have tools.", "tools": [{"name": "get_weather"}]}]
 CALL = "```python\ntool_call(city='北京', days=[1, 2])\n```"
 

@@ -96,6 +96,15 @@ def test_texts_of_the_data_stay_texts(run: Path) -> None:
     assert "\n# x" not in text
 
 
+def test_equal_questions_keep_an_answer_each(run: Path) -> None:
+    rows = [{"step": 2, "index": index, "prompt": "q", "predict": text} for index, text in enumerate("ab")]
+    again = [{**rows[1], "predict": "c"}]  # the run was resumed
+    (run / "eval_samples.jsonl").write_text(
+        "".join(f"{json.dumps(row)}\n" for row in [*rows, *again]), encoding="utf-8"
+    )
+    assert [row["predict"] for row in RunFacts.read(run).samples] == ["a", "c"]
+
+
 def test_the_report_is_in_the_users_language(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLMTUNE_LANG", "zh")
     page = Texts(write_report([run]))

@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -44,6 +45,18 @@ def test_a_run_that_ends_before_the_first_log_entry_is_due_gets_one(tmp_path: Pa
     assert logs_at(3, max_steps=3)
     assert not logs_at(2, max_steps=3)
     assert not logs_at(12, max_steps=12)
+
+
+@pytest.mark.parametrize(("resumed_step", "kept"), [(5, [0, 5]), (0, [0])])
+def test_answers_to_evaluation_questions_go_on_from_the_checkpoint(
+    tmp_path: Path, resumed_step: int, kept: list[int]
+) -> None:
+    file = tmp_path / "eval_samples.jsonl"
+    file.write_text("".join(f'{{"step": {step}, "predict": "答"}}\n' for step in (0, 5, 10)), encoding="utf-8")
+    state = TrainerState(global_step=resumed_step, max_steps=9)
+    for callback in make_callbacks(tmp_path, None, ProgressReport(Console(quiet=True))):
+        callback.on_train_begin(TrainingArguments(str(tmp_path), use_cpu=True), state, TrainerControl())
+    assert [json.loads(line)["step"] for line in file.read_text(encoding="utf-8").splitlines()] == kept
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:

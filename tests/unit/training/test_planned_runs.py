@@ -140,6 +140,15 @@ def test_a_run_that_is_not_planned_stores_what_was_asked(run: Run, tmp_path: Pat
     assert "cuda_graphs" not in manifest.config["train"]
 
 
+def test_a_run_whose_layers_cannot_be_fused_as_planned_does_not_begin(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("glmtune.training.packed_model.why_not_fused", lambda _: "a variant of LoRA is used")
+    with pytest.raises(TrainingError, match=r"planned with fused layers, .*: a variant of LoRA is used"):
+        run("train.max_steps=1")
+    assert not (tmp_path / "run" / "adapter_model.safetensors").exists()
+
+
 def test_offloading_takes_fused_layers_everywhere(run: Run) -> None:
     with pytest.raises(
         ConfigError, match=r"offload_checkpoints=true is not possible: it requires fused layers; here, lora\.use_dora"

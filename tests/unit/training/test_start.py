@@ -1,14 +1,18 @@
 """Without these, the commands that we print to go on from an adapter could be refused for settings that agree."""
 
+import os
 import re
+import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from glmtune.config import load_config
 from glmtune.errors import ConfigError, TrainingError
-from glmtune.training.run import TrainResult, train
+from glmtune.training.run import TrainingInterrupted, TrainResult, train
 from settings import changed
 
 Run = Callable[..., TrainResult]
@@ -50,3 +54,19 @@ def test_the_command_that_is_printed_goes_on_from_the_adapter(
     second = (printed[1], f"train.output_dir={tmp_path / 'second'}", *other)
     assert run(*second).num_steps == 3
     assert run(*changed([*second], "train.max_steps=4", "train.resume_from_checkpoint=true")).num_steps == 4
+
+
+@pytest.mark.parametrize("resumed", [(), ("train.resume_from_checkpoint=true",)])
+def test_an_interrupted_run_without_optimiser_states_prints_a_command_that_works(
+    run: Run, at_step: Any, tmp_path: Path, resumed: tuple[str, ...]
+) -> None:
+    signals = [signal.SIGTERM]  # for the first run that gets so far
+    at_step(3, lambda: os.kill(os.getpid(), signals.pop()) if signals else None)
+    if resumed:
+        run("train.max_steps=1")
+    with pytest.raises(TrainingInterrupted) as caught:
+        run("train.save_only_model=true", "train.max_steps=4", *resumed)
+    printed = shlex.split(str(caught.value).splitlines()[-1])
+    assert printed[:2] == ["glmtune", "train"]
+    assert f"model.adapter_path={tmp_path / 'run'}" in printed
+    assert train(load_config(None, changed(printed[2:], f"train.output_dir={tmp_path / 'second'}"))).num_steps == 4

@@ -289,7 +289,7 @@ RULES = (
                 thing="事物",
             ),
             Form(
-                # Without a verb or a question word, only what nobody says of what was talked about before.
+                # Without a verb or a question word, only what is never said of something mentioned before.
                 reads=(r"{x}的{attr}",),
                 task="请说明下面{thing}的{attr}。",
                 thing="事物",

@@ -11,7 +11,7 @@ _LEAST_SHARE = 0.3
 LEAST_LETTERS = 6
 _MOST_LETTERS = 60
 _OUTLIER_FACTOR = 8
-_LONG_ANSWER = 500  # characters; a shorter one troubles nobody, be it the longest by far
+_LONG_ANSWER = 500  # characters; shorter answers are not reported, even if far longer than the rest
 
 
 def same_rows(values: NDArray[numpy.int64]) -> Iterator[list[int]]:

@@ -108,7 +108,7 @@ def _is_mojibake(dialogue: Dialogue) -> bool:
 
 
 def _reads_as_utf8(text: str) -> bool:
-    """Whether a part of the text is UTF-8 that somebody read as Latin-1 or as GBK, which real text almost never is."""
+    """Whether a part of the text is UTF-8 that was read as Latin-1 or as GBK, which real text almost never is."""
     for found in _AS_LATIN.finditer(text):
         for encoding in ("cp1252", "latin-1"):
             try:

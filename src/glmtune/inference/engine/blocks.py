@@ -42,7 +42,7 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._num_users = [0] * num_blocks
-        self._blank = list(range(num_blocks - 1, 0, -1))  # free, and of no use to anybody
+        self._blank = list(range(num_blocks - 1, 0, -1))  # free, with nothing in them to share
         self._kept: dict[int, None] = {}  # free but known, the longest freed first
         self._known: dict[bytes, int] = {}
         self._names: dict[int, bytes] = {}

@@ -1,7 +1,7 @@
 """What the engine is asked, and how far it has come with it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -22,9 +22,9 @@ class Sampling:
         top_p: Only the likeliest tokens that have this share of the probability together.
         min_p: Only tokens that have this share of the likeliest one's probability; None for all.
         repetition_penalty: Makes tokens of prompt and reply less likely; 1 for none.
-        presence_penalty: Is subtracted from the logits of the reply's tokens.
-        frequency_penalty: Is subtracted from them as often as they occur.
-        seed: The same seed gives the same reply, whoever shares the batch; None for a random one.
+        presence_penalty: Subtracted once from the logit of each token that occurs in the reply.
+        frequency_penalty: Subtracted from a token's logit once for each time it occurs in the reply.
+        seed: The same seed gives the same reply, whatever else is in the batch; None for a random one.
         min_new_tokens: Tokens before which none of `stop_token_ids` is chosen.
         stop_token_ids: The ids that end a reply.
         num_logprobs: For how many of the likeliest tokens log-probabilities are given, besides the chosen one's; None
@@ -45,6 +45,14 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
     num_logprobs: int | None = None
 
+    def numbered(self, number: int) -> "Sampling":
+        """The same for one of several replies: with a seed, each draws for itself, and the first as it would alone.
+
+        Args:
+            number: The reply's number, from 0.
+        """
+        return self if self.seed is None else replace(self, seed=(self.seed + number) % 2**63)
+
     @property
     def has_penalty(self) -> bool:
         """Whether the choice depends on the tokens before it."""
@@ -64,13 +72,11 @@ class Request:
         prompt_ids: Token ids, at least one.
         sampling: How to go on.
         adapter: The name of a loaded adapter; None for the base alone.
-        stop_texts: Texts before which the reply ends.
     """
 
     prompt_ids: Sequence[int]
     sampling: Sampling
     adapter: str | None = None
-    stop_texts: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
 """Chooses the next token of each row.
 
-What is done to the logits, and in which order, is what transformers' processors do: repetition penalty, presence and
+Logits are processed as by transformers' logits processors, in the same order: repetition penalty, presence and
 frequency penalty (OpenAI's), stop tokens before `min_new_tokens`, temperature, top-k, top-p, min-p. A draw is the
 argmax of log-probability plus Gumbel noise, and the noise a hash of the request's seed, the token's place in the reply
 and its id: what else is in the batch makes no difference.
@@ -10,6 +10,7 @@ Legend of dimension suffixes: R rows, P rows of a part, V vocabulary, K candidat
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -26,9 +27,9 @@ class Logprobs(NamedTuple):
     """Log-probabilities of one token, by the model's own distribution, whatever it was chosen by.
 
     Attributes:
-        chosen: That of the token.
+        chosen: The log-probability of the token.
         top_ids: The likeliest tokens, the likeliest first.
-        top: Theirs.
+        top: Their log-probabilities.
     """
 
     chosen: float
@@ -161,7 +162,9 @@ class Sampler:
         most = max((one.top_k for one in with_top_k.samplings), default=0) + _MOST_TIES
         sorts = ((with_top_k, most), (with_top_p, 2**31), (others, None))
         self._draws = [_Draws(part, count) for part, count in sorts if part]
-        self._reported = part(lambda one: one.num_logprobs is not None)
+        # Rows that ask for the same number, so that one that asks for many costs the others nothing.
+        asked = [one.num_logprobs for _, one in numbered if one.num_logprobs is not None]
+        self._reported = [(count, part(partial(_asks_for, count))) for count in sorted(set(asked))]
 
     def choose(self, logits_RV: Tensor, histories: Histories) -> Tensor:
         """Chooses a token for each row.
@@ -191,15 +194,14 @@ class Sampler:
             logits_RV: As for `choose`.
             token_ids_R: What it returned.
         """
-        part = self._reported
-        if not part:
-            return {}
-        logprobs = logits_RV.index_select(0, part.rows).log_softmax(-1)
-        chosen = logprobs.gather(1, token_ids_R.index_select(0, part.rows).clamp(min=0).unsqueeze(1)).squeeze(1)
-        counts = [one.num_logprobs or 0 for one in part.samplings]
-        top, top_ids = logprobs.topk(min(max(counts), logprobs.shape[1]))
-        rows = zip(part.numbers, counts, chosen.tolist(), top_ids.tolist(), top.tolist(), strict=True)
-        return {row: Logprobs(own, ids[:count], values[:count]) for row, count, own, ids, values in rows}
+        found: dict[int, Logprobs] = {}
+        for count, part in self._reported:
+            logprobs = logits_RV.index_select(0, part.rows).log_softmax(-1)
+            chosen = logprobs.gather(1, token_ids_R.index_select(0, part.rows).clamp(min=0).unsqueeze(1)).squeeze(1)
+            top, top_ids = logprobs.topk(min(count, logprobs.shape[1]))
+            rows = zip(part.numbers, chosen.tolist(), top_ids.tolist(), top.tolist(), strict=True)
+            found |= {row: Logprobs(own, ids, values) for row, own, ids, values in rows}
+        return found
 
     def _processed(self, logits_RV: Tensor, histories: Histories) -> Tensor:
         """Logits after what applies to greedy rows as well."""
@@ -230,22 +232,8 @@ class Sampler:
         logits_RV[rows] = logits - (counts > 0) * self._presence - counts * self._frequency
 
 
-def sample(
-    logits_RV: Tensor, samplings: Sequence[Sampling], histories: Histories
-) -> tuple[Tensor, dict[int, Logprobs]]:
-    """Chooses a token for each row.
-
-    Args:
-        logits_RV: fp32, [R, V].
-        samplings: Each row's options; a row that draws has a seed.
-        histories: The tokens before.
-
-    Returns:
-        Token ids, [R] int64, -1 for a row whose logits hold NaN; and log-probabilities by row, where asked for.
-    """
-    sampler = Sampler(samplings, logits_RV.device)
-    token_ids = sampler.choose(logits_RV, histories)
-    return token_ids, sampler.logprobs(logits_RV, token_ids)
+def _asks_for(num_logprobs: int, sampling: Sampling) -> bool:
+    return sampling.num_logprobs == num_logprobs
 
 
 def gumbel_noise(seeds: Tensor, places: Tensor, token_ids: Tensor) -> Tensor:

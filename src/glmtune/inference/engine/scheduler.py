@@ -11,12 +11,12 @@ from glmtune.errors import ModelError
 from glmtune.inference.engine.blocks import BlockPool, next_name
 from glmtune.inference.engine.request import RunningRequest
 
-# While nobody decodes, nobody is held up by long prompts, and larger passes are faster.
+# With no request decoding, a large prefill delays none, and larger passes are faster.
 _ALONE = 8
 
 
 def most_prefill_tokens(max_prefill_tokens: int) -> int:
-    """The most tokens of prompts in any step: while nobody decodes."""
+    """The most tokens of prompts in any step: with no request decoding."""
     return max_prefill_tokens * _ALONE
 
 

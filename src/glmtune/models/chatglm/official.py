@@ -17,8 +17,9 @@ from glmtune.errors import DataError, ModelError
 from glmtune.models.chatglm.configuration import ChatGLMConfig
 from glmtune.models.chatglm.stream_cache import StreamCache, open_cache
 from glmtune.models.chatglm.tokenization import ChatGLMTokenizer
+from glmtune.models.incremental import IncrementalDecoder
 from glmtune.models.streaming import stream_token_ids
-from glmtune.prompts import Message, parse_reply, parse_tool_call
+from glmtune.prompts import Message, parse_reply, parse_tool_call, turn_token_id
 
 Messages = list[dict[str, Any]]
 Pairs = list[tuple[str, Any]]
@@ -152,15 +153,15 @@ class OfficialMethodsMixin:
 
         with_query = [*earlier, {"role": role, "content": query}]
         token_ids: list[int] = []
-        shown = ""
+        last, shown = _LastMessage(tokenizer), ""
         for token_id in stream_token_ids(self, inputs, eos_token_id=tokenizer.stop_token_ids, **options):
             token_ids.append(token_id)
             if kept is not None:
                 kept.append(token_id)
-            last = parse_reply(token_ids, tokenizer, tokenizer.template)[-1]
-            if last.content and last.content != shown and not last.content.endswith("\ufffd"):
-                shown = last.content
-                reply = {"role": "assistant", "metadata": last.metadata, "content": shown}
+            metadata, content = last.push(token_id)
+            if content and content != shown:
+                shown = content
+                reply = {"role": "assistant", "metadata": metadata, "content": shown}
                 yield result(shown, [*with_query, reply])
         messages = parse_reply(token_ids, tokenizer, tokenizer.template)
         yield result(*self.process_response(messages, with_query))
@@ -242,6 +243,34 @@ class OfficialMethodsMixin:
         for token_id in new_ids:
             input_ids = torch.cat([input_ids, input_ids.new_tensor([[token_id]])], dim=1)
             yield input_ids
+
+
+class _LastMessage:
+    """The message that a reply ends with so far, as `parse_reply` reads it; each id is decoded only a few times.
+
+    Args:
+        tokenizer: The tokenizer.
+    """
+
+    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._turn_id = turn_token_id(tokenizer, tokenizer.template)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._decoder = IncrementalDecoder(self._tokenizer)
+        self._text = ""
+
+    def push(self, token_id: int) -> tuple[str, str]:
+        """Takes the next id; returns metadata and content, as far as characters are whole."""
+        if token_id == self._turn_id:
+            self._begin()
+        else:
+            self._text += self._decoder.push([token_id])
+        metadata, newline, content = self._text.partition("\n")
+        if self._turn_id is None or not newline:
+            return "", self._text.strip()
+        return metadata.strip(), content.strip()
 
 
 def _is_pairs(history: Sequence[Any]) -> bool:

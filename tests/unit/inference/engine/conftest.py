@@ -66,7 +66,6 @@ def replies_of() -> Replies:
 def ask() -> Callable[..., Request]:
     def ask(prompt: Sequence[int], max_new_tokens: int = 20, adapter: str | None = None, **options) -> Request:
         options.setdefault("stop_token_ids", (95,))
-        texts = options.pop("stop_texts", ())
-        return Request(prompt, Sampling(max_new_tokens, **options), adapter, texts)
+        return Request(prompt, Sampling(max_new_tokens, **options), adapter)
 
     return ask

@@ -19,7 +19,7 @@ from transformers import (
 
 from glmtune.inference.engine.engine import Engine
 from glmtune.inference.engine.request import Sampling
-from glmtune.inference.engine.sampling import Histories, Sampler, gumbel_noise, sample
+from glmtune.inference.engine.sampling import Histories, Logprobs, Sampler, gumbel_noise
 
 V = 200
 PROMPTS = [[1, 2, 3, 3], [7] * 9, [150], [4, 5]]
@@ -40,6 +40,13 @@ def histories(prompts: Sequence[list[int]] = PROMPTS, replies: Sequence[list[int
         token_ids[row, : len(ids)] = torch.tensor(ids)
     lengths = torch.tensor([len(ids) for ids in whole])
     return Histories(token_ids, lengths, torch.tensor([len(prompt) for prompt in prompts]))
+
+
+def sample(logits: Tensor, samplings: Sequence[Sampling], histories: Histories) -> tuple[Tensor, dict[int, Logprobs]]:
+    """A token for each row, and log-probabilities by row, where asked for."""
+    sampler = Sampler(samplings, logits.device)
+    token_ids = sampler.choose(logits, histories)
+    return token_ids, sampler.logprobs(logits, token_ids)
 
 
 def by_transformers(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -204,6 +211,20 @@ def test_logprobs_ignore_the_options(logits):
     assert logprobs[0].top_ids == raw[0].topk(2).indices.tolist()
     assert logprobs[2].chosen == pytest.approx(raw[2, token_ids[2]].item())
     assert logprobs[2].top == []
+
+
+def test_one_row_that_asks_for_many_logprobs_costs_the_others_nothing(logits, monkeypatch):
+    found = []
+    topk = Tensor.topk
+    monkeypatch.setattr(Tensor, "topk", lambda scores, k: found.append(scores.shape[0] * k) or topk(scores, k))
+    samplings = [Sampling(9, num_logprobs=count) for count in (2, 30, 0, 2)]
+    token_ids, logprobs = sample(logits, samplings, histories())
+    assert sum(found) == 30 + 2 + 2
+    raw = logits.log_softmax(-1)
+    for row, sampling in enumerate(samplings):
+        expected = raw[row].sort(descending=True, stable=True)
+        assert logprobs[row].top == pytest.approx(expected.values[: sampling.num_logprobs].tolist())
+        assert logprobs[row].chosen == pytest.approx(raw[row, token_ids[row]].item())
 
 
 # In the engine

@@ -60,7 +60,8 @@ def test_a_soak(make_adapted, prompts, tmp_path):
             with suppress(AdapterError):  # in use
                 engine.load_adapter("mlp", tmp_path / "mlp")
 
-    threads = [threading.Thread(target=ask, args=(chance,)) for chance in asked]
+    ask(asked[0])  # before the first step, so that some are cancelled however slow the threads are
+    threads = [threading.Thread(target=ask, args=(chance,)) for chance in asked[1:]]
     told = drive(engine, *threads, threading.Thread(target=load))
     assert len(running) == 210
     assert engine.num_free_blocks == engine.num_blocks == 36
@@ -116,14 +117,26 @@ def test_cancelling_in_the_midst_of_a_step_waits_for_its_end(one_model, prompts,
 
 
 def test_another_threads_cancellation_is_done_when_it_returns(one_model, ask):
+    """While steps are taken, but fewer than the replies have tokens, so that none ends by itself."""
     engine = Engine(one_model, None)
     running = [engine.submit(ask([number], 100, stop_token_ids=())) for number in range(8)]
+    num_steps = 5 * len(running)
+    allowed = threading.Semaphore(0)
     seen = []
 
     def cancel() -> None:
-        for one in running:
-            engine.cancel(one)
-            seen.append((one.finish_reason, one.blocks, len(one.generated_ids)))
+        try:
+            for one in running:
+                allowed.release(5)
+                engine.cancel(one)
+                seen.append((one.finish_reason, one.blocks, len(one.generated_ids)))
+        finally:
+            allowed.release(num_steps)  # where it has failed, steps must not wait for it
 
-    drive(engine, threading.Thread(target=cancel))
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    for _ in range(num_steps):
+        allowed.acquire()
+        engine.step()
+    thread.join()
     assert seen == [("cancelled", [], len(one.generated_ids)) for one in running]
