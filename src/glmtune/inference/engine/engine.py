@@ -29,6 +29,7 @@ from glmtune.inference.engine.request import FinishReason, Request, RunningReque
 from glmtune.inference.engine.rows import DecodingRows
 from glmtune.inference.engine.sampling import Histories, Logprobs, Sampler
 from glmtune.inference.engine.scheduler import Chunk, Scheduler, most_prefill_tokens
+from glmtune.inference.engine.stop_texts import StopTexts
 from glmtune.inference.faults import nan_logits
 from glmtune.loading.devices import is_out_of_memory
 from glmtune.models.families import shape_of
@@ -44,6 +45,7 @@ class Event(NamedTuple):
         new_ids: New ids of the reply, the one that ended it included.
         finish_reason: Why the reply has ended; None if it goes on.
         logprobs: Log-probabilities of the new ids, if the request asks for them; otherwise none.
+        text: New text of the reply, if the request has stop texts, which the ids may reach beyond; otherwise None.
         error: What went wrong, where the reason is `error`.
     """
 
@@ -51,6 +53,7 @@ class Event(NamedTuple):
     new_ids: list[int]
     finish_reason: FinishReason | None = None
     logprobs: Sequence[Logprobs] = ()
+    text: str | None = None
     error: ModelError | None = None
 
 
@@ -61,7 +64,7 @@ class Engine:
 
     Args:
         model: A model of which `why_not` says nothing, bare or within PEFT.
-        tokenizer: Its tokenizer; the engine itself works on ids alone.
+        tokenizer: Its tokenizer.
         max_rows: The most requests that run at once.
         num_blocks: Blocks of the key-value cache; None for as many as all rows may need, as far as there is memory.
             Where there is less memory, it gets fewer.
@@ -91,6 +94,7 @@ class Engine:
         self.num_prefilled = 0
         self.num_generated = 0
         self._model_reference = weakref.ref(model)
+        self._tokenizer = tokenizer
         self._asking = threading.RLock()
         self._lock = threading.RLock()
         self._is_busy = False
@@ -110,6 +114,7 @@ class Engine:
         self._rows = DecodingRows(max_rows, self._max_length, device)
         self._graphs = DecodingGraphs(self._decoder, self._rows) if device.type == "cuda" else None
         self._sampler: Sampler | None = None
+        self._stop_texts: dict[RunningRequest, StopTexts] = {}
         self._of_model: set[str] = set()
         self.refresh()
 
@@ -146,6 +151,8 @@ class Engine:
             token_ids=list(request.prompt_ids),
         )
         self._scheduler.add(running)
+        if request.stop_texts:
+            self._stop_texts[running] = StopTexts(self._tokenizer, request.stop_texts)
         return running
 
     def cancel(self, running: RunningRequest) -> None:
@@ -379,18 +386,24 @@ class Engine:
             return Event(running, [], "error", error=running.error)
         self._scheduler.add_token(running, token_id)
         self.num_generated += 1
+        sampling, stop_texts = running.sampling, self._stop_texts.get(running)
+        text = None if stop_texts is None else stop_texts.push(token_id)
         reason: FinishReason | None = None
-        if token_id in running.sampling.stop_token_ids:
+        if token_id in sampling.stop_token_ids or (stop_texts is not None and stop_texts.is_found):
             reason = "stop"
         elif len(running.token_ids) == running.max_length:
             reason = "length"
         if reason is not None:
+            if stop_texts is not None and text is not None:
+                text += stop_texts.flush()
+                reason = "stop" if stop_texts.is_found else reason
             self._finish(running, reason)
-        return Event(running, [token_id], reason, () if logprobs is None else (logprobs,))
+        return Event(running, [token_id], reason, () if logprobs is None else (logprobs,), text)
 
     def _finish(self, running: RunningRequest, reason: FinishReason, error: ModelError | None = None) -> None:
         """Ends a request, and gives its row and its blocks back."""
         running.finish_reason, running.error = reason, error
+        self._stop_texts.pop(running, None)
         if reason == "error":  # what it has written may be NaN, which would spread
             self._cache.clear([block for block in running.blocks if self._pool.num_users(block) == 1])
         row = running.row

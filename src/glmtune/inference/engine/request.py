@@ -72,11 +72,13 @@ class Request:
         prompt_ids: Token ids, at least one.
         sampling: How to go on.
         adapter: The name of a loaded adapter; None for the base alone.
+        stop_texts: Texts before which the reply ends.
     """
 
     prompt_ids: Sequence[int]
     sampling: Sampling
     adapter: str | None = None
+    stop_texts: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from glmtune.models.incremental import IncrementalDecoder
+from glmtune.models.tokenizer import Tokenizer
+
 
 class StopSearch:
     """Passes a text on as it comes, up to the first of some texts.
@@ -48,3 +51,29 @@ class StopSearch:
     def _release(self, length: int) -> str:
         text, self._kept = self._kept[:length], self._kept[length:]
         return text
+
+
+class StopTexts:
+    """Decodes a reply as it is generated, up to the first of some texts.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: As for `StopSearch`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+        self._decoder = IncrementalDecoder(tokenizer)
+        self._search = StopSearch(texts)
+
+    @property
+    def is_found(self) -> bool:
+        """Whether one of the texts has been found."""
+        return self._search.is_found
+
+    def push(self, token_id: int) -> str:
+        """Takes the next id and returns the text that now belongs to the reply for sure."""
+        return self._search.push(self._decoder.push([token_id]))
+
+    def flush(self) -> str:
+        """Ends the reply and returns the rest of its text."""
+        return self._search.push(self._decoder.flush()) + self._search.flush()

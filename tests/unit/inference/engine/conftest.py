@@ -66,6 +66,7 @@ def replies_of() -> Replies:
 def ask() -> Callable[..., Request]:
     def ask(prompt: Sequence[int], max_new_tokens: int = 20, adapter: str | None = None, **options) -> Request:
         options.setdefault("stop_token_ids", (95,))
-        return Request(prompt, Sampling(max_new_tokens, **options), adapter)
+        texts = options.pop("stop_texts", ())
+        return Request(prompt, Sampling(max_new_tokens, **options), adapter, texts)
 
     return ask

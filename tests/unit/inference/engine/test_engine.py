@@ -264,6 +264,34 @@ def test_memory_that_runs_out_is_an_error_and_the_engine_goes_on(one_model, prom
     assert answer(engine, [ask(prompts[0], adapter="default")]) == replies_of(one_model, prompts[:1])
 
 
+def test_a_stop_text_ends_the_reply_before_it(tiny, ask):
+    """Wherever tokens begin and end; the request beside it, without stop texts, goes on."""
+    engine = Engine(tiny.model, tiny.tokenizer)
+    prompt = tiny.tokenizer.encode_text("你好，请介绍")
+    [whole] = answer(engine, [ask(prompt, 30)])
+    text = tiny.tokenizer.decode_text(whole)
+    stop = text[len(text) // 2 :][:3]
+    running = engine.submit(ask(prompt, 30, stop_texts=("never said", stop)))
+    beside = engine.submit(ask(prompt, 30))
+    pieces = []
+    while beside.finish_reason is None:
+        pieces += [event.text for event in engine.step() if event.request is running]
+    assert "".join(pieces) == text.partition(stop)[0]
+    assert running.finish_reason == "stop"
+    assert running.generated_ids == whole[: len(running.generated_ids)]
+    assert len(running.generated_ids) < 30
+    assert beside.generated_ids == whole
+
+
+def test_without_a_stop_text_in_it_the_whole_text_comes(tiny, ask):
+    engine = Engine(tiny.model, tiny.tokenizer)
+    prompt = tiny.tokenizer.encode_text("你好")
+    [whole] = answer(engine, [ask(prompt, 12)])
+    text = tiny.tokenizer.decode_text(whole)
+    pieces = [event.text for event in engine.run([ask(prompt, 12, stop_texts=(text[-1] + "never said",))])]
+    assert "".join(pieces) == text
+
+
 @pytest.mark.parametrize("quantize", ["fp8", "int8", "nf4"])
 def test_a_base_in_fewer_bits(tiny_base, prompts, replies_of, ask, quantize):
     from glmtune.loading.bases import load_base
