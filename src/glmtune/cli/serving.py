@@ -100,6 +100,7 @@ def serve(
     For example: glmtune serve output/ChatGLM
     """
     import sys
+    from io import FileIO
 
     _require_extra(with_page)
     from glmtune.cli.setting_up import hide_loading_bars, outlive_display
@@ -108,7 +109,7 @@ def serve(
     from glmtune.server.auth import read_keys
     from glmtune.server.metrics import Metrics
     from glmtune.server.models import find_runs, load_models
-    from glmtune.server.requests import write_to
+    from glmtune.server.requests import RequestLog
     from glmtune.server.running import address_of, answered_hosts, is_open_to_network, open_socket
     from glmtune.server.running import serve as run_server
     from glmtune.server.service import Service
@@ -127,11 +128,10 @@ def serve(
     with TerminalConsole(stderr=True).status("Loading the model ..."):
         models = load_models(found, dtype=dtype, quantize=quantize, max_rows=max_rows, allowed=adapters_from or ())
     worker = Worker(models.engine, max_queue)
-    service = Service(models, worker, Metrics(models.engine), keys, max_prompt_tokens)
-    write = write_to(sys.stdout)
+    log = RequestLog(FileIO(sys.stdout.fileno(), "w", closefd=False))
+    service = Service(models, worker, Metrics(models.engine), keys, log, max_prompt_tokens)
     application = create_app(
         service,
-        write,
         origins=cors or (),
         hosts=answered_hosts(opened, host, allowed_host or ()),
         max_body_bytes=max_body_kib * 1024,
@@ -156,7 +156,6 @@ def serve(
             service,
             opened,
             _say,
-            write,
             drain_s=drain_s,
             max_connections=max_connections,
             header_timeout_s=body_timeout_s,
@@ -165,6 +164,7 @@ def serve(
     finally:
         if jobs is not None:
             jobs.close()
+        log.close()
     if not is_whole:
         raise typer.Exit(1)
 

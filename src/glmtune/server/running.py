@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from glmtune.errors import ConfigError
 from glmtune.server.errors import ApiError
 from glmtune.server.http_protocol import limited_protocol
-from glmtune.server.requests import Write, end_record
+from glmtune.server.requests import end_record
 from glmtune.server.service import Service
 
 # How long a thread may keep the interpreter while another one waits for it. With the usual 5 ms, writing to clients
@@ -150,7 +150,6 @@ def serve(
     service: Service,
     opened: socket.socket,
     say: Callable[[str], None],
-    write: Write,
     *,
     drain_s: int,
     max_connections: int,
@@ -164,7 +163,6 @@ def serve(
         service: Its service.
         opened: From `open_socket`.
         say: Prints a line.
-        write: As for `create_app`; is given the record of what is answered without the application.
         drain_s: How long replies may still run after the signal, in seconds.
         max_connections: The most connections that are open at once.
         header_timeout_s: Within how many seconds all headers of a request have to come.
@@ -174,7 +172,7 @@ def serve(
         Whether all replies were finished.
     """
     protocol = limited_protocol(
-        max_connections, header_timeout_s, lambda record: end_record(record, service.metrics, write)
+        max_connections, header_timeout_s, lambda record: end_record(record, service.metrics, service.write)
     )
     # Forwarded headers are not believed: anybody may send them.
     config = uvicorn.Config(

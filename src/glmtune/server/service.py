@@ -8,6 +8,7 @@ from glmtune.server.auth import ApiKeys
 from glmtune.server.errors import ApiError
 from glmtune.server.metrics import Metrics
 from glmtune.server.models import Models
+from glmtune.server.requests import Write
 from glmtune.server.worker import QueueFullError, Ticket, Worker
 
 
@@ -20,6 +21,7 @@ class Service:
         worker: The thread that steps the engine.
         metrics: What `/metrics` shows.
         keys: The keys that open it.
+        write: Is given the record of each request.
         max_prompt_tokens: The most tokens of a prompt; None for as many as the context has.
         is_stopping: Whether it takes no more requests, and only ends those that run.
     """
@@ -28,6 +30,7 @@ class Service:
     worker: Worker
     metrics: Metrics
     keys: ApiKeys
+    write: Write
     max_prompt_tokens: int | None = None
     is_stopping: bool = False
 
