@@ -52,7 +52,9 @@ def serve(
     ] = None,
     max_rows: Annotated[
         int | None,
-        typer.Option("--max-rows", min=1, help="The most replies at once; by default 64 on a GPU and 8 on the CPU."),
+        typer.Option(
+            "--max-rows", min=1, max=4096, help="The most replies at once; by default 64 on a GPU and 8 on the CPU."
+        ),
     ] = None,
     max_queue: Annotated[
         int, typer.Option("--max-queue", min=0, help="The most requests that wait; further ones are answered 429.")

@@ -100,7 +100,11 @@ def _real(path: str) -> str:
 
 def _named(run: str) -> tuple[str, str]:
     name, equals, path = run.partition("=")
-    return (name, path) if equals and not Path(run).exists() else ("", run)
+    if not equals or Path(run).exists():
+        return "", run
+    if not path.strip():
+        raise ConfigError(f"{run}: expected NAME=RUN, found no run behind the name")
+    return name, path
 
 
 def name_of(run: Path) -> str:

@@ -107,6 +107,8 @@ def test_runs_of_one_name_or_of_several_bases_are_told_apart(adapters, tiny_base
     assert find_runs([shouty], str(tiny_base)).base_path == str(tiny_base)
     with pytest.raises(ModelError, match="does not exist"):
         find_runs([str(tmp_path / "nowhere")], None)
+    with pytest.raises(ConfigError, match="mine=: expected NAME=RUN"):  # as an unset shell variable gives
+        find_runs(["mine="], None)
     assert name_of(Path("output/ChatGLM/checkpoint-40")) == "ChatGLM:checkpoint-40"
 
 
