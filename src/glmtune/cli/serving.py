@@ -164,8 +164,8 @@ def serve(
             has_page=with_page,
         )
     finally:
-        if jobs is not None:
-            jobs.close()
+        if jobs is not None and not jobs.close():
+            _say("The training run took too long to save a checkpoint and was aborted; its last checkpoint remains.")
         log.close()
     if not is_whole:
         raise typer.Exit(1)

@@ -11,11 +11,11 @@ from glmtune.config import embedded_data
 from glmtune.errors import GlmtuneError, ModelError
 from glmtune.language import Language
 from glmtune.server.errors import ApiError
-from glmtune.server.models import check_name, name_of
 from glmtune.server.service import Service
 from glmtune.ui.chat_tab import ChatTab
 from glmtune.ui.data_view import coloured_samples, run_command
 from glmtune.ui.jobs import Jobs, command_of, folder_of, setting
+from glmtune.ui.results import Results
 from glmtune.ui.texts import Texts, translated, warn
 
 _STATES = {
@@ -46,6 +46,7 @@ class TrainTab:
     ) -> None:
         self._service = service
         self._jobs = jobs
+        self._results = Results(service.models)
         self._add_data(texts)
         self._add_settings(texts)
         self._add_progress(texts)
@@ -135,7 +136,8 @@ class TrainTab:
         self._stop.click(self._halt, language, shown)
         self._talk.click(self._talk_to_result, language, [tabs, chat.model, chat.other])
         timer = gr.Timer(_REFRESH_S)
-        timer.tick(self._show_job, language, shown, show_progress="hidden")
+        known = gr.State()  # what this page shows already
+        timer.tick(self._show_news, [language, known], [*shown, known], show_progress="hidden")
 
     # The settings as the command line takes them
 
@@ -213,15 +215,21 @@ class TrainTab:
         job = self._jobs.current
         if job is None:
             return translated(_NO_JOB, language), None, ""
-        entries = job.progress()
+        progress = job.progress()
         lines = [f"**{translated(_STATES[job.state], language)}** `{job.folder}`"]
-        if entries:
-            last = entries[-1]
+        if (last := progress.last) is not None:
             speed = f"{last.get('tokens_per_second', 0):,.0f} tokens/s"
             step = translated(f"step {last['step']} of {last['max_steps']}", language)
             lines.append(f"{step} · loss {last['loss']:.4f} · {speed}")
-        points = {"step": [entry["step"] for entry in entries], "loss": [entry["loss"] for entry in entries]}
-        return "\n\n".join(lines), pandas.DataFrame(points), job.last_lines()
+        points = pandas.DataFrame(progress.points, columns=["step", "loss"])
+        return "\n\n".join(lines), points, job.last_lines()
+
+    def _show_news(self, language: Language, known: Any) -> tuple[Any, Any, Any, Any]:
+        job = self._jobs.current
+        news = (language, None if job is None else job.version)
+        if news == known:
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        return (*self._show_job(language), news)
 
     # After training
 
@@ -235,15 +243,7 @@ class TrainTab:
         return gr.update(selected="chat"), gr.update(choices=names, value=name), gr.update(choices=[("-", ""), *names])
 
     async def _load_result(self) -> str:
-        """Loads the run into the engine, in place of what was loaded from it before; returns its name there."""
-        from glmtune.adapters.run_folder import find_adapter
-
-        job, models = self._jobs.current, self._service.models
+        job = self._jobs.current
         if job is None:
             raise ModelError(_NO_JOB)
-        folder = find_adapter(job.folder)
-        if folder is None:
-            raise ModelError(f"{job.folder} has no adapter yet")
-        name = check_name(name_of(job.folder))
-        await asyncio.to_thread(models.add, name, folder)
-        return name
+        return await asyncio.to_thread(self._results.load, job.folder)

@@ -2,12 +2,16 @@
 
 import signal
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from glmtune.config.reading import load_config
+from glmtune.errors import TrainingError
 from glmtune.ui.jobs import Job, Jobs, folder_of, setting
 
 
@@ -34,32 +38,109 @@ def test_a_folder_below_home_is_found() -> None:
 
 
 class Running:
-    """A process that does not end."""
+    """A process that does not end until it is told to.
+
+    Attributes:
+        signals: What it was told.
+        obeys: Which of these ends it.
+    """
+
+    pid = 1
+    obeys = signal.SIGINT
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.signals: list[int] = []
 
-    def poll(self) -> None:
-        return None
+    def poll(self) -> int | None:
+        return 130 if self.obeys in self.signals else None
 
-    def wait(self) -> None:
-        return None
+    def wait(self, timeout: float | None = None) -> int:
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired("train", timeout or 0)
+        return code
 
     def send_signal(self, number: int) -> None:
         self.signals.append(number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Saving(Running):
+    """As one that saves its checkpoint for ever."""
+
+    obeys = signal.SIGKILL
+
 
 def test_a_run_that_saves_its_checkpoint_is_not_aborted_by_another_click(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "Popen", Running)
+    monkeypatch.setattr(subprocess, "Popen", Saving)
     jobs = Jobs()
     process: Any = jobs.start(["demo"], Path("run"), "en").process
     jobs.stop()
     jobs.stop()
-    jobs.close()
     assert process.signals == [signal.SIGINT]
+    assert jobs.current is not None
+    assert jobs.current.state == "stopping"
 
 
-def test_a_loss_that_is_no_number_is_no_point_of_the_curve(tmp_path: Path) -> None:
-    (tmp_path / "trainer_log.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": null}\n{"step": 3')
+def test_the_end_of_the_server_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Saving)
+    jobs = Jobs()
+    process: Any = jobs.start(["demo"], Path("run"), "en").process
+    assert not jobs.close(0, 0)
+    assert process.signals == [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
+
+
+def test_the_end_of_the_server_leaves_a_checkpoint_but_no_files_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Running)
+    jobs = Jobs()
+    job = jobs.start(["demo"], Path("run"), "en")
+    assert job.log.is_file()
+    process: Any = job.process
+    assert jobs.close()
+    assert process.signals == [signal.SIGINT]
+    assert not job.log.parent.exists()
+    assert job.last_lines() == ""
+
+
+def test_two_pages_cannot_start_a_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    both_start = threading.Barrier(2)
+
+    class Starting(Running):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            super().__init__()
+            with suppress(threading.BrokenBarrierError):
+                both_start.wait(0.5)
+
+    monkeypatch.setattr(subprocess, "Popen", Starting)
+    jobs = Jobs()
+    with ThreadPoolExecutor(2) as pool:
+        started = [pool.submit(jobs.start, ["demo"], Path("run"), "en") for _ in range(2)]
+    errors = [each.exception() for each in started]
+    assert sorted(type(error) for error in errors if error is not None) == [TrainingError]
+    jobs.close()
+
+
+def test_what_has_been_shown_is_not_sent_again(tmp_path: Path) -> None:
     process: Any = Running()
-    assert Job([], tmp_path, tmp_path / "log", process).progress() == [{"step": 1, "loss": 2.5}]
+    job = Job([], tmp_path, tmp_path / "log", process)
+    (tmp_path / "log").write_text("begun\n")
+    versions = [job.version]
+    assert job.version == versions[0]
+    (tmp_path / "log").write_text("begun\n\rstep 1")
+    versions.append(job.version)
+    (tmp_path / "trainer_log.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+    versions.append(job.version)
+    process.send_signal(signal.SIGINT)
+    versions.append(job.version)
+    assert len(set(versions)) == 4
+
+
+def test_of_a_long_log_the_end_is_shown(tmp_path: Path) -> None:
+    process: Any = Running()
+    (tmp_path / "log").write_text("你好\n" * 10_000 + "\n" + "".join(f"{n}\r" for n in range(20)))
+    shown = Job([], tmp_path, tmp_path / "log", process).last_lines().splitlines()
+    assert shown == [str(n) for n in range(8, 20)]
