@@ -26,7 +26,7 @@ class RequestRecord:
     """What is known of a request once it is over.
 
     Attributes:
-        client: The client's address.
+        client: The client's address; None for the page's chats, which are known by their path alone.
         method: Its HTTP method; None where it never came that far.
         path: Its path, without the query; None likewise.
         status: The HTTP status.
@@ -39,7 +39,7 @@ class RequestRecord:
         is_cancelled: Whether the client went away.
     """
 
-    client: str
+    client: str | None
     method: str | None = None
     path: str | None = None
     request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(8)}")
