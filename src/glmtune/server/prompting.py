@@ -56,7 +56,7 @@ def chat_prompt(
 
 
 async def away_from_loop(length: int, work: Callable[[], Any]) -> Any:
-    """Does work on a text; in a thread if it is long, so that nobody else's tokens wait for it.
+    """Does work on a text; in a thread if it is long, so that the tokens of other requests do not wait for it.
 
     Args:
         length: The text's characters.

@@ -41,7 +41,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         port: The port; 0 for any.
 
     Raises:
-        ConfigError: It cannot be had.
+        ConfigError: The address or port is unavailable.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -76,7 +76,7 @@ def answered_hosts(opened: socket.socket, host: str, further: Sequence[str]) -> 
         further: Names that it was told to answer for.
 
     Returns:
-        They; None for any, if it is open to the network and was told no names.
+        The host names to accept; None accepts any, for a server that is open to the network and was told no names.
     """
     if is_open_to_network(opened) and not further:
         return None
@@ -174,7 +174,7 @@ def serve(
     protocol = limited_protocol(
         max_connections, header_timeout_s, lambda record: end_record(record, service.metrics, service.write)
     )
-    # Forwarded headers are not believed: anybody may send them.
+    # Forwarded headers are not trusted: any client may send them.
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="on",
         backlog=_BACKLOG, http=protocol, ws="none",
@@ -183,7 +183,7 @@ def serve(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     server = _Server(config, service, drain_s, say, has_page)
     server.run(sockets=[opened])
-    if service.worker.is_alive:  # where the end was forced, nobody has stopped it
+    if service.worker.is_alive:  # after a forced end, it has not been stopped yet
         service.worker.stop()
     num_cut = server.num_cut
     say("Stopped; all replies were finished." if not num_cut else f"Stopped; replies cut off: {num_cut}.")
