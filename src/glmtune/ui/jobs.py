@@ -90,6 +90,41 @@ def setting(key: str, text: str) -> str:
     return f"{key}={text if is_read_as_it_is else json.dumps(text, ensure_ascii=False)}"
 
 
+def train_arguments(
+    file: str | None, base: str, output: str, epochs: float, rate: float, rank: int, length: int,
+    system: str, more: str,
+) -> list[str]:  # fmt: skip
+    """What is filled in on the page, as arguments of `glmtune train`.
+
+    Args:
+        file: The data file; None for the demo's.
+        base: The base; "" for the tiny built-in one.
+        output: The run folder.
+        epochs: `train.num_train_epochs`.
+        rate: `train.learning_rate`.
+        rank: `lora.r`.
+        length: `data.max_length`, in tokens.
+        system: The system prompt.
+        more: Further settings, one a line; they take precedence.
+    """
+    base = (base or "").strip()
+    arguments = [setting("model.path", base)] if base else ["demo"]
+    if file:
+        arguments.append(setting("data.path", file))
+    arguments += [
+        setting("train.output_dir", (output or "").strip() or "output/page"),
+        f"train.num_train_epochs={epochs or 1:g}",
+        f"train.learning_rate={rate or 0:g}",
+        f"lora.r={int(rank or 8)}",
+        f"data.max_length={int(length or 512)}",
+    ]
+    if system and system.strip():
+        arguments.append(setting("prompt.system", system.strip()))
+    own = [line.strip() for line in (more or "").splitlines() if line.strip()]
+    keys = {line.partition("=")[0].strip() for line in own}
+    return [each for each in arguments if each.partition("=")[0] not in keys] + own
+
+
 def folder_of(arguments: Sequence[str]) -> Path:
     """The run folder that arguments of `glmtune train` name."""
     text = next(each.partition("=")[2] for each in arguments if each.partition("=")[0].strip() == "train.output_dir")

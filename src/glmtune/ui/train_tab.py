@@ -14,7 +14,7 @@ from glmtune.server.errors import ApiError
 from glmtune.server.service import Service
 from glmtune.ui.chat_tab import ChatTab
 from glmtune.ui.data_view import coloured_samples, run_command
-from glmtune.ui.jobs import Jobs, command_of, folder_of, setting
+from glmtune.ui.jobs import Jobs, command_of, folder_of, train_arguments
 from glmtune.ui.results import Results
 from glmtune.ui.texts import Texts, translated, warn
 
@@ -99,7 +99,7 @@ class TrainTab:
             )
         self._command = texts.add(
             gr.Textbox(
-                command_of(self._arguments(None, "", "output/page", 8, 3e-3, 16, 256, "", "")),
+                command_of(train_arguments(None, "", "output/page", 8, 3e-3, 16, 256, "", "")),
                 label="The same on the command line", interactive=False, elem_id="command", lines=2, buttons=["copy"],
             ),
             label="The same on the command line",
@@ -141,29 +141,8 @@ class TrainTab:
 
     # The settings as the command line takes them
 
-    def _arguments(
-        self, file: str | None, base: str, output: str, epochs: float, rate: float, rank: int, length: int,
-        system: str, more: str,
-    ) -> list[str]:  # fmt: skip
-        base = (base or "").strip()
-        arguments = [setting("model.path", base)] if base else ["demo"]
-        if file:
-            arguments.append(setting("data.path", file))
-        arguments += [
-            setting("train.output_dir", (output or "").strip() or "output/page"),
-            f"train.num_train_epochs={epochs or 1:g}",
-            f"train.learning_rate={rate or 0:g}",
-            f"lora.r={int(rank or 8)}",
-            f"data.max_length={int(length or 512)}",
-        ]
-        if system and system.strip():
-            arguments.append(setting("prompt.system", system.strip()))
-        own = [line.strip() for line in (more or "").splitlines() if line.strip()]
-        keys = {line.partition("=")[0].strip() for line in own}
-        return [each for each in arguments if each.partition("=")[0] not in keys] + own
-
     def _show_command(self, *settings: Any) -> str:
-        return command_of(self._arguments(*settings))
+        return command_of(train_arguments(*settings))
 
     def _defaults(self, base: str) -> tuple[float, float, int, int]:
         """The tiny base wants other settings than a real one."""
@@ -186,17 +165,17 @@ class TrainTab:
         return gr.update(value=checked.replace(path, Path(path).name), visible=True), samples
 
     async def _show_plan(self, language: Language, *settings: Any) -> Any:
-        planned = await asyncio.to_thread(run_command, ["plan", *self._arguments(*settings)], language)
+        planned = await asyncio.to_thread(run_command, ["plan", *train_arguments(*settings)], language)
         return gr.update(value=planned, visible=True)
 
     # While training
 
     def _begin(self, language: Language, *settings: Any) -> tuple[Any, Any, Any]:
-        return self._launch(self._arguments(*settings), language)
+        return self._launch(train_arguments(*settings), language)
 
     def _begin_again(self, language: Language, *settings: Any) -> tuple[Any, Any, Any]:
         job = self._jobs.current
-        arguments = self._arguments(*settings) if job is None else job.arguments
+        arguments = train_arguments(*settings) if job is None else job.arguments
         resume = "train.resume_from_checkpoint=true"
         return self._launch([*(each for each in arguments if each != resume), resume], language)
 

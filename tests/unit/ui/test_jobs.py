@@ -1,5 +1,6 @@
 """Without these, the page could train with other settings than were typed, or lose what a stopped run had learnt."""
 
+import shlex
 import signal
 import subprocess
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from glmtune.config.reading import load_config
 from glmtune.errors import TrainingError
-from glmtune.ui.jobs import Job, Jobs, folder_of, setting
+from glmtune.ui.jobs import Job, Jobs, command_of, folder_of, setting, train_arguments
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,26 @@ def test_the_page_looks_into_the_folder_that_is_trained_in(name: str) -> None:
     arguments = [setting("train.output_dir", name)]
     assert folder_of(arguments) == Path(name)
     assert str(load_config(None, arguments).train["output_dir"]) == name
+
+
+def test_what_is_filled_in_is_trained_with() -> None:
+    more = "train.save_steps=50\n\n train.num_train_epochs = 2 \nlora.r=4\n"
+    arguments = train_arguments("a b.json", "base: 1", " run ", 3, 1e-4, 16, 128, " 你是客服。 ", more)
+    config = load_config(None, arguments)
+    assert (config.model.path, config.data.path) == ("base: 1", "a b.json")
+    assert (config.data.max_length, config.prompt.system, config.lora["r"]) == (128, "你是客服。", 4)
+    own = {"output_dir": "run", "num_train_epochs": 2, "learning_rate": 1e-4, "save_steps": 50}
+    assert {key: config.train[key] for key in own} == own
+    assert folder_of(arguments) == Path("run")
+    assert shlex.split(command_of(arguments)) == ["glmtune", "train", *arguments]
+
+
+def test_an_empty_form_trains_the_demo() -> None:
+    nothing: Any = None
+    arguments = train_arguments(None, nothing, "", nothing, nothing, nothing, nothing, nothing, nothing)
+    assert arguments[0] == "demo"
+    assert load_config(None, arguments[1:]).train["num_train_epochs"] == 1
+    assert folder_of(arguments) == Path("output/page")
 
 
 def test_a_folder_below_home_is_found() -> None:
