@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from glmtune.adapters.run_folder import LOG_NAME
 from glmtune.config.yaml_text import parse_value
@@ -54,11 +54,6 @@ class Job:
             return "stopping" if self.is_stopping else "running"
         return "finished" if code == 0 else "stopped" if code == _INTERRUPTED else "failed"
 
-    @property
-    def version(self) -> tuple[Any, ...]:
-        """Changes whenever there is something new to show."""
-        return (self.process.pid, self.state, _stamp(self.folder / LOG_NAME), _stamp(self.log))
-
     def last_lines(self) -> str:
         """The end of what it has printed."""
         text = b""
@@ -71,14 +66,6 @@ class Job:
     def progress(self) -> Progress:
         """Its losses so far."""
         return self._losses.read()
-
-
-def _stamp(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
 
 
 def setting(key: str, text: str) -> str:

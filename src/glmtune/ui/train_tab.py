@@ -136,8 +136,7 @@ class TrainTab:
         self._stop.click(self._halt, language, shown)
         self._talk.click(self._talk_to_result, language, [tabs, chat.model, chat.other])
         timer = gr.Timer(_REFRESH_S)
-        known = gr.State()  # what this page shows already
-        timer.tick(self._show_news, [language, known], [*shown, known], show_progress="hidden")
+        timer.tick(self._show_news, [language, self._state, self._log], shown, show_progress="hidden")
 
     # The settings as the command line takes them
 
@@ -203,12 +202,10 @@ class TrainTab:
         points = pandas.DataFrame(progress.points, columns=["step", "loss"])
         return "\n\n".join(lines), points, job.last_lines()
 
-    def _show_news(self, language: Language, known: Any) -> tuple[Any, Any, Any, Any]:
-        job = self._jobs.current
-        news = (language, None if job is None else job.version)
-        if news == known:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        return (*self._show_job(language), news)
+    def _show_news(self, language: Language, state: str, log: str) -> tuple[Any, Any, Any]:
+        """As `_show_job`, but nothing where the page shows it already; the curve changes with the state."""
+        shown = self._show_job(language)
+        return (gr.skip(), gr.skip(), gr.skip()) if (state, log) == (shown[0], shown[2]) else shown
 
     # After training
 

@@ -66,7 +66,6 @@ class Running:
         obeys: Which of these ends it.
     """
 
-    pid = 1
     obeys = signal.SIGINT
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -143,21 +142,6 @@ def test_two_pages_cannot_start_a_run_at_once(monkeypatch: pytest.MonkeyPatch) -
     errors = [each.exception() for each in started]
     assert sorted(type(error) for error in errors if error is not None) == [TrainingError]
     jobs.close()
-
-
-def test_what_has_been_shown_is_not_sent_again(tmp_path: Path) -> None:
-    process: Any = Running()
-    job = Job([], tmp_path, tmp_path / "log", process)
-    (tmp_path / "log").write_text("begun\n")
-    versions = [job.version]
-    assert job.version == versions[0]
-    (tmp_path / "log").write_text("begun\n\rstep 1")
-    versions.append(job.version)
-    (tmp_path / "trainer_log.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
-    versions.append(job.version)
-    process.send_signal(signal.SIGINT)
-    versions.append(job.version)
-    assert len(set(versions)) == 4
 
 
 def test_of_a_long_log_the_end_is_shown(tmp_path: Path) -> None:
