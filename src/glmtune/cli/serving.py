@@ -108,7 +108,8 @@ def serve(
     from glmtune.cli.setting_up import hide_loading_bars, outlive_display
     from glmtune.language.terminal import TerminalConsole
     from glmtune.server.app import create_app
-    from glmtune.server.auth import read_keys
+    from glmtune.server.auth import ApiKeys, page_key, read_keys
+    from glmtune.server.limits import PAGE_PATH
     from glmtune.server.metrics import Metrics
     from glmtune.server.models import find_runs, load_models
     from glmtune.server.requests import RequestLog
@@ -142,15 +143,17 @@ def serve(
     jobs = None
     if with_page:
         from glmtune.ui.jobs import Jobs
-        from glmtune.ui.page import mount_page
+        from glmtune.ui.page import ENTRY_PATH, mount_page
 
         jobs = Jobs()
-        mount_page(application, service, jobs)
+        own_key = None if keys else page_key()
+        mount_page(application, service, jobs, keys if own_key is None else ApiKeys([own_key]))
+        page = address_of(opened) + (PAGE_PATH if own_key is None else f"{ENTRY_PATH}#{own_key}")
     _say(f"models: {', '.join(model.name for model in models.served)}")
     if is_open_to_network(opened) and not keys:
         _say("Anybody on the network can use this server: it has no API key. Set GLMTUNE_API_KEY or give --key-file.")
     if with_page:
-        _say(f"Page: {address_of(opened)}/ui")
+        _say(f"Page: {page}")
     _say(f"Serving at {address_of(opened)}/v1 (Ctrl-C stops it)")
     try:
         is_whole = run_server(
