@@ -36,7 +36,7 @@ from glmtune.server.app import create_app
 from glmtune.server.auth import ApiKeys
 from glmtune.server.metrics import Metrics
 from glmtune.server.models import Models
-from glmtune.server.requests import write_to
+from glmtune.server.requests import RequestLog
 from glmtune.server.running import SWITCH_INTERVAL_S
 from glmtune.server.service import Service
 from glmtune.server.worker import Worker
@@ -174,8 +174,10 @@ class ServedEngine:
 
     def __init__(self, engine: Any, loaded: Loaded) -> None:
         opened = socket.create_server(("127.0.0.1", 0), backlog=2048)
-        service = Service(Models(engine, loaded), Worker(engine, 4 * CLIENTS), Metrics(engine), ApiKeys())
-        app = create_app(service, write_to(io.StringIO()))
+        service = Service(
+            Models(engine, loaded), Worker(engine, 4 * CLIENTS), Metrics(engine), ApiKeys(), RequestLog(io.BytesIO())
+        )
+        app = create_app(service)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on"))
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [opened]}, name="loop", daemon=True)

@@ -102,15 +102,17 @@ def serve(
     For example: glmtune serve output/ChatGLM
     """
     import sys
+    from io import FileIO
 
     _require_extra(with_page)
     from glmtune.cli.setting_up import hide_loading_bars, outlive_display
     from glmtune.language.terminal import TerminalConsole
     from glmtune.server.app import create_app
-    from glmtune.server.auth import read_keys
+    from glmtune.server.auth import ApiKeys, page_key, read_keys
+    from glmtune.server.limits import PAGE_PATH
     from glmtune.server.metrics import Metrics
     from glmtune.server.models import find_runs, load_models
-    from glmtune.server.requests import write_to
+    from glmtune.server.requests import RequestLog
     from glmtune.server.running import address_of, answered_hosts, is_open_to_network, open_socket
     from glmtune.server.running import serve as run_server
     from glmtune.server.service import Service
@@ -129,11 +131,10 @@ def serve(
     with TerminalConsole(stderr=True).status("Loading the model ..."):
         models = load_models(found, dtype=dtype, quantize=quantize, max_rows=max_rows, allowed=adapters_from or ())
     worker = Worker(models.engine, max_queue)
-    service = Service(models, worker, Metrics(models.engine), keys, max_prompt_tokens)
-    write = write_to(sys.stdout)
+    log = RequestLog(FileIO(sys.stdout.fileno(), "w", closefd=False))
+    service = Service(models, worker, Metrics(models.engine), keys, log, max_prompt_tokens)
     application = create_app(
         service,
-        write,
         origins=cors or (),
         hosts=answered_hosts(opened, host, allowed_host or ()),
         max_body_bytes=max_body_kib * 1024,
@@ -142,15 +143,17 @@ def serve(
     jobs = None
     if with_page:
         from glmtune.ui.jobs import Jobs
-        from glmtune.ui.page import mount_page
+        from glmtune.ui.page import ENTRY_PATH, mount_page
 
         jobs = Jobs()
-        mount_page(application, service, jobs)
+        own_key = None if keys else page_key()
+        mount_page(application, service, jobs, keys if own_key is None else ApiKeys([own_key]))
+        page = address_of(opened) + (PAGE_PATH if own_key is None else f"{ENTRY_PATH}#{own_key}")
     _say(f"models: {', '.join(model.name for model in models.served)}")
     if is_open_to_network(opened) and not keys:
         _say("Anybody on the network can use this server: it has no API key. Set GLMTUNE_API_KEY or give --key-file.")
     if with_page:
-        _say(f"Page: {address_of(opened)}/ui")
+        _say(f"Page: {page}")
     _say(f"Serving at {address_of(opened)}/v1 (Ctrl-C stops it)")
     try:
         is_whole = run_server(
@@ -158,15 +161,15 @@ def serve(
             service,
             opened,
             _say,
-            write,
             drain_s=drain_s,
             max_connections=max_connections,
             header_timeout_s=body_timeout_s,
             has_page=with_page,
         )
     finally:
-        if jobs is not None:
-            jobs.close()
+        if jobs is not None and not jobs.close():
+            _say("The training run took too long to save a checkpoint and was aborted; its last checkpoint remains.")
+        log.close()
     if not is_whole:
         raise typer.Exit(1)
 

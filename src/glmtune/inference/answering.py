@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from glmtune.errors import AdapterError, ConfigError, ModelError
-from glmtune.inference.engine.capacity import affordable_blocks, blocks_needed
+from glmtune.inference.engine.capacity import affordable_blocks, blocks_needed, default_rows
 from glmtune.inference.engine.engine import Engine
 from glmtune.inference.engine.layers import BaseMark, base_of, why_not
 from glmtune.inference.engine.options import sampling_of, why_not_options
@@ -28,7 +28,6 @@ from glmtune.loading.devices import is_out_of_memory
 from glmtune.models.families import shape_of
 from glmtune.models.tokenizer import Tokenizer
 
-_ROWS_ON_GPU, _ROWS_ON_CPU = 64, 8
 _PREFILL_TOKENS = (512, 128, 32)  # the first that leaves memory for the cache; smaller passes are slower
 
 _logger = logging.getLogger(__name__)
@@ -91,8 +90,7 @@ def engine_for(
         batch_size: The most requests that run at once; None for a number that suits the device.
     """
     base = base_of(model)
-    default = _ROWS_ON_GPU if base.device.type == "cuda" else _ROWS_ON_CPU
-    num_rows = min(batch_size or default, len(lengths))
+    num_rows = min(batch_size or default_rows(base.device), len(lengths))
     num_wanted = blocks_needed(lengths, num_rows)
     with _choosing:
         mark = BaseMark(base)

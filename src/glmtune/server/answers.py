@@ -147,7 +147,7 @@ class Health(BaseModel):
 
 
 def new_id(kind: str) -> str:
-    """An id that nobody has guessed: `chatcmpl-...`."""
+    """A random, unguessable id: `chatcmpl-...`."""
     return f"{kind}-{secrets.token_hex(12)}"
 
 

@@ -34,7 +34,7 @@ from glmtune.server.protocol import (
     TokenizeAnswer,
     TokenizeRequest,
 )
-from glmtune.server.requests import RecordRequests, Write
+from glmtune.server.requests import RecordRequests
 from glmtune.server.service import Service
 from glmtune.server.validation import invalid_request
 
@@ -55,7 +55,6 @@ _FIELDS: dict[str, type[BaseModel]] = {
 
 def create_app(
     service: Service,
-    write: Write,
     *,
     origins: Sequence[str] = (),
     hosts: Collection[str] | None = None,
@@ -66,7 +65,6 @@ def create_app(
 
     Args:
         service: What it serves; its worker is started and stopped with the application.
-        write: Is given the record of each request.
         origins: Web pages from which browsers may call it; none by default.
         hosts: The names and addresses that it answers for; None for any.
         max_body_bytes: The most bytes of a body.
@@ -91,7 +89,7 @@ def create_app(
         app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     if hosts is not None:
         app.add_middleware(CheckHost, allowed=hosts)
-    app.add_middleware(RecordRequests, metrics=service.metrics, write=write)
+    app.add_middleware(RecordRequests, metrics=service.metrics, write=service.write)
     return app
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import os
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -51,6 +52,15 @@ class ApiKeys:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
+
+
+def page_key() -> str | None:
+    """A random key for the page where no keys are set: every user of a shared machine reaches its address.
+
+    Returns:
+        The key; None if the environment has an empty one, which says that the page is to be open.
+    """
+    return None if VARIABLE in os.environ else secrets.token_urlsafe(18)
 
 
 def read_keys(file: str | None) -> ApiKeys:

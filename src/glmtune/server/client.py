@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from glmtune.errors import ConfigError, ModelError, show_text
 from glmtune.prompts import Message
@@ -45,12 +45,9 @@ class RemoteChat:
     num_cut_tokens = max_prompt_tokens = 0
 
     def __init__(self, url: str, model: str | None = None, system: str | None = None, **options: Any) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"--url: expected an address such as http://127.0.0.1:8000, found {show_text(url, 80)}")
+        self._parts = parts = _split(url)
         self.history: list[Message] = []
         self.system = system
-        self._parts = parts
         self._path = parts.path.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
         self._fields = {**_fields(options), **({} if model is None else {"model": model})}
 
@@ -116,6 +113,17 @@ class RemoteChat:
         body = json.dumps({**self._fields, "messages": sent, "stream": True})
         connection.request("POST", self._path, body, headers)
         return connection.getresponse()
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # half an IPv6 address, or a port that is none
+        is_address = False
+    if not is_address:
+        raise ConfigError(f"--url: expected an address such as http://127.0.0.1:8000, found {show_text(url, 80)}")
+    return parts
 
 
 def _fields(options: Mapping[str, Any]) -> dict[str, Any]:

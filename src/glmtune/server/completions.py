@@ -1,15 +1,13 @@
-"""`/v1/chat/completions` and `/v1/completions`: from a valid request to its answer."""
+"""The answers of `/v1/chat/completions` and `/v1/completions`, whole or as streams of events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from glmtune.inference.engine.request import Request
 from glmtune.server.answers import (
     DONE,
     AnsweredCall,
@@ -22,7 +20,6 @@ from glmtune.server.answers import (
     TextChoice,
     TextLogprobs,
     TokenLogprob,
-    Usage,
     call_delta,
     json_text,
     new_id,
@@ -30,72 +27,11 @@ from glmtune.server.answers import (
 from glmtune.server.connections import GONE, EventStream, unless_gone
 from glmtune.server.errors import ApiError
 from glmtune.server.generation import Choice, Part, merged
-from glmtune.server.prompting import (
-    away_from_loop,
-    chat_length,
-    chat_prompt,
-    chat_sampling,
-    engine_requests,
-    text_prompt,
-    text_sampling,
-)
+from glmtune.server.pending import Pending, start_chat, start_texts
 from glmtune.server.protocol import ChatRequest, CompletionRequest
-from glmtune.server.replies import ReplyReader
 from glmtune.server.requests import RequestRecord, record_of
 from glmtune.server.service import Service
-from glmtune.server.tool_choice import begin_call
 from glmtune.server.tools import Call
-from glmtune.server.worker import Ticket
-
-
-@dataclass
-class _Job:
-    """A request that the worker has taken.
-
-    Attributes:
-        service: The server.
-        record: What the log says of the request.
-        tickets: The worker's, one for each choice.
-        choices: The choices.
-        num_prompt: Tokens of all prompts.
-    """
-
-    service: Service
-    record: RequestRecord
-    tickets: list[Ticket] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
-    num_prompt: int = 0
-
-    def start(self, requests: Sequence[Request], is_whole: bool, reader: Callable[[], ReplyReader]) -> None:
-        """Hands the requests to the worker.
-
-        Raises:
-            ApiError: Too many are waiting, or the server is about to stop.
-        """
-        self.tickets = self.service.submit(requests, is_whole=is_whole)
-        worker = self.service.worker
-        tokenizer = self.service.models.tokenizer
-        self.choices = [Choice(index, ticket, reader(), worker, tokenizer) for index, ticket in enumerate(self.tickets)]
-
-    def end(self) -> None:
-        """Gives up what has not ended, and counts what has been generated."""
-        self.service.worker.cancel(self.tickets)
-        self.record.prompt_tokens, self.record.completion_tokens = self.num_prompt, self.usage.completion_tokens
-        times = [ticket.first_token_at for ticket in self.tickets if ticket.first_token_at is not None]
-        self.record.first_token_at = min(times, default=None)
-
-    def note_finish(self) -> None:
-        """Notes why the replies have ended."""
-        self.record.finish = ",".join(sorted({choice.finish_reason or "" for choice in self.choices}))
-
-    def abandon(self) -> None:
-        """Notes that the client has gone away."""
-        self.record.is_cancelled = True
-
-    @property
-    def usage(self) -> Usage:
-        """The tokens so far."""
-        return Usage.of(self.num_prompt, sum(choice.num_tokens for choice in self.choices))
 
 
 async def answer_chat(service: Service, http: HttpRequest, body: ChatRequest) -> Response:
@@ -104,36 +40,19 @@ async def answer_chat(service: Service, http: HttpRequest, body: ChatRequest) ->
     Raises:
         ApiError: The request cannot be answered.
     """
-    job = _Job(service, record_of(http.scope))
-    served = service.models.get(body.model)
-    job.record.model, job.record.user = served.name, body.user
-    tools = None if body.tool_choice == "none" else body.tools
-    length = chat_length(body.messages, tools)
-    prompt_ids = await away_from_loop(length, lambda: chat_prompt(service.models, served, body.messages, tools))
-    sampling = chat_sampling(service.models, body)
-    requests = engine_requests(service.models, served, prompt_ids, sampling, body, service.max_prompt_tokens)
-    called = None
-    if body.must_call:
-        begun = await unless_gone(http.receive, begin_call(service, served, prompt_ids, body.must_call))
-        if begun is None:
-            job.abandon()
-            return Response(status_code=GONE)
-        called, prompt_ids = begun[0], prompt_ids + begun[1]
-        requests = engine_requests(service.models, served, prompt_ids, sampling, body, service.max_prompt_tokens)
-    job.num_prompt = len(prompt_ids)
-
-    def reader() -> ReplyReader:
-        return ReplyReader(service.models.tokenizer, served.template, body.tool_names, body.stop_texts, called)
-
-    job.start(requests, not body.stream and not body.stop_texts, reader)
+    record = record_of(http.scope)
+    pending = await unless_gone(http.receive, start_chat(service, record, body))
+    if pending is None:
+        return _gone(record)
+    name = pending.served.name
     answer_id = new_id("chatcmpl")
     if body.stream:
-        chunks = ChunkWriter(answer_id, "chat.completion.chunk", served.name, body.includes_usage)
-        events = _chat_events(job, chunks, has_logprobs=bool(body.logprobs), has_usage=body.includes_usage)
-        return await _stream(job, http, events)
-    parts = await _wholes(job, http)
+        chunks = ChunkWriter(answer_id, "chat.completion.chunk", name, body.includes_usage)
+        events = _chat_events(pending, chunks, has_logprobs=bool(body.logprobs), has_usage=body.includes_usage)
+        return await _stream(pending, http, events)
+    parts = await _wholes(pending, http)
     if parts is None:
-        return Response(status_code=GONE)
+        return _gone(record)
     choices = [
         ChatChoice(
             index=index,
@@ -143,7 +62,7 @@ async def answer_chat(service: Service, http: HttpRequest, body: ChatRequest) ->
         )
         for index, part in enumerate(parts)
     ]
-    answer = ChatAnswer(id=answer_id, model=served.name, choices=choices, usage=job.usage)
+    answer = ChatAnswer(id=answer_id, model=name, choices=choices, usage=pending.usage)
     return JSONResponse(_without_calls(answer.model_dump()))
 
 
@@ -160,10 +79,12 @@ def _without_calls(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-async def _chat_events(job: _Job, chunks: ChunkWriter, *, has_logprobs: bool, has_usage: bool) -> AsyncIterator[str]:
+async def _chat_events(
+    pending: Pending, chunks: ChunkWriter, *, has_logprobs: bool, has_usage: bool
+) -> AsyncIterator[str]:
     begun: set[Choice] = set()
-    num_calls = dict.fromkeys(job.choices, 0)
-    async with aclosing(merged(job.choices)) as parts:
+    num_calls = dict.fromkeys(pending.choices, 0)
+    async with aclosing(merged(pending.choices)) as parts:
         async for choice, part in parts:
             deltas: list[dict[str, Any]] = []
             if choice not in begun:
@@ -187,7 +108,7 @@ async def _chat_events(job: _Job, chunks: ChunkWriter, *, has_logprobs: bool, ha
                     entry["finish_reason"] = part.finish_reason
                 events += chunks.chunk(entry)
             yield events
-    yield (chunks.usage(job.usage) if has_usage else "") + DONE
+    yield (chunks.usage(pending.usage) if has_usage else "") + DONE
 
 
 async def answer_text(service: Service, http: HttpRequest, body: CompletionRequest) -> Response:
@@ -196,30 +117,18 @@ async def answer_text(service: Service, http: HttpRequest, body: CompletionReque
     Raises:
         ApiError: The request cannot be answered.
     """
-    job = _Job(service, record_of(http.scope))
-    served = service.models.get(body.model)
-    job.record.model, job.record.user = served.name, body.user
-    length = sum(map(len, body.prompts))
-    prompts = await away_from_loop(length, lambda: [text_prompt(service.models, prompt) for prompt in body.prompts])
-    job.num_prompt = sum(map(len, prompts))
-    sampling = text_sampling(service.models, body)
-    requests = [
-        request
-        for prompt_ids in prompts
-        for request in engine_requests(service.models, served, prompt_ids, sampling, body, service.max_prompt_tokens)
-    ]
-
-    def reader() -> ReplyReader:
-        return ReplyReader(service.models.tokenizer, None, stop_texts=body.stop_texts)
-
-    job.start(requests, not body.stream and not body.stop_texts, reader)
+    record = record_of(http.scope)
+    pending = await unless_gone(http.receive, start_texts(service, record, body))
+    if pending is None:
+        return _gone(record)
+    name = pending.served.name
     answer_id = new_id("cmpl")
     if body.stream:
-        chunks = ChunkWriter(answer_id, "text_completion", served.name, body.includes_usage)
-        return await _stream(job, http, _text_events(job, chunks, body.logprobs, has_usage=body.includes_usage))
-    parts = await _wholes(job, http)
+        chunks = ChunkWriter(answer_id, "text_completion", name, body.includes_usage)
+        return await _stream(pending, http, _text_events(pending, chunks, body.logprobs, has_usage=body.includes_usage))
+    parts = await _wholes(pending, http)
     if parts is None:
-        return Response(status_code=GONE)
+        return _gone(record)
     choices = [
         TextChoice(
             index=index,
@@ -229,15 +138,15 @@ async def answer_text(service: Service, http: HttpRequest, body: CompletionReque
         )
         for index, part in enumerate(parts)
     ]
-    answer = TextAnswer(id=answer_id, model=served.name, choices=choices, usage=job.usage)
+    answer = TextAnswer(id=answer_id, model=name, choices=choices, usage=pending.usage)
     return JSONResponse(answer.model_dump())
 
 
 async def _text_events(
-    job: _Job, chunks: ChunkWriter, num_logprobs: int | None, *, has_usage: bool
+    pending: Pending, chunks: ChunkWriter, num_logprobs: int | None, *, has_usage: bool
 ) -> AsyncIterator[str]:
-    offsets = dict.fromkeys(job.choices, 0)
-    async with aclosing(merged(job.choices)) as parts:
+    offsets = dict.fromkeys(pending.choices, 0)
+    async with aclosing(merged(pending.choices)) as parts:
         async for choice, part in parts:
             logprobs = _text_logprobs(part.logprobs, num_logprobs, offsets[choice])
             offsets[choice] += sum(len(each.token) for each in part.logprobs)
@@ -249,7 +158,7 @@ async def _text_events(
                     "finish_reason": part.finish_reason,
                 }
             )
-    yield (chunks.usage(job.usage) if has_usage else "") + DONE
+    yield (chunks.usage(pending.usage) if has_usage else "") + DONE
 
 
 def _text_logprobs(logprobs: Sequence[TokenLogprob], number: int | None, offset: int = 0) -> TextLogprobs | None:
@@ -267,16 +176,20 @@ def _text_logprobs(logprobs: Sequence[TokenLogprob], number: int | None, offset:
     )
 
 
-async def _wholes(job: _Job, http: HttpRequest) -> list[Part] | None:
+def _gone(record: RequestRecord) -> Response:
+    """What is answered to a client that has gone away."""
+    record.is_cancelled = True
+    return Response(status_code=GONE)
+
+
+async def _wholes(pending: Pending, http: HttpRequest) -> list[Part] | None:
     """All choices; None if the client has gone away."""
     try:
-        parts = await unless_gone(http.receive, _gather(job.choices))
-        if parts is None:
-            job.abandon()
+        parts = await unless_gone(http.receive, _gather(pending.choices))
     finally:
-        job.end()
+        pending.end()
     if parts is not None:
-        job.note_finish()
+        pending.note_finish()
     return parts
 
 
@@ -289,31 +202,30 @@ async def _gather(choices: Sequence[Choice]) -> list[Part]:
             task.cancel()
 
 
-async def _stream(job: _Job, http: HttpRequest, events: AsyncIterator[str]) -> Response:
+async def _stream(pending: Pending, http: HttpRequest, events: AsyncIterator[str]) -> Response:
     """A stream, once its first event is there: until then, whatever goes wrong still has its own status."""
     try:
         first = await unless_gone(http.receive, _first(events))
     except BaseException:
-        job.end()
+        pending.end()
         raise
     if first is None:
-        job.abandon()
-        job.end()
-        return Response(status_code=GONE)
-    return EventStream(_guarded(job, first, events), job.abandon, job.end)
+        pending.end()
+        return _gone(pending.record)
+    return EventStream(_guarded(pending, first, events), pending.abandon, pending.end)
 
 
 async def _first(events: AsyncIterator[str]) -> str:
     return await anext(events)
 
 
-async def _guarded(job: _Job, first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+async def _guarded(pending: Pending, first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
     """The events; an error on the way becomes the last one."""
     try:
         yield first
         async for event in events:
             yield event
-        job.note_finish()
+        pending.note_finish()
     except ApiError as error:
-        job.record.finish = "error"
+        pending.record.finish = "error"
         yield f"data: {json_text(error.body)}\n\n"

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 Answer = TypeVar("Answer")
-GONE = 499  # nginx's status for a client that did not wait; nobody ever receives it
+GONE = 499  # nginx's status for a client that did not wait; it is only logged
 
 
 async def _gone(receive: Receive) -> None:

@@ -71,7 +71,7 @@ def limited_protocol(
         def _give_up(self) -> None:
             if self._has_begun:
                 self._refuse(ApiError(f"the headers did not come within {timeout_s:g} s", status=408))
-            else:  # nobody waits for an answer
+            else:  # an idle connection, which expects no answer
                 self.transport.close()
 
         def _refuse(self, error: ApiError) -> None:

@@ -1,4 +1,4 @@
-"""What a request needs before anybody looks into it: the right host, a key, and a body of limited size and time."""
+"""What a request needs before it is read: the right host, a key, and a body of limited size and time."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ def is_page(path: str) -> bool:
 class CheckHost:
     """Answers only where the address that the client has asked for is one of the server's, as ASGI middleware.
 
-    Otherwise a page of somebody else, whose name suddenly stands for 127.0.0.1 (DNS rebinding), could read the answers
+    Otherwise a malicious web page, whose name suddenly stands for 127.0.0.1 (DNS rebinding), could read the answers
     of a server that only listens to this machine.
 
     Args:

@@ -13,6 +13,7 @@ from typing import Literal
 from glmtune.adapters.inheritance import prompt_record
 from glmtune.adapters.run_folder import RunManifest, find_adapter, is_checkpoint
 from glmtune.errors import AdapterError, ConfigError, ModelError, show_names, show_text
+from glmtune.inference.engine.capacity import default_rows
 from glmtune.inference.engine.engine import Engine
 from glmtune.loading.base_weights import is_trained_base
 from glmtune.loading.devices import Dtype
@@ -25,7 +26,6 @@ from glmtune.server.errors import ApiError
 
 BASE_NAME = "base"
 _NAME = re.compile(r"[\w.:-]{1,100}")
-_ROWS_ON_GPU, _ROWS_ON_CPU = 64, 8
 _logger = logging.getLogger(__name__)
 
 
@@ -288,10 +288,8 @@ def load_models(
     from glmtune.config import embedded_base
 
     loaded = load(runs.base_path or embedded_base(), dtype=dtype, quantize=quantize)
-    if max_rows is None:
-        max_rows = _ROWS_ON_GPU if loaded.model.device.type == "cuda" else _ROWS_ON_CPU
     try:
-        engine = Engine(loaded.model, loaded.tokenizer, max_rows=max_rows)
+        engine = Engine(loaded.model, loaded.tokenizer, max_rows=max_rows or default_rows(loaded.model.device))
     except ModelError as error:
         raise ModelError(f"{loaded.base_path} cannot be served: {error}") from error
     models = Models(engine, loaded, allowed)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from glmtune.errors import DataError
-from glmtune.inference.engine.request import Request, Sampling
+from glmtune.inference.engine.request import Sampling
 from glmtune.inference.options import DEFAULT_MAX_NEW_TOKENS
 from glmtune.json_values import check_unicode
 from glmtune.prompts import check_turns, render_prompt
@@ -56,7 +56,7 @@ def chat_prompt(
 
 
 async def away_from_loop(length: int, work: Callable[[], Any]) -> Any:
-    """Does work on a text; in a thread if it is long, so that nobody else's tokens wait for it.
+    """Does work on a text; in a thread if it is long, so that the tokens of other requests do not wait for it.
 
     Args:
         length: The text's characters.
@@ -85,14 +85,11 @@ def text_prompt(models: Models, prompt: str | list[int]) -> list[int]:
     return prompt
 
 
-def chat_sampling(models: Models, body: ChatRequest) -> Sampling:
-    """How the replies of a chat are chosen."""
-    sampling = _sampling(models, body, body.limit)
-    return replace(sampling, num_logprobs=body.top_logprobs or 0) if body.logprobs else sampling
-
-
-def text_sampling(models: Models, body: CompletionRequest) -> Sampling:
-    """How continuations are chosen."""
+def sampling_of(models: Models, body: ChatRequest | CompletionRequest) -> Sampling:
+    """How the replies to a request are chosen."""
+    if isinstance(body, ChatRequest):
+        num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        return replace(_sampling(models, body, body.limit), num_logprobs=num_logprobs)
     return replace(_sampling(models, body, body.max_tokens), num_logprobs=body.logprobs)
 
 
@@ -116,51 +113,3 @@ def _sampling(models: Models, body: ChatRequest | CompletionRequest, limit: int 
         min_new_tokens=body.min_tokens or 0,
         stop_token_ids=tuple(models.tokenizer.stop_token_ids),
     )
-
-
-def engine_requests(
-    models: Models,
-    served: ServedModel,
-    prompt_ids: list[int],
-    sampling: Sampling,
-    body: ChatRequest | CompletionRequest,
-    max_prompt_tokens: int | None,
-) -> list[Request]:
-    """The engine's requests for the choices of one prompt; with a seed, each choice has its own.
-
-    Args:
-        models: The models.
-        served: The one that is asked.
-        prompt_ids: The prompt.
-        sampling: From `chat_sampling` or `text_sampling`.
-        body: The request.
-        max_prompt_tokens: The most tokens of a prompt; None for as many as the context has.
-
-    Raises:
-        ApiError: Prompt and reply do not fit into the context.
-    """
-    is_chat = isinstance(body, ChatRequest)
-    length, context, param = len(prompt_ids), models.max_length, "messages" if is_chat else "prompt"
-    limit = body.limit if isinstance(body, ChatRequest) else body.max_tokens
-    most = min(max_prompt_tokens or context, context - 1)
-    if length > most:
-        raise ApiError(
-            f"the prompt has {length} tokens; at most {most} are taken. Shorten it",
-            param=param,
-            code="context_length_exceeded",
-        )
-    if limit is not None and length + limit > context:
-        raise ApiError(
-            f"a prompt of {length} tokens and {limit} new ones do not fit into the model's context of {context} "
-            "tokens; shorten the prompt, or ask for fewer new tokens",
-            param="max_completion_tokens" if is_chat and body.max_tokens is None else "max_tokens",
-            code="context_length_exceeded",
-        )
-    sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, context - length))
-    return [Request(prompt_ids, _with_seed_of(sampling, number), served.adapter) for number in range(body.n or 1)]
-
-
-def _with_seed_of(sampling: Sampling, number: int) -> Sampling:
-    if sampling.seed is None:
-        return sampling
-    return replace(sampling, seed=(sampling.seed + number) % 2**63)  # also of a negative one

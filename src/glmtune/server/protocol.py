@@ -20,7 +20,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 # As a line of metadata by itself: the model writes it before a call.
 ToolName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^\S+$")]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-# Lists are read up to their first fault: to list a million of them would hold up everybody else for seconds.
+# Lists are read up to their first fault: to list a million of them would hold up all other requests for seconds.
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, fail_fast=True)]
 
 

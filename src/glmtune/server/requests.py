@@ -2,12 +2,14 @@
 
 import json
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TextIO
+from queue import Full, Queue
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,7 +26,7 @@ class RequestRecord:
     """What is known of a request once it is over.
 
     Attributes:
-        client: The client's address.
+        client: The client's address; None for the page's chats, which are known by their path alone.
         method: Its HTTP method; None where it never came that far.
         path: Its path, without the query; None likewise.
         status: The HTTP status.
@@ -37,7 +39,7 @@ class RequestRecord:
         is_cancelled: Whether the client went away.
     """
 
-    client: str
+    client: str | None
     method: str | None = None
     path: str | None = None
     request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(8)}")
@@ -54,7 +56,7 @@ class RequestRecord:
     def line(self) -> str:
         """The log's line."""
         values = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "time": _now(),
             "request": self.request_id,
             "client": self.client,
             "method": self.method,
@@ -139,12 +141,61 @@ def end_record(record: RequestRecord, metrics: Metrics, write: Write, path: str 
     write(record)
 
 
-def write_to(stream: TextIO) -> Write:
-    """Writes each record as a line; a stream that is gone is no reason to stop serving."""
+class _Stream(Protocol):
+    def write(self, data: bytes, /) -> object: ...
 
-    def write(record: RequestRecord) -> None:
+
+class RequestLog:
+    """Writes each record as a line, in a thread of its own: a stream that is not read must not stop the server.
+
+    Lines that find the queue full are dropped; how many is told in a line of its own as soon as there is room.
+
+    Args:
+        stream: An unbuffered stream. One that is gone is no reason to stop serving.
+        max_lines: The most lines that wait.
+    """
+
+    def __init__(self, stream: _Stream, max_lines: int = 10_000) -> None:
+        self._stream = stream
+        self._lines: Queue[bytes | None] = Queue(max_lines)
+        self._num_dropped = 0
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def __call__(self, record: RequestRecord) -> None:
+        """Adds a record's line; does not wait."""
+        try:
+            self._lines.put_nowait(f"{record.line()}\n".encode())
+        except Full:
+            self._num_dropped += 1
+
+    def close(self, timeout_s: float = 2.0) -> bool:
+        """Writes what is left.
+
+        Args:
+            timeout_s: How long to wait for the stream, in seconds.
+
+        Returns:
+            Whether all of it has been written.
+        """
+        with suppress(Full):
+            self._lines.put(None, timeout=timeout_s)
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        num_told = 0
+        while (line := self._lines.get()) is not None:
+            self._write(line)
+            if num_told < (num_dropped := self._num_dropped):
+                dropped = {"time": _now(), "dropped_lines": num_dropped - num_told}
+                self._write(f"{json.dumps(dropped)}\n".encode())
+                num_told = num_dropped
+
+    def _write(self, line: bytes) -> None:
         with suppress(OSError, ValueError):
-            stream.write(f"{record.line()}\n")
-            stream.flush()
+            self._stream.write(line)
 
-    return write
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from glmtune.errors import ConfigError
 from glmtune.server.errors import ApiError
 from glmtune.server.http_protocol import limited_protocol
-from glmtune.server.requests import Write, end_record
+from glmtune.server.requests import end_record
 from glmtune.server.service import Service
 
 # How long a thread may keep the interpreter while another one waits for it. With the usual 5 ms, writing to clients
@@ -41,7 +41,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         port: The port; 0 for any.
 
     Raises:
-        ConfigError: It cannot be had.
+        ConfigError: The address or port is unavailable.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -76,7 +76,7 @@ def answered_hosts(opened: socket.socket, host: str, further: Sequence[str]) -> 
         further: Names that it was told to answer for.
 
     Returns:
-        They; None for any, if it is open to the network and was told no names.
+        The host names to accept; None accepts any, for a server that is open to the network and was told no names.
     """
     if is_open_to_network(opened) and not further:
         return None
@@ -150,7 +150,6 @@ def serve(
     service: Service,
     opened: socket.socket,
     say: Callable[[str], None],
-    write: Write,
     *,
     drain_s: int,
     max_connections: int,
@@ -164,7 +163,6 @@ def serve(
         service: Its service.
         opened: From `open_socket`.
         say: Prints a line.
-        write: As for `create_app`; is given the record of what is answered without the application.
         drain_s: How long replies may still run after the signal, in seconds.
         max_connections: The most connections that are open at once.
         header_timeout_s: Within how many seconds all headers of a request have to come.
@@ -174,9 +172,9 @@ def serve(
         Whether all replies were finished.
     """
     protocol = limited_protocol(
-        max_connections, header_timeout_s, lambda record: end_record(record, service.metrics, write)
+        max_connections, header_timeout_s, lambda record: end_record(record, service.metrics, service.write)
     )
-    # Forwarded headers are not believed: anybody may send them.
+    # Forwarded headers are not trusted: any client may send them.
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="on",
         backlog=_BACKLOG, http=protocol, ws="none",
@@ -185,7 +183,7 @@ def serve(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     server = _Server(config, service, drain_s, say, has_page)
     server.run(sockets=[opened])
-    if service.worker.is_alive:  # where the end was forced, nobody has stopped it
+    if service.worker.is_alive:  # after a forced end, it has not been stopped yet
         service.worker.stop()
     num_cut = server.num_cut
     say("Stopped; all replies were finished." if not num_cut else f"Stopped; replies cut off: {num_cut}.")

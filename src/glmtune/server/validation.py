@@ -1,4 +1,4 @@
-"""What is wrong with a body, in one sentence for whoever wrote the client."""
+"""What is wrong with a body, in one sentence for the developer of the client."""
 
 import difflib
 import json

@@ -1,7 +1,7 @@
 """The one thread that steps the engine, and the requests that wait for what it brings.
 
 Everything but the thread itself runs on the event loop. The thread is given commands, which it carries out between two
-steps, so that nobody on the loop ever waits for a step.
+steps, so that the loop never waits for a step.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class Ticket:
 
     Args:
         request: The request.
-        is_whole: Whether nobody reads it before it has ended; then nobody is woken for each token.
+        is_whole: Whether the reply is read only when complete, so the consumer is not woken per token.
     """
 
     def __init__(self, request: Request, is_whole: bool) -> None:
@@ -63,7 +63,7 @@ class Ticket:
             RefusedError: The engine does not take the request.
             GlmtuneError: It could not go on with it.
         """
-        self._is_awaited = True  # before looking, so that nothing comes in between of which nobody is told
+        self._is_awaited = True  # set before checking, to avoid a lost wake-up
         while not self._has_news:
             self._ready.clear()
             await self._ready.wait()
@@ -84,7 +84,7 @@ class Ticket:
         """Adds what a step has brought; called in the engine's thread.
 
         Returns:
-            Whether the loop is to be told: somebody waits for it, or it was the last.
+            Whether to wake the consumer: it waits for the event, or this was the last one.
         """
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
@@ -118,7 +118,7 @@ class Worker:
     """Steps an engine for requests of an event loop.
 
     Args:
-        engine: The engine; nobody else steps it.
+        engine: The engine; only the worker steps it.
         max_queue: The most requests that wait, beside those that the engine runs at once.
     """
 
@@ -203,7 +203,7 @@ class Worker:
 
     def _tell(self, function: Callable[..., None], *arguments: Any) -> None:
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed, and no request waits any more
                 self._loop.call_soon_threadsafe(function, *arguments)
 
     def _tell_news(self, tickets: Sequence[Ticket]) -> None:
@@ -251,7 +251,7 @@ class Worker:
                 running = self._engine.submit(ticket.request)
             except GlmtuneError as error:
                 self._tell(self._fail, ticket, RefusedError(str(error)))
-            except Exception:  # a bug, which must not end the thread: nobody would ever be answered again
+            except Exception:  # a bug, which must not end the thread: no request would be answered any more
                 _logger.exception("The engine failed to take a request.")
                 self._tell(self._fail, ticket, ModelError("an error in the server; its log says more"))
             else:

@@ -8,9 +8,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is i
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.responses import RedirectResponse
+from starlette.responses import FileResponse, RedirectResponse
 
 from glmtune.language import Language, language
+from glmtune.server.auth import ApiKeys
 from glmtune.server.limits import PAGE_PATH
 from glmtune.server.service import Service
 from glmtune.ui.chat_tab import ChatTab
@@ -19,8 +20,9 @@ from glmtune.ui.policy import LoadNothingElsewhere
 from glmtune.ui.texts import AT_ONCE, KEEP_LANGUAGE, READ_LANGUAGE, TELL_LANGUAGE, Texts
 from glmtune.ui.train_tab import TrainTab
 
+ENTRY_PATH = f"{PAGE_PATH}/enter"
 _MAX_FILE_SIZE = "200mb"
-_CSS = Path(__file__).with_name("page.css")
+_CSS, _ENTER = Path(__file__).with_name("page.css"), Path(__file__).with_name("enter.html")
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
 
 
@@ -58,28 +60,35 @@ def build_page(service: Service, jobs: Jobs) -> gr.Blocks:
     return page
 
 
-def mount_page(app: FastAPI, service: Service, jobs: Jobs) -> None:
-    """Mounts the page at `/ui`; `/` leads there. With API keys, one of them is the password.
+def mount_page(app: FastAPI, service: Service, jobs: Jobs, keys: ApiKeys) -> None:
+    """Mounts the page at `/ui`; `/` leads there. With keys, one of them is the password.
+
+    The link `/ui/enter#KEY` logs in by itself. What follows the # is never sent in an address, nor kept by the browser.
 
     Args:
         app: From `create_app`.
         service: Its service.
         jobs: Training runs that were started here.
+        keys: The keys that open the page.
     """
 
     def allow(_: str, password: str) -> bool:
-        return service.keys.allow(b"Bearer " + password.encode())
+        return keys.allow(b"Bearer " + password.encode())
 
     @app.get("/", include_in_schema=False)
     async def to_page() -> RedirectResponse:
         return RedirectResponse(PAGE_PATH)
+
+    @app.get(ENTRY_PATH, include_in_schema=False)
+    async def enter() -> FileResponse:
+        return FileResponse(_ENTER)
 
     app.add_middleware(LoadNothingElsewhere)
     gr.mount_gradio_app(
         app,
         build_page(service, jobs),
         PAGE_PATH,
-        auth=allow if service.keys else None,
+        auth=allow if keys else None,
         theme=gr.themes.Default(primary_hue="teal", font=_FONTS, font_mono=["ui-monospace", "monospace"]),
         css_paths=_CSS,
         ssr_mode=False,

@@ -1,4 +1,4 @@
-"""Asks one or two models at once, by the same steps as `/v1/chat/completions`."""
+"""Asks one or two models at once, in the same way as `/v1/chat/completions`."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from glmtune.errors import DataError, GlmtuneError
 from glmtune.server.errors import ApiError
-from glmtune.server.generation import Choice, merged
-from glmtune.server.prompting import chat_prompt, chat_sampling, engine_requests
+from glmtune.server.generation import merged
+from glmtune.server.limits import PAGE_PATH
+from glmtune.server.pending import Pending, start_chat
 from glmtune.server.protocol import ChatRequest
-from glmtune.server.replies import ReplyReader
+from glmtune.server.requests import RequestRecord, end_record
 from glmtune.server.service import Service
 from glmtune.server.validation import invalid_request
 
@@ -21,7 +22,7 @@ Messages = list[dict[str, str]]
 async def ask(
     service: Service, histories: Sequence[tuple[str, Messages]], options: Mapping[str, Any]
 ) -> AsyncGenerator[list[str], None]:
-    """Answers several conversations at once; closing the generator ends the replies.
+    """Answers several conversations at once; closing the generator ends the replies. Each is logged as a request.
 
     Args:
         service: The server.
@@ -35,36 +36,35 @@ async def ask(
         GlmtuneError: The question cannot be answered.
     """
     try:
-        bodies = [ChatRequest.model_validate({"model": name, "messages": m, **options}) for name, m in histories]
-        served = [service.models.get(body.model) for body in bodies]
-        requests = [
-            engine_requests(
-                service.models,
-                one,
-                chat_prompt(service.models, one, body.messages, None),
-                chat_sampling(service.models, body),
-                body,
-                service.max_prompt_tokens,
-            )[0]
-            for one, body in zip(served, bodies, strict=True)
+        bodies = [
+            ChatRequest.model_validate({"model": name, "messages": messages, "stream": True, **options})
+            for name, messages in histories
         ]
-        tickets = service.submit(requests, is_whole=False)
     except ValidationError as error:
         raise DataError(str(invalid_request(error.errors(), ()))) from error
-    except ApiError as error:
-        raise DataError(str(error)) from error
-    tokenizer = service.models.tokenizer
-    choices = [
-        Choice(index, ticket, ReplyReader(tokenizer, one.template), service.worker, tokenizer)
-        for index, (ticket, one) in enumerate(zip(tickets, served, strict=True))
-    ]
-    texts = [""] * len(choices)
+    records = [RequestRecord(client=None, path=PAGE_PATH) for _ in bodies]
+    answers: list[Pending] = []
     try:
-        async with aclosing(merged(choices)) as parts:
+        for record, body in zip(records, bodies, strict=True):
+            answers.append(await start_chat(service, record, body))
+        choices = {answer.choices[0]: number for number, answer in enumerate(answers)}
+        texts = [""] * len(choices)
+        async with aclosing(merged(list(choices))) as parts:
             async for choice, part in parts:
-                texts[choice.index] += part.text
+                texts[choices[choice]] += part.text
                 yield list(texts)
-    except ApiError as error:
-        raise GlmtuneError(str(error)) from error
+        for answer in answers:
+            answer.record.status = 200
+            answer.note_finish()
+    except Exception as error:
+        for record in records:
+            record.status = error.status if isinstance(error, ApiError) else 500
+        if isinstance(error, ApiError):
+            raise GlmtuneError(str(error)) from error
+        raise
     finally:
-        service.worker.cancel(tickets)
+        for answer in answers:
+            answer.end()
+        for record in records:
+            record.is_cancelled = not record.status
+            end_record(record, service.metrics, service.write, PAGE_PATH)

@@ -11,7 +11,7 @@ from glmtune.language.catalogue import chinese
 # What the page runs in the browser when it opens: the language that was chosen here before, else the browser's.
 _BROWSER = "navigator.language.toLowerCase().startsWith('zh') ? 'zh' : 'en'"
 READ_LANGUAGE = f"() => [localStorage.getItem('glmtune-language') || ({_BROWSER})]"
-# For screen readers, and for whoever waits until the texts are there.
+# For screen readers, and for scripts that wait until the texts are there.
 TELL_LANGUAGE = "to => { document.documentElement.lang = document.body.dataset.language = to; }"
 # Of an event that is answered in a moment. Gradio's queue is for the others: a browser closes its stream of answers
 # when none is left, and an event that is put into the queue just then can be lost.

@@ -11,11 +11,11 @@ from glmtune.config import embedded_data
 from glmtune.errors import GlmtuneError, ModelError
 from glmtune.language import Language
 from glmtune.server.errors import ApiError
-from glmtune.server.models import check_name, name_of
 from glmtune.server.service import Service
 from glmtune.ui.chat_tab import ChatTab
 from glmtune.ui.data_view import coloured_samples, run_command
-from glmtune.ui.jobs import Jobs, command_of, folder_of, setting
+from glmtune.ui.jobs import Jobs, command_of, folder_of, train_arguments
+from glmtune.ui.results import Results
 from glmtune.ui.texts import AT_ONCE, Texts, translated, warn
 
 _STATES = {
@@ -46,6 +46,7 @@ class TrainTab:
     ) -> None:
         self._service = service
         self._jobs = jobs
+        self._results = Results(service.models)
         self._add_data(texts)
         self._add_settings(texts)
         self._add_progress(texts)
@@ -98,7 +99,7 @@ class TrainTab:
             )
         self._command = texts.add(
             gr.Textbox(
-                command_of(self._arguments(None, "", "output/page", 8, 3e-3, 16, 256, "", "")),
+                command_of(train_arguments(None, "", "output/page", 8, 3e-3, 16, 256, "", "")),
                 label="The same on the command line", interactive=False, elem_id="command", lines=2, buttons=["copy"],
             ),
             label="The same on the command line",
@@ -135,33 +136,12 @@ class TrainTab:
         self._stop.click(self._halt, language, shown, **AT_ONCE)
         self._talk.click(self._talk_to_result, language, [tabs, chat.model, chat.other])
         timer = gr.Timer(_REFRESH_S)
-        timer.tick(self._show_job, language, shown, **AT_ONCE)
+        timer.tick(self._show_news, [language, self._state, self._log], shown, **AT_ONCE)
 
     # The settings as the command line takes them
 
-    def _arguments(
-        self, file: str | None, base: str, output: str, epochs: float, rate: float, rank: int, length: int,
-        system: str, more: str,
-    ) -> list[str]:  # fmt: skip
-        base = (base or "").strip()
-        arguments = [setting("model.path", base)] if base else ["demo"]
-        if file:
-            arguments.append(setting("data.path", file))
-        arguments += [
-            setting("train.output_dir", (output or "").strip() or "output/page"),
-            f"train.num_train_epochs={epochs or 1:g}",
-            f"train.learning_rate={rate or 0:g}",
-            f"lora.r={int(rank or 8)}",
-            f"data.max_length={int(length or 512)}",
-        ]
-        if system and system.strip():
-            arguments.append(setting("prompt.system", system.strip()))
-        own = [line.strip() for line in (more or "").splitlines() if line.strip()]
-        keys = {line.partition("=")[0].strip() for line in own}
-        return [each for each in arguments if each.partition("=")[0] not in keys] + own
-
     def _show_command(self, *settings: Any) -> str:
-        return command_of(self._arguments(*settings))
+        return command_of(train_arguments(*settings))
 
     def _defaults(self, base: str) -> tuple[float, float, int, int]:
         """The tiny base wants other settings than a real one."""
@@ -184,17 +164,17 @@ class TrainTab:
         return gr.update(value=checked.replace(path, Path(path).name), visible=True), samples
 
     async def _show_plan(self, language: Language, *settings: Any) -> Any:
-        planned = await asyncio.to_thread(run_command, ["plan", *self._arguments(*settings)], language)
+        planned = await asyncio.to_thread(run_command, ["plan", *train_arguments(*settings)], language)
         return gr.update(value=planned, visible=True)
 
     # While training
 
     def _begin(self, language: Language, *settings: Any) -> tuple[Any, Any, Any]:
-        return self._launch(self._arguments(*settings), language)
+        return self._launch(train_arguments(*settings), language)
 
     def _begin_again(self, language: Language, *settings: Any) -> tuple[Any, Any, Any]:
         job = self._jobs.current
-        arguments = self._arguments(*settings) if job is None else job.arguments
+        arguments = train_arguments(*settings) if job is None else job.arguments
         resume = "train.resume_from_checkpoint=true"
         return self._launch([*(each for each in arguments if each != resume), resume], language)
 
@@ -213,15 +193,19 @@ class TrainTab:
         job = self._jobs.current
         if job is None:
             return translated(_NO_JOB, language), None, ""
-        entries = job.progress()
+        progress = job.progress()
         lines = [f"**{translated(_STATES[job.state], language)}** `{job.folder}`"]
-        if entries:
-            last = entries[-1]
+        if (last := progress.last) is not None:
             speed = f"{last.get('tokens_per_second', 0):,.0f} tokens/s"
             step = translated(f"step {last['step']} of {last['max_steps']}", language)
             lines.append(f"{step} · loss {last['loss']:.4f} · {speed}")
-        points = {"step": [entry["step"] for entry in entries], "loss": [entry["loss"] for entry in entries]}
-        return "\n\n".join(lines), pandas.DataFrame(points), job.last_lines()
+        points = pandas.DataFrame(progress.points, columns=["step", "loss"])
+        return "\n\n".join(lines), points, job.last_lines()
+
+    def _show_news(self, language: Language, state: str, log: str) -> tuple[Any, Any, Any]:
+        """As `_show_job`, but nothing where the page shows it already; the curve changes with the state."""
+        shown = self._show_job(language)
+        return (gr.skip(), gr.skip(), gr.skip()) if (state, log) == (shown[0], shown[2]) else shown
 
     # After training
 
@@ -235,15 +219,7 @@ class TrainTab:
         return gr.update(selected="chat"), gr.update(choices=names, value=name), gr.update(choices=[("-", ""), *names])
 
     async def _load_result(self) -> str:
-        """Loads the run into the engine, in place of what was loaded from it before; returns its name there."""
-        from glmtune.adapters.run_folder import find_adapter
-
-        job, models = self._jobs.current, self._service.models
+        job = self._jobs.current
         if job is None:
             raise ModelError(_NO_JOB)
-        folder = find_adapter(job.folder)
-        if folder is None:
-            raise ModelError(f"{job.folder} has no adapter yet")
-        name = check_name(name_of(job.folder))
-        await asyncio.to_thread(models.add, name, folder)
-        return name
+        return await asyncio.to_thread(self._results.load, job.folder)

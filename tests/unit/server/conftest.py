@@ -56,8 +56,11 @@ def embedded() -> Loaded:
 
 
 @pytest.fixture(scope="session")
-def engine(embedded: Loaded) -> Engine:
-    return Engine(embedded.model, embedded.tokenizer, max_rows=4)
+def engine(embedded: Loaded) -> Iterator[Engine]:
+    """The engine that the tests share; what breaks one has its own."""
+    engine = Engine(embedded.model, embedded.tokenizer, max_rows=4)
+    yield engine
+    assert (engine.num_running, engine.num_waiting) == (0, 0), "a test has left requests in the engine"
 
 
 @pytest.fixture
@@ -85,9 +88,9 @@ def connect(embedded: Loaded, engine: Engine, records: list[RequestRecord]) -> I
     ) -> TestClient:
         own = engine if says is None else ScriptedEngine(says)
         models = Models(own, replace(embedded, system=system), allowed)
-        prompt_limit = options.pop("max_prompt_tokens", None)
-        service = Service(models, Worker(own, max_queue), Metrics(own), ApiKeys(keys), prompt_limit)
-        app = create_app(service, records.append, **options)
+        prompt_limit, write = options.pop("max_prompt_tokens", None), options.pop("write", records.append)
+        service = Service(models, Worker(own, max_queue), Metrics(own), ApiKeys(keys), write, prompt_limit)
+        app = create_app(service, **options)
         app.state.engine = own
         client = TestClient(app, raise_server_exceptions=False)
         clients.append(client.__enter__())

@@ -20,6 +20,12 @@ CHAT = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "你好"}]
 
 
+@pytest.fixture
+def engine(embedded):
+    """An engine for each test: after most of these, it still holds requests."""
+    return Engine(embedded.model, embedded.tokenizer, max_rows=4)
+
+
 def fail(*_):
     raise RuntimeError("a bug")
 
@@ -93,7 +99,7 @@ def test_a_reply_whose_end_is_lost_is_an_error(connect, monkeypatch):
 def test_a_client_that_goes_before_the_first_byte_is_sent_frees_its_place(embedded, engine):
     async def run() -> None:
         models, worker = Models(engine, embedded), Worker(engine, 8)
-        app = create_app(Service(models, worker, Metrics(engine), ApiKeys()), lambda record: None)
+        app = create_app(Service(models, worker, Metrics(engine), ApiKeys(), lambda record: None))
         body = {"messages": QUESTION, "stream": True, "temperature": 2.0, "seed": 3, "max_tokens": 400}
         messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
         is_sending = asyncio.Event()

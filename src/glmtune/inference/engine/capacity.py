@@ -23,6 +23,11 @@ _LOGITS_COPIES = 10
 _logger = logging.getLogger(__name__)
 
 
+def default_rows(device: torch.device) -> int:
+    """How many requests run at once on a device unless something else is asked for."""
+    return 64 if device.type == "cuda" else 8
+
+
 def blocks_needed(lengths: Sequence[int], max_rows: int) -> int:
     """Blocks that the longest `max_rows` of some sequences need at once, block 0 included.
 
