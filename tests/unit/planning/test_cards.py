@@ -105,11 +105,11 @@ def _printed(planned: PlannedRun) -> str:
     return console.export_text()
 
 
-def test_the_plan_says_that_it_fits_and_gives_a_range(plan_for: PlanFor) -> None:
+def test_the_plan_says_that_it_fits_and_how_long_it_takes(plan_for: PlanFor) -> None:
     text = _printed(plan_for(gpu="4090"))
     assert "it fits: " in text
     assert " of 24 GiB, 0.6 of them for CUDA itself" in text
-    assert " s on RTX 4090 (estimated); loading, evaluation and saving come on top" in text
+    assert ", less than a minute on RTX 4090 (estimated); loading, evaluation and saving come on top" in text
     assert "it takes " in _printed(plan_for())
 
 
