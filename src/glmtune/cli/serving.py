@@ -101,7 +101,9 @@ def serve(
 
     For example: glmtune serve output/ChatGLM
     """
+    import os
     import sys
+    from contextlib import redirect_stdout
     from io import FileIO
 
     _require_extra(with_page)
@@ -156,16 +158,18 @@ def serve(
         _say(f"Page: {page}")
     _say(f"Serving at {address_of(opened)}/v1 (Ctrl-C stops it)")
     try:
-        is_whole = run_server(
-            application,
-            service,
-            opened,
-            _say,
-            drain_s=drain_s,
-            max_connections=max_connections,
-            header_timeout_s=body_timeout_s,
-            has_page=with_page,
-        )
+        # Only the log writes there: what Gradio prints would get among its lines, or wait for somebody to read it.
+        with open(os.devnull, "w", encoding="utf-8") as nothing, redirect_stdout(nothing):
+            is_whole = run_server(
+                application,
+                service,
+                opened,
+                _say,
+                drain_s=drain_s,
+                max_connections=max_connections,
+                header_timeout_s=body_timeout_s,
+                has_page=with_page,
+            )
     finally:
         if jobs is not None and not jobs.close():
             _say("The training run took too long to save a checkpoint and was aborted; its last checkpoint remains.")

@@ -71,7 +71,7 @@ class EvaluationQuestions:
             gather: Joins the lists of all processes.
 
         Returns:
-            All answers, and their metrics; none if the model could not be asked, of which a warning tells.
+            All answers, and their metrics; none if the model could not be asked; a warning says so.
 
         Raises:
             StorageError: The answers cannot be written.

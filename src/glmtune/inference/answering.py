@@ -84,7 +84,7 @@ def engine_for(
     """An engine that computes what the model itself would now: the one that is kept for it, or a new one.
 
     Args:
-        model: A model of which `uses_engine` is true.
+        model: A model for which `uses_engine` is true.
         tokenizer: Its tokenizer.
         lengths: The most tokens of each sequence to come, prompt and reply together.
         batch_size: The most requests that run at once; None for a number that suits the device.
@@ -139,7 +139,7 @@ def stream_ids(
     """Generates a reply; closing the generator ends it.
 
     Args:
-        model: A model of which `uses_engine` is true.
+        model: A model for which `uses_engine` is true.
         tokenizer: Its tokenizer.
         prompt: Token ids.
         generation: From `build_generation_config`.
@@ -179,7 +179,7 @@ def answer_all(
     """Answers prompts; when memory runs out, with half as many at once, and again what had not ended.
 
     Args:
-        model: A model of which `uses_engine` is true.
+        model: A model for which `uses_engine` is true.
         tokenizer: Its tokenizer.
         prompts: Token ids, at least one prompt.
         generation: From `build_generation_config`.

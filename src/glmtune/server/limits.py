@@ -13,8 +13,10 @@ from glmtune.server.auth import ApiKeys
 from glmtune.server.errors import MOST_SHOWN, ApiError
 
 _OPEN_PATHS = frozenset(("/health", "/"))
-# The page asks for a key itself, and limits what is uploaded.
+# The page asks for a key itself. Gradio does so before it reads an upload, and limits it, but reads other bodies first.
 PAGE_PATH = "/ui"
+_UPLOAD_PATH = f"{PAGE_PATH}/gradio_api/upload"
+_MOST_PAGE_BYTES = 16 * 2**20  # the page sends its whole conversations
 
 
 def is_page(path: str) -> bool:
@@ -94,7 +96,7 @@ class LimitBodies:
 
     Args:
         app: The application.
-        max_bytes: The most bytes of a body.
+        max_bytes: The most bytes of a body; the page has a limit of its own.
         timeout_s: By when all of it has to be there.
     """
 
@@ -105,9 +107,10 @@ class LimitBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
-        if scope["type"] != "http" or is_page(scope["path"]):
+        if scope["type"] != "http" or scope["path"] == _UPLOAD_PATH:
             await self._app(scope, receive, send)
             return
+        max_bytes = _MOST_PAGE_BYTES if is_page(scope["path"]) else self._max_bytes
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         num_bytes, is_complete = 0, False
 
@@ -121,8 +124,8 @@ class LimitBodies:
             except TimeoutError:
                 raise HTTPException(408, f"the body did not come within {self._timeout_s:g} s") from None
             num_bytes += len(message.get("body", b""))
-            if num_bytes > self._max_bytes:
-                raise HTTPException(413, f"the body has more than {self._max_bytes:,} bytes")
+            if num_bytes > max_bytes:
+                raise HTTPException(413, f"the body has more than {max_bytes:,} bytes")
             is_complete = not message.get("more_body", False)
             return message
 

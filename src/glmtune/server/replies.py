@@ -20,7 +20,7 @@ class ReplyReader:
 
     Args:
         tokenizer: The tokenizer.
-        template: The template of the prompt; None for plain text, of which every character counts.
+        template: The template of the prompt; None for plain text, in which every character is kept.
         offered: The names of the tools that the model may call.
         stop_texts: Texts before which the reply ends. They are looked for in text only.
         called: The tool that is called, if its name is in the prompt already.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from glmtune.inference.engine.request import Request, Sampling
+from glmtune.inference.engine.request import Request
 from glmtune.server.auth import ApiKeys
 from glmtune.server.errors import ApiError
 from glmtune.server.metrics import Metrics
@@ -82,7 +82,7 @@ class Service:
         sampling = sampling_of(self.models, body)
         most = min(sampling.max_new_tokens, self.models.max_length - len(prompt_ids))
         sampling = replace(sampling, max_new_tokens=most)
-        return [Request(prompt_ids, _with_seed_of(sampling, number), served.adapter) for number in range(body.n or 1)]
+        return [Request(prompt_ids, sampling.numbered(number), served.adapter) for number in range(body.n or 1)]
 
     def submit(self, requests: Sequence[Request], *, is_whole: bool) -> list[Ticket]:
         """Hands requests to the worker, all or none.
@@ -107,9 +107,3 @@ class Service:
                 code="queue_full",
                 headers={"Retry-After": str(full.retry_after_s)},
             ) from full
-
-
-def _with_seed_of(sampling: Sampling, number: int) -> Sampling:
-    if sampling.seed is None:
-        return sampling
-    return replace(sampling, seed=(sampling.seed + number) % 2**63)  # also of a negative one

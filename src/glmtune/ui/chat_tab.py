@@ -18,6 +18,8 @@ _NOBODY = ""
 _HEIGHT = 460
 # Writes the conversation as a line of messages, in the browser.
 _EXPORT = Path(__file__).with_name("export.js").read_text(encoding="utf-8")
+# Questions from several pages do not wait for each other here: who waits for whom is up to the engine.
+_SIDE_BY_SIDE: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
 _NUMBER = re.compile(r"-?\d{1,18}")
 
 
@@ -157,9 +159,9 @@ class ChatTab:
         running = []
         for trigger in (self._question.submit, self._send.click):
             asked = trigger(self._put_question, [self._question, *both], [self._question, *both], **AT_ONCE)
-            running.append(asked.then(self._answer, inputs, both, show_progress="hidden"))
-        running.append(self._left.retry(self._answer_again, inputs, both, show_progress="hidden"))
-        running.append(self._left.edit(self._answer_edited, inputs, both, show_progress="hidden"))
+            running.append(asked.then(self._answer, inputs, both, **_SIDE_BY_SIDE))
+        running.append(self._left.retry(self._answer_again, inputs, both, **_SIDE_BY_SIDE))
+        running.append(self._left.edit(self._answer_edited, inputs, both, **_SIDE_BY_SIDE))
         self._stop.click(None, cancels=running, queue=False)
         self._clear.click(lambda: ([], []), None, both, cancels=running, **AT_ONCE)
         self._export.click(None, [self._left, self._system], None, js=_EXPORT)

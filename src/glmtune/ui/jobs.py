@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from glmtune.adapters.run_folder import LOG_NAME
+from glmtune.adapters.run_folder import LOG_NAME, find_adapter
 from glmtune.config.yaml_text import parse_value
-from glmtune.errors import ConfigError, TrainingError
+from glmtune.errors import ConfigError, GlmtuneError, TrainingError
 from glmtune.language import Language
 from glmtune.ui.losses import LossReader, Progress
 
-State = Literal["running", "stopping", "finished", "stopped", "failed"]
+State = Literal["running", "stopping", "finished", "stopped", "unsaved", "failed"]
 _INTERRUPTED = 130
 _MOST_LINES, _MOST_BYTES = 12, 2**14
 
@@ -52,7 +52,9 @@ class Job:
         code = self.process.poll()
         if code is None:
             return "stopping" if self.is_stopping else "running"
-        return "finished" if code == 0 else "stopped" if code == _INTERRUPTED else "failed"
+        if code == 0 or not (self.is_stopping or code == _INTERRUPTED):
+            return "finished" if code == 0 else "failed"
+        return "stopped" if _has_adapter(self.folder) else "unsaved"
 
     def last_lines(self) -> str:
         """The end of what it has printed."""
@@ -108,7 +110,7 @@ def train_arguments(
     if system and system.strip():
         arguments.append(setting("prompt.system", system.strip()))
     own = [line.strip() for line in (more or "").splitlines() if line.strip()]
-    keys = {line.partition("=")[0].strip() for line in own}
+    keys = {key.strip() for key, equals, _ in (line.partition("=") for line in own) if equals}
     return [each for each in arguments if each.partition("=")[0] not in keys] + own
 
 
@@ -190,6 +192,13 @@ class Jobs:
                 self.current.process.kill()
         self._folder.cleanup()
         return is_in_time
+
+
+def _has_adapter(folder: Path) -> bool:
+    try:
+        return find_adapter(folder) is not None
+    except GlmtuneError:
+        return False
 
 
 def _ends_within(process: subprocess.Popen[bytes], timeout_s: float) -> bool:

@@ -69,8 +69,9 @@ class LossReader:
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:  # cut off by a crash
+                step, loss = entry["step"], entry["loss"]
+            except (ValueError, LookupError, TypeError):  # cut off by a crash, or without a loss
                 continue
-            if entry.get("loss") is not None:  # it was not a number
+            if loss is not None:  # null stands for NaN
                 self._last = entry
-                self._points.append((entry["step"], entry["loss"]))
+                self._points.append((step, loss))

@@ -63,7 +63,7 @@ def build_page(service: Service, jobs: Jobs) -> gr.Blocks:
 def mount_page(app: FastAPI, service: Service, jobs: Jobs, keys: ApiKeys) -> None:
     """Mounts the page at `/ui`; `/` leads there. With keys, one of them is the password.
 
-    The link `/ui/enter#KEY` logs in by itself. What follows the # is never sent in an address, nor kept by the browser.
+    The link `/ui/enter#KEY` logs in by itself. What follows the # is never sent in an address.
 
     Args:
         app: From `create_app`.

@@ -45,9 +45,9 @@ class Results:
             if own is not None and served.get(own.name) == own:
                 model = self._models.add(own.name, adapter)
             else:
-                name = check_name(name_of(run))
+                name = name_of(run)
                 names = chain([name], (f"{name[:_MOST_CHARACTERS]}-{number}" for number in count(2)))
                 free = next(each for each in names if each not in served)
-                model = self._models.add_new(free, adapter)
+                model = self._models.add_new(check_name(free), adapter)
             self._loaded[run] = model
             return model.name

@@ -23,6 +23,7 @@ _STATES = {
     "stopping": "Stopping: a checkpoint is being saved ...",
     "finished": "Finished.",
     "stopped": "Stopped; resume it, or talk to its last checkpoint.",
+    "unsaved": "Stopped before anything was saved; start it again.",
     "failed": "It ended with an error:",
 }
 _NO_JOB = "Nothing has been started from the page yet."

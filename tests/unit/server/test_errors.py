@@ -4,7 +4,14 @@ import json
 
 import pytest
 from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
+from glmtune.server.limits import LimitBodies
 from glmtune.server.protocol import ChatRequest, CompletionRequest
 
 QUESTION = [{"role": "user", "content": "你好"}]
@@ -180,6 +187,21 @@ def test_an_address_without_its_v1_is_told_so(client):
 def test_a_large_body_is_refused(connect):
     client = connect(max_body_bytes=1000)
     refused(client, 413, json={"messages": [{"role": "user", "content": "x" * 2000}]})
+
+
+def test_the_pages_bodies_are_limited_but_for_uploads():
+    """Gradio reads them before it asks for a key; an upload it refuses, or limits, by itself."""
+
+    async def read(request: Request) -> Response:
+        return Response(str(len(await request.body())))
+
+    limits = Middleware(LimitBodies, max_bytes=10, timeout_s=60)
+    client = TestClient(Starlette(routes=[Route("/{path:path}", read, methods=["POST"])], middleware=[limits]))
+    large = b"x" * (17 * 2**20)
+    assert client.post("/ui/gradio_api/queue/join", content=large[: 2**20]).status_code == 200
+    assert client.post("/ui/login", content=large).status_code == 413
+    assert client.post("/ui/gradio_api/upload", content=large).status_code == 200
+    assert client.post("/v1/models", content=b"x" * 11).status_code == 413
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer wrong-key", "Basic right-key-1", "Bearer ", "right-key-1"])

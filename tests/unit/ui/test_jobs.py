@@ -106,6 +106,23 @@ def test_a_run_that_saves_its_checkpoint_is_not_aborted_by_another_click(monkeyp
     assert jobs.current.state == "stopping"
 
 
+def test_a_run_that_was_stopped_before_it_saved_anything_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """However it ended: at first, Ctrl-C is still Python's own."""
+    monkeypatch.setattr(subprocess, "Popen", Running)
+    jobs = Jobs()
+    for code in (130, 1):
+        job = jobs.start(["demo"], tmp_path / "run", "en")
+        jobs.stop()
+        monkeypatch.setattr(job.process, "poll", lambda code=code: code)
+        assert job.state == "unsaved"
+    (tmp_path / "run" / "checkpoint-1").mkdir(parents=True)
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "run" / file).write_text("{}")
+    assert job.state == "stopped"
+
+
 def test_the_end_of_the_server_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", Saving)
     jobs = Jobs()

@@ -17,7 +17,10 @@ def test_a_log_is_read_as_it_grows(tmp_path: Path) -> None:
     assert reader.read().last is None
     file.write_text(entries(1) + '{"step": 2, "loss": null}\n{"step": 3, "lo')
     assert reader.read().points == [(1, 0.5)]
-    file.write_text(entries(1) + '{"step": 2, "loss": null}\n{"step": 3, "loss": 1.5}\n{"step": 3, "eval_loss": 9}\n')
+    file.write_text(
+        entries(1)
+        + '{"step": 2, "loss": null}\n{"step": 3, "loss": 1.5}\n5\n{"loss": 1}\n{"step": 3, "eval_loss": 9}\n'
+    )
     assert reader.read().points == [(1, 0.5), (3, 1.5)]
     assert reader.read().last == {"step": 3, "loss": 1.5}
 

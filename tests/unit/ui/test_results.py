@@ -54,6 +54,11 @@ def test_a_served_model_of_the_same_folder_name_stays(trained: Any) -> None:
     assert models.folders == {"base": None, "ChatGLM": None, "ChatGLM-2": None, "ChatGLM-3": run}
 
 
+def test_a_folder_called_as_the_base_gets_a_number(trained: Any) -> None:
+    models: Any = Loading("base")
+    assert Results(models).load(trained("base")) == "base-2"
+
+
 def test_a_run_that_is_trained_on_takes_its_own_place(trained: Any) -> None:
     models: Any = Loading("base")
     results = Results(models)

@@ -63,7 +63,7 @@ class Engine:
     The engine shares the model's weights; its adapters it copies. It does not keep the model itself alive.
 
     Args:
-        model: A model of which `why_not` says nothing, bare or within PEFT.
+        model: A model that `why_not` has nothing against, bare or within PEFT.
         tokenizer: Its tokenizer.
         max_rows: The most requests that run at once.
         num_blocks: Blocks of the key-value cache; None for as many as all rows may need, as far as there is memory.
