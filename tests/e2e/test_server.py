@@ -266,22 +266,23 @@ def test_the_terminal_chat_talks_to_it(server: Server, monkeypatch: pytest.Monke
         "".join(chat.stream("你好"))
 
 
-def test_a_signal_lets_replies_end(server: Server) -> None:
-    """The last one: afterwards the server is gone."""
-    with server.client() as client:
+def test_a_signal_lets_replies_end(tmp_path: Path) -> None:
+    with started(tmp_path, "--drain-s", processes.HANG_S) as server, server.client() as client:
         stream = client.chat.completions.create(model="base", messages=QUESTION, stream=True, **LONG)
         chunks = iter(stream)
         next(chunks)
         server.process.send_signal(signal.SIGTERM)
         last = list(chunks)[-1]
+        printed = server.end()
     assert last.choices[0].finish_reason in ("stop", "length")
-    assert server.process.wait(processes.HANG_S) == 0
+    assert server.process.returncode == 0
+    assert "all replies were finished" in printed
 
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that has little patience."""
-    options = ("--max-rows", 1, "--body-timeout-s", 3, "--max-connections", 4, "--drain-s", 0)
+    options = ("--body-timeout-s", 3, "--max-connections", 4)
     with started(tmp_path_factory.mktemp("strict"), *options, "--allowed-host", "glm.example") as server:
         yield server
 
@@ -335,8 +336,7 @@ def test_too_many_connections_are_refused_until_some_are_closed(strict: Server) 
         pass
 
 
-def test_what_is_cut_off_at_the_end_is_told_so(strict: Server) -> None:
-    """The last one: afterwards the server is gone."""
+def test_what_is_cut_off_at_the_end_is_told_so(tmp_path: Path) -> None:
     told: list[openai.APIError] = []
 
     def ask_whole(client: openai.OpenAI) -> None:
@@ -344,7 +344,11 @@ def test_what_is_cut_off_at_the_end_is_told_so(strict: Server) -> None:
             client.chat.completions.create(model="base", messages=QUESTION, n=16, **LONG)
         told.append(raised.value)
 
-    with strict.client() as client, strict.client() as other:
+    with (
+        started(tmp_path, "--max-rows", 1, "--drain-s", 0) as server,
+        server.client() as client,
+        server.client() as other,
+    ):
         other.models.list()  # so that it is connected
         asking = threading.Thread(target=ask_whole, args=(other,))
         # Long enough, one at a time, to go on until the others are there; those come behind it.
@@ -353,15 +357,15 @@ def test_what_is_cut_off_at_the_end_is_told_so(strict: Server) -> None:
         asking.start()
         while running(client) <= 16 and asking.is_alive():
             pass
-        strict.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
         with pytest.raises(openai.APIError, match="stopped before the reply had ended"):
             list(stream)
         asking.join()
+        printed = server.end()
     assert isinstance(told[0], openai.InternalServerError)
     assert told[0].status_code == 503
-    printed = strict.end()
-    assert strict.process.returncode == 1
+    assert server.process.returncode == 1
     cut_off = re.search(r"replies cut off: (\d+)", printed)
     assert cut_off
     assert int(cut_off[1]) > 16
-    assert "Traceback" not in printed + strict.log.read_text(encoding="utf-8")
+    assert "Traceback" not in printed + server.log.read_text(encoding="utf-8")
