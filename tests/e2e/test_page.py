@@ -126,7 +126,7 @@ def test_a_reply_streams_stops_and_is_asked_for_again(chromium: Browser, page: s
     unfold(chromium, "Settings", "#temperature input")
     chromium.type("#temperature input", "2")
     chromium.type("#seed input", "36")  # a long one
-    body = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 2, "seed": 36}
+    body = {"model": "base", "messages": [{"role": "user", "content": QUESTION}], "temperature": 2, "seed": 36}
     request = (
         f"{{method: 'POST', headers: {{'Content-Type': 'application/json'}}, body: {json.dumps(json.dumps(body))}}}"
     )
@@ -226,6 +226,7 @@ def test_a_run_is_stopped_and_resumed(chromium: Browser, page: str) -> None:
     chromium.click("#start")
     step = "Number(/step (\\d+) of/.exec(document.querySelector('#state').innerText)?.[1] ?? 0)"
     stopped = "document.querySelector('#state').innerText.includes('Stopped; resume it')"
+    chromium.wait("document.querySelector('#state').innerText.includes('output/stopped')")
     chromium.wait(f"{step} > 0")
     chromium.click("#halt")
     chromium.wait(stopped)
@@ -245,7 +246,7 @@ def test_a_run_is_trained_found_again_and_talked_to(chromium: Browser, page: str
     chromium.type("#epochs input", "0.4")
     chromium.wait("document.querySelector('#command textarea').value.includes('num_train_epochs=0.4')")
     chromium.click("#start")
-    chromium.wait("/Training|Finished/.test(document.querySelector('#state').innerText)")
+    chromium.wait("document.querySelector('#state').innerText.includes('output/page')")
     open_in(chromium, page)
     open_tab(chromium, "Train")
     chromium.wait("document.querySelector('#state').innerText.includes('output/page')")
